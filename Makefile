@@ -1,0 +1,64 @@
+# `make` alone lists the targets. Everything happens in a virtual environment of its own:
+#     make test                       with python3, in .venv
+#     make test PYTHON=python3.13     with another Python, in .venv-python3.13
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BATCH ?= first-run
+PHOTOS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DAGSTER_HOME ?= $(CURDIR)/data/dagster
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run dev test lint format types layers unit clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  make run PHOTOS="/path/to/my photos" BATCH=holiday'
+	@echo '  make test PYTHON=python3.13'
+
+install: $(INSTALLED) ## set up the environment (once; again when a dependency changes)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo '$(PYTHON) is missing or older than 3.11; name another one: make PYTHON=python3.13' >&2; exit 1; }
+	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install "pip>=25.1"
+	"$(BIN)/python" -m pip install --constraint constraints.txt --editable . --group dev
+	@touch "$@"
+
+run: $(INSTALLED) ## make a batch of PHOTOS (a folder; by default sample images) and measure it
+	"$(BIN)/curation-features" ingest $(if $(PHOTOS),"$(PHOTOS)",--samples) --batch-id "$(BATCH)"
+	"$(BIN)/curation-features" materialize "data/incoming/$(BATCH).json" --allow-degraded
+
+dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000
+	@mkdir -p "$(DAGSTER_HOME)"
+	@test -e "$(DAGSTER_HOME)/dagster.yaml" || cp config/dagster.yaml "$(DAGSTER_HOME)/"
+	DAGSTER_HOME="$(DAGSTER_HOME)" "$(BIN)/dagster" dev -w workspace.yaml
+
+test: lint types layers unit ## everything that must pass before a commit
+
+lint: $(INSTALLED) ## style
+	"$(BIN)/ruff" check
+	"$(BIN)/ruff" format --check
+
+format: $(INSTALLED) ## rewrite the code in the project's style
+	"$(BIN)/ruff" check --fix
+	"$(BIN)/ruff" format
+
+types: $(INSTALLED) ## types
+	"$(BIN)/mypy"
+
+layers: $(INSTALLED) ## imports point downward
+	"$(BIN)/lint-imports"
+
+unit: $(INSTALLED) ## tests
+	"$(BIN)/python" -m pytest
+
+clean: ## remove caches and build outputs (neither data nor the environment)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find curation_features tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""Photo features for curation: CLIP labels with confidences, and technical quality.
+
+    from curation_features import FeaturesService
+    result = FeaturesService().process(batch)
+
+Importing this package loads neither torch nor Dagster; names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curation_features.clip.classifier import CLIPClassifier
+    from curation_features.errors import CurationError, ManifestError, MissingWeightsError, SettingsError
+    from curation_features.service import FeaturesService
+    from curation_features.settings import Settings, load_settings
+    from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CLIPClassifier",
+    "CurationError",
+    "FeaturesService",
+    "ManifestError",
+    "MissingWeightsError",
+    "Settings",
+    "SettingsError",
+    "TechnicalQualityAnalyzer",
+    "__version__",
+    "load_settings",
+]
+
+_HOME = {
+    "CLIPClassifier": "clip.classifier",
+    "CurationError": "errors",
+    "FeaturesService": "service",
+    "ManifestError": "errors",
+    "MissingWeightsError": "errors",
+    "Settings": "settings",
+    "SettingsError": "errors",
+    "TechnicalQualityAnalyzer": "technical.analyzer",
+    "load_settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,326 @@
+"""The command line: `curation-features COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation_features.errors import CurationError, InputError, ManifestError, MissingWeightsError, SettingsError
+from curation_features.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curation_features.manifest import Batch
+    from curation_features.stages import FeatureStages
+
+EXIT_CODES = {
+    0: "done (photos that could not be read are named in the result, and do not change the exit code)",
+    1: "the run failed",
+    2: "wrong usage, settings or manifest",
+    3: "model weights are missing and a degraded run is not permitted",
+    130: "interrupted",
+}
+
+ERROR_CODES = {MissingWeightsError: 3, ManifestError: 2, SettingsError: 2, InputError: 2}
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `EXIT_CODES`)."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s:%(message)s", stream=sys.stderr)
+    if args.verbose:
+        logging.getLogger("curation_features").setLevel(logging.INFO)
+    command: Command = args.command
+    try:
+        settings = load_settings(args.root)
+        if getattr(args, "allow_degraded", False):
+            settings = settings.replace(on_missing_weights="degrade")
+        return command(args, settings)
+    except KeyboardInterrupt:
+        return 130
+    except CurationError as error:
+        if args.verbose:
+            logging.getLogger("curation_features").exception("The command failed")
+        print(f"curation-features: {error}", file=sys.stderr)
+        return next((code for kind, code in ERROR_CODES.items() if isinstance(error, kind)), 1)
+
+
+def ingest(args: argparse.Namespace, settings: Settings) -> int:
+    """Make a batch out of a folder of photos."""
+    from curation_features.ingest import find_photos, new_batch_id
+    from curation_features.ingest import ingest as ingest_photos
+
+    folder = args.photos
+    if args.samples:
+        from curation_features.samples import write_samples
+
+        folder = settings.data_path / "input" / "samples"
+        write_samples(folder)
+    photos = find_photos(folder)
+    batch_id = args.batch_id or new_batch_id(datetime.now())
+    with _progress("Ingesting", len(photos)) as advance:
+        result = ingest_photos(photos, settings, batch_id=batch_id, progress=advance)
+    console = _console()
+    for path, reason in result.rejected:
+        message = _printable(f"cannot be read, and will be marked as failed: {path}: {reason}")
+        console.print(message, style="yellow", markup=False, soft_wrap=True)
+    message = f"{len(result.manifest['artifacts'])} photos in batch {batch_id}: {result.path}"
+    console.print(message, markup=False, soft_wrap=True)
+    return 0
+
+
+def process(args: argparse.Namespace, settings: Settings) -> int:
+    """Process a manifest without Dagster."""
+    from curation_features.manifest import read_manifest, to_json
+    from curation_features.service import FeaturesService
+    from curation_features.store import ArtifactStore
+
+    batch = read_manifest(args.manifest)
+    stages = _stages(settings)
+    with _progress("Measuring", _distinct(batch)) as stages.progress:
+        merged = FeaturesService(stages=stages).run(batch)
+    if args.output:
+        _write_output(args.output, to_json(merged.document))
+        return 0
+    metadata = {"labels": stages.classifier.vocabulary.labels}
+    artifact = ArtifactStore(settings.data_path).write_features(merged.document, merged.rows(), metadata)
+    _show(merged.document, [artifact.json_path, artifact.table_path])
+    return 0
+
+
+def materialize(args: argparse.Namespace, settings: Settings) -> int:
+    """Process a manifest through Dagster, now."""
+    from curation_features.definitions import build_definitions
+    from curation_features.manifest import read_manifest
+    from curation_features.orchestration import launch
+    from curation_features.settings import packaged_file
+    from curation_features.store import ArtifactStore
+
+    batch = read_manifest(args.manifest)
+    stages, store = _stages(settings), ArtifactStore(settings.data_path)
+    definitions = build_definitions(settings, resources={"stages": stages, "store": store})
+    with launch.project_instance(settings, packaged_file("dagster.yaml")) as instance:
+        launch.accept(batch, store, instance)
+        with _progress("Measuring", _distinct(batch)) as stages.progress:
+            result = launch.materialize(batch, definitions, instance)
+    for step, failure in result.failures.items():
+        print(f"curation-features: {step} failed: {failure}", file=sys.stderr)
+    if result.failures:
+        return 1
+    json_path, table_path = store.feature_paths(batch.batch_id)
+    _show(json.loads(json_path.read_bytes()), [json_path, table_path])
+    _console().print(f"Dagster run {result.run_id}; `make dev` shows it in the browser", style="dim", markup=False)
+    return 0
+
+
+def models_status(args: argparse.Namespace, settings: Settings) -> int:
+    """Show which model weights are here, and what a run does without the others."""
+    from curation_features.models import model_status
+
+    for status in model_status(settings):
+        here = f"{status.path} ({status.bytes / 1e6:.0f} MB, sha256 {(status.sha256 or '')[:16]})"
+        print(f"{status.name}: {status.source}")
+        print(f"  {'here' if status.problem is None else 'not usable'}: {status.problem or here}")
+        if status.problem:
+            print(f"  without it: {status.without_it}")
+    return 0
+
+
+def cache_stats(args: argparse.Namespace, settings: Settings) -> int:
+    """Show what the cache holds."""
+    from curation_features.cache import FeatureCache
+
+    stats = FeatureCache(settings.cache_path).stats()
+    if args.json:
+        print(json.dumps(asdict(stats)))
+    else:
+        kept = "with" if stats.label_embeddings else "without"
+        print(f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} label embeddings")
+    return 0
+
+
+def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
+    """Delete what the cache holds; artifacts stay."""
+    from curation_features.cache import FeatureCache
+
+    count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
+    print(f"{settings.cache_path}: {count} files deleted")
+    return 0
+
+
+def _stages(settings: Settings) -> FeatureStages:
+    """The stages of a run; says at once, and once, what will be missing from its results."""
+    from curation_features.errors import WeightsError
+    from curation_features.stages import FeatureStages
+    from curation_features.stages.plan import ALL_PARTS
+
+    failures: list[WeightsError] = []
+    stages = FeatureStages(settings, announce=failures.append)
+    missing = stages.plan(ALL_PARTS).missing
+    if missing:
+        from rich.panel import Panel
+        from rich.text import Text
+
+        defaults = ", ".join(sorted({error.stage for error in missing.values()}))
+        lines = [
+            *(f"- {failure.summary}" for failure in failures),
+            f"These will be defaults, and marked as such: {defaults}.",
+            "How to get the weights: curation-features models status",
+        ]
+        panel = Panel(Text("\n".join(lines)), title="Degraded run: model weights are missing", border_style="yellow")
+        _console().print(panel)
+    return stages
+
+
+def _show(document: dict[str, Any], paths: Sequence[Path]) -> None:
+    """A table of the results, and where they are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from curation_features.schema import METRIC_NAMES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("photo", max_width=20, no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for name in METRIC_NAMES:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("labels")
+    for artifact in document["artifacts"][:50]:
+        features = artifact["features"]
+        defaults = {error["stage"] for error in features["errors"]}
+        unread = "photo" in defaults
+        scores = ["-" if unread or name in defaults else f"{features['tech'][name]:.3f}" for name in METRIC_NAMES]
+        labels = [
+            f"{item['label']} {item['confidence']:.2f}" for item in features["clip_labels"][:2] if item["confidence"]
+        ]
+        name = Path(str(artifact.get("original_uri") or artifact["photo_id"])).name
+        table.add_row(
+            *(Text(_printable(cell)) for cell in (name, features["status"], *scores, ", ".join(labels) or "-"))
+        )
+    console = _console()
+    console.print(table)
+    if len(document["artifacts"]) > 50:
+        console.print(f"... and {len(document['artifacts']) - 50} more")
+    for error, count in _error_counts(document).items():
+        console.print(Text(f"{count} x {_printable(error)}", style="yellow"))
+    for path in paths:
+        console.print(Text(str(path)), soft_wrap=True)
+
+
+def _error_counts(document: dict[str, Any]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for artifact in document["artifacts"]:
+        for error in artifact["features"]["errors"]:
+            key = f"{error['stage']}: {error['reason']}"
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def _printable(text: str) -> str:
+    """Text that cannot drive a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _write_output(target: str, data: bytes) -> None:
+    from curation_features.errors import StoreError
+    from curation_features.files import write_bytes
+
+    if target == "-":
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        write_bytes(Path(target), data)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _distinct(batch: Batch) -> int:
+    from curation_features.manifest import distinct_photos
+
+    return len(distinct_photos(batch))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the terminal's standard error; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog="curation-features",
+        description="Turn batches of photos into CLIP labels and technical quality scores.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, help="the project's root (default: the current folder)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens, and show tracebacks")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _command(commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip --batch-id trip")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("photos", nargs="?", type=Path, metavar="PHOTOS_DIR", help="folder of photos, read recursively")
+    where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
+    command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
+
+    command = _command(commands, "process", process, "curation-features process data/incoming/trip.json")
+    _batch_arguments(command)
+    command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
+
+    command = _command(commands, "materialize", materialize, "curation-features materialize data/incoming/trip.json")
+    _batch_arguments(command)
+
+    models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar="COMMAND")
+    _command(models, "status", models_status, "curation-features models status")
+
+    cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar="COMMAND")
+    command = _command(cache, "stats", cache_stats, "curation-features cache stats --json")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command = _command(cache, "clear", cache_clear, "curation-features cache clear --all")
+    command.add_argument("--all", action="store_true", help="the label embeddings too")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Command, example: str) -> argparse.ArgumentParser:
+    summary = (run.__doc__ or "").strip()
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    return command
+
+
+def _batch_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command.add_argument(
+        "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
+    )

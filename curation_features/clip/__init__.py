@@ -1,0 +1,1 @@
+"""CLIP labels: vocabulary, model, label vectors and zero-shot scores."""

@@ -1,0 +1,70 @@
+"""Where models run, and in which precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from curation_features.errors import SettingsError
+from curation_features.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DeviceName = Literal["mps", "cuda", "cpu"]
+Precision = Literal["fp32", "fp16"]
+
+DEVICES: tuple[DeviceName, ...] = ("mps", "cuda", "cpu")
+"""Every device, best first."""
+
+_LOG_LINE = MappingProxyType(
+    {
+        "mps": "Using MPS (Metal Performance Shaders) for acceleration",
+        "cuda": "Using CUDA for acceleration",
+        "cpu": "Using CPU",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a model runs, and the precision of its weights and activations there."""
+
+    name: DeviceName
+    precision: Precision
+
+
+def is_available(name: str) -> bool:
+    """Whether torch can compute on this device, here and now. Imports torch."""
+    import torch
+
+    if name == "mps":
+        return torch.backends.mps.is_available()
+    if name == "cuda":
+        return torch.cuda.is_available()
+    return True
+
+
+def select_device(settings: Settings, available: Callable[[str], bool] = is_available) -> Device:
+    """The device that `settings` ask for; `auto` takes MPS, or else CUDA, or else the CPU. Logs the choice.
+
+    The precision `auto` is fp16 on MPS and CUDA and fp32 on the CPU, where fp16 is many times slower.
+
+    Args:
+        available: tells whether a device is there.
+
+    Raises:
+        SettingsError: the device that was asked for by name is not there.
+    """
+    candidates = [name for name in DEVICES if settings.device in ("auto", name)]
+    name = next((name for name in candidates if name == "cpu" or available(name)), None)
+    if name is None:
+        raise SettingsError(
+            f"device: {settings.device!r} is not available on this machine (no such hardware, or a torch built without "
+            "it); set CURATION_FEATURES_DEVICE=auto or cpu"
+        )
+    logger.info(_LOG_LINE[name])
+    fp16 = settings.precision == "fp16" or (settings.precision == "auto" and name != "cpu")
+    return Device(name, "fp16" if fp16 else "fp32")

@@ -1,0 +1,88 @@
+"""Every error that the package raises on purpose.
+
+    CurationError
+    ├── SettingsError            settings, labels or templates that cannot be used
+    ├── InputError               a folder of photos that cannot be used
+    ├── ManifestError            a manifest that can never be processed
+    ├── PhotoError               one photo that cannot be read
+    ├── UndefinedMetricError     a metric that has no value for one image
+    ├── WeightsError             a model that cannot be used
+    │   ├── MissingWeightsError  its weights are not on this machine and cannot be fetched
+    │   └── InvalidWeightsError  its weights are not what they should be
+    └── StoreError               an artifact that could not be written or read back
+
+`PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
+photo's features. The others stop the run and say which file or field is at fault, why, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class CurationError(Exception):
+    """Base of the errors that this package raises on purpose."""
+
+
+class SettingsError(CurationError):
+    """A setting, a label or a template that cannot be used; the message names it and the remedy."""
+
+
+class InputError(CurationError):
+    """A folder of photos that is not there, cannot be listed, or holds no photo."""
+
+
+class ManifestError(CurationError):
+    """A manifest that can never be processed.
+
+    Attributes:
+        field: where it is wrong, as a path from the top of the manifest: `artifacts[3].photo_id`.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class ReasonedError(CurationError):
+    """An error with a short machine-readable reason beside its message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PhotoError(ReasonedError):
+    """One photo that cannot be read. `reason` is one of `schema.PHOTO_REASONS`."""
+
+
+class UndefinedMetricError(ReasonedError):
+    """A metric that has no value for an image (a flat image has no noise estimate, say)."""
+
+
+class WeightsError(ReasonedError):
+    """A model that cannot be used.
+
+    Attributes:
+        summary: what is wrong, in one line, without the remedy; it goes on every photo that lacks a value for it.
+    """
+
+    def __init__(self, reason: str, message: str, summary: str = "") -> None:
+        super().__init__(reason, message)
+        self.summary = summary or message
+
+
+class MissingWeightsError(WeightsError):
+    """Weights that are not on this machine and cannot be fetched; the message says how to get them."""
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__("missing_weights", message, summary)
+
+
+class InvalidWeightsError(WeightsError):
+    """Weights that are damaged, incomplete or not those that were asked for."""
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__("invalid_weights", message, summary)
+
+
+class StoreError(CurationError):
+    """An artifact that could not be written or read back; the file that was there before is intact."""

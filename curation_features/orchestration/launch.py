@@ -1,0 +1,67 @@
+"""Materialise one batch now, in this process, on the project's own Dagster instance."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from curation_features.manifest import Batch
+from curation_features.orchestration.partitions import DIMENSION
+from curation_features.orchestration.resources import dagster_home
+from curation_features.settings import Settings
+from curation_features.store import ArtifactStore
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchResult:
+    """How a run ended: its id, and for each step that failed its error."""
+
+    run_id: str
+    failures: Mapping[str, str]
+
+
+@contextmanager
+def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.DagsterInstance]:
+    """The project's Dagster instance; a new one starts with `default_config` as its `dagster.yaml`."""
+    home = dagster_home(settings).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copyfile(default_config, home / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+    """Make a manifest known: kept in the store, a partition, and an observation of `preprocess_batches`."""
+    store.put_manifest(batch)
+    instance.add_dynamic_partitions(DIMENSION, [batch.batch_id])
+    instance.report_runless_asset_event(
+        dg.AssetObservation(
+            "preprocess_batches",
+            partition=batch.batch_id,
+            tags={"dagster/data_version": batch.digest},
+            metadata={"artifacts": len(batch.artifacts)},
+        )
+    )
+
+
+def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance) -> LaunchResult:
+    """Run the job `extract_features` for a batch that has been accepted."""
+    job = definitions.resolve_job_def("extract_features")
+    result = job.execute_in_process(
+        instance=instance, partition_key=batch.batch_id, raise_on_error=False, run_config=_QUIET
+    )
+    failures = {
+        event.step_key or "": event.step_failure_data.error.to_string() if event.step_failure_data.error else ""
+        for event in result.filter_events(lambda event: event.is_step_failure)
+    }
+    if not result.success and not failures:
+        failures = {"run": "the run did not succeed; see it in the Dagster UI"}
+    return LaunchResult(result.run_id, failures)

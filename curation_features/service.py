@@ -1,0 +1,87 @@
+"""`FeaturesService`: one batch, dict in, dict out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from curation_features.manifest import Batch, batch_from
+from curation_features.settings import Settings, load_settings
+from curation_features.stages import FeatureStages, Merged, RunStats, merge
+from curation_features.stages.plan import ALL_PARTS
+
+log = logging.getLogger(__name__)
+
+
+class FeaturesService:
+    """Adds `features` to every artifact of a batch from the preprocess service.
+
+    >>> service = FeaturesService()            # cheap: models load on first need, once
+    >>> result = service.process(batch)        # doctest: +SKIP
+    >>> result["artifacts"][0]["features"]["clip_labels"][0]   # doctest: +SKIP
+    {'label': 'landscape', 'confidence': 0.91, 'cosine_score': 0.27}
+
+    One service may be called from several threads. A photo that cannot be read, or a metric that has no value for it,
+    costs that value only: it becomes a default with an entry in `errors`, and `status` says so.
+
+    Args:
+        settings: by default those of the current project (see `load_settings`).
+        stages: replaces the steps and the models behind them:
+            `FeatureStages(settings, models=...)`, with fakes from `curation_features.testing`, say.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, stages: FeatureStages | None = None) -> None:
+        self.settings = settings or (stages.settings if stages else load_settings())
+        self._stages = stages
+        self._lock = threading.Lock()
+
+    def process(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with `features` on every artifact; every other field comes out as it came in.
+
+        Args:
+            batch: `{"batch_id": ..., "artifacts": [...]}`, or a CloudEvents 1.0 `preprocess.completed` event
+                that has it as its `data`.
+
+        Raises:
+            ManifestError: the batch can never be processed; names the field and its position.
+            SettingsError: settings, labels or templates cannot be used.
+            MissingWeightsError: a model's weights are not here, and settings do not permit a degraded run.
+        """
+        return self.run(batch_from(batch)).document
+
+    def run(self, batch: Batch) -> Merged:
+        """Like `process`, for a batch that is parsed already; also gives the records behind the document."""
+        stages = self._feature_stages()
+        stats = RunStats()
+        plan = stages.plan(ALL_PARTS)
+        records = []
+        for record in stages.label(stages.measure(batch, plan, stats), plan, stats):
+            record.embedding = None  # labels are made, and vectors are large: a long batch need not hold them
+            records.append(record)
+        with stats.timing("merge"):
+            version = {"technical": plan.technical_version, "clip": plan.clip_version}
+            vocabulary = stages.classifier.vocabulary
+            merged = merge(batch, records, version, vocabulary.labels, self.settings.fallback_labels)
+        _log_batch(batch, merged, stats)
+        return merged
+
+    def _feature_stages(self) -> FeatureStages:
+        with self._lock:
+            if self._stages is None:
+                self._stages = FeatureStages(self.settings)
+            return self._stages
+
+
+def _log_batch(batch: Batch, merged: Merged, stats: RunStats) -> None:
+    """One structured line per batch."""
+    fields = {
+        "batch_id": batch.batch_id,
+        "artifacts": len(batch.artifacts),
+        **merged.statuses(),
+        **stats.summary(),
+        "labels": list(merged.label_counts())[:3],
+    }
+    text = " ".join(f"{name}={value}" for name, value in fields.items())
+    log.info("Features extracted for batch: %s", text, extra={"curation_features": fields})

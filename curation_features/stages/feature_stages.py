@@ -1,0 +1,90 @@
+"""`FeatureStages`: the steps over one batch, with everything that they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+
+from curation_features.cache import FeatureCache
+from curation_features.clip.classifier import CLIPClassifier
+from curation_features.clip.label_embeddings import stored_version
+from curation_features.errors import WeightsError
+from curation_features.manifest import Batch
+from curation_features.schema import PhotoRecord
+from curation_features.settings import Settings
+from curation_features.stages.labels import with_labels
+from curation_features.stages.pixels import PixelPass
+from curation_features.stages.plan import Models, Plan, make_plan
+from curation_features.stages.stats import RunStats
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+
+log = logging.getLogger(__name__)
+
+
+class FeatureStages:
+    """The steps over one batch, with the models, the cache and the vocabulary that they share.
+
+    Args:
+        settings: the run's settings.
+        models: replaces the models that the settings name (see `curation_features.testing` for fakes).
+        cache: replaces the cache in the settings' data folder.
+        progress: called with 1 for each distinct photo that is measured.
+        announce: called once with each error that makes a run a degraded one; by default it goes to the log.
+
+    Raises:
+        SettingsError: labels or templates that cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        models: Models | None = None,
+        cache: FeatureCache | None = None,
+        progress: Callable[[int], None] | None = None,
+        announce: Callable[[WeightsError], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.models = models or Models.from_settings(settings)
+        self.cache = cache or FeatureCache(settings.cache_path)
+        self.classifier = CLIPClassifier(settings, engine=self.models.clip, label_file=self.cache.label_embeddings)
+        self.progress = progress
+        technical = TechnicalQualityAnalyzer(settings, brisque=self.models.brisque, clip_iqa=self.models.clip_iqa)
+        self._pixels = PixelPass(settings, self.models, self.cache, technical)
+        self._announce = announce or _log_missing
+        self._announced: set[str] = set()
+
+    def plan(self, parts: Collection[str]) -> Plan:
+        """Versions of `parts`, and what is missing for them. Raises `WeightsError` unless degrading is permitted."""
+        plan = make_plan(self.settings, self.models, self.classifier.vocabulary, parts)
+        for failure in plan.failures:
+            if failure.summary not in self._announced:
+                self._announced.add(failure.summary)
+                self._announce(failure)
+        return plan
+
+    def extended(self, plan: Plan, parts: Collection[str]) -> Plan:
+        """`plan` with those of `parts` that can be computed as well; what is missing for them is nobody's concern."""
+        lenient = self.settings.replace(on_missing_weights="degrade")
+        more = make_plan(lenient, self.models, self.classifier.vocabulary, parts)
+        return replace(plan, versions={**plan.versions, **more.versions})
+
+    def measure(self, batch: Batch, plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
+        """Records of the batch's distinct photos with the parts of `plan` that come out of pixels (see `PixelPass`)."""
+        return self._pixels.records(batch, plan, stats, self.progress)
+
+    def label(self, records: Iterable[PhotoRecord], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
+        """The records with labels: from the cache where they are valid, else made from their embeddings."""
+        return with_labels(records, self.classifier, self.cache, plan, stats)
+
+    def ensure_label_embeddings(self) -> bool:
+        """Make sure that the current vocabulary's vectors are on disk; returns whether they had to be built."""
+        if stored_version(self.cache.label_embeddings) == self.classifier.label_version:
+            return False
+        self.classifier.label_embeddings()
+        return True
+
+
+def _log_missing(failure: WeightsError) -> None:
+    log.warning("Going on without a model, so its values will be defaults: %s", failure)

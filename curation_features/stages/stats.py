@@ -1,0 +1,61 @@
+"""Counts and timings of one run over one batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from curation_features.schema import PhotoRecord
+
+
+class RunStats:
+    """Counts photos and adds up the seconds of each stage; safe to use from several threads.
+
+    Stages overlap, so the seconds of the stages add up to more than `elapsed`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started = time.perf_counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.photos = 0
+        self.cached = 0
+        self.unreadable = 0
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - start
+
+    def count(self, record: PhotoRecord) -> None:
+        """Count a finished photo."""
+        with self._lock:
+            self.photos += 1
+            self.cached += record.cached
+            self.unreadable += record.failure is not None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this run began."""
+        return time.perf_counter() - self._started
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for logs and metadata."""
+        elapsed = self.elapsed
+        return {
+            "photos": self.photos,
+            "cached": self.cached,
+            "unreadable": self.unreadable,
+            "seconds": round(elapsed, 3),
+            "photos_per_second": round(self.photos / elapsed, 2) if elapsed else 0.0,
+            **{f"seconds_{stage}": round(seconds, 3) for stage, seconds in sorted(self.seconds.items())},
+        }

@@ -1,0 +1,154 @@
+"""Artifacts on disk: accepted manifests, what each stage made, and finished features.
+
+    data/manifests/{batch_id}.json           the manifest of a batch, as it was accepted
+    data/stages/{stage}/{batch_id}.parquet   what a stage made, for the stages after it
+    data/features/{batch_id}.json, .parquet  the enriched artifacts, and the same as a table
+
+Everything is written to a temporary name, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation_features.errors import ManifestError, StoreError
+from curation_features.files import write_bytes
+from curation_features.manifest import Batch, parse_manifest, to_json
+from curation_features.schema import PhotoRecord
+from curation_features.tables import (
+    FEATURE_COLUMNS,
+    STAGE_TABLES,
+    Row,
+    RowDigest,
+    read_metadata,
+    read_rows,
+    record_of,
+    write_table,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageArtifact:
+    """What a stage wrote: its file, the digest of its logical content, and its metadata."""
+
+    path: Path
+    digest: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureArtifact:
+    """The finished features of a batch: both files, and the digest of the JSON file's bytes."""
+
+    json_path: Path
+    table_path: Path
+    digest: str
+
+
+class ArtifactStore:
+    """The artifacts under one data folder."""
+
+    def __init__(self, data_path: Path) -> None:
+        self.data_path = data_path
+
+    def manifest_path(self, batch_id: str) -> Path:
+        """Where the accepted manifest of a batch lies."""
+        return self.data_path / "manifests" / f"{batch_id}.json"
+
+    def put_manifest(self, batch: Batch) -> None:
+        """Accept a manifest: from now on it is the one that the batch's assets are made from."""
+        self._write(self.manifest_path(batch.batch_id), to_json(batch.document))
+
+    def manifest(self, batch_id: str) -> Batch:
+        """The accepted manifest of a batch. Raises `StoreError` where there is none, or it cannot be read."""
+        path = self.manifest_path(batch_id)
+        try:
+            batch = parse_manifest(path.read_bytes())
+        except (OSError, ManifestError) as error:
+            raise StoreError(
+                f"no usable manifest for batch {batch_id!r} at {path} ({error}); "
+                f"accept it again: curation-features materialize MANIFEST"
+            ) from error
+        return batch
+
+    def batch_ids(self) -> list[str]:
+        """The batches with an accepted manifest, sorted."""
+        return sorted(path.stem for path in (self.data_path / "manifests").glob("[A-Za-z0-9]*.json"))
+
+    def stage_path(self, stage: str, batch_id: str) -> Path:
+        """Where a stage keeps what it made of a batch."""
+        return self.data_path / "stages" / stage / f"{batch_id}.parquet"
+
+    def write_stage(
+        self, stage: str, batch: Batch, records: Iterable[PhotoRecord], metadata: Mapping[str, Any]
+    ) -> StageArtifact:
+        """Write the records of a stage as they come. `metadata` and the manifest's digest are kept with them."""
+        table = STAGE_TABLES[stage]
+        path = self.stage_path(stage, batch.batch_id)
+        full = {**metadata, "manifest": batch.digest}
+        digest = RowDigest(table.digested, str(sorted(metadata.get("versions", {}).items())))
+        rows = digest.over(table.to_row(record) for record in records)
+        try:
+            write_table(path, table.columns, rows, full)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        return StageArtifact(path, digest.hexdigest(), full)
+
+    def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
+        """Metadata of what a stage made of exactly this manifest; raises `StoreError` where it made nothing of it."""
+        path = self.stage_path(stage, batch.batch_id)
+        try:
+            metadata = read_metadata(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"{stage} of batch {batch.batch_id!r} is missing or unreadable at {path}: materialize it"
+            ) from error
+        if metadata.get("manifest") != batch.digest:
+            raise StoreError(
+                f"{stage} of batch {batch.batch_id!r} was made from another version of its manifest: "
+                f"materialize it again"
+            )
+        return metadata
+
+    def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
+        """The records of a stage, in the order of the batch's distinct photos."""
+        self.stage_metadata(stage, batch)
+        table = STAGE_TABLES[stage]
+        for row in read_rows(self.stage_path(stage, batch.batch_id)):
+            record = record_of(row)
+            table.restore(record, row)
+            yield record
+
+    def feature_paths(self, batch_id: str) -> tuple[Path, Path]:
+        """Where the finished features lie: JSON and Parquet."""
+        folder = self.data_path / "features"
+        return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
+
+    def write_features(
+        self, document: Mapping[str, Any], rows: Iterable[Row], metadata: Mapping[str, Any]
+    ) -> FeatureArtifact:
+        """Write the enriched artifacts. The JSON file comes last: where it stands, the table stands too."""
+        json_path, table_path = self.feature_paths(document["batch_id"])
+        data = to_json(document)
+        try:
+            write_table(table_path, FEATURE_COLUMNS, rows, metadata)
+        except OSError as error:
+            raise _cannot_write(table_path, error) from error
+        self._write(json_path, data)
+        return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            write_bytes(path, data)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: cannot be written ({error.strerror or error}); free space or permissions, then run again"
+    )

@@ -1,0 +1,113 @@
+"""Stand-ins for the models: small, deterministic, without torch. For tests, here and in projects that use this package.
+
+engine = FakeClipEngine()
+classifier = CLIPClassifier(settings, engine=LazyModel.ready(engine, "fake"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class FakeClipEngine:
+    """A `ClipEngine`: images get vectors out of their colours, texts out of a digest of their characters.
+
+    Args:
+        dimension: length D of a vector.
+        side: side S of the input, px.
+        logit_scale: scale of cosines before a softmax.
+
+    Attributes:
+        images_encoded: images that went through `encode_images` so far.
+        texts_encoded: prompts that went through `encode_texts` so far.
+    """
+
+    def __init__(self, dimension: int = 16, side: int = 8, logit_scale: float = 100.0) -> None:
+        self.dimension = dimension
+        self.logit_scale = logit_scale
+        self.images_encoded = 0
+        self.texts_encoded = 0
+        self._side = side
+        self._projection = np.random.default_rng(0).standard_normal((3 * side * side, dimension))
+        self._lock = threading.Lock()
+
+    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The image reduced to (3, S, S), values 0..1."""
+        return _reduced(rgb, self._side)
+
+    def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors (N, D); each depends on its own image only."""
+        with self._lock:
+            self.images_encoded += len(batch)
+        vectors = [_unit((image.astype(np.float64).ravel() + 1.0) @ self._projection) for image in batch]
+        return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+
+    def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors (N, D), one for each prompt."""
+        with self._lock:
+            self.texts_encoded += len(prompts)
+        vectors = [_unit(_generator(prompt).standard_normal(self.dimension)) for prompt in prompts]
+        return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+
+
+class FakeQualityModel:
+    """A stand-in for CLIP-IQA: the score is the mean brightness, in [0, 1].
+
+    Attributes:
+        images_scored: images that went through `score` so far.
+    """
+
+    def __init__(self, side: int = 8) -> None:
+        self.images_scored = 0
+        self._side = side
+        self._lock = threading.Lock()
+
+    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The image reduced to (3, S, S), values 0..1."""
+        return _reduced(rgb, self._side)
+
+    def score(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (N,), each of its own image only."""
+        with self._lock:
+            self.images_scored += len(batch)
+        return np.array([image.mean() for image in batch], np.float32)
+
+
+class FakeBrisque:
+    """A stand-in for BRISQUE's regressor: the index is the mean gray level, reduced to 0..100.
+
+    Attributes:
+        images_scored: images that went through `score` so far.
+    """
+
+    def __init__(self) -> None:
+        self.images_scored = 0
+        self._lock = threading.Lock()
+
+    def score(self, rgb: NDArray[np.uint8]) -> float:
+        """The index of one image (H, W, 3)."""
+        with self._lock:
+            self.images_scored += 1
+        return float(rgb.mean()) / 2.55
+
+
+def _reduced(rgb: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+
+
+def _generator(text: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)

@@ -1,0 +1,67 @@
+"""Versions of results: a short digest of everything that decides a number, apart from the photo itself.
+
+A result has a *part*: the name of a metric, `embedding` or `labels`. Each part has a version of its own, so that a
+change of one constant, model or library recomputes that part and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from curation_features.schema import METRIC_NAMES
+from curation_features.settings import Settings
+
+PARTS = (*METRIC_NAMES, "embedding", "labels")
+
+ALGORITHMS: Mapping[str, int] = dict.fromkeys(PARTS, 1)
+"""Raised by hand when our own computation of a part changes its numbers."""
+
+_DECODE = ("pillow", "opencv-python", "numpy")
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "sharpness": _DECODE,
+    "exposure": _DECODE,
+    "noise": _DECODE,
+    "brisque": (*_DECODE, "piq", "torch"),
+    "clip_iqa": (*_DECODE, "piq", "torch"),
+    "embedding": ("pillow", "open_clip_torch", "torch", "torchvision"),
+    "labels": ("numpy",),
+}
+"""The libraries whose release (major and minor) can change the numbers of a part."""
+
+
+def digest(content: Any) -> str:
+    """SHA-256 (hex) of `content` as canonical JSON; dictionaries are compared without regard to order."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
+
+
+def part_version(part: str, settings: Settings, model: str = "", **inputs: str) -> str:
+    """Version of `part`: its algorithm, constants, libraries, model and `inputs` (versions that it builds on)."""
+    content = {
+        "algorithm": ALGORITHMS[part],
+        "constants": settings.constants(part),
+        "libraries": {name: _release(name) for name in LIBRARIES[part]},
+        "model": model,
+        "inputs": inputs,
+    }
+    return f"{ALGORITHMS[part]}-{digest(content)[:16]}"
+
+
+def combined(versions: Mapping[str, str]) -> str:
+    """One version for several parts."""
+    return digest(dict(versions))[:16]
+
+
+@cache
+def _release(distribution: str) -> str:
+    """Major and minor version of an installed distribution; patch releases are taken to keep numbers."""
+    try:
+        return ".".join(version(distribution).split(".")[:2])
+    except PackageNotFoundError:
+        return ""

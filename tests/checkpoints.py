@@ -1,0 +1,110 @@
+"""Fixtures: small checkpoints with seeded random weights, built with the libraries' own classes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
+RESNET = {"image_size": 64, "patch_size": None, "width": 4, "layers": [1, 1, 1, 1]}
+PREPROCESS = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+def write_checkpoint(folder: Path, vision: dict[str, Any], change: Callable[[Any], None] | None = None) -> Path:
+    """Write a `local-dir:` of open_clip: a small model with seeded random weights, which `change` may alter."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = open_clip.CLIP(**config)
+    if change:
+        with torch.no_grad():
+            change(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    content = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("vit"), VIT)
+
+
+@pytest.fixture(scope="session")
+def resnet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("resnet"), RESNET)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the ViT checkpoint with another configuration, or with weights changed by a function."""
+
+    def make(change: Callable[[Any], None] | None = None, **vision: Any) -> Path:
+        return write_checkpoint(tmp_path / "checkpoint", {**VIT, **vision}, change)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def brisque_file(shared_data: Path) -> Path:
+    return shared_data / "brisque" / "brisque_svm_weights.pt"
+
+
+@pytest.fixture(scope="session")
+def rn50_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of RN50's kind, one block per stage and narrow, with values of half precision, as TorchScript."""
+    import torch
+    from piq.feature_extractors.clip import CLIP, convert_weights
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = CLIP(32, 64, (1, 1, 1, 1), 8, None, 77, 49408, 64, 1, 1).eval()
+    model.logit_scale.data.fill_(5.0)
+    convert_weights(model)
+    model.float()
+    for name, value in (("input_resolution", 64), ("context_length", 77), ("vocab_size", 49408)):
+        vars(model).pop(name, None)
+        model.register_buffer(name, torch.tensor(value))
+    path = tmp_path_factory.mktemp("clip") / "RN50.pt"
+    example = (torch.rand(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long))
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def brisque_regressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file shaped like the LIVE regressor's, with seeded random numbers."""
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    path = tmp_path_factory.mktemp("brisque") / "brisque_svm_weights.pt"
+    torch.save((torch.randn(774, 1, generator=generator), torch.rand(774, 36, generator=generator) * 2 - 1), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_models(clip_checkpoint: Path, rn50_archive: Path, brisque_regressor: Path) -> dict[str, str]:
+    """Environment variables that put a small real model in the place of each of the three."""
+    return {
+        "CURATION_FEATURES_MODEL": f"local-dir:{clip_checkpoint}",
+        "CURATION_FEATURES_CLIP_IQA_WEIGHTS": str(rn50_archive),
+        "CURATION_FEATURES_BRISQUE_WEIGHTS": str(brisque_regressor),
+        "CURATION_FEATURES_DEVICE": "cpu",
+    }

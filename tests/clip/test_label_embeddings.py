@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation_features.clip.engine import load_open_clip
+from curation_features.clip.label_embeddings import (
+    PROMPTS_AT_ONCE,
+    LabelEmbeddings,
+    embed_labels,
+    label_version,
+    read,
+    stored_version,
+    write,
+)
+from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
+from curation_features.device import Device
+from curation_features.errors import InvalidWeightsError
+from curation_features.models import Weights
+from curation_features.testing import FakeClipEngine
+
+VOCABULARY = Vocabulary(("sea", "hill", "cat", "night", "food"), ("a photo of {}", "{} scene"))
+
+
+def embeddings(version: str = "v1") -> LabelEmbeddings:
+    return LabelEmbeddings(embed_labels(FakeClipEngine(), VOCABULARY), 98.5, version)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "cache" / "label_embeddings.pt"
+    write(path, embeddings(), VOCABULARY)
+    return path
+
+
+def test_label_vectors_are_those_of_open_clips_zero_shot_classifier(settings, clip_checkpoint):
+    import open_clip
+
+    vocabulary = load_vocabulary(settings)
+    folder = f"local-dir:{clip_checkpoint}"
+    model = open_clip.create_model_from_pretrained(folder, return_transform=False).eval()
+    expected = open_clip.build_zero_shot_classifier(
+        model, open_clip.get_tokenizer(folder), vocabulary.labels, vocabulary.templates
+    )
+    weights = Weights(folder, clip_checkpoint / "open_clip_model.safetensors", "")
+    vectors = embed_labels(load_open_clip(weights, Device("cpu", "fp32")), vocabulary)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected.T.numpy(), atol=1e-6)
+
+
+def test_thousands_of_labels_go_through_the_model_in_small_batches():
+    sizes: list[int] = []
+
+    class Engine(FakeClipEngine):
+        def encode_texts(self, prompts):
+            sizes.append(len(prompts))
+            return super().encode_texts(prompts)
+
+    vocabulary = Vocabulary(tuple(f"label {number}" for number in range(3000)), ("a {}", "b {}", "c {}"))
+    vectors = embed_labels(Engine(), vocabulary)
+    assert sum(sizes) == 9000
+    assert max(sizes) <= PROMPTS_AT_ONCE
+    one = embed_labels(Engine(), Vocabulary(("label 2345",), vocabulary.templates))
+    np.testing.assert_allclose(vectors[2345], one[0], atol=1e-6)
+
+
+def test_a_label_without_a_finite_vector_is_an_error_that_names_it():
+    class Engine(FakeClipEngine):
+        def encode_texts(self, prompts):
+            vectors = super().encode_texts(prompts)
+            vectors[[index for index, prompt in enumerate(prompts) if "cat" in prompt]] = np.nan
+            return vectors
+
+    with pytest.raises(InvalidWeightsError, match="'cat'"):
+        embed_labels(Engine(), VOCABULARY)
+
+
+def test_the_version_changes_with_labels_templates_and_model():
+    versions = {
+        label_version("model", VOCABULARY),
+        label_version("other", VOCABULARY),
+        label_version("model", Vocabulary(VOCABULARY.labels[::-1], VOCABULARY.templates)),
+        label_version("model", Vocabulary(VOCABULARY.labels, VOCABULARY.templates[:1])),
+    }
+    assert len(versions) == 4
+    assert label_version("model", VOCABULARY) in versions
+
+
+def test_what_is_written_is_read_back(path):
+    found = read(path, "v1")
+    assert found is not None
+    assert np.array_equal(found.vectors, embeddings().vectors)
+    assert (found.logit_scale, found.version) == (98.5, "v1")
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_the_file_is_what_torch_itself_reads(path):
+    import torch
+
+    content = torch.load(path, weights_only=True)
+    assert sorted(content) == ["embeddings", "labels", "logit_scale", "templates", "version"]
+    assert content["labels"] == list(VOCABULARY.labels)
+
+
+def test_another_version_and_a_missing_file_are_not_read(path, caplog):
+    assert read(path, "v2") is None
+    assert read(path.with_name("none.pt"), "v1") is None
+    assert caplog.messages == []
+
+
+def test_the_stored_version_is_told_without_torch(path):
+    script = (
+        "import sys; from pathlib import Path; from curation_features.clip.label_embeddings import stored_version; "
+        "print(stored_version(Path(sys.argv[1])), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["v1", "False"]
+
+
+def damages(path: Path) -> dict[str, bytes]:
+    data = path.read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 0xFF
+    return {
+        "empty": b"",
+        "text": b"not an archive",
+        "truncated": data[: len(data) // 2],
+        "cut short": data[:-10],
+        "web page": b"<!DOCTYPE html>",
+        "plain pickle": pickle.dumps({"version": "v1"}),
+    }
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "cut short", "web page", "plain pickle"])
+def test_a_damaged_file_is_not_read_and_replaced_by_the_next_write(path, damage, caplog):
+    path.write_bytes(damages(path)[damage])
+    assert read(path, "v1") is None
+    assert stored_version(path) is None
+    assert "are built again" in caplog.text
+    write(path, embeddings(), VOCABULARY)
+    assert read(path, "v1") is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embeddings": None},
+        {"embeddings": "text"},
+        {"embeddings": np.ones((5, 16), np.float64)},
+        {"embeddings": np.ones((4, 16), np.float32)},
+        {"embeddings": np.ones((5, 16), np.float32)},
+        {"embeddings": np.full((5, 16), np.nan, np.float32)},
+        {"logit_scale": float("nan")},
+        {"logit_scale": -1.0},
+        {"labels": None},
+    ],
+)
+def test_content_that_cannot_be_label_vectors_is_not_read(path, change):
+    import torch
+
+    content = torch.load(path, weights_only=True)
+    content |= {key: torch.tensor(value) if isinstance(value, np.ndarray) else value for key, value in change.items()}
+    torch.save(content, path)
+    assert read(path, "v1") is None
+
+
+class Hostile:
+    """Pickled, it makes a folder when it is read carelessly."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+def test_a_hostile_file_is_never_executed(path, tmp_path, kind):
+    import torch
+
+    trap = tmp_path / "executed"
+    content = {"version": "v1", "embeddings": Hostile(trap)}
+    torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    assert read(path, "v1") is None
+    assert not trap.exists()
+    torch.load(path, weights_only=False)  # the trap works
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("entry", [b"{", b"[]", b'{"version": 7}', b'{"version": "' + b"x" * 10_000 + b'"}'])
+def test_a_version_entry_that_is_not_one_tells_nothing(tmp_path, entry):
+    path = tmp_path / "label_embeddings.pt"
+    with zipfile.ZipFile(path, "w") as entries:
+        entries.writestr("archive/version.json", entry)
+    assert stored_version(path) is None
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text(json.dumps({}))
+    write(blocked / "label_embeddings.pt", embeddings(), VOCABULARY)
+    assert "cannot be kept" in caplog.text

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation_features.clip.labels import confidences, cosines, fallback_labelling, label_photos
+from curation_features.schema import FeatureError, LabelScore
+
+NAMES = ("a", "b", "c", "d", "e", "f", "g")
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_vectors(count: int, seed: int, dimension: int = 16) -> np.ndarray:
+    return unit(np.random.default_rng(seed).standard_normal((count, dimension)))
+
+
+def test_recorded_vectors_of_a_real_model_give_the_labels_a_person_gives(shared_data):
+    """ViT-B/32 vectors recorded by others (clip-retrieval; Detic): two kittens and two palms on a beach."""
+    folder = shared_data / "clip" / "recorded_vitb32"
+    photos = np.load(folder / "image_embeddings" / "clip_retrieval_test_images.npz")
+    known = json.loads((folder / "text_embeddings" / "oid_500_names.json").read_text())
+    texts = np.load(folder / "text_embeddings" / "oid_clip_a+cname.npy").astype(np.float32)
+    names = ["Cat", "Dog", "House", "Tree", "Building", "Chair", "Car", "Flower", "Boat", "Bird", "Person", "Palm tree"]
+    images, vectors = unit(photos["emb"].astype(np.float32)), unit(texts[[known.index(name) for name in names]])
+    labellings = dict(zip(photos["names"].tolist(), label_photos(images, vectors, names, 100.0), strict=True))
+    for photo, name, confidence in (("123_456", "Cat", 0.94), ("456_123", "Cat", 0.94), ("321_421", "Palm tree", 0.99)):
+        assert labellings[photo].labels[0].label == name
+        assert labellings[photo].labels[0].confidence == pytest.approx(confidence, abs=0.02)
+    expected = scipy.special.softmax(100.0 * images.astype(float) @ vectors.astype(float).T, axis=1)
+    for labelling, row in zip(labellings.values(), expected, strict=True):
+        assert [label.confidence for label in labelling.labels] == pytest.approx(sorted(row)[:-6:-1], abs=1e-6)
+
+
+def test_a_worked_example():
+    """Two labels at right angles and a photo at 60 and 30 degrees to them; scale 2."""
+    vectors = np.eye(5, dtype=np.float32)
+    photo = np.array([[0.5, math.sqrt(0.75), 0, 0, 0]], np.float32)
+    (labelling,) = label_photos(photo, vectors, NAMES[:5], 2.0)
+    total = math.exp(1.0) + math.exp(math.sqrt(3.0)) + 3
+    assert [label.label for label in labelling.labels] == ["b", "a", "c", "d", "e"]
+    assert labelling.labels[0] == LabelScore("b", round(math.exp(math.sqrt(3.0)) / total, 6), 0.866025)
+    assert labelling.labels[1] == LabelScore("a", round(math.exp(1.0) / total, 6), 0.5)
+    assert labelling.cosines == (0.5, 0.866025, 0.0, 0.0, 0.0)
+    assert labelling.margin == pytest.approx((math.exp(math.sqrt(3.0)) - math.exp(1.0)) / total, abs=1e-6)
+    assert labelling.error is None
+
+
+def test_a_negative_cosine_is_kept_and_its_score_is_zero():
+    vectors = unit(np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [-1, -1]], np.float32))
+    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
+    assert labelling.cosines == (1.0, -1.0, 0.0, 0.0, -0.707107)
+    assert [label.cosine_score for label in labelling.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    vectors = unit(np.array([[-1e-9, 1], [1e-9, -1], [0, 1], [1, 0], [0, 1]], np.float32))
+    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
+    assert labelling.cosines == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert "-0.0" not in repr(labelling)
+
+
+def test_ties_go_by_position_in_the_vocabulary():
+    names = [str(number) for number in range(1000)]
+    vectors = np.resize(np.eye(3, dtype=np.float32), (1000, 3))
+    (labelling,) = label_photos(np.array([[0.6, 0.8, 0.0]], np.float32), vectors, names, 100.0)
+    assert [label.label for label in labelling.labels] == ["1", "4", "7", "10", "13"]
+    assert labelling.margin == 0.0
+
+
+def test_the_order_holds_where_confidences_round_to_zero():
+    vectors = unit(np.array([[-3, 1], [-2, 1], [-1, 1], [0, 1], [1, 1], [9, 1]], np.float32))
+    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:6], 1e5)
+    assert [label.label for label in labelling.labels] == list("fedcb")
+    assert [label.confidence for label in labelling.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@given(
+    cosine=st.lists(st.floats(-1, 1), min_size=1, max_size=20),
+    scale=st.floats(1e-3, 1e6),
+)
+def test_confidences_are_the_softmax_at_any_scale(cosine, scale):
+    found = confidences(np.array([cosine]), scale)[0]
+    largest = max(cosine)
+    odds = [math.exp((value - largest) * scale) for value in cosine]
+    np.testing.assert_allclose(found, [value / math.fsum(odds) for value in odds], rtol=1e-12, atol=1e-300)
+    assert found.sum() == pytest.approx(1.0)
+
+
+def test_a_photo_that_is_not_finite_gets_an_error_and_changes_no_neighbour():
+    photos, vectors = random_vectors(4, 1), random_vectors(7, 2)
+    alone = label_photos(photos[[0, 3]], vectors, NAMES, 100.0)
+    photos[1, 0], photos[2, 3] = np.nan, np.inf
+    together = label_photos(photos, vectors, NAMES, 100.0)
+    assert [together[0], together[3]] == alone
+    for labelling in together[1:3]:
+        assert (labelling.error.stage, labelling.error.reason) == ("clip_labels", "not_finite")
+        assert labelling.labels == ()
+
+
+def test_a_photos_numbers_do_not_depend_on_its_batch():
+    photos, vectors = random_vectors(33, 5, 768), random_vectors(50, 6, 768)
+    together = cosines(photos, vectors)
+    for row, photo in zip(together, photos, strict=True):
+        assert np.array_equal(cosines(photo[np.newaxis], vectors)[0], row)
+    np.testing.assert_allclose(together, photos.astype(float) @ vectors.astype(float).T, atol=1e-12)
+
+
+def test_no_photos_give_no_labels():
+    assert label_photos(np.empty((0, 16), np.float32), random_vectors(7, 2), NAMES, 100.0) == []
+
+
+def test_the_fallback_is_the_first_labels_or_the_configured_ones_at_zero():
+    error = FeatureError("photo", "missing", "no such file")
+    first = fallback_labelling(NAMES, error)
+    assert first.labels == tuple(LabelScore(name, 0.0, 0.0) for name in "abcde")
+    assert (first.error, first.cosines, first.margin) == (error, (), None)
+    assert [label.label for label in fallback_labelling(NAMES, error, ("x", "y")).labels] == ["x", "y"]

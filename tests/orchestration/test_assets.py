@@ -1,0 +1,256 @@
+"""The assets on a real instance: what a run computes, what it writes, and which versions it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+from dagster._core.definitions.observe import observe
+
+from curation_features.definitions import build_definitions
+from curation_features.manifest import Batch
+from curation_features.orchestration import launch
+from curation_features.orchestration.assets import preprocess_batches
+from curation_features.service import FeaturesService
+from curation_features.settings import Settings, packaged_file
+from curation_features.store import ArtifactStore
+
+ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
+
+
+@dataclass
+class Pipeline:
+    """A Dagster instance over a world. Every run gets new stages, as a new process would."""
+
+    world: Any
+    instance: dg.DagsterInstance
+    settings: Settings
+    models: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.settings.data_path)
+
+    def definitions(self) -> dg.Definitions:
+        stages = self.world.stages(self.settings, **self.models)
+        return build_definitions(self.settings, resources={"stages": stages, "store": self.store})
+
+    def accept(self, batch: Batch) -> None:
+        launch.accept(batch, self.store, self.instance)
+
+    def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
+        job = self.definitions().resolve_job_def("extract_features")
+        selection = [dg.AssetKey(name) for name in assets] or None
+        return job.execute_in_process(
+            instance=self.instance, partition_key=batch_id, asset_selection=selection, raise_on_error=False
+        )
+
+    def record(self, asset: str, batch_id: str = "batch_1") -> dg.EventLogRecord:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id])
+        found = self.instance.fetch_materializations(wanted, limit=1).records
+        assert found, f"{asset} was never materialized"
+        return found[0]
+
+    def materialization(self, asset: str) -> dg.AssetMaterialization:
+        found = self.record(asset).asset_materialization
+        assert found is not None
+        return found
+
+    def data_versions(self) -> dict[str, str]:
+        return {name: (self.materialization(name).tags or {})["dagster/data_version"] for name in ASSETS}
+
+    def changed_by(self, action: Callable[[], Any]) -> set[str]:
+        before = self.data_versions()
+        action()
+        return {name for name, version in self.data_versions().items() if version != before[name]}
+
+
+@pytest.fixture
+def pipeline(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pipeline]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+        found = Pipeline(world, instance, world.settings)
+        found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
+        yield found
+
+
+def test_a_run_makes_the_same_features_as_the_service(pipeline, world) -> None:
+    assert pipeline.run().success
+    batch = pipeline.store.manifest("batch_1")
+    json_path, table_path = pipeline.store.feature_paths("batch_1")
+    expected = FeaturesService(stages=world.stages()).process(dict(batch.document))
+    assert json.loads(json_path.read_bytes()) == expected
+    frame = pd.read_parquet(table_path)
+    assert frame["photo_id"].tolist() == [artifact.photo_id for artifact in batch.artifacts]
+    assert frame["status"].tolist() == ["ok"] * 3
+
+
+def test_one_run_decodes_each_photo_once(pipeline, world) -> None:
+    done = world.done_by(pipeline.run)
+    assert done == {"decoded": 3, "clip_images": 3, "clip_texts": 300, "clip_iqa": 3, "brisque": 3}
+
+
+def test_a_second_run_recomputes_nothing_and_changes_no_version(pipeline, world) -> None:
+    pipeline.run()
+    done: dict[str, int] = {}
+    assert pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run))) == set()
+    assert done == {}
+    assert pipeline.materialization("technical_metrics").metadata["cached"].value == 3
+
+
+def test_each_asset_can_be_made_by_itself(pipeline, world) -> None:
+    assert world.done_by(lambda: pipeline.run("batch_1", "technical_metrics")) == {
+        "decoded": 3, "clip_iqa": 3, "brisque": 3,
+    }  # fmt: skip
+    assert world.done_by(lambda: pipeline.run("batch_1", "image_embeddings")) == {"decoded": 3, "clip_images": 3}
+    assert world.done_by(lambda: pipeline.run("batch_1", "label_embeddings")) == {"clip_texts": 300}
+    assert world.done_by(lambda: pipeline.run("batch_1", "clip_labels")) == {}
+    assert pipeline.run("batch_1", "features").success
+    assert pipeline.store.feature_paths("batch_1")[0].exists()
+
+
+def test_new_labels_change_labels_and_features_and_no_image_is_looked_at(pipeline, world) -> None:
+    pipeline.run()
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    done: dict[str, int] = {}
+    changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
+    assert changed == {"label_embeddings", "clip_labels", "features"}
+    assert done == {"clip_texts": 36}
+
+
+def test_labels_are_made_from_stored_vectors_without_the_photos_or_the_cache(pipeline, world) -> None:
+    pipeline.run()
+    for photo in (world.root / "photos").iterdir():
+        photo.unlink()
+    world.stages().cache.clear()
+    done = world.done_by(lambda: pipeline.run("batch_1", "clip_labels", "features"))
+    assert done == {}
+
+
+def test_a_technical_constant_changes_technical_metrics_and_features_only(pipeline, world) -> None:
+    pipeline.run()
+    pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
+    done: dict[str, int] = {}
+    changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
+    assert changed == {"technical_metrics", "features"}
+    assert done == {"decoded": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "assets"),
+    [
+        ({"noise_sigma_max": 0.1}, {"technical_metrics"}),
+        ({"temperature": 10.0}, {"clip_labels"}),
+        ({"model": "local-dir:x"}, {"image_embeddings", "label_embeddings"}),
+        ({"fallback_labels": tuple("abcde")}, {"features"}),
+        ({"workers": 7, "data_dir": "elsewhere", "max_pixels": 10}, set()),
+    ],
+)
+def test_code_versions_follow_the_settings_that_change_numbers(pipeline, change, assets) -> None:
+    def versions(settings: Settings) -> dict[str, str | None]:
+        specs = build_definitions(settings).resolve_all_asset_specs()
+        return {spec.key.to_user_string(): spec.code_version for spec in specs}
+
+    before, after = versions(pipeline.settings), versions(pipeline.settings.replace(**change))
+    assert {name for name in before if before[name] != after[name]} == assets
+    assert all(before[name] for name in ASSETS)
+
+
+def test_the_code_version_is_kept_with_the_materialization(pipeline) -> None:
+    pipeline.run()
+    specs = {spec.key.to_user_string(): spec.code_version for spec in pipeline.definitions().resolve_all_asset_specs()}
+    for name in ASSETS:
+        assert (pipeline.materialization(name).tags or {})["dagster/code_version"] == specs[name]
+
+
+def test_provenance_points_at_the_observation_of_the_manifest(pipeline) -> None:
+    pipeline.run()
+    # Dagster 1.13 leaves the input's data version of an observed source empty; the pointer decides what is stale.
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_1"])
+    [observed] = pipeline.instance.fetch_observations(wanted, limit=1).records
+    made = pipeline.materialization("technical_metrics")
+    assert (made.tags or {})["dagster/input_event_pointer/preprocess_batches"] == str(observed.storage_id)
+    assert made.metadata["manifest"].value == pipeline.store.manifest("batch_1").digest
+
+
+def test_observing_gives_the_digest_of_every_accepted_manifest(pipeline, world) -> None:
+    other = world.batch([world.photo("9.png", 9)], "batch_2")
+    pipeline.accept(other)
+    result = observe([preprocess_batches], resources={"store": pipeline.store}, instance=pipeline.instance)
+    assert result.success
+    for batch_id in ("batch_1", "batch_2"):
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[batch_id])
+        [event] = pipeline.instance.fetch_observations(wanted, limit=1).records
+        assert event.run_id == result.run_id
+        assert event.asset_observation is not None
+        assert event.asset_observation.tags["dagster/data_version"] == pipeline.store.manifest(batch_id).digest
+
+
+def test_a_changed_manifest_needs_its_stages_again(pipeline, world) -> None:
+    pipeline.run()
+    pipeline.accept(world.batch([world.photo(f"{n}.png", n) for n in range(4)]))
+    stale = pipeline.run("batch_1", "features")
+    assert not stale.success
+    [failure] = stale.filter_events(lambda event: event.is_step_failure)
+    assert "another version of its manifest" in failure.step_failure_data.error.to_string()
+    done = world.done_by(pipeline.run)
+    assert done["decoded"] == 1
+    assert len(json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())["artifacts"]) == 4
+
+
+def test_a_photo_that_changed_between_stages_gets_no_labels_of_the_old_one(pipeline, world) -> None:
+    pipeline.run()
+    world.photo("1.png", seed=50)
+    pipeline.run("batch_1", "technical_metrics")
+    pipeline.run("batch_1", "features")
+    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    errors = [[error["reason"] for error in artifact["features"]["errors"]] for artifact in document["artifacts"]]
+    assert errors == [[], ["photo_changed"], []]
+
+
+def test_bad_photos_are_failed_in_a_run_that_succeeds(pipeline, world) -> None:
+    artifacts = [world.photo("0.png"), {"photo_id": "gone", "original_uri": "gone.jpg"}]
+    pipeline.accept(world.batch(artifacts, "bad"))
+    assert pipeline.run("bad").success
+    document = json.loads(pipeline.store.feature_paths("bad")[0].read_bytes())
+    assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "failed"]
+    assert document["artifacts"][1]["features"]["errors"][0]["stage"] == "photo"
+    assert len(document["artifacts"][1]["features"]["errors"]) == 1
+
+
+def test_metadata_is_plain_and_inert(pipeline, world) -> None:
+    odd = {**world.photo("0.png"), "photo_id": "<script>|`[x](y)"}
+    pipeline.accept(world.batch([odd], "odd"))
+    assert pipeline.run("odd").success
+    shown = pipeline.record("features", "odd").asset_materialization.metadata
+    assert "<script>" not in shown["photos"].value
+    assert shown["photos_ok"].value == 1
+    pixels = {**pipeline.record("image_embeddings", "odd").asset_materialization.metadata}
+    pixels.update(pipeline.record("technical_metrics", "odd").asset_materialization.metadata)
+    assert {"photos", "cached", "seconds", "photos_per_second", "seconds_decode"} <= pixels.keys()
+
+
+def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
+    from curation_features.errors import MissingWeightsError
+    from curation_features.models import LazyModel
+
+    def locate():
+        raise MissingWeightsError("CLIP is not here")
+
+    pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
+    assert not pipeline.run().success
+    pipeline.settings = world.settings.replace(on_missing_weights="degrade")
+    assert pipeline.run().success
+    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"degraded"}
+    pipeline.models, pipeline.settings = {}, world.settings
+    assert world.done_by(pipeline.run) == {"decoded": 3, "clip_images": 3, "clip_texts": 300}
+    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from curation_features.errors import InvalidWeightsError, MissingWeightsError, PhotoError, UndefinedMetricError
+from curation_features.models import LazyModel
+from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, FeatureError
+from curation_features.settings import Settings
+from curation_features.technical import analyzer as analyzer_module
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+from curation_features.technical.brisque import load_brisque
+from curation_features.testing import FakeQualityModel
+
+FAKE_CLIP_IQA = LazyModel.ready(FakeQualityModel(), "fake")
+
+
+class FakeBrisque:
+    """Gives the same index for any image, or raises."""
+
+    def __init__(self, result: float | Exception = 25.0) -> None:
+        self.result = result
+
+    def score(self, rgb: np.ndarray) -> float:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class NanModel(FakeQualityModel):
+    def score(self, batch):
+        return np.where(np.arange(len(batch)) == 1, np.nan, super().score(batch))
+
+
+def analyzer_with(settings: Settings, result: float | Exception = 25.0) -> TechnicalQualityAnalyzer:
+    brisque = LazyModel.ready(FakeBrisque(result), "fake")
+    return TechnicalQualityAnalyzer(settings, brisque=brisque, clip_iqa=FAKE_CLIP_IQA)
+
+
+def without_weights(settings: Settings) -> TechnicalQualityAnalyzer:
+    def locate():
+        raise MissingWeightsError("no such weights")
+
+    return TechnicalQualityAnalyzer(
+        settings, brisque=LazyModel(locate, load_brisque), clip_iqa=LazyModel(locate, lambda _: FakeQualityModel())
+    )
+
+
+def odd_images() -> dict[str, np.ndarray]:
+    """1 to 11 px, flat ones, a step edge, noise: some metrics are not defined for them."""
+    rng = np.random.default_rng(0)
+    step = np.zeros((32, 32, 3), np.uint8)
+    step[:, 16:] = 200
+    return {
+        **{f"{side}x{side}": rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in range(1, 12)},
+        **{f"flat {level}": np.full((24, 24, 3), level, np.uint8) for level in (0, 128, 200, 255)},
+        "row": rng.integers(0, 256, (1, 700, 3), dtype=np.uint8),
+        "step": step,
+        "noise": rng.integers(0, 256, (40, 30, 3), dtype=np.uint8),
+    }
+
+
+def test_a_photo_gets_five_scores(settings, bundled):
+    analyzer = analyzer_with(settings)
+    scores = analyzer.analyze(bundled("astronaut"))
+    assert tuple(scores) == METRIC_NAMES
+    # tanh(14671.146 / 2000), 0.006657 / 0.08, 1 - 25 / 100: the golden measurements of this photo
+    assert scores["sharpness"] == pytest.approx(0.999999, abs=2e-6)
+    assert scores["noise"] == pytest.approx(0.083217, abs=1e-5)
+    assert scores["brisque"] == 0.75
+    assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
+
+
+def test_a_list_gives_a_list(settings, bundled):
+    analyzer = analyzer_with(settings)
+    photos = [bundled("coffee"), bundled("moon")]
+    assert analyzer.analyze(photos) == [analyzer.analyze(photo) for photo in photos]
+    assert analyzer.analyze([]) == []
+
+
+def test_arrays_pil_images_and_paths_are_the_same_photo(settings, bundled, tmp_path):
+    analyzer = analyzer_with(settings.replace(root=tmp_path / "project"))
+    image = Image.fromarray(bundled("chelsea"))
+    path = tmp_path / "elsewhere" / "cat.png"
+    path.parent.mkdir()
+    image.save(path)
+    expected = analyzer.analyze(bundled("chelsea"))
+    assert analyzer.analyze([image, path, str(path), "../elsewhere/cat.png"]) == [expected] * 4
+
+
+def test_a_path_that_is_no_photo(settings, tmp_path):
+    (tmp_path / "note.jpg").write_text("hello")
+    with pytest.raises(PhotoError):
+        analyzer_with(settings).analyze("note.jpg")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3)])
+def test_an_array_that_is_no_rgb_image(settings, shape):
+    with pytest.raises(ValueError, match="RGB image"):
+        analyzer_with(settings).analyze(np.zeros(shape, np.uint8))
+
+
+def test_floats_are_refused(settings):
+    with pytest.raises(ValueError, match="float64"):
+        analyzer_with(settings).measure(np.zeros((4, 4, 3)))
+
+
+def test_only_what_is_asked_for_is_measured(settings, bundled):
+    found = without_weights(settings).measure(bundled("moon"), {"noise", "sharpness"})
+    assert tuple(found) == ("sharpness", "noise")
+    with pytest.raises(ValueError, match="clip_iqa"):
+        without_weights(settings).measure(bundled("moon"), ["clip_iqa"])
+
+
+def test_numbers_are_plain_and_rounded(settings, bundled):
+    for measured in analyzer_with(settings, 12.3456789).measurements(bundled("coffee")).values():
+        for value in (measured.score, *measured.raw.values()):
+            assert type(value) is float
+            assert value == round(value, 6)
+
+
+def test_what_is_not_defined_is_an_error_beside_measured_neighbours(settings):
+    analyzer = analyzer_with(settings, UndefinedMetricError("undefined_statistics", "no contrast"))
+    flat = np.full((24, 24, 3), 128, np.uint8)
+    found = analyzer.measurements(flat)
+    assert found["noise"].error.reason == "flat_image"
+    assert found["brisque"].error == FeatureError("brisque", "undefined_statistics", "no contrast")
+    assert found["sharpness"].score == 0
+    assert found["exposure"].score == pytest.approx(0.498, abs=0.001)
+    scores = analyzer.analyze(flat)
+    assert (scores["noise"], scores["brisque"]) == (1.0, 0.0) == (METRIC["noise"].default, METRIC["brisque"].default)
+
+
+def test_an_unexpected_error_costs_one_metric_and_one_traceback(settings, bundled, caplog):
+    analyzer = analyzer_with(settings, RuntimeError("out of cheese"))
+    with caplog.at_level(logging.ERROR):
+        found = analyzer.measure(bundled("moon"))
+        analyzer.measure(bundled("moon"))
+    assert found["brisque"].error == FeatureError("brisque", "internal_error", "out of cheese")
+    assert all(found[name].score is not None for name in CPU_METRICS if name != "brisque")
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_an_error(settings, bundled, value):
+    assert analyzer_with(settings, value).measure(bundled("moon"))["brisque"].error.reason == "not_finite"
+
+
+def test_nan_out_of_the_model_is_an_error_of_that_photo(settings):
+    analyzer = TechnicalQualityAnalyzer(
+        settings, brisque=LazyModel.ready(FakeBrisque(), "fake"), clip_iqa=LazyModel.ready(NanModel(), "nan")
+    )
+    found = analyzer.measure_clip_iqa(np.full((3, 3, 8, 8), 0.5, np.float32))
+    assert [one.score for one in found] == [0.5, None, 0.5]
+    assert found[1].error.reason == "not_finite"
+
+
+def test_missing_weights_stop_unless_settings_permit_less(settings, bundled):
+    with pytest.raises(MissingWeightsError):
+        without_weights(settings).measure(bundled("moon"))
+    with pytest.raises(MissingWeightsError):
+        without_weights(settings).analyze(bundled("moon"))
+    found = without_weights(settings.replace(on_missing_weights="degrade")).measurements(bundled("moon"))
+    assert {name for name in METRIC_NAMES if found[name].error} == {"clip_iqa", "brisque"}
+    assert found["brisque"].error.reason == "missing_weights"
+
+
+def test_models_are_those_that_settings_name(settings, brisque_file, rn50_archive, tmp_path, bundled):
+    named = settings.replace(
+        brisque_weights=str(brisque_file), clip_iqa_weights=str(rn50_archive), clip_iqa_side=64, device="cpu"
+    )
+    scores = TechnicalQualityAnalyzer(named).analyze(bundled("coffee"))
+    assert scores["brisque"] == pytest.approx(1 - 0.300660, abs=1e-6)
+    assert 0 < scores["clip_iqa"] < 1
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html>")
+    with pytest.raises(InvalidWeightsError, match=r"page\.pt"):
+        TechnicalQualityAnalyzer(named.replace(brisque_weights="page.pt")).analyze(bundled("coffee"))
+
+
+def test_settings_decide_the_constants(settings, bundled, lazy_brisque):
+    rgb = bundled("coffee")
+
+    def measured(**changes):
+        changed = settings.replace(**changes)
+        return TechnicalQualityAnalyzer(changed, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA).measure(rgb)
+
+    usual = measured()
+    for changes, metrics in (
+        ({"preview_side": 200}, {"sharpness", "exposure", "noise"}),
+        ({"sharpness_scale": 9000.0}, {"sharpness"}),
+        ({"clip_high": 200}, {"exposure"}),
+        ({"noise_sigma_max": 0.01}, {"noise"}),
+        ({"brisque_side": 300}, {"brisque"}),
+    ):
+        found = measured(**changes)
+        assert {name for name in CPU_METRICS if found[name].score != usual[name].score} == metrics
+
+
+def test_threads_give_what_one_thread_gives(settings, real_photos, lazy_brisque):
+    analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
+    photos = [rgb[:200, :300] for rgb in real_photos.values()] * 3
+    alone = [analyzer.measure(rgb) for rgb in photos]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(analyzer.measure, photos)) == alone
+
+
+@budget(max_examples=40, deadline=None)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3))))
+def test_any_image_gets_finite_scores_in_range(lazy_brisque, rgb):
+    analyzer = TechnicalQualityAnalyzer(Settings(), brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
+    assert all(0 <= score <= 1 for score in analyzer.analyze(rgb).values())
+
+
+@pytest.mark.parametrize(("name", "rgb"), odd_images().items())
+def test_odd_images_get_a_number_or_a_known_reason_per_metric(settings, lazy_brisque, name, rgb):
+    analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
+    found = analyzer.measurements(rgb)
+    assert found["sharpness"].error is found["exposure"].error is found["clip_iqa"].error is None
+    reasons = {metric: found[metric].error.reason for metric in METRIC_NAMES if found[metric].error}
+    assert set(reasons.values()) <= {"flat_image", "too_small", "undefined_statistics"}
+    assert ("brisque" in reasons) == (name not in ("noise", "step"))
+
+
+MEASURE_UNDER_O = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from curation_features.models import Weights, LazyModel
+from curation_features.settings import Settings
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+from curation_features.technical.brisque import load_brisque
+from curation_features.testing import FakeQualityModel
+if __debug__: sys.exit("run me with -O")
+brisque = LazyModel(lambda: Weights("test", Path(sys.argv[1]), ""), load_brisque)
+analyzer = TechnicalQualityAnalyzer(Settings(), brisque=brisque, clip_iqa=LazyModel.ready(FakeQualityModel(), ""))
+with np.load(sys.argv[2]) as images:
+    found = {name: analyzer.measurements(images[name]) for name in images.files}
+print(json.dumps({name: {m: repr(one) for m, one in each.items()} for name, each in found.items()}))
+"""
+
+
+def test_python_without_asserts_gives_the_same(settings, lazy_brisque, brisque_file, tmp_path, bundled):
+    images = {**odd_images(), "photo": bundled("coffee")}
+    np.savez(tmp_path / "images.npz", **images)
+    command = [sys.executable, "-O", "-W", "error", "-c", MEASURE_UNDER_O, brisque_file, tmp_path / "images.npz"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
+    for name, rgb in images.items():
+        assert found[name] == {metric: repr(one) for metric, one in analyzer.measurements(rgb).items()}, name
+
+
+def test_every_preview_metric_is_measured():
+    assert set(analyzer_module._PREVIEW_METRICS) | {"brisque"} == set(CPU_METRICS)

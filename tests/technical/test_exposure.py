@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from curation_features.technical.exposure import exposure, histogram, percentiles
+from curation_features.technical.preview import luma
+
+images = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+LIMITS = {"clip_low": 2, "clip_high": 253}
+
+
+@given(images, st.lists(st.floats(0, 100), min_size=1, max_size=5))
+def test_percentiles_are_numpys_to_the_last_bit(gray, percents):
+    assert percentiles(histogram(gray), percents) == np.percentile(gray, percents).tolist()
+
+
+def test_interpolation_rounds_as_numpys_does():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        gray = rng.integers(0, 256, rng.integers(1, 400), dtype=np.uint8)
+        percents = rng.random(3) * 100
+        assert percentiles(histogram(gray), percents) == np.percentile(gray, percents).tolist()
+
+
+@given(images)
+def test_flips_change_nothing(gray):
+    assert exposure(gray[::-1], **LIMITS) == exposure(gray[:, ::-1], **LIMITS) == exposure(gray, **LIMITS)
+
+
+@given(images)
+def test_score_is_the_formula_of_numpys_percentiles(gray):
+    p1, p50, p99 = np.percentile(gray / 255, (1, 50, 99))
+    clipped = np.mean((gray <= 2) | (gray >= 253))
+    score = np.clip(0.5 * (1 - 2 * abs(p50 - 0.5)) + 0.5 * (p99 - p1) - clipped, 0, 1)
+    measured = exposure(gray, **LIMITS)
+    assert measured.score == pytest.approx(score, abs=1e-12)
+    assert 0 <= measured.score <= 1
+    assert [measured.raw[name] for name in ("p1", "p50", "p99")] == pytest.approx([p1, p50, p99], abs=1e-12)
+
+
+def test_levels_at_the_limits_are_clipped():
+    gray = np.array([[0, 2, 3, 252], [253, 255, 255, 128]], np.uint8)
+    assert exposure(gray, **LIMITS).raw["clipped_low"] == 2 / 8
+    assert exposure(gray, **LIMITS).raw["clipped_high"] == 3 / 8
+
+
+def test_a_mid_gray_image_scores_by_its_midtone_alone():
+    assert exposure(np.full((8, 8), 128, np.uint8), **LIMITS).score == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_a_wholly_clipped_image_scores_0(level):
+    assert exposure(np.full((8, 8), level, np.uint8), **LIMITS).score == 0
+
+
+def test_gamma_moves_the_median(bundled):
+    gray = luma(bundled("chelsea"))
+    medians = [
+        exposure((255 * (gray / 255) ** gamma).round().astype(np.uint8), **LIMITS).raw["p50"] for gamma in (0.5, 1, 2)
+    ]
+    assert medians[0] > medians[1] > medians[2]

@@ -1,0 +1,181 @@
+"""The command line: what it does, what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from curation_features.cli import main
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Path:
+    """An empty project with small real models, and the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    for name, value in small_models.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for n in range(2):
+        Image.effect_noise((96, 64), 20 + n).convert("RGB").save(folder / f"photo [bold] {n}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def no_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same project where no model can be had."""
+    monkeypatch.setenv("CURATION_FEATURES_MODEL", "local-dir:nowhere")
+    monkeypatch.setenv("CURATION_FEATURES_CLIP_IQA_WEIGHTS", "nowhere.pt")
+    monkeypatch.setenv("CURATION_FEATURES_BRISQUE_WEIGHTS", "nowhere.pt")
+    return project
+
+
+def test_from_a_folder_of_photos_to_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
+    assert "2 photos in batch trip" in capsys.readouterr().out
+    assert main(["process", "data/incoming/trip.json"]) == 0
+    shown = capsys.readouterr().out
+    assert "photo [bold]" in shown
+    assert str(project / "data" / "features" / "trip.json") in shown
+    document = json.loads((project / "data" / "features" / "trip.json").read_bytes())
+    assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "ok"]
+
+
+def test_materialize_makes_the_same_file_through_dagster(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    main(["process", "data/incoming/trip.json", "--output", "expected.json"])
+    assert main(["materialize", "data/incoming/trip.json"]) == 0
+    assert "Dagster run" in capsys.readouterr().out
+    assert (project / "data/features/trip.json").read_bytes() == (project / "expected.json").read_bytes()
+    assert (project / "data" / "dagster" / "dagster.yaml").exists()
+
+
+def test_missing_weights_stop_a_run_with_code_3(no_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    for command in ("process", "materialize"):
+        assert main([command, "data/incoming/trip.json"]) == 3
+        error = capsys.readouterr().err
+        assert "nowhere" in error
+        assert "--allow-degraded" in error
+        assert "Traceback" not in error
+    assert not (no_weights / "data" / "features").exists()
+
+
+@pytest.mark.parametrize("command", ["process", "materialize"])
+def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest.CaptureFixture[str], command) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    capsys.readouterr()
+    assert main([command, "data/incoming/trip.json", "--allow-degraded"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("Degraded run") == 1
+    assert shown.out.index("Degraded run") < shown.out.index("sharpness")
+    assert "Going on without" not in shown.err
+    document = json.loads((no_weights / "data" / "features" / "trip.json").read_bytes())
+    assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"degraded"}
+    errors = document["artifacts"][0]["features"]["errors"]
+    assert {error["stage"] for error in errors} == {"image_embedding", "clip_iqa", "brisque"}
+
+
+def test_an_unreadable_photo_is_named_and_costs_nothing_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "my photos" / "broken.jpg").write_bytes(b"no photo")
+    assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
+    assert "broken.jpg" in capsys.readouterr().out
+    assert main(["process", "data/incoming/trip.json"]) == 0
+    assert "1 x photo: unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["process", "absent.json"], 2, "absent.json: cannot be read"),
+        (["process", "half.json"], 2, "half.json: is not valid JSON"),
+        (["materialize", "half.json"], 2, "half.json: is not valid JSON"),
+        (["ingest", "absent"], 2, "absent"),
+        (["ingest", "my photos", "--batch-id", "../up"], 2, "batch_id"),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_line(project, capsys, arguments, code, said) -> None:
+    (project / "half.json").write_text('{"batch_id": "b", "artif')
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("curation-features: ")
+    assert said in error
+
+
+def test_wrong_settings_are_code_2(project, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("CURATION_FEATURES_DEVCE", "cpu")
+    assert main(["cache", "stats"]) == 2
+    assert "did you mean 'device'" in capsys.readouterr().err
+
+
+def test_a_full_output_is_code_1_and_leaves_the_old_file(project, capsys) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    (project / "folder.json").mkdir()
+    assert main(["process", "data/incoming/trip.json", "--output", "folder.json"]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_output_to_standard_output_is_json_alone(project: Path) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    command = [sys.executable, "-m", "curation_features", "process", "data/incoming/trip.json", "--output", "-"]
+    run = subprocess.run(command, capture_output=True, check=True, cwd=project, env=os.environ)
+    assert json.loads(run.stdout)["batch_id"] == "trip"
+
+
+def test_models_status_tells_what_is_here(project, capsys) -> None:
+    assert main(["models", "status"]) == 0
+    assert capsys.readouterr().out.count("  here: ") == 3
+
+
+def test_models_status_tells_what_is_not_and_how_to_get_it(no_weights, capsys) -> None:
+    assert main(["models", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("  not usable: ") == shown.count("  without it: ") == 3
+
+
+def test_cache_stats_and_clear(project, capsys) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    main(["process", "data/incoming/trip.json"])
+    capsys.readouterr()
+    assert main(["cache", "stats", "--json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert (stats["photos"], stats["label_embeddings"]) == (2, True)
+    assert main(["cache", "clear"]) == 0
+    assert "2 files deleted" in capsys.readouterr().out
+    assert main(["cache", "clear", "--all"]) == 0
+    assert "1 files deleted" in capsys.readouterr().out
+
+
+COMMANDS = ["ingest", "process", "materialize", "models status", "cache stats", "cache clear"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(command, capsys, monkeypatch) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--help"])
+    assert stopped.value.code == 0
+    example = capsys.readouterr().out.split("example:\n")[1].strip()
+    assert example.startswith(f"curation-features {command}")
+    from curation_features.cli import _parser
+
+    assert callable(_parser().parse_args(shlex.split(example)[1:]).command)
+
+
+def test_help_lists_the_exit_codes(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "exit codes:" in capsys.readouterr().out
+
+
+def test_wrong_usage_is_code_2() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["process"])
+    assert stopped.value.code == 2

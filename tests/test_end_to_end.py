@@ -1,0 +1,185 @@
+"""The whole way in processes of its own, with small real models: every library is the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+# The specification's examples. Of the output, names, order and types of the fields count.
+INPUT = {
+    "batch_id": "batch_20251017_105804",
+    "artifacts": [
+        {
+            "photo_id": "48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541",
+            "original_uri": "./data/input/992DDF60-302C-4AB3-A794-EE9D0DDC56AA.jpg",
+            "ranking_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541.jpg",
+            "std_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541_1024.jpg",
+            "exif": {
+                "camera": "Apple iPhone 11 Pro Max",
+                "lens": "Unknown",
+                "iso": 64,
+                "aperture": "f/1.8",
+                "shutter_speed": "1/60",
+                "focal_length": "4mm",
+                "datetime": "2024:12:25 11:25:57",
+                "gps": None,
+            },
+            "format": ".jpg",
+            "processing_metadata": {
+                "original_size": [3840, 2160],
+                "standardized_size": [2048, 1152],
+                "processing_method": "quality_preserved",
+            },
+        }
+    ],
+}
+OUTPUT_FEATURES = {
+    "tech": {
+        "sharpness": 1.0,
+        "exposure": 0.7250478958473853,
+        "noise": 0.09551166822581503,
+        "clip_iqa": 0.8234567890123456,
+        "brisque": 0.6789012345678901,
+    },
+    "clip_labels": [
+        {"label": "wide shot", "confidence": 0.956, "cosine_score": 0.845},
+        {"label": "colorful", "confidence": 0.823, "cosine_score": 0.781},
+        {"label": "close-up", "confidence": 0.712, "cosine_score": 0.658},
+        {"label": "panorama", "confidence": 0.634, "cosine_score": 0.542},
+        {"label": "indoor", "confidence": 0.521, "cosine_score": 0.421},
+    ],
+}
+REPORT_MODULES = "import sys; print(sorted({'torch', 'open_clip', 'piq', 'skimage'} & sys.modules.keys()))"
+
+
+def shape(value: Any) -> Any:
+    """Names, order and types, without the values."""
+    if isinstance(value, dict):
+        return [(name, shape(item)) for name, item in value.items()]
+    if isinstance(value, list):
+        return [shape(item) for item in value]
+    return type(value)
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
+    """Run Python code in a fresh interpreter in the project's folder, where a warning is an error."""
+
+    def call(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
+        inherited.pop("DAGSTER_HOME", None)
+        found = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env={**inherited, **small_models, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 0, found.stderr
+        return found
+
+    return call
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, run: Run) -> Path:
+    """A batch of sample photos, made by the command line."""
+    run("from curation_features.cli import main; raise SystemExit(main())", "ingest", "--samples", "--batch-id", "b")
+    return tmp_path / "data" / "incoming" / "b.json"
+
+
+def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run: Run) -> None:
+    from PIL import Image
+
+    artifact = INPUT["artifacts"][0]
+    path = tmp_path / artifact["std_uri"]
+    path.parent.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(90, 160, (288, 512, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+    (tmp_path / "m.json").write_text(json.dumps(INPUT))
+    code = (
+        "import json, sys; from curation_features import FeaturesService\n"
+        "json.dump(FeaturesService().process(json.load(open('m.json'))), sys.stdout)"
+    )
+    result = json.loads(run(code).stdout)
+    [enriched] = result["artifacts"]
+    features = enriched.pop("features")
+    assert json.dumps(result) == json.dumps(INPUT)
+    assert features["status"] == "ok"
+    assert shape({name: features[name] for name in OUTPUT_FEATURES}) == shape(OUTPUT_FEATURES)
+    labels = json.loads((Path(__file__).parent.parent / "config" / "labels.json").read_text())["labels"]
+    assert {label["label"] for label in features["clip_labels"]} <= set(labels)
+    assert all(0 <= value <= 1 for value in features["tech"].values())
+
+
+def test_a_cached_service_run_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
+    code = (
+        "import sys; from pathlib import Path; from curation_features.cli import main\n"
+        "assert main(['process', 'data/incoming/b.json', '--output', sys.argv[1]]) == 0\n" + REPORT_MODULES
+    )
+    first, second = run(code, "first.json").stdout, run(code, "second.json").stdout
+    assert "torch" in first
+    assert second.splitlines()[-1] == "[]"
+    project = manifest.parents[2]
+    assert (project / "first.json").read_bytes() == (project / "second.json").read_bytes()
+    document = json.loads((project / "first.json").read_bytes())
+    assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
+
+
+def test_a_cached_materialization_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
+    code = (
+        "from curation_features.cli import main\n"
+        "assert main(['materialize', 'data/incoming/b.json']) == 0\n" + REPORT_MODULES
+    )
+    features = manifest.parents[1] / "features"
+    assert "torch" in run(code).stdout.splitlines()[-1]
+    before = {path.name: path.read_bytes() for path in features.iterdir()}
+    assert run(code).stdout.splitlines()[-1] == "[]"
+    assert {path.name: path.read_bytes() for path in features.iterdir()} == before
+    assert set(before) == {"b.json", "b.parquet"}
+
+
+def test_service_and_pipeline_give_the_same_bytes(manifest: Path, run: Run) -> None:
+    code = (
+        "from curation_features.cli import main\n"
+        "assert main(['materialize', 'data/incoming/b.json']) == 0\n"
+        "assert main(['cache', 'clear', '--all']) == 0\n"
+        "assert main(['process', 'data/incoming/b.json', '--output', 'service.json']) == 0"
+    )
+    run(code)
+    project = manifest.parents[2]
+    assert (project / "service.json").read_bytes() == (project / "data" / "features" / "b.json").read_bytes()
+
+
+def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, run: Run) -> None:
+    run("from curation_features.cli import main; raise SystemExit(main())", "process", "data/incoming/b.json")
+    frame = pd.read_parquet(manifest.parents[1] / "features" / "b.parquet")
+    np.testing.assert_allclose(frame["sharpness"], np.tanh(frame["tenengrad"] / 2000), atol=1e-6)
+    np.testing.assert_allclose(frame["noise"], np.minimum(frame["noise_sigma"] / 0.08, 1), atol=2e-5)
+    np.testing.assert_allclose(frame["brisque"], 1 - np.clip(frame["brisque_raw"] / 100, 0, 1), atol=1e-6)
+    midtone = 1 - 2 * abs(frame["p50"] - 0.5)
+    clipped = frame["clipped_low"] + frame["clipped_high"]
+    expected = np.clip(0.5 * midtone + 0.5 * (frame["p99"] - frame["p1"]) - clipped, 0, 1)
+    np.testing.assert_allclose(frame["exposure"], expected, atol=3e-6)
+    cosines = np.stack(frame["label_cosines"].to_numpy())
+    assert cosines.shape == (10, 50)
+    np.testing.assert_allclose([max(row[0]["cosine_score"], 0) for row in frame["clip_labels"]], cosines.max(axis=1))
+
+
+def test_the_results_are_the_same_without_asserts(manifest: Path, run: Run, tmp_path: Path) -> None:
+    command = "from curation_features.cli import main; raise SystemExit(main())"
+    run(command, "process", "data/incoming/b.json", "--output", "plain.json")
+    run(command, "cache", "clear", "--all")
+    run(command, "process", "data/incoming/b.json", "--output", "optimized.json", PYTHONOPTIMIZE="1")
+    assert (tmp_path / "plain.json").read_bytes() == (tmp_path / "optimized.json").read_bytes()

@@ -1,0 +1,252 @@
+"""Settings: which source wins, what is refused and by which name, and what each one changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation_features.errors import SettingsError
+from curation_features.schema import METRICS
+from curation_features.settings import Settings, load_settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+WriteToml = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def write_toml(tmp_path: Path) -> WriteToml:
+    """Write the project's `config/settings.toml` and return its path."""
+
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "config" / "settings.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def env(**values: str) -> dict[str, str]:
+    return {f"CURATION_FEATURES_{name.upper()}": value for name, value in values.items()}
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_beats_the_file_and_the_file_beats_the_default(tmp_path: Path, write_toml: WriteToml) -> None:
+    write_toml('device = "cuda"\nworkers = 3')
+    settings = load_settings(tmp_path, env(device="cpu"))
+    assert (settings.device, settings.workers, settings.precision) == ("cpu", 3, "auto")
+
+
+def test_the_specification_s_constants_are_the_defaults() -> None:
+    settings = Settings()
+    assert settings.model == "hf-hub:laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"
+    assert (settings.preview_side, settings.sharpness_scale, settings.noise_sigma_max) == (512, 2000.0, 0.08)
+    assert (settings.clip_low, settings.clip_high, settings.clip_iqa_side, settings.brisque_side) == (2, 253, 336, 1024)
+    assert settings.temperature is None
+    assert settings.on_missing_weights == "fail"
+
+
+def test_the_root_is_given_or_from_the_environment_or_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert load_settings(tmp_path, env(root="/elsewhere")).root == tmp_path
+    assert load_settings(None, env(root=str(tmp_path))).root == tmp_path
+    assert load_settings(None, {}).root == tmp_path / "cwd"
+
+
+def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURATION_FEATURES_WORKERS", "5")
+    assert load_settings(tmp_path).workers == 5
+
+
+def test_other_variables_are_nobody_s_business(tmp_path: Path) -> None:
+    others = {"CURATION_FEATURE_DEVICE": "x", "DEVICE": "x", **env(shared_data="/x")}
+    assert load_settings(tmp_path, others) == load_settings(tmp_path, {})
+
+
+def test_data_and_cache_lie_under_the_root_unless_absolute(tmp_path: Path) -> None:
+    assert load_settings(tmp_path, {}).cache_path == tmp_path / "data" / "cache" / "features"
+    assert load_settings(tmp_path, env(data_dir="/elsewhere")).cache_path == Path("/elsewhere/cache/features")
+
+
+@pytest.mark.parametrize(
+    ("toml", "variables", "name", "value"),
+    [
+        ("temperature = 50", {}, "temperature", 50.0),
+        ("", env(temperature="0.5"), "temperature", 0.5),
+        ("batch_size = 8", {}, "batch_size", 8),
+        ("", env(max_pixels="1000"), "max_pixels", 1000),
+        ('fallback_labels = ["a", "b, c", "d", "e", "f"]', {}, "fallback_labels", ("a", "b, c", "d", "e", "f")),
+        ("", env(fallback_labels="a b,c, d ,e,f,"), "fallback_labels", ("a b", "c", "d", "e", "f")),
+        ("", env(photo_roots=""), "photo_roots", ()),
+    ],
+)
+def test_values_become_what_the_setting_is(
+    tmp_path: Path, write_toml: WriteToml, toml: str, variables: dict[str, str], name: str, value: Any
+) -> None:
+    write_toml(toml)
+    found = getattr(load_settings(tmp_path, variables), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "roots"),
+    [
+        ("/a:/b c", ("/a", "/b c")),
+        ("s3://bucket/x", ("s3://bucket/x",)),
+        ("/a:s3://bucket/x:gs://other:/b", ("/a", "s3://bucket/x", "gs://other", "/b")),
+        (":/a::file:///b:", ("/a", "file:///b")),
+    ],
+)
+def test_photo_roots_are_separated_as_in_path_and_may_be_uris(
+    tmp_path: Path, text: str, roots: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.pathsep", ":")
+    assert load_settings(tmp_path, env(photo_roots=text)).photo_roots == roots
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+WRONG_VALUES = [
+    ("device", '"gpu"', "gpu"),
+    ("precision", '"bf16"', "bf16"),
+    ("on_missing_weights", '"ignore"', "ignore"),
+    ("batch_size", "-1", "-1"),
+    ("workers", "1.5", "1.5"),
+    ("workers", '"many"', "many"),
+    ("max_pixels", "0", "0"),
+    ("temperature", "0", "0"),
+    ("temperature", "-1.0", "-1.0"),
+    ("temperature", "nan", "nan"),
+    ("noise_sigma_max", "inf", "inf"),
+    ("sharpness_scale", "9" * 400, "9" * 400),
+    ("model", '""', ""),
+    ("data_dir", '""', ""),
+    ("clip_iqa_side", "31", "31"),
+]
+
+
+@pytest.mark.parametrize(("name", "in_toml", "in_environ"), WRONG_VALUES)
+def test_a_wrong_value_is_named_with_its_source(
+    tmp_path: Path, write_toml: WriteToml, name: str, in_toml: str, in_environ: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^environment: .*{name}"):
+        load_settings(tmp_path, env(**{name: in_environ}))
+    path = write_toml(f"{name} = {in_toml}")
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: .*{name}"):
+        load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["model = 5", "noise_sigma_max = true", "workers = true", "photo_roots = [1]", "temperature = []", "[device]"],
+)
+def test_a_toml_value_of_another_type_is_refused(tmp_path: Path, write_toml: WriteToml, line: str) -> None:
+    path = write_toml(line)
+    name = line.split(" ")[0].strip("[]")
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: {name}: expected "):
+        load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    "content", ["device = ", b'model = "\xe9"', "a = 1\na = 2", "workers = " + "9" * 5000, "x = " + "[" * 5000]
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, write_toml: WriteToml, content: str | bytes) -> None:
+    path = write_toml(content)
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: cannot be read as TOML: "):
+        load_settings(tmp_path, {})
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config" / "settings.toml").mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"settings\.toml: cannot be read"):
+        load_settings(tmp_path, {})
+
+
+def test_an_unknown_name_comes_with_the_nearest_known_one(tmp_path: Path, write_toml: WriteToml) -> None:
+    with pytest.raises(SettingsError, match=r"^environment: unknown setting 'devise'; did you mean 'device'\?$"):
+        load_settings(tmp_path, env(devise="cpu"))
+    path = write_toml("xyzzy = 1")
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: unknown setting 'xyzzy'$"):
+        load_settings(tmp_path, {})
+
+
+def test_the_root_is_not_a_setting_of_the_file(tmp_path: Path, write_toml: WriteToml) -> None:
+    write_toml('root = "/elsewhere"')
+    with pytest.raises(SettingsError, match="unknown setting 'root'"):
+        load_settings(tmp_path, {})
+
+
+def test_clipping_limits_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"clip_low \(100\) must be smaller than clip_high \(100\)"):
+        load_settings(tmp_path, env(clip_low="100", clip_high="100"))
+
+
+@pytest.mark.parametrize("labels", ["a", "a,b,c,d", "a,b,c,d,e,f"])
+def test_fallback_labels_are_as_many_as_a_photo_has(tmp_path: Path, labels: str) -> None:
+    with pytest.raises(SettingsError, match="fallback_labels: give 5 labels, or none"):
+        load_settings(tmp_path, env(fallback_labels=labels))
+
+
+def test_settings_made_in_python_are_checked_too(tmp_path: Path) -> None:
+    settings = Settings(root=tmp_path)
+    with pytest.raises(SettingsError, match="device: 'gpu' is not one of auto, mps, cuda, cpu"):
+        settings.replace(device="gpu")
+    with pytest.raises(SettingsError, match="workers: expected int"):
+        Settings(workers="3")  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.device = "cpu"  # type: ignore[misc]
+
+
+# --- what a setting changes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ("sharpness", {"preview_side", "sharpness_scale"}),
+        ("exposure", {"preview_side", "clip_low", "clip_high"}),
+        ("noise", {"preview_side", "noise_sigma_max"}),
+        ("clip_iqa", {"clip_iqa_side"}),
+        ("brisque", {"brisque_side"}),
+        ("embedding", {"model", "precision"}),
+        ("labels", {"temperature"}),
+    ],
+)
+def test_a_part_is_changed_by_its_own_constants_only(part: str, names: set[str]) -> None:
+    settings = Settings()
+    assert settings.constants(part) == {name: getattr(settings, name) for name in names}
+
+
+def test_every_part_that_a_setting_names_exists() -> None:
+    parts = {part for spec in dataclasses.fields(Settings) for part in spec.metadata["affects"]}
+    assert parts == {metric.name for metric in METRICS} | {"embedding", "labels"}
+
+
+# --- the file that ships ------------------------------------------------------------------------------------------
+
+
+def test_the_file_in_the_repository_documents_every_setting_and_sets_none(
+    tmp_path: Path, write_toml: WriteToml
+) -> None:
+    text = (REPOSITORY / "config" / "settings.toml").read_text()
+    assert tomllib.loads(text) == {}
+
+    write_toml(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
+    given = tomllib.loads((tmp_path / "config" / "settings.toml").read_text())
+    specs = {spec.name: spec for spec in dataclasses.fields(Settings) if spec.name != "root"}
+    assert list(given) == list(specs)
+    assert all(spec.metadata["help"] in text for spec in specs.values())
+    assert load_settings(tmp_path, {}).replace(temperature=None) == Settings(root=tmp_path)

@@ -1,0 +1,164 @@
+"""Artifacts on disk, and the tables in them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from curation_features.errors import StoreError
+from curation_features.manifest import Batch, batch_from
+from curation_features.schema import (
+    METRICS,
+    Embedding,
+    FeatureError,
+    Labelling,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+    PhotoRecord,
+)
+from curation_features.stages.merge import merge
+from curation_features.store import ArtifactStore
+
+VERSION = {"technical": "t", "clip": "c"}
+
+
+def batch(*ids: str, **more: object) -> Batch:
+    artifacts = [{"photo_id": name, "original_uri": f"{name}.jpg", "exif": {"iso": 64}} for name in ids]
+    return batch_from({"batch_id": "b", "artifacts": artifacts, **more})
+
+
+def measured(name: str) -> PhotoRecord:
+    vector = np.full(4, 0.5, np.float32)
+    scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
+    labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
+    labelling = Labelling(labels, (0.1, 0.2, -0.3), 0.25)
+    return PhotoRecord(
+        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), labelling
+    )
+
+
+def failed(name: str) -> PhotoRecord:
+    return PhotoRecord(name, f"{name}.jpg", failure=FeatureError("photo", "truncated", "ends early"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def test_a_manifest_comes_back_whole(store: ArtifactStore) -> None:
+    accepted = batch("a", "b", note={"z": 1, "a": [None, 1.5]})
+    store.put_manifest(accepted)
+    assert store.manifest("b") == accepted
+    assert store.batch_ids() == ["b"]
+
+
+def test_a_missing_manifest_says_how_to_get_it(store: ArtifactStore) -> None:
+    with pytest.raises(StoreError, match="materialize MANIFEST"):
+        store.manifest("b")
+
+
+def test_technical_records_survive_their_table(store: ArtifactStore) -> None:
+    records = [measured("a"), failed("b")]
+    store.write_stage("technical_metrics", batch("a", "b"), records, {"versions": {}})
+    one, two = store.read_stage("technical_metrics", batch("a", "b"))
+    assert one.measurements == records[0].measurements
+    assert one.info == records[0].info
+    assert two.failure == records[1].failure
+
+
+def test_an_error_of_one_metric_survives_its_table(store: ArtifactStore) -> None:
+    record = measured("a")
+    record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "flat_image", "no variation"))
+    store.write_stage("technical_metrics", batch("a"), [record], {"versions": {}})
+    [back] = store.read_stage("technical_metrics", batch("a"))
+    assert back.measurements == record.measurements
+
+
+def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> None:
+    record = measured("a")
+    record.embedding = Embedding(np.random.default_rng(0).normal(size=768).astype(np.float32))
+    store.write_stage("image_embeddings", batch("a", "b"), [record, failed("b")], {"versions": {}})
+    one, two = store.read_stage("image_embeddings", batch("a", "b"))
+    assert one.embedding is not None
+    np.testing.assert_array_equal(one.embedding.vector, record.embedding.vector)
+    assert two.embedding is not None
+    assert two.embedding.vector is None
+
+
+def test_labels_survive_their_table(store: ArtifactStore) -> None:
+    store.write_stage("clip_labels", batch("a"), [measured("a")], {"versions": {}})
+    [back] = store.read_stage("clip_labels", batch("a"))
+    assert back.labelling == measured("a").labelling
+
+
+def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:
+    store.write_stage("clip_labels", batch("a"), [measured("a")], {"versions": {}})
+    with pytest.raises(StoreError, match="another version of its manifest"):
+        list(store.read_stage("clip_labels", batch("a", "b")))
+    with pytest.raises(StoreError, match="materialize it"):
+        list(store.read_stage("technical_metrics", batch("a")))
+
+
+def test_the_digest_follows_content_and_versions(store: ArtifactStore) -> None:
+    def written(record: PhotoRecord, **versions: str) -> str:
+        return store.write_stage("technical_metrics", batch("a"), [record], {"versions": versions}).digest
+
+    changed = measured("a")
+    changed.measurements["noise"] = Measurement(0.250001, {"noise_sigma": 1.5})
+    assert written(measured("a")) == written(measured("a"))
+    assert len({written(measured("a")), written(changed), written(measured("a"), noise="2")}) == 3
+
+
+def test_the_features_table_opens_in_pandas_with_null_for_defaults(store: ArtifactStore) -> None:
+    degraded = measured("b")
+    degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
+    records = [measured("a"), degraded, failed("c")]
+    merged = merge(batch("a", "b", "c"), records, VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), {"labels": ["x"]})
+    frame = pd.read_parquet(artifact.table_path)
+    assert list(frame["status"]) == ["ok", "degraded", "failed"]
+    assert list(frame["photo_id"]) == ["a", "b", "c"]
+    assert frame["noise"].isna().tolist() == [False, True, True]
+    assert merged.document["artifacts"][1]["features"]["tech"]["noise"] == 1.0
+    assert frame["tenengrad"][0] == 1.5
+    assert frame["clip_labels"][2] is None
+    assert frame["label"].isna().tolist() == [False, False, True]
+    assert all(math.isfinite(value) for value in frame["sharpness"].dropna())
+
+
+def test_the_same_features_are_the_same_bytes(store: ArtifactStore) -> None:
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    first = store.write_features(merged.document, merged.rows(), {})
+    before = first.table_path.read_bytes(), first.json_path.read_bytes()
+    second = store.write_features(merged.document, merged.rows(), {})
+    assert (second.table_path.read_bytes(), second.json_path.read_bytes()) == before
+    assert second.digest == first.digest
+
+
+def test_text_that_arrow_cannot_hold_does_not_stop_a_batch(store: ArtifactStore) -> None:
+    odd = batch_from({"batch_id": "b", "artifacts": [{"photo_id": "p", "original_uri": "bad\ud800.jpg"}]})
+    record = PhotoRecord("p", "bad\ud800.jpg", failure=FeatureError("photo", "missing", "no file bad\ud800.jpg"))
+    merged = merge(odd, [record], VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), {})
+    assert pd.read_parquet(artifact.table_path)["status"].tolist() == ["failed"]
+    store.write_stage("technical_metrics", odd, [record], {"versions": {}})
+
+
+def test_an_empty_batch_is_a_table_without_rows(store: ArtifactStore) -> None:
+    merged = merge(batch(), [], VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), {})
+    assert pd.read_parquet(artifact.table_path).empty
+
+
+def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore) -> None:
+    store.data_path.mkdir()
+    (store.data_path / "features").write_text("a file where a folder should be")
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.write_features(merged.document, merged.rows(), {})
