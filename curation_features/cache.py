@@ -14,6 +14,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ class CacheEntry:
 
     def add(self, part: str, version: str, result: Measurement | Embedding | Labelling) -> None:
         """Keep a result, unless it is an error that another run might not meet."""
-        if result.error is not None and result.error.reason not in PERMANENT_REASONS:
+        if result.error is not None and not (
+            isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
+        ):
             return
         self.versions[part] = version
         if isinstance(result, Measurement):
@@ -107,7 +110,10 @@ class FeatureCache:
 
     def stats(self) -> CacheStats:
         """Count and size of the entries."""
-        sizes = [path.stat().st_size for path in self._entries()]
+        sizes: list[int] = []
+        for path in self._entries():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                sizes.append(path.stat().st_size)
         return CacheStats(len(sizes), sum(sizes), self.label_embeddings.exists())
 
     def clear(self, *, label_embeddings: bool = False) -> int:

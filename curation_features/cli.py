@@ -38,7 +38,9 @@ Command = Callable[[argparse.Namespace, Settings], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `EXIT_CODES`)."""
     args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s:%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s:%(name)s:%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:  # on the handler: Dagster sets the level of the package's logger
+        handler.setLevel(logging.INFO if args.verbose else logging.WARNING)
     if args.verbose:
         logging.getLogger("curation_features").setLevel(logging.INFO)
     command: Command = args.command
@@ -87,23 +89,24 @@ def process(args: argparse.Namespace, settings: Settings) -> int:
     from curation_features.store import ArtifactStore
 
     batch = read_manifest(args.manifest)
-    stages = _stages(settings)
-    with _progress("Measuring", _distinct(batch)) as stages.progress:
+    stages = _stages(settings, to_stderr=args.output == "-")
+    with _progress("Measuring", _distinct(batch)) as advance:
+        stages.progress = advance
         merged = FeaturesService(stages=stages).run(batch)
     if args.output:
         _write_output(args.output, to_json(merged.document))
         return 0
-    metadata = {"labels": stages.classifier.vocabulary.labels}
-    artifact = ArtifactStore(settings.data_path).write_features(merged.document, merged.rows(), metadata)
+    store = ArtifactStore(settings.data_path)
+    artifact = store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
     _show(merged.document, [artifact.json_path, artifact.table_path])
     return 0
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> int:
     """Process a manifest through Dagster, now."""
-    from curation_features.definitions import build_definitions
     from curation_features.manifest import read_manifest
     from curation_features.orchestration import launch
+    from curation_features.orchestration.project import build_definitions
     from curation_features.settings import packaged_file
     from curation_features.store import ArtifactStore
 
@@ -112,7 +115,8 @@ def materialize(args: argparse.Namespace, settings: Settings) -> int:
     definitions = build_definitions(settings, resources={"stages": stages, "store": store})
     with launch.project_instance(settings, packaged_file("dagster.yaml")) as instance:
         launch.accept(batch, store, instance)
-        with _progress("Measuring", _distinct(batch)) as stages.progress:
+        with _progress("Measuring", _distinct(batch)) as advance:
+            stages.progress = advance
             result = launch.materialize(batch, definitions, instance)
     for step, failure in result.failures.items():
         print(f"curation-features: {step} failed: {failure}", file=sys.stderr)
@@ -159,7 +163,7 @@ def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _stages(settings: Settings) -> FeatureStages:
+def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
     """The stages of a run; says at once, and once, what will be missing from its results."""
     from curation_features.errors import WeightsError
     from curation_features.stages import FeatureStages
@@ -179,7 +183,7 @@ def _stages(settings: Settings) -> FeatureStages:
             "How to get the weights: curation-features models status",
         ]
         panel = Panel(Text("\n".join(lines)), title="Degraded run: model weights are missing", border_style="yellow")
-        _console().print(panel)
+        _console(to_stderr).print(panel)
     return stages
 
 
@@ -190,24 +194,21 @@ def _show(document: dict[str, Any], paths: Sequence[Path]) -> None:
 
     from curation_features.schema import METRIC_NAMES
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("photo", max_width=20, no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("photo", max_width=16, no_wrap=True)
+    table.add_column("status", no_wrap=True, min_width=len("degraded"))
     for name in METRIC_NAMES:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("labels")
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("best label", no_wrap=True, min_width=10)
     for artifact in document["artifacts"][:50]:
         features = artifact["features"]
         defaults = {error["stage"] for error in features["errors"]}
         unread = "photo" in defaults
         scores = ["-" if unread or name in defaults else f"{features['tech'][name]:.3f}" for name in METRIC_NAMES]
-        labels = [
-            f"{item['label']} {item['confidence']:.2f}" for item in features["clip_labels"][:2] if item["confidence"]
-        ]
+        best = features["clip_labels"][0]
+        label = f"{best['confidence']:.2f} {best['label']}" if best["confidence"] else "-"
         name = Path(str(artifact.get("original_uri") or artifact["photo_id"])).name
-        table.add_row(
-            *(Text(_printable(cell)) for cell in (name, features["status"], *scores, ", ".join(labels) or "-"))
-        )
+        table.add_row(*(Text(_printable(cell)) for cell in (name, features["status"], *scores, label)))
     console = _console()
     console.print(table)
     if len(document["artifacts"]) > 50:
@@ -251,10 +252,10 @@ def _distinct(batch: Batch) -> int:
     return len(distinct_photos(batch))
 
 
-def _console() -> Console:
+def _console(to_stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, stderr=to_stderr)
 
 
 @contextmanager

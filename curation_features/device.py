@@ -48,7 +48,7 @@ def is_available(name: str) -> bool:
 
 
 def select_device(settings: Settings, available: Callable[[str], bool] = is_available) -> Device:
-    """The device that `settings` ask for; `auto` takes MPS, or else CUDA, or else the CPU. Logs the choice.
+    """The device that `settings` ask for; `auto` takes MPS, or else CUDA, or else the CPU.
 
     The precision `auto` is fp16 on MPS and CUDA and fp32 on the CPU, where fp16 is many times slower.
 
@@ -65,6 +65,10 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
             f"device: {settings.device!r} is not available on this machine (no such hardware, or a torch built without "
             "it); set CURATION_FEATURES_DEVICE=auto or cpu"
         )
-    logger.info(_LOG_LINE[name])
     fp16 = settings.precision == "fp16" or (settings.precision == "auto" and name != "cpu")
     return Device(name, "fp16" if fp16 else "fp32")
+
+
+def announce(device: Device) -> None:
+    """Say in the log which device is used."""
+    logger.info(_LOG_LINE[device.name])

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from curation_features import files
-from curation_features.errors import InvalidWeightsError, MissingWeightsError, SettingsError, WeightsError
+from curation_features.errors import (
+    CurationError,
+    InvalidWeightsError,
+    MissingWeightsError,
+    SettingsError,
+    WeightsError,
+)
 from curation_features.settings import ENV_PREFIX, Settings
 
 S = TypeVar("S")
@@ -102,6 +108,15 @@ class LazyModel(Generic[T]):
         except WeightsError as error:
             self._failure, self._failed_at = error, time.monotonic()
             raise
+        except CurationError:
+            raise
+        except Exception as error:
+            summary = f"a model cannot be loaded ({type(error).__name__}: {error})"
+            self._failure = WeightsError(
+                "load_failed", f"{summary}; free memory, or see the error it comes from", summary
+            )
+            self._failed_at = time.monotonic()
+            raise self._failure from error
 
 
 CLIP_CONFIG = "open_clip_config.json"

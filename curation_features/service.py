@@ -33,7 +33,9 @@ class FeaturesService:
     """
 
     def __init__(self, settings: Settings | None = None, *, stages: FeatureStages | None = None) -> None:
-        self.settings = settings or (stages.settings if stages else load_settings())
+        if settings is not None and stages is not None:
+            raise ValueError("give settings, or stages that have settings of their own; not both")
+        self._settings = settings
         self._stages = stages
         self._lock = threading.Lock()
 
@@ -57,20 +59,20 @@ class FeaturesService:
         stats = RunStats()
         plan = stages.plan(ALL_PARTS)
         records = []
-        for record in stages.label(stages.measure(batch, plan, stats), plan, stats):
+        for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
             record.embedding = None  # labels are made, and vectors are large: a long batch need not hold them
             records.append(record)
         with stats.timing("merge"):
             version = {"technical": plan.technical_version, "clip": plan.clip_version}
             vocabulary = stages.classifier.vocabulary
-            merged = merge(batch, records, version, vocabulary.labels, self.settings.fallback_labels)
+            merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
         _log_batch(batch, merged, stats)
         return merged
 
     def _feature_stages(self) -> FeatureStages:
         with self._lock:
             if self._stages is None:
-                self._stages = FeatureStages(self.settings)
+                self._stages = FeatureStages(self._settings or load_settings())
             return self._stages
 
 

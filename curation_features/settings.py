@@ -107,11 +107,21 @@ class Settings:
 
     def constants(self, part: str) -> dict[str, Any]:
         """The settings that change the numbers of `part` (a metric's name, `embedding` or `labels`)."""
-        return {
+        found = {
             spec.name: getattr(self, spec.name)
             for spec in dataclasses.fields(self)
             if part in spec.metadata.get("affects", ())
         }
+        return found | {"precision": self._told_precision} if "precision" in found else found
+
+    @property
+    def _told_precision(self) -> str:
+        """The precision as far as settings tell it. Where the device is automatic too, results of all devices count as
+        equal: they agree to about 1e-3, and finding the device out would load torch in a run that needs none.
+        """
+        if self.precision != "auto" or self.device == "auto":
+            return self.precision
+        return "fp32" if self.device == "cpu" else "fp16"
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`, checked like any other settings."""

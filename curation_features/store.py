@@ -10,8 +10,10 @@ Everything is written to a temporary name, flushed to disk and renamed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ from curation_features.tables import (
     STAGE_TABLES,
     Row,
     RowDigest,
+    StageTable,
+    cannot_write,
     read_metadata,
     read_rows,
     record_of,
-    write_table,
+    table_writer,
 )
 
 
@@ -73,6 +77,10 @@ class ArtifactStore:
                 f"no usable manifest for batch {batch_id!r} at {path} ({error}); "
                 f"accept it again: curation-features materialize MANIFEST"
             ) from error
+        if batch.batch_id != batch_id:
+            raise StoreError(
+                f"{path}: holds the manifest of batch {batch.batch_id!r}; remove it, or accept the right one"
+            )
         return batch
 
     def batch_ids(self) -> list[str]:
@@ -83,20 +91,30 @@ class ArtifactStore:
         """Where a stage keeps what it made of a batch."""
         return self.data_path / "stages" / stage / f"{batch_id}.parquet"
 
-    def write_stage(
-        self, stage: str, batch: Batch, records: Iterable[PhotoRecord], metadata: Mapping[str, Any]
-    ) -> StageArtifact:
-        """Write the records of a stage as they come. `metadata` and the manifest's digest are kept with them."""
-        table = STAGE_TABLES[stage]
-        path = self.stage_path(stage, batch.batch_id)
-        full = {**metadata, "manifest": batch.digest}
-        digest = RowDigest(table.digested, str(sorted(metadata.get("versions", {}).items())))
-        rows = digest.over(table.to_row(record) for record in records)
-        try:
-            write_table(path, table.columns, rows, full)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
-        return StageArtifact(path, digest.hexdigest(), full)
+    def write_stages(
+        self, batch: Batch, records: Iterable[PhotoRecord], versions: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, StageArtifact]:
+        """Write what one or several stages made, out of one stream of records, as they come.
+
+        Args:
+            versions: for each stage to be written, the versions of its parts. They are kept with it, as is the
+                digest of the manifest.
+        """
+        writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
+        artifacts: dict[str, Callable[[], StageArtifact]] = {}
+        with ExitStack() as stack:
+            for stage, parts in versions.items():
+                table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
+                metadata = {"versions": dict(parts), "manifest": batch.digest}
+                digest = RowDigest(table.digested, str(sorted(parts.items())))
+                writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
+                artifacts[stage] = partial(_stage_artifact, path, digest, metadata)
+            for record in records:
+                for table, add, digest in writers:
+                    row = table.to_row(record)
+                    digest.add(row)
+                    add(row)
+        return {stage: artifact() for stage, artifact in artifacts.items()}
 
     def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
         """Metadata of what a stage made of exactly this manifest; raises `StoreError` where it made nothing of it."""
@@ -117,8 +135,15 @@ class ArtifactStore:
     def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """The records of a stage, in the order of the batch's distinct photos."""
         self.stage_metadata(stage, batch)
-        table = STAGE_TABLES[stage]
-        for row in read_rows(self.stage_path(stage, batch.batch_id)):
+        table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
+        rows = read_rows(path)
+        while True:
+            try:
+                row = next(rows, None)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{path}: cannot be read ({error}): materialize {stage} again") from error
+            if row is None:
+                return
             record = record_of(row)
             table.restore(record, row)
             yield record
@@ -129,15 +154,19 @@ class ArtifactStore:
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
     def write_features(
-        self, document: Mapping[str, Any], rows: Iterable[Row], metadata: Mapping[str, Any]
+        self, document: Mapping[str, Any], rows: Iterable[Row], version: Mapping[str, str], labels: Sequence[str]
     ) -> FeatureArtifact:
-        """Write the enriched artifacts. The JSON file comes last: where it stands, the table stands too."""
+        """Write the enriched artifacts. The JSON file comes last: where it stands, the table stands too.
+
+        Args:
+            version: the `version` of the features.
+            labels: the vocabulary, in the order of the table's cosines.
+        """
         json_path, table_path = self.feature_paths(document["batch_id"])
         data = to_json(document)
-        try:
-            write_table(table_path, FEATURE_COLUMNS, rows, metadata)
-        except OSError as error:
-            raise _cannot_write(table_path, error) from error
+        with table_writer(table_path, FEATURE_COLUMNS, {"version": dict(version), "labels": list(labels)}) as add:
+            for row in rows:
+                add(row)
         self._write(json_path, data)
         return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())
 
@@ -145,10 +174,8 @@ class ArtifactStore:
         try:
             write_bytes(path, data)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{path}: cannot be written ({error.strerror or error}); free space or permissions, then run again"
-    )
+def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:
+    return StageArtifact(path, digest.hexdigest(), metadata)

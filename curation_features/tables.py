@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curation_features.errors import StoreError
 from curation_features.files import replacing
 from curation_features.schema import (
     METRICS,
@@ -213,20 +214,44 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
     }
 
 
-def write_table(
-    path: Path, columns: Mapping[str, tuple[str, str]], rows: Iterable[Row], metadata: Mapping[str, Any]
-) -> int:
-    """Write rows to `path` as Parquet, whole or not at all, in bounded memory; returns how many there were."""
+@contextmanager
+def table_writer(
+    path: Path, columns: Mapping[str, tuple[str, str]], metadata: Mapping[str, Any]
+) -> Iterator[Callable[[Row], None]]:
+    """Give a function that adds a row to the Parquet file at `path`, which appears when the block succeeds.
+
+    Rows are written in groups, so that memory does not grow with the table.
+
+    Raises:
+        StoreError: the file cannot be written; what was at `path` before is intact.
+    """
     import pyarrow.parquet as pq
 
     schema = arrow_schema(columns, metadata)
-    count = 0
-    source = iter(rows)
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        while group := list(islice(source, ROWS_PER_GROUP)):
-            writer.write_table(_arrow_table(group, schema))
-            count += len(group)
-    return count
+    waiting: list[Row] = []
+
+    def add(row: Row) -> None:
+        waiting.append(row)
+        if len(waiting) == ROWS_PER_GROUP:
+            flush()
+
+    def flush() -> None:
+        if waiting:
+            writer.write_table(_arrow_table(waiting, schema))
+            waiting.clear()
+
+    try:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            yield add
+            flush()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """The error of a file that could not be written."""
+    cause = error.strerror or error
+    return StoreError(f"{path}: cannot be written ({cause}); free space or permissions, then run again")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -254,21 +279,24 @@ def record_of(row: Row) -> PhotoRecord:
 
 
 class RowDigest:
-    """A digest over rows as they pass by: the data version of a table."""
+    """A digest over rows: the data version of a table.
+
+    Args:
+        names: the columns that count.
+        inputs: what else counts.
+    """
 
     def __init__(self, names: Sequence[str], *inputs: str) -> None:
         self._names = names
         self._hash = hashlib.sha256("\n".join(inputs).encode())
 
-    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass `rows` on unchanged while taking them in."""
-        for row in rows:
-            content = {name: row[name] for name in self._names}
-            self._hash.update(json.dumps(content, sort_keys=True, allow_nan=False).encode() + b"\n")
-            yield row
+    def add(self, row: Row) -> None:
+        """Take in one row."""
+        content = {name: row[name] for name in self._names}
+        self._hash.update(json.dumps(content, sort_keys=True, allow_nan=False).encode() + b"\n")
 
     def hexdigest(self) -> str:
-        """The digest of the rows that have passed."""
+        """The digest of the rows so far."""
         return self._hash.hexdigest()
 
 

@@ -18,7 +18,7 @@ from curation_features.manifest import Batch, batch_from
 from curation_features.models import LazyModel
 from curation_features.photos import decode
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models, pixels
+from curation_features.stages import FeatureStages, Models, preparation
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 pytest_plugins = ["checkpoints"]
@@ -106,5 +106,5 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         found.decoded.append(file.sha256)
         return decode(file, **limits)
 
-    monkeypatch.setattr(pixels, "decode", counted)
+    monkeypatch.setattr(preparation, "decode", counted)
     return found

@@ -69,6 +69,15 @@ def test_missing_weights_stop_a_run_with_code_3(no_weights: Path, capsys: pytest
     assert not (no_weights / "data" / "features").exists()
 
 
+def test_a_degraded_run_to_standard_output_is_json_alone_too(no_weights: Path, capsysbinary) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    capsysbinary.readouterr()
+    assert main(["process", "data/incoming/trip.json", "--allow-degraded", "--output", "-"]) == 0
+    shown = capsysbinary.readouterr()
+    assert json.loads(shown.out)["batch_id"] == "trip"
+    assert b"Degraded run" in shown.err
+
+
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest.CaptureFixture[str], command) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])

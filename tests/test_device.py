@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from curation_features.device import Device, is_available, select_device
+from curation_features.device import Device, announce, is_available, select_device
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
@@ -17,9 +17,11 @@ from curation_features.settings import Settings
         (set(), Device("cpu", "fp32"), "Using CPU"),
     ],
 )
-def test_auto_takes_mps_then_cuda_then_the_cpu_and_says_so_once(settings, caplog, present, expected, line):
+def test_auto_takes_mps_then_cuda_then_the_cpu_and_says_so(settings, caplog, present, expected, line):
     with caplog.at_level(logging.INFO):
-        assert select_device(settings, present.__contains__) == expected
+        device = select_device(settings, present.__contains__)
+        announce(device)
+    assert device == expected
     assert caplog.messages == [line]
 
 

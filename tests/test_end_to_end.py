@@ -159,7 +159,11 @@ def test_service_and_pipeline_give_the_same_bytes(manifest: Path, run: Run) -> N
     )
     run(code)
     project = manifest.parents[2]
-    assert (project / "service.json").read_bytes() == (project / "data" / "features" / "b.json").read_bytes()
+    features = project / "data" / "features"
+    assert (project / "service.json").read_bytes() == (features / "b.json").read_bytes()
+    table = (features / "b.parquet").read_bytes()
+    run("from curation_features.cli import main; assert main(['process', 'data/incoming/b.json']) == 0")
+    assert (features / "b.parquet").read_bytes() == table
 
 
 def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, run: Run) -> None:

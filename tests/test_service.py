@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation_features.errors import ManifestError, MissingWeightsError
-from curation_features.models import LazyModel
-from curation_features.schema import METRIC_NAMES
+from curation_features.errors import InvalidWeightsError, ManifestError, MissingWeightsError, SettingsError
+from curation_features.models import LazyModel, Weights
+from curation_features.schema import METRIC_NAMES, Embedding
 from curation_features.service import FeaturesService
 
 
@@ -91,7 +91,8 @@ def test_new_labels_touch_neither_photos_nor_the_image_model(world, batch) -> No
         ({"noise_sigma_max": 0.1}, {"decoded"}),
         ({"brisque_side": 512}, {"decoded", "brisque"}),
         ({"clip_iqa_side": 224}, {"decoded", "clip_iqa"}),
-        ({"precision": "fp32"}, {"decoded", "clip_images", "clip_texts"}),
+        ({"precision": "fp16"}, {"decoded", "clip_images", "clip_texts"}),
+        ({"precision": "fp32"}, set()),  # what "auto" is on a CPU
         ({"temperature": 50.0}, set()),
         ({"workers": 3, "batch_size": 2}, set()),
     ],
@@ -236,8 +237,10 @@ def test_one_id_for_two_copies_of_an_image_is_fine(world, batch) -> None:
     copy = world.root / "photos" / "copy.png"
     copy.write_bytes((world.root / "photos" / "0.png").read_bytes())
     batch["artifacts"][3] = {**batch["artifacts"][0], "original_uri": "./photos/copy.png"}
-    result = features(FeaturesService(stages=world.stages()).process(batch))
-    assert result[0] == result[3]
+    results = []
+    done = world.done_by(lambda: results.extend(features(FeaturesService(stages=world.stages()).process(batch))))
+    assert results[0] == results[3]
+    assert done["decoded"] == done["clip_images"] == 3
 
 
 def test_an_id_never_becomes_a_path(world) -> None:
@@ -294,3 +297,76 @@ def test_a_read_only_cache_costs_speed_and_not_results(world, batch) -> None:
     folder.rmdir()
     folder.write_text("a file where the cache should be")
     assert FeaturesService(stages=world.stages()).process(batch) == expected
+
+
+def unloadable(error: Exception) -> tuple[LazyModel, list[int]]:
+    """A model that is there and cannot be loaded, and a list that grows with each try."""
+    tries: list[int] = []
+
+    def load(_: Weights) -> None:
+        tries.append(1)
+        raise error
+
+    return LazyModel(lambda: Weights("broken", Path(), "0" * 64), load), tries
+
+
+def test_a_device_that_is_not_there_stops_the_run(world, batch) -> None:
+    model, _ = unloadable(SettingsError("device: 'cuda' is not available"))
+    stages = world.stages(world.settings.replace(on_missing_weights="degrade"), clip=model)
+    with pytest.raises(SettingsError, match="not available"):
+        FeaturesService(stages=stages).process(batch)
+
+
+@pytest.mark.parametrize("error", [InvalidWeightsError("damaged", "damaged"), MemoryError("too big")])
+@pytest.mark.parametrize("part", ["clip", "clip_iqa", "brisque"])
+def test_a_model_that_cannot_be_loaded_is_tried_once_and_degrades(world, batch, part, error) -> None:
+    model, tries = unloadable(error)
+    lenient = world.settings.replace(on_missing_weights="degrade")
+    result = features(FeaturesService(stages=world.stages(lenient, **{part: model})).process(batch))
+    reason = "invalid_weights" if isinstance(error, InvalidWeightsError) else "load_failed"
+    stage = "image_embedding" if part == "clip" else part
+    assert [reasons(record) for record in result] == [[(stage, reason)]] * 4
+    assert len(tries) == 1
+
+
+def test_a_model_that_cannot_be_loaded_stops_a_strict_run(world, batch) -> None:
+    model, _ = unloadable(InvalidWeightsError("the checkpoint is damaged"))
+    with pytest.raises(InvalidWeightsError, match="damaged"):
+        FeaturesService(stages=world.stages(clip=model)).process(batch)
+
+
+def test_new_labels_with_a_model_that_cannot_be_loaded_degrade(world, batch) -> None:
+    model, _ = unloadable(InvalidWeightsError("damaged"))
+    lenient = world.settings.replace(on_missing_weights="degrade")
+    good = LazyModel(lambda: Weights("broken", Path(), "0" * 64), lambda _: world.clip)
+    FeaturesService(stages=world.stages(lenient, clip=good)).process(batch)
+    world.stages().cache.label_embeddings.unlink()
+    relabelled = lenient.replace(temperature=3.0)
+    result = features(FeaturesService(stages=world.stages(relabelled, clip=model)).process(batch))
+    assert [reasons(record) for record in result] == [[("clip_labels", "invalid_weights")]] * 4
+
+
+def test_the_pixel_limit_holds_for_cached_photos_too(world, batch) -> None:
+    FeaturesService(stages=world.stages()).process(batch)
+    strict = world.stages(world.settings.replace(max_pixels=10))
+    result = features(FeaturesService(stages=strict).process(batch))
+    assert [reasons(record) for record in result] == [[("photo", "too_large")]] * 4
+
+
+def test_a_stored_vector_of_another_length_harms_no_neighbour(world, batch) -> None:
+    expected = features(FeaturesService(stages=world.stages()).process(batch))
+    stages = world.stages()
+    first = batch["artifacts"][0]["photo_id"]
+    entry = stages.cache.load(first, first)
+    entry.embedding = Embedding(np.full(4, 0.5, np.float32))
+    del entry.versions["labels"]
+    entry.labelling = None
+    stages.cache.save(first, entry)
+    result = features(FeaturesService(stages=stages).process(batch))
+    assert reasons(result[0]) == [("clip_labels", "invalid_embedding")]
+    assert result[1:] == expected[1:]
+
+
+def test_settings_and_stages_are_not_mixed(world) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        FeaturesService(world.settings, stages=world.stages())

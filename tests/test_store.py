@@ -65,7 +65,7 @@ def test_a_missing_manifest_says_how_to_get_it(store: ArtifactStore) -> None:
 
 def test_technical_records_survive_their_table(store: ArtifactStore) -> None:
     records = [measured("a"), failed("b")]
-    store.write_stage("technical_metrics", batch("a", "b"), records, {"versions": {}})
+    store.write_stages(batch("a", "b"), records, {"technical_metrics": {}})
     one, two = store.read_stage("technical_metrics", batch("a", "b"))
     assert one.measurements == records[0].measurements
     assert one.info == records[0].info
@@ -75,7 +75,7 @@ def test_technical_records_survive_their_table(store: ArtifactStore) -> None:
 def test_an_error_of_one_metric_survives_its_table(store: ArtifactStore) -> None:
     record = measured("a")
     record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "flat_image", "no variation"))
-    store.write_stage("technical_metrics", batch("a"), [record], {"versions": {}})
+    store.write_stages(batch("a"), [record], {"technical_metrics": {}})
     [back] = store.read_stage("technical_metrics", batch("a"))
     assert back.measurements == record.measurements
 
@@ -83,7 +83,7 @@ def test_an_error_of_one_metric_survives_its_table(store: ArtifactStore) -> None
 def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> None:
     record = measured("a")
     record.embedding = Embedding(np.random.default_rng(0).normal(size=768).astype(np.float32))
-    store.write_stage("image_embeddings", batch("a", "b"), [record, failed("b")], {"versions": {}})
+    store.write_stages(batch("a", "b"), [record, failed("b")], {"image_embeddings": {}})
     one, two = store.read_stage("image_embeddings", batch("a", "b"))
     assert one.embedding is not None
     np.testing.assert_array_equal(one.embedding.vector, record.embedding.vector)
@@ -92,13 +92,13 @@ def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> Non
 
 
 def test_labels_survive_their_table(store: ArtifactStore) -> None:
-    store.write_stage("clip_labels", batch("a"), [measured("a")], {"versions": {}})
+    store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
     [back] = store.read_stage("clip_labels", batch("a"))
     assert back.labelling == measured("a").labelling
 
 
 def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:
-    store.write_stage("clip_labels", batch("a"), [measured("a")], {"versions": {}})
+    store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
     with pytest.raises(StoreError, match="another version of its manifest"):
         list(store.read_stage("clip_labels", batch("a", "b")))
     with pytest.raises(StoreError, match="materialize it"):
@@ -107,7 +107,7 @@ def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:
 
 def test_the_digest_follows_content_and_versions(store: ArtifactStore) -> None:
     def written(record: PhotoRecord, **versions: str) -> str:
-        return store.write_stage("technical_metrics", batch("a"), [record], {"versions": versions}).digest
+        return store.write_stages(batch("a"), [record], {"technical_metrics": versions})["technical_metrics"].digest
 
     changed = measured("a")
     changed.measurements["noise"] = Measurement(0.250001, {"noise_sigma": 1.5})
@@ -120,7 +120,7 @@ def test_the_features_table_opens_in_pandas_with_null_for_defaults(store: Artifa
     degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
     records = [measured("a"), degraded, failed("c")]
     merged = merge(batch("a", "b", "c"), records, VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), {"labels": ["x"]})
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, ["x"])
     frame = pd.read_parquet(artifact.table_path)
     assert list(frame["status"]) == ["ok", "degraded", "failed"]
     assert list(frame["photo_id"]) == ["a", "b", "c"]
@@ -134,9 +134,9 @@ def test_the_features_table_opens_in_pandas_with_null_for_defaults(store: Artifa
 
 def test_the_same_features_are_the_same_bytes(store: ArtifactStore) -> None:
     merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
-    first = store.write_features(merged.document, merged.rows(), {})
+    first = store.write_features(merged.document, merged.rows(), VERSION, [])
     before = first.table_path.read_bytes(), first.json_path.read_bytes()
-    second = store.write_features(merged.document, merged.rows(), {})
+    second = store.write_features(merged.document, merged.rows(), VERSION, [])
     assert (second.table_path.read_bytes(), second.json_path.read_bytes()) == before
     assert second.digest == first.digest
 
@@ -145,14 +145,14 @@ def test_text_that_arrow_cannot_hold_does_not_stop_a_batch(store: ArtifactStore)
     odd = batch_from({"batch_id": "b", "artifacts": [{"photo_id": "p", "original_uri": "bad\ud800.jpg"}]})
     record = PhotoRecord("p", "bad\ud800.jpg", failure=FeatureError("photo", "missing", "no file bad\ud800.jpg"))
     merged = merge(odd, [record], VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), {})
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
     assert pd.read_parquet(artifact.table_path)["status"].tolist() == ["failed"]
-    store.write_stage("technical_metrics", odd, [record], {"versions": {}})
+    store.write_stages(odd, [record], {"technical_metrics": {}})
 
 
 def test_an_empty_batch_is_a_table_without_rows(store: ArtifactStore) -> None:
     merged = merge(batch(), [], VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), {})
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
     assert pd.read_parquet(artifact.table_path).empty
 
 
@@ -161,4 +161,38 @@ def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore
     (store.data_path / "features").write_text("a file where a folder should be")
     merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
     with pytest.raises(StoreError, match="cannot be written"):
-        store.write_features(merged.document, merged.rows(), {})
+        store.write_features(merged.document, merged.rows(), VERSION, [])
+
+
+def test_a_table_whose_rows_break_off_leaves_the_old_one(store: ArtifactStore) -> None:
+    def breaking():
+        yield measured("a")
+        raise RuntimeError("killed")
+
+    store.write_stages(batch("a", "b"), [measured("a"), measured("b")], {"technical_metrics": {}})
+    path = store.stage_path("technical_metrics", "b")
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="killed"):
+        store.write_stages(batch("a", "b"), breaking(), {"technical_metrics": {}, "image_embeddings": {}})
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert list(store.stage_path("image_embeddings", "b").parent.iterdir()) == []
+
+
+def test_a_damaged_table_names_itself_and_the_remedy(store: ArtifactStore) -> None:
+    store.write_stages(batch("a"), [measured("a")], {"image_embeddings": {}})
+    path = store.stage_path("image_embeddings", "b")
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)
+    path.write_bytes(data)
+    with pytest.raises(
+        StoreError, match=r"(?s)image_embeddings/b\.parquet: cannot be read .*materialize image_embeddings"
+    ):
+        list(store.read_stage("image_embeddings", batch("a")))
+
+
+def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
+    store.put_manifest(batch("a"))
+    store.manifest_path("other").write_bytes(store.manifest_path("b").read_bytes())
+    with pytest.raises(StoreError, match="holds the manifest of batch 'b'"):
+        store.manifest("other")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from curation_features.device import Device, select_device
+from curation_features.device import Device, announce, select_device
 from curation_features.errors import InvalidWeightsError
 from curation_features.models import LazyModel, Weights, locate_clip
 from curation_features.settings import Settings
@@ -52,7 +52,9 @@ def clip_model(settings: Settings) -> LazyModel[ClipEngine]:
     """The engine that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: Weights) -> ClipEngine:
-        return load_open_clip(weights, select_device(settings))
+        device = select_device(settings)
+        announce(device)
+        return load_open_clip(weights, device)
 
     return LazyModel(lambda: locate_clip(settings), load)
 

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
-from dagster_shared.utils.warnings import BetaWarning
 
+from curation_features.errors import StoreError
 from curation_features.orchestration.metadata import (
     FEATURE_SCHEMA,
     column_schema,
@@ -13,7 +13,7 @@ from curation_features.orchestration.metadata import (
     missing_metadata,
     stage_metadata,
 )
-from curation_features.orchestration.partitions import BATCHES
+from curation_features.orchestration.partitions import BATCHES, DIMENSION
 from curation_features.schema import FeatureError, Labelling, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.stages import FeatureStages, RunStats, merge
@@ -32,12 +32,18 @@ PIXEL_STAGES = {"technical_metrics": TECHNICAL_PARTS, "image_embeddings": EMBEDD
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", BetaWarning)  # observable assets with partitions: beta, and what is needed here
+    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions: beta, and what is needed here
 
     @dg.observable_source_asset(partitions_def=BATCHES, group_name=GROUP)
-    def preprocess_batches(store: Store) -> dg.DataVersionsByPartition:
+    def preprocess_batches(context: dg.OpExecutionContext, store: Store) -> dg.DataVersionsByPartition:
         """Batch manifests from the preprocess service, as accepted. The data version is the manifest's digest."""
-        return dg.DataVersionsByPartition({name: store.manifest(name).digest for name in store.batch_ids()})
+        digests: dict[str, str | dg.DataVersion] = {}
+        for batch_id in sorted(set(store.batch_ids()) & set(context.instance.get_dynamic_partitions(DIMENSION))):
+            try:
+                digests[batch_id] = store.manifest(batch_id).digest
+            except StoreError as error:
+                context.log.warning("Not observed: %s", error)
+        return dg.DataVersionsByPartition(digests)
 
 
 @dg.asset(partitions_def=BATCHES, group_name=GROUP, owners=OWNERS, kinds={"python", "pytorch"})
@@ -47,49 +53,64 @@ def label_embeddings(stages: Stages) -> Materialized:
     Kept in `label_embeddings.pt` and shared by all batches; rebuilt when labels, templates or the model change.
     """
     plan = stages.plan(LABEL_PARTS)
-    built = False if plan.missing else stages.ensure_label_embeddings()
     vocabulary = stages.classifier.vocabulary
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(UNMEASURED if plan.missing else stages.classifier.label_version),
+        data_version=dg.DataVersion(stages.ensure_label_embeddings(plan)),
         metadata={
             "labels": len(vocabulary.labels),
             "templates": len(vocabulary.templates),
-            "built": built,
             "missing": missing_metadata(plan),
             "path": dg.MetadataValue.path(str(stages.cache.label_embeddings)),
         },
     )
 
 
-@dg.asset(
+def _pixel_spec(name: str, kinds: set[str], description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=[preprocess_batches],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds=kinds,
+        description=description,
+        metadata={"dagster/column_schema": column_schema(STAGE_TABLES[name].columns)},
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        _pixel_spec(
+            "technical_metrics",
+            {"python", "opencv", "parquet"},
+            "Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements behind them.",
+        ),
+        _pixel_spec(
+            "image_embeddings",
+            {"python", "pytorch", "parquet"},
+            "The CLIP image vector of every photo. Labels are made from these, so new labels need no image model.",
+        ),
+    ],
+    can_subset=True,
     partitions_def=BATCHES,
-    deps=[preprocess_batches],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "opencv", "parquet"},
-    metadata={"dagster/column_schema": column_schema(STAGE_TABLES["technical_metrics"].columns)},
 )
-def technical_metrics(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Materialized:
-    """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements behind them."""
-    return _measure("technical_metrics", context, stages, store)
+def photo_pixels(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Iterator[Materialized]:
+    """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once."""
+    names = sorted(key.path[-1] for key in context.selected_asset_keys)
+    batch, stats = store.manifest(context.partition_key), RunStats()
+    plan = stages.plan(frozenset().union(*(PIXEL_STAGES[name] for name in names)))
+    versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
+    records = stats.counted(stages.measure(batch, plan, stats))
+    for name, artifact in store.write_stages(batch, records, versions).items():
+        yield dg.MaterializeResult(
+            asset_key=name,
+            data_version=dg.DataVersion(artifact.digest),
+            metadata=stage_metadata(artifact, stats, plan),
+        )
 
 
 @dg.asset(
     partitions_def=BATCHES,
-    deps=[preprocess_batches],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "pytorch", "parquet"},
-    metadata={"dagster/column_schema": column_schema(STAGE_TABLES["image_embeddings"].columns)},
-)
-def image_embeddings(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Materialized:
-    """The CLIP image vector of every photo. Labels are made from these, so new labels never need the image model."""
-    return _measure("image_embeddings", context, stages, store)
-
-
-@dg.asset(
-    partitions_def=BATCHES,
-    deps=[image_embeddings, label_embeddings],
+    deps=["image_embeddings", label_embeddings],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python", "numpy", "parquet"},
@@ -99,7 +120,7 @@ def clip_labels(context: dg.AssetExecutionContext, stages: Stages, store: Store)
     """The five most probable labels of every photo, out of its stored vector and the label vectors."""
     batch, stats, plan = store.manifest(context.partition_key), RunStats(), stages.plan(LABEL_PARTS)
     records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    artifact = store.write_stage("clip_labels", batch, _counted(records, stats), {"versions": dict(plan.versions)})
+    artifact = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions})["clip_labels"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.digest),
         metadata=stage_metadata(artifact, stats, plan),
@@ -108,7 +129,7 @@ def clip_labels(context: dg.AssetExecutionContext, stages: Stages, store: Store)
 
 @dg.asset(
     partitions_def=BATCHES,
-    deps=[preprocess_batches, technical_metrics, clip_labels],
+    deps=[preprocess_batches, "technical_metrics", clip_labels],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"python", "json", "parquet"},
@@ -122,7 +143,7 @@ def features(context: dg.AssetExecutionContext, stages: Stages, store: Store) ->
     records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
     vocabulary = stages.classifier.vocabulary
     merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
-    artifact = store.write_features(merged.document, merged.rows(), {"version": version, "labels": vocabulary.labels})
+    artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.digest),
         metadata={
@@ -133,7 +154,7 @@ def features(context: dg.AssetExecutionContext, stages: Stages, store: Store) ->
     )
 
 
-ASSETS = [label_embeddings, technical_metrics, image_embeddings, clip_labels, features]
+ASSETS = [label_embeddings, photo_pixels, clip_labels, features]
 
 
 def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
@@ -150,35 +171,6 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
         "clip_labels": parts["labels"],
         "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
     }
-
-
-def _measure(name: str, context: dg.AssetExecutionContext, stages: FeatureStages, store: ArtifactStore) -> Materialized:
-    """One of the two stages that look at pixels.
-
-    Where a run makes both, the first of them computes both in its one pass over the photos, and the second finds its
-    part in the cache: each photo is decoded once.
-    """
-    batch, stats, plan = store.manifest(context.partition_key), RunStats(), stages.plan(PIXEL_STAGES[name])
-    others = [parts for other, parts in PIXEL_STAGES.items() if other != name and other in _selected(context)]
-    together = stages.extended(plan, frozenset().union(*others))
-    records = stages.measure(batch, together, stats)
-    artifact = store.write_stage(name, batch, records, {"versions": dict(plan.versions)})
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.digest),
-        metadata=stage_metadata(artifact, stats, plan),
-    )
-
-
-def _selected(context: dg.AssetExecutionContext) -> set[str]:
-    """Names of the assets that this run makes."""
-    selection = context.run.asset_selection or context.job_def.asset_layer.executable_asset_keys
-    return {key.path[-1] for key in selection}
-
-
-def _counted(records: Iterable[PhotoRecord], stats: RunStats) -> Iterator[PhotoRecord]:
-    for record in records:
-        stats.count(record)
-        yield record
 
 
 def _joined(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:

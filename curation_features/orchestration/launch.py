@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+from filelock import FileLock
 
+from curation_features.files import write_bytes
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
@@ -32,9 +33,14 @@ def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.Da
     """The project's Dagster instance; a new one starts with `default_config` as its `dagster.yaml`."""
     home = dagster_home(settings).resolve()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copyfile(default_config, home / "dagster.yaml")
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
+        if not (home / "dagster.yaml").exists():
+            write_bytes(home / "dagster.yaml", default_config.read_bytes())
+        instance = dg.DagsterInstance.from_config(str(home))
+        instance.get_dynamic_partitions(DIMENSION)
+        instance.get_run_records(limit=1)
+        instance.all_instigator_state()
+    with instance:
         yield instance
 
 

@@ -26,7 +26,7 @@ def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict
         **stats.summary(),
         "dagster/partition_row_count": stats.photos,
         "manifest": artifact.metadata["manifest"],
-        "versions": dg.MetadataValue.json(dict(plan.versions)),
+        "versions": dg.MetadataValue.json(artifact.metadata["versions"]),
         "missing": missing_metadata(plan),
         "path": dg.MetadataValue.path(str(artifact.path)),
     }

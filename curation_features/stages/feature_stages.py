@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
 
 from curation_features.cache import FeatureCache
 from curation_features.clip.classifier import CLIPClassifier
@@ -15,7 +14,7 @@ from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 from curation_features.stages.labels import with_labels
 from curation_features.stages.pixels import PixelPass
-from curation_features.stages.plan import Models, Plan, make_plan
+from curation_features.stages.plan import UNMEASURED, Models, Plan, make_plan, tolerated
 from curation_features.stages.stats import RunStats
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
@@ -64,12 +63,6 @@ class FeatureStages:
                 self._announce(failure)
         return plan
 
-    def extended(self, plan: Plan, parts: Collection[str]) -> Plan:
-        """`plan` with those of `parts` that can be computed as well; what is missing for them is nobody's concern."""
-        lenient = self.settings.replace(on_missing_weights="degrade")
-        more = make_plan(lenient, self.models, self.classifier.vocabulary, parts)
-        return replace(plan, versions={**plan.versions, **more.versions})
-
     def measure(self, batch: Batch, plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
         """Records of the batch's distinct photos with the parts of `plan` that come out of pixels (see `PixelPass`)."""
         return self._pixels.records(batch, plan, stats, self.progress)
@@ -78,12 +71,18 @@ class FeatureStages:
         """The records with labels: from the cache where they are valid, else made from their embeddings."""
         return with_labels(records, self.classifier, self.cache, plan, stats)
 
-    def ensure_label_embeddings(self) -> bool:
-        """Make sure that the current vocabulary's vectors are on disk; returns whether they had to be built."""
-        if stored_version(self.cache.label_embeddings) == self.classifier.label_version:
-            return False
-        self.classifier.label_embeddings()
-        return True
+    def ensure_label_embeddings(self, plan: Plan) -> str:
+        """See to it that the vocabulary's vectors are on disk; returns their version, `UNMEASURED` without a model."""
+        if "labels" in plan.missing:
+            return UNMEASURED
+        version = self.classifier.label_version
+        if stored_version(self.cache.label_embeddings) != version:
+            try:
+                self.classifier.label_embeddings()
+            except WeightsError as error:
+                self._announce(tolerated(error, self.settings))
+                return UNMEASURED
+        return version
 
 
 def _log_missing(failure: WeightsError) -> None:

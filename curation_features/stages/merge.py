@@ -20,10 +20,12 @@ class Merged:
     Attributes:
         document: the manifest with `features` on every artifact.
         records: one for each artifact, in order; artifacts of the same photo share one.
+        version: the `version` of the features.
     """
 
     document: dict[str, Any]
     records: Sequence[PhotoRecord]
+    version: Mapping[str, str]
 
     def rows(self) -> Iterator[Row]:
         """The rows of the features table."""
@@ -66,7 +68,7 @@ def merge(
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
     features = [features_of(record, version, labels, fallback) for record in ordered]
-    return Merged(enrich(batch, features), ordered)
+    return Merged(enrich(batch, features), ordered, version)
 
 
 def features_of(

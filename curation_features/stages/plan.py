@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
-from curation_features.errors import MissingWeightsError, WeightsError
+from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.models import LazyModel
 from curation_features.schema import METRIC_NAMES, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque import Brisque, brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.versions import combined, part_version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TECHNICAL_PARTS = frozenset(METRIC_NAMES)
 EMBEDDING_PARTS = frozenset({"embedding"})
@@ -48,6 +53,17 @@ class Models:
         }
         return models[part].identity if part in models else ""
 
+    def load(self, part: str) -> ImageModel:
+        """The model that sees the pixels of a part, loaded. Raises `WeightsError` where it cannot be."""
+        return self.clip.get() if part == "embedding" else self.clip_iqa.get()
+
+
+class ImageModel(Protocol):
+    """What both models that see pixels can do."""
+
+    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The model's input for an upright RGB image (H, W, 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -62,6 +78,10 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, FeatureError] = field(default_factory=dict)
     failures: tuple[WeightsError, ...] = ()
+
+    def versions_of(self, parts: Collection[str]) -> dict[str, str]:
+        """The versions of those of `parts` that can be computed."""
+        return {part: version for part, version in self.versions.items() if part in parts}
 
     @property
     def technical_version(self) -> str:
@@ -105,7 +125,18 @@ def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts:
     return Plan(versions, missing, tuple(failures.values()))
 
 
+def tolerated(error: WeightsError, settings: Settings) -> WeightsError:
+    """The error, where settings permit a degraded run; raises it where they do not."""
+    if settings.on_missing_weights == "fail":
+        raise error
+    return error
+
+
 def _all_in_one(failures: list[WeightsError]) -> WeightsError:
+    """One error for several; it counts as missing weights only if all of them do."""
     if len(failures) == 1:
         return failures[0]
-    return MissingWeightsError("\n".join(str(failure) for failure in failures))
+    message = "\n".join(str(failure) for failure in failures)
+    if all(isinstance(failure, MissingWeightsError) for failure in failures):
+        return MissingWeightsError(message)
+    return InvalidWeightsError(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,12 +36,13 @@ class RunStats:
             with self._lock:
                 self.seconds[stage] += time.perf_counter() - start
 
-    def count(self, record: PhotoRecord) -> None:
-        """Count a finished photo."""
-        with self._lock:
+    def counted(self, records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
+        """Pass on finished photos, and count them."""
+        for record in records:
             self.photos += 1
             self.cached += record.cached
             self.unreadable += record.failure is not None
+            yield record
 
     @property
     def elapsed(self) -> float:

@@ -277,7 +277,7 @@ def load_brisque(weights: Weights) -> Brisque:
 def _invalid(weights: Weights, cause: str) -> InvalidWeightsError:
     return InvalidWeightsError(
         f"{weights.path}: BRISQUE's regressor {cause}. "
-        "Delete the file and run `curation-features models pull`, or set CURATION_FEATURES_BRISQUE_WEIGHTS."
+        "Delete the file and run again with a connection, or set CURATION_FEATURES_BRISQUE_WEIGHTS."
     )
 
 

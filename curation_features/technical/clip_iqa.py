@@ -185,5 +185,5 @@ def _first_line(error: Exception) -> str:
 def _invalid(weights: Weights, cause: str) -> InvalidWeightsError:
     return InvalidWeightsError(
         f"{weights.path}: CLIP-IQA's archive {cause}. "
-        "Delete the file and run `curation-features models pull`, or set CURATION_FEATURES_CLIP_IQA_WEIGHTS."
+        "Delete the file and run again with a connection, or set CURATION_FEATURES_CLIP_IQA_WEIGHTS."
     )

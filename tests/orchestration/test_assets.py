@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from dagster._core.definitions.observe import observe
 
-from curation_features.definitions import build_definitions
 from curation_features.manifest import Batch
 from curation_features.orchestration import launch
 from curation_features.orchestration.assets import preprocess_batches
+from curation_features.orchestration.project import build_definitions
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings, packaged_file
 from curation_features.store import ArtifactStore
@@ -94,6 +94,12 @@ def test_a_run_makes_the_same_features_as_the_service(pipeline, world) -> None:
 def test_one_run_decodes_each_photo_once(pipeline, world) -> None:
     done = world.done_by(pipeline.run)
     assert done == {"decoded": 3, "clip_images": 3, "clip_texts": 300, "clip_iqa": 3, "brisque": 3}
+
+
+def test_one_run_decodes_each_photo_once_even_without_a_cache(pipeline, world) -> None:
+    world.settings.cache_path.parent.mkdir(parents=True)
+    world.settings.cache_path.write_text("a file where the cache should be")
+    assert world.done_by(pipeline.run)["decoded"] == 3
 
 
 def test_a_second_run_recomputes_nothing_and_changes_no_version(pipeline, world) -> None:
@@ -191,6 +197,15 @@ def test_observing_gives_the_digest_of_every_accepted_manifest(pipeline, world) 
         assert event.run_id == result.run_id
         assert event.asset_observation is not None
         assert event.asset_observation.tags["dagster/data_version"] == pipeline.store.manifest(batch_id).digest
+
+
+def test_a_manifest_that_cannot_be_read_does_not_stop_the_observation_of_others(pipeline, world) -> None:
+    pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
+    pipeline.store.manifest_path("batch_2").write_text("{")
+    result = observe([preprocess_batches], resources={"store": pipeline.store}, instance=pipeline.instance)
+    assert result.success
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_1"])
+    assert pipeline.instance.fetch_observations(wanted, limit=1).records[0].run_id == result.run_id
 
 
 def test_a_changed_manifest_needs_its_stages_again(pipeline, world) -> None:

@@ -172,7 +172,7 @@ def write_truncated(path: Path) -> None:
 def test_files_that_are_not_the_regressor(tmp_path, write):
     path = tmp_path / "weights.pt"
     write(path)
-    with pytest.raises(InvalidWeightsError, match="curation-features models pull") as caught:
+    with pytest.raises(InvalidWeightsError, match="run again with a connection") as caught:
         load_brisque(Weights("test", path, ""))
     assert str(path) in str(caught.value)
     assert not (tmp_path / "executed").exists()

@@ -125,4 +125,4 @@ def test_files_that_are_not_the_archive(tmp_path, rn50_archive, write, cause):
     with pytest.raises(InvalidWeightsError, match=cause) as caught:
         load_clip_iqa(Weights("test", path, ""), device="cpu", side=SIDE)
     assert str(path) in str(caught.value)
-    assert "curation-features models pull" in str(caught.value)
+    assert "run again with a connection" in str(caught.value)

@@ -1,0 +1,38 @@
+"""The definitions of one project: assets whose code versions follow its settings, job and resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from curation_features.orchestration.assets import ASSETS, code_versions, preprocess_batches
+from curation_features.orchestration.jobs import extract_features
+from curation_features.orchestration.resources import build_resources
+from curation_features.settings import Settings, load_settings
+from curation_features.stages import FeatureStages
+
+
+def build_definitions(
+    settings: Settings | None = None,
+    *,
+    resources: Mapping[str, object] | None = None,
+) -> dg.Definitions:
+    """The definitions of a project.
+
+    Args:
+        settings: by default those of the current project; code versions follow them.
+        resources: replaces resources by name; see `orchestration.resources`.
+    """
+    settings = settings or load_settings()
+    versions = code_versions(settings, FeatureStages(settings))
+    assets = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()]), ASSETS
+    )
+    return dg.Definitions(
+        assets=[preprocess_batches, *assets],
+        jobs=[extract_features],
+        resources={**build_resources(settings), **(resources or {})},
+        # In one process, so that the steps of a run share the models and what they have found in the cache.
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,156 @@
+"""One photo on its way to the models: read, looked up in the cache, decoded, and measured without them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from curation_features.cache import CacheEntry, FeatureCache
+from curation_features.errors import CurationError, PhotoError, WeightsError
+from curation_features.photos import PhotoReader, decode
+from curation_features.schema import CPU_METRICS, Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.settings import Settings
+from curation_features.stages.plan import LABEL_PARTS, STAGE_OF_PART, TECHNICAL_PARTS, Models, Plan, tolerated
+from curation_features.stages.stats import RunStats
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Result: TypeAlias = Measurement | Embedding
+
+
+@dataclass(slots=True)
+class Item:
+    """A photo on its way: its record, its cache entry, and the inputs of the models that still have to see it."""
+
+    record: PhotoRecord
+    entry: CacheEntry | None = None
+    inputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    changed: bool = False
+
+    def add(self, part: str, result: Result, plan: Plan) -> None:
+        """Put a new result into the record and, unless it is a passing error, into the cache entry."""
+        if isinstance(result, Embedding):
+            self.record.embedding = result
+        else:
+            self.record.measurements[part] = result
+        if self.entry is not None:
+            self.entry.add(part, plan.versions[part], result)
+            self.changed = True
+
+
+class Preparation:
+    """Prepares photos one by one. Safe to call from several threads."""
+
+    def __init__(
+        self, settings: Settings, models: Models, cache: FeatureCache, technical: TechnicalQualityAnalyzer
+    ) -> None:
+        self.reader = PhotoReader(settings)
+        self._settings = settings
+        self._models = models
+        self._cache = cache
+        self._technical = technical
+
+    def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats) -> Item:
+        """Take from the cache what is valid, measure what needs no batch, and prepare the inputs for the rest.
+
+        Args:
+            photo: its id and its URI.
+
+        Raises:
+            CurationError: something that concerns the whole run: a model that cannot be loaded, say. What concerns
+                this photo alone becomes the record's `failure`.
+        """
+        record = PhotoRecord(*photo)
+        try:
+            return self._prepared(record, plan, stats)
+        except PhotoError as error:
+            record.failure = FeatureError("photo", error.reason, str(error))
+        except CurationError:
+            raise
+        except Exception as error:
+            log.exception("An unexpected error in one photo of the batch; the others go on")
+            record.failure = FeatureError("photo", "internal_error", f"{type(error).__name__}: {error}")
+        return Item(record)
+
+    def _prepared(self, record: PhotoRecord, plan: Plan, stats: RunStats) -> Item:
+        with stats.timing("read"):
+            file = self.reader.read(record.image_uri)
+        with stats.timing("cache"):
+            entry = self._cache.load(record.photo_id, file.sha256)
+        if entry is not None and entry.info.width * entry.info.height > self._settings.max_pixels:
+            entry = None  # decoding says what is wrong
+        valid = entry.valid(plan.versions) if entry else frozenset()
+        todo = plan.versions.keys() - valid - LABEL_PARTS
+        item = Item(record, entry)
+        record.cached = entry is not None and not todo
+        if entry is None or todo:
+            with stats.timing("decode"):
+                photo = decode(file, max_pixels=self._settings.max_pixels)
+            item.entry = entry = entry or CacheEntry(photo.info)
+            self._measure(item, photo.rgb, todo, plan, stats)
+        record.info = entry.info
+        _fill(record, entry, valid, plan)
+        return item
+
+    def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Collection[str], plan: Plan, stats: RunStats) -> None:
+        """CPU metrics now; for the models, their inputs."""
+        cpu = [name for name in CPU_METRICS if name in todo]
+        if cpu:
+            with stats.timing("cpu_metrics"):
+                for part, measurement in self._cpu_metrics(rgb, cpu).items():
+                    item.add(part, measurement, plan)
+        for part in ("clip_iqa", "embedding"):
+            if part in todo:
+                try:
+                    model = self._models.load(part)
+                except WeightsError as error:
+                    item.add(part, failed(part, tolerated(error, self._settings)), plan)
+                    continue
+                with stats.timing("preprocess"):
+                    try:
+                        item.inputs[part] = model.preprocess(rgb)
+                    except Exception as error:
+                        log.exception("%s cannot take one photo of the batch; the others go on", part)
+                        item.add(part, failed(part, error), plan)
+
+    def _cpu_metrics(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Measurement]:
+        try:
+            return self._technical.measure(rgb, names)
+        except WeightsError as error:  # only BRISQUE has weights
+            rest = self._technical.measure(rgb, [name for name in names if name != "brisque"])
+            return {**rest, "brisque": Measurement(error=_error("brisque", tolerated(error, self._settings)))}
+
+
+def failed(part: str, error: Exception) -> Result:
+    """What stands for a part that an error has kept from being computed."""
+    found = _error(part, error)
+    return Embedding(error=found) if part == "embedding" else Measurement(error=found)
+
+
+def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: Plan) -> None:
+    """Put into a record what its cache entry holds, and the errors of what the whole run lacks."""
+    record.measurements.update({name: entry.measurements[name] for name in TECHNICAL_PARTS & set(valid)})
+    for part, error in plan.missing.items():
+        if part in TECHNICAL_PARTS:
+            record.measurements[part] = Measurement(error=error)
+        elif part == "embedding":
+            record.embedding = Embedding(error=error)
+    if "embedding" in valid:
+        record.embedding = entry.embedding
+    if "labels" in valid:
+        record.labelling = entry.labelling
+
+
+def _error(part: str, error: Exception) -> FeatureError:
+    stage = STAGE_OF_PART.get(part, part)
+    if isinstance(error, WeightsError):
+        return FeatureError(stage, error.reason, error.summary)
+    memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return FeatureError(stage, "out_of_memory" if memory else "model_error", f"{type(error).__name__}: {error}")
