@@ -99,6 +99,7 @@ def process(args: argparse.Namespace, settings: Settings) -> int:
     store = ArtifactStore(settings.data_path)
     artifact = store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
     _show(merged.document, [artifact.json_path, artifact.table_path])
+    _say_cached(sum(record.cached for record in merged.records), len(merged.records))
     return 0
 
 
@@ -124,7 +125,9 @@ def materialize(args: argparse.Namespace, settings: Settings) -> int:
         return 1
     json_path, table_path = store.feature_paths(batch.batch_id)
     _show(json.loads(json_path.read_bytes()), [json_path, table_path])
-    _console().print(f"Dagster run {result.run_id}; `make dev` shows it in the browser", style="dim", markup=False)
+    _say_cached(result.cached, _distinct(batch))
+    message = f"Dagster run {result.run_id}; `make dev` shows it in the browser"
+    _console().print(message, style="dim", markup=False, soft_wrap=True)
     return 0
 
 
@@ -217,6 +220,10 @@ def _show(document: dict[str, Any], paths: Sequence[Path]) -> None:
         console.print(Text(f"{count} x {_printable(error)}", style="yellow"))
     for path in paths:
         console.print(Text(str(path)), soft_wrap=True)
+
+
+def _say_cached(cached: int, photos: int) -> None:
+    _console().print(f"{cached} of {photos} photos came out of the cache", style="dim", soft_wrap=True)
 
 
 def _error_counts(document: dict[str, Any]) -> dict[str, int]:

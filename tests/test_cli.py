@@ -44,6 +44,7 @@ def test_from_a_folder_of_photos_to_features(project: Path, capsys: pytest.Captu
     assert main(["process", "data/incoming/trip.json"]) == 0
     shown = capsys.readouterr().out
     assert "photo [bold]" in shown
+    assert "0 of 2 photos came out of the cache" in shown
     assert str(project / "data" / "features" / "trip.json") in shown
     document = json.loads((project / "data" / "features" / "trip.json").read_bytes())
     assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "ok"]
@@ -53,7 +54,9 @@ def test_materialize_makes_the_same_file_through_dagster(project: Path, capsys: 
     main(["ingest", "my photos", "--batch-id", "trip"])
     main(["process", "data/incoming/trip.json", "--output", "expected.json"])
     assert main(["materialize", "data/incoming/trip.json"]) == 0
-    assert "Dagster run" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Dagster run" in shown
+    assert "2 of 2 photos came out of the cache" in shown
     assert (project / "data/features/trip.json").read_bytes() == (project / "expected.json").read_bytes()
     assert (project / "data" / "dagster" / "dagster.yaml").exists()
 

@@ -22,10 +22,16 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
-    """How a run ended: its id, and for each step that failed its error."""
+    """How a run ended.
+
+    Attributes:
+        failures: for each step that failed its error.
+        cached: how many of the batch's distinct photos came out of the cache.
+    """
 
     run_id: str
     failures: Mapping[str, str]
+    cached: int
 
 
 @contextmanager
@@ -70,4 +76,6 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
     }
     if not result.success and not failures:
         failures = {"run": "the run did not succeed; see it in the Dagster UI"}
-    return LaunchResult(result.run_id, failures)
+    made = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
+    cached = made.get(dg.AssetKey("technical_metrics"), {}).get("cached")
+    return LaunchResult(result.run_id, failures, int(str(cached.value)) if cached else 0)

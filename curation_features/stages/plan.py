@@ -15,7 +15,7 @@ from curation_features.schema import METRIC_NAMES, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque import Brisque, brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
-from curation_features.versions import combined, part_version
+from curation_features.versions import PARTS, combined, part_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts:
     versions: dict[str, str] = {}
     missing: dict[str, FeatureError] = {}
     failures: dict[str, WeightsError] = {}
-    for part in parts:
+    for part in (part for part in PARTS if part in parts):
         try:
             identity = models.identity(part)
         except WeightsError as error:
