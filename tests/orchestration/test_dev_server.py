@@ -86,6 +86,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[s
             process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_the_ui_shows_the_assets_and_launches_a_run_with_its_own_settings(server: Query, tmp_path: Path) -> None:
