@@ -15,6 +15,19 @@ def batch(world):
     return world.batch([world.photo(f"{n}.png", n) for n in range(40)])
 
 
+def forward_passes(world) -> list[int]:
+    """Sizes of the image model's forward passes, as they come from now on."""
+    sizes: list[int] = []
+    encode = world.clip.encode_images
+
+    def counted(inputs):
+        sizes.append(len(inputs))
+        return encode(inputs)
+
+    world.clip.encode_images = counted
+    return sizes
+
+
 def test_photos_are_decoded_only_a_little_ahead(world, batch) -> None:
     stages = world.stages(world.settings.replace(workers=2, batch_size=1))
     records = stages.measure(batch, stages.plan(ALL_PARTS), RunStats())
@@ -33,14 +46,7 @@ def test_records_come_in_the_order_of_the_batch(world, batch) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_forward_passes_are_as_large_as_asked_for(world, batch, size) -> None:
-    sizes: list[int] = []
-    encode = world.clip.encode_images
-
-    def counted(inputs):
-        sizes.append(len(inputs))
-        return encode(inputs)
-
-    world.clip.encode_images = counted
+    sizes = forward_passes(world)
     stages = world.stages(world.settings.replace(batch_size=size))
     list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
     whole, rest = divmod(40, size)
@@ -51,14 +57,7 @@ def test_cached_photos_do_not_make_forward_passes_smaller(world, batch) -> None:
     every_other = world.batch([batch.document["artifacts"][n] for n in range(0, 40, 2)], "other")
     stages = world.stages(world.settings.replace(batch_size=10))
     list(stages.measure(every_other, stages.plan(EMBEDDING_PARTS), RunStats()))
-    sizes: list[int] = []
-    encode = world.clip.encode_images
-
-    def counted(inputs):
-        sizes.append(len(inputs))
-        return encode(inputs)
-
-    world.clip.encode_images = counted
+    sizes = forward_passes(world)
     list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
     assert sizes == [10, 10]
 
