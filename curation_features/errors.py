@@ -9,10 +9,12 @@
     ├── WeightsError             a model that cannot be used
     │   ├── MissingWeightsError  its weights are not on this machine and cannot be fetched
     │   └── InvalidWeightsError  its weights are not what they should be
-    └── StoreError               an artifact that could not be written or read back
+    ├── StoreError               an artifact that could not be written or read back
+    └── EventError               an event that a sink did not take
 
 `PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
-photo's features. The others stop the run and say which file or field is at fault, why, and what to do.
+photo's features; an `EventError` never leaves the outbox, where the event waits. The others stop the run and say
+which file or field is at fault, why, and what to do.
 """
 
 from __future__ import annotations
@@ -86,3 +88,15 @@ class InvalidWeightsError(WeightsError):
 
 class StoreError(CurationError):
     """An artifact that could not be written or read back; the file that was there before is intact."""
+
+
+class EventError(CurationError):
+    """An event that a sink did not take; the message holds no secret of the sink's address.
+
+    Attributes:
+        retry: True: the sink is down, and takes no other event either until it is back. False: it refuses this one.
+    """
+
+    def __init__(self, message: str, *, retry: bool) -> None:
+        super().__init__(message)
+        self.retry = retry

@@ -27,14 +27,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _flush(temporary)
+            flush(temporary)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     if durable:
-        _flush(path.parent)
+        flush(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -43,8 +43,18 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def _flush(path: Path) -> None:
-    """Flush a file or a folder to disk."""
+def uri(path: Path, root: Path) -> str:
+    """A path as manifests and events name it: from the project's `root` if it is inside, else absolute; legal UTF-8."""
+    root, path = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # noqa: PTH100 (a link keeps its own name)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.as_uri()
+    return f"./{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else str(path)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the renames in a folder, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

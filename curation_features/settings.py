@@ -31,10 +31,12 @@ def _setting(
     choices: tuple[str, ...] = (),
     above: float | None = None,
     minimum: float | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declare a setting: its default, what it means, what it changes, and which values are legal."""
     return field(
         default=default,
+        repr=not secret,
         metadata={"help": help, "affects": affects, "choices": choices, "above": above, "minimum": minimum},
     )
 
@@ -50,6 +52,11 @@ class Settings:
     templates_file: str = _setting("config/templates.json", "the prompt templates, as {'templates': [...]}")
     photo_roots: tuple[str, ...] = _setting(
         (), "folders and URI prefixes that photos may be read from; empty: the project's root"
+    )
+    incoming_dirs: tuple[str, ...] = _setting((), "more folders, beside data/incoming, that the sensor empties")
+    event_webhook: str = _setting("", "URL that events are posted to, beside their files; empty: none", secret=True)
+    event_webhook_token: str = _setting(
+        "", "bearer token for it; better kept in the environment than in this file", secret=True
     )
 
     model: str = _setting(DEFAULT_MODEL, "CLIP checkpoint: hf-hub:ORG/REPO or local-dir:FOLDER", affects=("embedding",))
@@ -74,6 +81,14 @@ class Settings:
     batch_size: int = _setting(0, "photos per forward pass; 0: 1 on CPU, 32 on MPS, 64 on CUDA", minimum=0)
     workers: int = _setting(0, "threads that read, decode and measure; 0: one per core, at most 8", minimum=0)
 
+    warn_degraded_share: float = _setting(0.1, "share of degraded photos of a batch that is worth a warning", minimum=0)
+    warn_label_shift: float = _setting(
+        0.4, "distance of a batch's labels from those of the last batches, 0 to 1, that is worth a warning", minimum=0
+    )
+    warn_cached_share: float = _setting(
+        0.9, "share of cached photos, where all could be, under which a warning is due", minimum=0
+    )
+
     preview_side: int = _setting(
         512, "long side of the preview, px", affects=("sharpness", "exposure", "noise"), minimum=1
     )
@@ -92,6 +107,8 @@ class Settings:
         if len(self.fallback_labels) not in (0, LABELS_PER_PHOTO):
             given = len(self.fallback_labels)
             raise SettingsError(f"fallback_labels: give {LABELS_PER_PHOTO} labels, or none; not {given}")
+        if len(set(self.fallback_labels)) < len(self.fallback_labels):
+            raise SettingsError("fallback_labels: a label is there twice")
         if self.clip_low >= self.clip_high:
             raise SettingsError(f"clip_low ({self.clip_low}) must be smaller than clip_high ({self.clip_high})")
 
@@ -192,7 +209,7 @@ def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
     kind = str(spec.type)
     if kind.startswith("tuple"):
         if isinstance(value, str):
-            return tuple(_split_roots(value) if spec.name == "photo_roots" else _split_list(value))
+            return tuple(_split_roots(value) if spec.name in _PATHS else _split_list(value))
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise SettingsError(f"{spec.name}: expected a list of strings, not {value!r}")
@@ -203,6 +220,9 @@ def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
         except (ValueError, OverflowError):
             raise SettingsError(f"{spec.name}: expected a number, not {value!r}") from None
     return value
+
+
+_PATHS = ("photo_roots", "incoming_dirs")
 
 
 def _split_list(value: str) -> list[str]:

@@ -200,6 +200,11 @@ def test_fallback_labels_are_as_many_as_a_photo_has(tmp_path: Path, labels: str)
         load_settings(tmp_path, env(fallback_labels=labels))
 
 
+def test_fallback_labels_differ(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there twice"):
+        load_settings(tmp_path, env(fallback_labels="a,b,c,d,a"))
+
+
 def test_settings_made_in_python_are_checked_too(tmp_path: Path) -> None:
     settings = Settings(root=tmp_path)
     with pytest.raises(SettingsError, match="device: 'gpu' is not one of auto, mps, cuda, cpu"):
@@ -250,3 +255,8 @@ def test_the_file_in_the_repository_documents_every_setting_and_sets_none(
     assert list(given) == list(specs)
     assert all(spec.metadata["help"] in text for spec in specs.values())
     assert load_settings(tmp_path, {}).replace(temperature=None) == Settings(root=tmp_path)
+
+
+def test_secrets_do_not_show() -> None:
+    settings = Settings(event_webhook="https://user:pass@host/secret", event_webhook_token="token")
+    assert "event_webhook" not in repr(settings)
