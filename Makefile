@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 run: $(INSTALLED) ## make a batch of PHOTOS (a folder; by default sample images) and measure it
 	"$(BIN)/curation-features" ingest $(if $(PHOTOS),"$(PHOTOS)",--samples) --batch-id "$(BATCH)"
-	"$(BIN)/curation-features" materialize "data/incoming/$(BATCH).json" --allow-degraded
+	"$(BIN)/curation-features" materialize "data/batches/$(BATCH).json" --allow-degraded
 
 dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000
 	@mkdir -p "$(DAGSTER_HOME)"
@@ -56,8 +56,9 @@ types: $(INSTALLED) ## types
 layers: $(INSTALLED) ## imports point downward
 	"$(BIN)/lint-imports"
 
-unit: $(INSTALLED) ## tests
-	"$(BIN)/python" -m pytest
+unit: $(INSTALLED) ## tests; those with real daemons, which mostly wait, side by side
+	"$(BIN)/python" -m pytest -m "not slow"
+	"$(BIN)/python" -m pytest -m slow -n 4
 
 clean: ## remove caches and build outputs (neither data nor the environment)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

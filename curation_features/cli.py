@@ -30,6 +30,9 @@ EXIT_CODES = {
     130: "interrupted",
 }
 
+ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
+LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
+
 ERROR_CODES = {MissingWeightsError: 3, ManifestError: 2, SettingsError: 2, InputError: 2}
 
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -84,8 +87,10 @@ def ingest(args: argparse.Namespace, settings: Settings) -> int:
 
 def process(args: argparse.Namespace, settings: Settings) -> int:
     """Process a manifest without Dagster."""
+    from curation_features.events import Outbox
     from curation_features.manifest import read_manifest, to_json
     from curation_features.service import FeaturesService
+    from curation_features.stages.completion import completed
     from curation_features.store import ArtifactStore
 
     batch = read_manifest(args.manifest)
@@ -98,6 +103,7 @@ def process(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     store = ArtifactStore(settings.data_path)
     artifact = store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
+    Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     _show(merged.document, [artifact.json_path, artifact.table_path])
     _say_cached(sum(record.cached for record in merged.records), len(merged.records))
     return 0
@@ -129,6 +135,35 @@ def materialize(args: argparse.Namespace, settings: Settings) -> int:
     message = f"Dagster run {result.run_id}; `make dev` shows it in the browser"
     _console().print(message, style="dim", markup=False, soft_wrap=True)
     return 0
+
+
+def submit(args: argparse.Namespace, settings: Settings) -> int:
+    """Hand a manifest to the sensor."""
+    from curation_features.incoming import submit as submit_manifest
+    from curation_features.manifest import read_manifest
+
+    batch = read_manifest(args.manifest)
+    path = submit_manifest(args.manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
+    message = f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it"
+    _console().print(message, markup=False, soft_wrap=True)
+    return 0
+
+
+def backfill(args: argparse.Namespace, settings: Settings) -> int:
+    """Make batches anew in a running Dagster, with the labels and settings as they are now."""
+    from curation_features.orchestration.backfill import DagsterServer
+
+    server = DagsterServer(args.url)
+    server.reload()
+    batch_ids = args.batches or server.batch_ids()
+    backfill_id = server.launch(batch_ids, args.assets)
+    console = _console()
+    console.print(f"{len(batch_ids)} batches: {server.page(backfill_id)}", markup=False, soft_wrap=True)
+    with _progress("Making", len(batch_ids) * len(args.assets)) as advance:
+        status = server.wait(backfill_id, advance)
+    message = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
+    console.print(message, markup=False, soft_wrap=True)
+    return 0 if status.made == len(batch_ids) * len(args.assets) else 1
 
 
 def models_status(args: argparse.Namespace, settings: Settings) -> int:
@@ -296,12 +331,26 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
     command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
 
-    command = _command(commands, "process", process, "curation-features process data/incoming/trip.json")
+    command = _command(commands, "process", process, "curation-features process data/batches/trip.json")
     _batch_arguments(command)
     command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
 
-    command = _command(commands, "materialize", materialize, "curation-features materialize data/incoming/trip.json")
+    command = _command(commands, "materialize", materialize, "curation-features materialize data/batches/trip.json")
     _batch_arguments(command)
+
+    command = _command(commands, "submit", submit, "curation-features submit data/batches/trip.json")
+    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+
+    command = _command(commands, "backfill", backfill, "curation-features backfill --assets labels")
+    command.add_argument("batches", nargs="*", metavar="BATCH", help="ids of batches (default: all)")
+    command.add_argument(
+        "--assets",
+        type=_assets,
+        default=ASSETS,
+        metavar="NAMES",
+        help=f"separated by commas, of {', '.join(ASSETS)}; or 'labels' for those that labels change (default: all)",
+    )
+    command.add_argument("--url", default="http://127.0.0.1:3000", help="of Dagster's webserver (default: %(default)s)")
 
     models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar="COMMAND")
     _command(models, "status", models_status, "curation-features models status")
@@ -312,6 +361,13 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(cache, "clear", cache_clear, "curation-features cache clear --all")
     command.add_argument("--all", action="store_true", help="the label embeddings too")
     return parser
+
+
+def _assets(text: str) -> tuple[str, ...]:
+    names = LABEL_ASSETS if text == "labels" else tuple(text.split(","))
+    if unknown := [name for name in names if name not in ASSETS]:
+        raise argparse.ArgumentTypeError(f"no such asset: {', '.join(unknown)}")
+    return names
 
 
 def _command(commands: Any, name: str, run: Command, example: str) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from curation_features.errors import InputError, PhotoError, StoreError
 from curation_features.exif import read_exif
-from curation_features.files import write_bytes
+from curation_features.files import uri, write_bytes
 from curation_features.manifest import batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.stages.streaming import bounded_map
@@ -89,7 +89,7 @@ def find_photos(folder: Path) -> list[Path]:
 def ingest(
     photos: Sequence[Path], settings: Settings, *, batch_id: str, progress: Callable[[int], None] | None = None
 ) -> IngestResult:
-    """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/incoming/{batch_id}.json`.
+    """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/batches/{batch_id}.json`.
 
     Each photo gets a ranking image and a standardised image under `{data_dir}/rankingInput/`, upright and without
     EXIF, never enlarged. They are named by the digest of the original's bytes and left alone if they are there. Files
@@ -118,14 +118,14 @@ def ingest(
         if progress:
             progress(1)
     manifest = {"batch_id": batch_id, "artifacts": artifacts}
-    path = settings.data_path / "incoming" / f"{batch_id}.json"
+    path = settings.data_path / "batches" / f"{batch_id}.json"
     _write(path, to_json(manifest), durable=True)
     return IngestResult(manifest, path, tuple(rejected))
 
 
 def _artifact(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict[str, Any], str | None]:
     """The artifact of one file; with the reason, and with less in it, if the file cannot be read."""
-    original_uri = _uri(path, settings)
+    original_uri = uri(path, settings.root)
     file = None
     try:
         file = reader.read(str(path))
@@ -150,8 +150,8 @@ def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[st
     return {
         "photo_id": file.sha256,
         "original_uri": original_uri,
-        "ranking_uri": _uri(ranking, settings),
-        "std_uri": _uri(standard, settings),
+        "ranking_uri": uri(ranking, settings.root),
+        "std_uri": uri(standard, settings.root),
         "exif": read_exif(file.data),
         "format": _SUFFIXES[photo.info.format][0],
         "processing_metadata": {
@@ -179,14 +179,3 @@ def _write(path: Path, data: bytes, *, durable: bool) -> None:
         write_bytes(path, data, durable=durable)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _uri(path: Path, settings: Settings) -> str:
-    """A path as it stands in a manifest: from the root if it is inside, else absolute; always legal UTF-8."""
-    root = Path(os.path.abspath(settings.root))  # noqa: PTH100
-    path = Path(os.path.abspath(path))  # noqa: PTH100
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return path.as_uri()
-    return f"./{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else str(path)

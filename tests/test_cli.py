@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -41,7 +42,7 @@ def no_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_a_folder_of_photos_to_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
     assert "2 photos in batch trip" in capsys.readouterr().out
-    assert main(["process", "data/incoming/trip.json"]) == 0
+    assert main(["process", "data/batches/trip.json"]) == 0
     shown = capsys.readouterr().out
     assert "photo [bold]" in shown
     assert "0 of 2 photos came out of the cache" in shown
@@ -50,10 +51,39 @@ def test_from_a_folder_of_photos_to_features(project: Path, capsys: pytest.Captu
     assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "ok"]
 
 
+def events(project: Path) -> list[str]:
+    return sorted(path.name for path in (project / "data" / "events" / "features.completed").glob("*"))
+
+
+@pytest.mark.parametrize("command", ["process", "materialize"])
+def test_a_finished_batch_is_announced_once(project: Path, command: str) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    assert main([command, "data/batches/trip.json"]) == 0
+    assert main([command, "data/batches/trip.json"]) == 0
+    digest = hashlib.sha256((project / "data/features/trip.json").read_bytes()).hexdigest()
+    assert events(project) == [f"trip-{digest[:12]}.json"]
+
+
+def test_submit_hands_a_manifest_to_the_sensor_as_it_is(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ingest", "my photos", "--batch-id", "trip"])
+    assert not (project / "data" / "incoming").exists()
+    assert main(["submit", "data/batches/trip.json"]) == 0
+    assert "waits for Dagster's sensor" in capsys.readouterr().out
+    submitted = (project / "data/incoming/trip.json").read_bytes()
+    assert submitted == (project / "data/batches/trip.json").read_bytes()
+
+
+def test_submit_refuses_what_the_sensor_would_quarantine(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.json").write_text('{"batch_id": "../x", "artifacts": []}')
+    assert main(["submit", "bad.json"]) == 2
+    assert "batch_id" in capsys.readouterr().err
+    assert not (project / "data" / "incoming").exists()
+
+
 def test_materialize_makes_the_same_file_through_dagster(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
-    main(["process", "data/incoming/trip.json", "--output", "expected.json"])
-    assert main(["materialize", "data/incoming/trip.json"]) == 0
+    main(["process", "data/batches/trip.json", "--output", "expected.json"])
+    assert main(["materialize", "data/batches/trip.json"]) == 0
     shown = capsys.readouterr().out
     assert "Dagster run" in shown
     assert "2 of 2 photos came out of the cache" in shown
@@ -64,7 +94,7 @@ def test_materialize_makes_the_same_file_through_dagster(project: Path, capsys: 
 def test_missing_weights_stop_a_run_with_code_3(no_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     for command in ("process", "materialize"):
-        assert main([command, "data/incoming/trip.json"]) == 3
+        assert main([command, "data/batches/trip.json"]) == 3
         error = capsys.readouterr().err
         assert "nowhere" in error
         assert "--allow-degraded" in error
@@ -75,7 +105,7 @@ def test_missing_weights_stop_a_run_with_code_3(no_weights: Path, capsys: pytest
 def test_a_degraded_run_to_standard_output_is_json_alone_too(no_weights: Path, capsysbinary) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     capsysbinary.readouterr()
-    assert main(["process", "data/incoming/trip.json", "--allow-degraded", "--output", "-"]) == 0
+    assert main(["process", "data/batches/trip.json", "--allow-degraded", "--output", "-"]) == 0
     shown = capsysbinary.readouterr()
     assert json.loads(shown.out)["batch_id"] == "trip"
     assert b"Degraded run" in shown.err
@@ -85,7 +115,7 @@ def test_a_degraded_run_to_standard_output_is_json_alone_too(no_weights: Path, c
 def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest.CaptureFixture[str], command) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     capsys.readouterr()
-    assert main([command, "data/incoming/trip.json", "--allow-degraded"]) == 0
+    assert main([command, "data/batches/trip.json", "--allow-degraded"]) == 0
     shown = capsys.readouterr()
     assert shown.out.count("Degraded run") == 1
     assert shown.out.index("Degraded run") < shown.out.index("sharpness")
@@ -100,7 +130,7 @@ def test_an_unreadable_photo_is_named_and_costs_nothing_else(project: Path, caps
     (project / "my photos" / "broken.jpg").write_bytes(b"no photo")
     assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
     assert "broken.jpg" in capsys.readouterr().out
-    assert main(["process", "data/incoming/trip.json"]) == 0
+    assert main(["process", "data/batches/trip.json"]) == 0
     assert "1 x photo: unreadable" in capsys.readouterr().out
 
 
@@ -131,13 +161,13 @@ def test_wrong_settings_are_code_2(project, capsys, monkeypatch) -> None:
 def test_a_full_output_is_code_1_and_leaves_the_old_file(project, capsys) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     (project / "folder.json").mkdir()
-    assert main(["process", "data/incoming/trip.json", "--output", "folder.json"]) == 1
+    assert main(["process", "data/batches/trip.json", "--output", "folder.json"]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
 def test_output_to_standard_output_is_json_alone(project: Path) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
-    command = [sys.executable, "-m", "curation_features", "process", "data/incoming/trip.json", "--output", "-"]
+    command = [sys.executable, "-m", "curation_features", "process", "data/batches/trip.json", "--output", "-"]
     run = subprocess.run(command, capture_output=True, check=True, cwd=project, env=os.environ)
     assert json.loads(run.stdout)["batch_id"] == "trip"
 
@@ -155,7 +185,7 @@ def test_models_status_tells_what_is_not_and_how_to_get_it(no_weights, capsys) -
 
 def test_cache_stats_and_clear(project, capsys) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
-    main(["process", "data/incoming/trip.json"])
+    main(["process", "data/batches/trip.json"])
     capsys.readouterr()
     assert main(["cache", "stats", "--json"]) == 0
     stats = json.loads(capsys.readouterr().out)

@@ -96,7 +96,7 @@ def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
 def manifest(tmp_path: Path, run: Run) -> Path:
     """A batch of sample photos, made by the command line."""
     run("from curation_features.cli import main; raise SystemExit(main())", "ingest", "--samples", "--batch-id", "b")
-    return tmp_path / "data" / "incoming" / "b.json"
+    return tmp_path / "data" / "batches" / "b.json"
 
 
 def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run: Run) -> None:
@@ -126,7 +126,7 @@ def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run
 def test_a_cached_service_run_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
     code = (
         "import sys; from pathlib import Path; from curation_features.cli import main\n"
-        "assert main(['process', 'data/incoming/b.json', '--output', sys.argv[1]]) == 0\n" + REPORT_MODULES
+        "assert main(['process', 'data/batches/b.json', '--output', sys.argv[1]]) == 0\n" + REPORT_MODULES
     )
     first, second = run(code, "first.json").stdout, run(code, "second.json").stdout
     assert "torch" in first
@@ -140,7 +140,7 @@ def test_a_cached_service_run_loads_no_torch_and_gives_the_same_bytes(manifest: 
 def test_a_cached_materialization_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
     code = (
         "from curation_features.cli import main\n"
-        "assert main(['materialize', 'data/incoming/b.json']) == 0\n" + REPORT_MODULES
+        "assert main(['materialize', 'data/batches/b.json']) == 0\n" + REPORT_MODULES
     )
     features = manifest.parents[1] / "features"
     assert "torch" in run(code).stdout.splitlines()[-1]
@@ -153,21 +153,21 @@ def test_a_cached_materialization_loads_no_torch_and_gives_the_same_bytes(manife
 def test_service_and_pipeline_give_the_same_bytes(manifest: Path, run: Run) -> None:
     code = (
         "from curation_features.cli import main\n"
-        "assert main(['materialize', 'data/incoming/b.json']) == 0\n"
+        "assert main(['materialize', 'data/batches/b.json']) == 0\n"
         "assert main(['cache', 'clear', '--all']) == 0\n"
-        "assert main(['process', 'data/incoming/b.json', '--output', 'service.json']) == 0"
+        "assert main(['process', 'data/batches/b.json', '--output', 'service.json']) == 0"
     )
     run(code)
     project = manifest.parents[2]
     features = project / "data" / "features"
     assert (project / "service.json").read_bytes() == (features / "b.json").read_bytes()
     table = (features / "b.parquet").read_bytes()
-    run("from curation_features.cli import main; assert main(['process', 'data/incoming/b.json']) == 0")
+    run("from curation_features.cli import main; assert main(['process', 'data/batches/b.json']) == 0")
     assert (features / "b.parquet").read_bytes() == table
 
 
 def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, run: Run) -> None:
-    run("from curation_features.cli import main; raise SystemExit(main())", "process", "data/incoming/b.json")
+    run("from curation_features.cli import main; raise SystemExit(main())", "process", "data/batches/b.json")
     frame = pd.read_parquet(manifest.parents[1] / "features" / "b.parquet")
     np.testing.assert_allclose(frame["sharpness"], np.tanh(frame["tenengrad"] / 2000), atol=1e-6)
     np.testing.assert_allclose(frame["noise"], np.minimum(frame["noise_sigma"] / 0.08, 1), atol=2e-5)
@@ -183,7 +183,7 @@ def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, 
 
 def test_the_results_are_the_same_without_asserts(manifest: Path, run: Run, tmp_path: Path) -> None:
     command = "from curation_features.cli import main; raise SystemExit(main())"
-    run(command, "process", "data/incoming/b.json", "--output", "plain.json")
+    run(command, "process", "data/batches/b.json", "--output", "plain.json")
     run(command, "cache", "clear", "--all")
-    run(command, "process", "data/incoming/b.json", "--output", "optimized.json", PYTHONOPTIMIZE="1")
+    run(command, "process", "data/batches/b.json", "--output", "optimized.json", PYTHONOPTIMIZE="1")
     assert (tmp_path / "plain.json").read_bytes() == (tmp_path / "optimized.json").read_bytes()

@@ -82,7 +82,7 @@ def test_the_manifest_is_what_the_pipeline_reads(settings: Settings) -> None:
     photos = [write_photo(settings.root / name) for name in ("b.png", "a.webp", "c.tif")]
     done: list[int] = []
     result = ingest(photos, settings, batch_id="batch_1", progress=done.append)
-    assert result.path == settings.root / "data/incoming/batch_1.json"
+    assert result.path == settings.root / "data/batches/batch_1.json"
     text = result.path.read_text("utf-8")
     assert text == json.dumps(result.manifest, indent=2) + "\n"
     batch = read_manifest(result.path)

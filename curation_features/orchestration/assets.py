@@ -1,42 +1,55 @@
-"""The assets, all partitioned by `batch_id`. Their bodies call stages; nothing is computed here."""
+"""The assets, all partitioned by `batch_id`, and the one step that makes them.
 
+One step, so that a run over many batches finishes each of them, reports each with its own data version as soon as it is
+done, and keeps what it has finished when another batch fails. Nothing is computed here.
+"""
+
+import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import dagster as dg
 
 from curation_features.errors import StoreError
-from curation_features.orchestration.metadata import (
-    FEATURE_SCHEMA,
-    column_schema,
-    feature_metadata,
-    missing_metadata,
-    stage_metadata,
-)
+from curation_features.events import Outbox
+from curation_features.orchestration.automation import RECONCILE
+from curation_features.orchestration.batch_run import BatchRun
+from curation_features.orchestration.checks import CHECK_SPECS
+from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
-from curation_features.schema import FeatureError, Labelling, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, RunStats, merge
-from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
+from curation_features.stages import FeatureStages
+from curation_features.stages.plan import TECHNICAL_PARTS
 from curation_features.store import ArtifactStore
 from curation_features.tables import STAGE_TABLES
 from curation_features.versions import combined, digest, part_version
 
-Materialized = dg.MaterializeResult[None]
+log = logging.getLogger(__name__)
+
 Stages = dg.ResourceParam[FeatureStages]
 Store = dg.ResourceParam[ArtifactStore]
+Events = dg.ResourceParam[Outbox]
 
 GROUP = "photo_features"
 OWNERS = ["team:curation"]
-PIXEL_STAGES = {"technical_metrics": TECHNICAL_PARTS, "image_embeddings": EMBEDDING_PARTS}
+POOL = "models"
+"""Dagster's pool that keeps two runs from holding models at the same time; its limit is in `dagster.yaml`."""
 
+BATCHES_PER_RUN = 50
+
+SOURCE = "preprocess_batches"
+_SOURCE_DESCRIPTION = (
+    "Batch manifests from the preprocess service, as accepted. The data version is the manifest's digest."
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions: beta, and what is needed here
 
-    @dg.observable_source_asset(partitions_def=BATCHES, group_name=GROUP)
+    @dg.observable_source_asset(
+        name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags={"stage": "input"}
+    )
     def preprocess_batches(context: dg.OpExecutionContext, store: Store) -> dg.DataVersionsByPartition:
-        """Batch manifests from the preprocess service, as accepted. The data version is the manifest's digest."""
+        """The digest of every accepted manifest."""
         digests: dict[str, str | dg.DataVersion] = {}
         for batch_id in sorted(set(store.batch_ids()) & set(context.instance.get_dynamic_partitions(DIMENSION))):
             try:
@@ -46,115 +59,86 @@ with warnings.catch_warnings():
         return dg.DataVersionsByPartition(digests)
 
 
-@dg.asset(partitions_def=BATCHES, group_name=GROUP, owners=OWNERS, kinds={"python", "pytorch"})
-def label_embeddings(stages: Stages) -> Materialized:
-    """The vocabulary as CLIP text vectors: every label in every template, normalised and averaged.
-
-    Kept in `label_embeddings.pt` and shared by all batches; rebuilt when labels, templates or the model change.
-    """
-    plan = stages.plan(LABEL_PARTS)
-    vocabulary = stages.classifier.vocabulary
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(stages.ensure_label_embeddings(plan)),
-        metadata={
-            "labels": len(vocabulary.labels),
-            "templates": len(vocabulary.templates),
-            "missing": missing_metadata(plan),
-            "path": dg.MetadataValue.path(str(stages.cache.label_embeddings)),
-        },
-    )
-
-
-def _pixel_spec(name: str, kinds: set[str], description: str) -> dg.AssetSpec:
+def _spec(name: str, deps: list[str], kinds: set[str], schema: dg.TableSchema | None, description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
-        deps=[preprocess_batches],
+        deps=deps,
+        description=description,
         group_name=GROUP,
         owners=OWNERS,
         kinds=kinds,
-        description=description,
-        metadata={"dagster/column_schema": column_schema(STAGE_TABLES[name].columns)},
+        tags={"stage": name},
+        skippable=True,  # partitions are reported one by one, and no output is returned
+        automation_condition=RECONCILE,
+        metadata={"dagster/column_schema": schema} if schema else None,
     )
 
 
-@dg.multi_asset(
-    specs=[
-        _pixel_spec(
-            "technical_metrics",
-            {"python", "opencv", "parquet"},
-            "Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements behind them.",
-        ),
-        _pixel_spec(
-            "image_embeddings",
-            {"python", "pytorch", "parquet"},
-            "The CLIP image vector of every photo. Labels are made from these, so new labels need no image model.",
-        ),
-    ],
-    can_subset=True,
-    partitions_def=BATCHES,
-)
-def photo_pixels(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Iterator[Materialized]:
-    """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once."""
-    names = sorted(key.path[-1] for key in context.selected_asset_keys)
-    batch, stats = store.manifest(context.partition_key), RunStats()
-    plan = stages.plan(frozenset().union(*(PIXEL_STAGES[name] for name in names)))
-    versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
-    records = stats.counted(stages.measure(batch, plan, stats))
-    for name, artifact in store.write_stages(batch, records, versions).items():
-        yield dg.MaterializeResult(
-            asset_key=name,
-            data_version=dg.DataVersion(artifact.digest),
-            metadata=stage_metadata(artifact, stats, plan),
-        )
+SPECS = [
+    _spec(
+        "label_embeddings",
+        [],
+        {"python", "pytorch"},
+        None,
+        """The vocabulary as CLIP text vectors: every label in every template, normalised and averaged.
 
+Kept in `label_embeddings.pt` and shared by all batches; rebuilt when labels, templates or the model change.""",
+    ),
+    _spec(
+        "technical_metrics",
+        [SOURCE],
+        {"python", "opencv", "parquet"},
+        column_schema(STAGE_TABLES["technical_metrics"].columns),
+        """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements behind them.
 
-@dg.asset(
-    partitions_def=BATCHES,
-    deps=["image_embeddings", label_embeddings],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "numpy", "parquet"},
-    metadata={"dagster/column_schema": column_schema(STAGE_TABLES["clip_labels"].columns)},
-)
-def clip_labels(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Materialized:
-    """The five most probable labels of every photo, out of its stored vector and the label vectors."""
-    batch, stats, plan = store.manifest(context.partition_key), RunStats(), stages.plan(LABEL_PARTS)
-    records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    artifact = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions})["clip_labels"]
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.digest),
-        metadata=stage_metadata(artifact, stats, plan),
+Made in one pass with `image_embeddings`, which decodes each photo once. A changed constant recomputes its metric
+only.""",
+    ),
+    _spec(
+        "image_embeddings",
+        [SOURCE],
+        {"python", "pytorch", "parquet"},
+        column_schema(STAGE_TABLES["image_embeddings"].columns),
+        "The CLIP image vector of every photo. Labels are made from these, so new labels need no image model.",
+    ),
+    _spec(
+        "clip_labels",
+        ["image_embeddings", "label_embeddings"],
+        {"python", "numpy", "parquet"},
+        column_schema(STAGE_TABLES["clip_labels"].columns),
+        "The five most probable labels of every photo, out of its stored vector and the label vectors.",
+    ),
+    _spec(
+        "features",
+        [SOURCE, "technical_metrics", "clip_labels"],
+        {"python", "json", "parquet"},
+        FEATURE_SCHEMA,
+        """Every artifact of the batch with its features; every field of ingest and preprocess as it came in.
+
+Read back and checked before `features.completed` goes out.""",
+    ),
+]
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies
+
+    @dg.multi_asset(
+        specs=SPECS,
+        check_specs=CHECK_SPECS,
+        can_subset=True,
+        partitions_def=BATCHES,
+        backfill_policy=dg.BackfillPolicy.multi_run(BATCHES_PER_RUN),
+        pool=POOL,
     )
-
-
-@dg.asset(
-    partitions_def=BATCHES,
-    deps=[preprocess_batches, "technical_metrics", clip_labels],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"python", "json", "parquet"},
-    metadata={"dagster/column_schema": FEATURE_SCHEMA},
-)
-def features(context: dg.AssetExecutionContext, stages: Stages, store: Store) -> Materialized:
-    """Every artifact of the batch with its features; every field of ingest and preprocess as it came in."""
-    batch = store.manifest(context.partition_key)
-    technical, labels = (store.stage_metadata(name, batch)["versions"] for name in ("technical_metrics", "clip_labels"))
-    version = {"technical": technical_version(technical), "clip": labels.get("labels", UNMEASURED)}
-    records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
-    vocabulary = stages.classifier.vocabulary
-    merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
-    artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.digest),
-        metadata={
-            **feature_metadata(merged),
-            "json": dg.MetadataValue.path(str(artifact.json_path)),
-            "parquet": dg.MetadataValue.path(str(artifact.table_path)),
-        },
-    )
-
-
-ASSETS = [label_embeddings, photo_pixels, clip_labels, features]
+    def photo_features(
+        context: dg.AssetExecutionContext, stages: Stages, store: Store, events: Events
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
+        run = BatchRun(context, stages, store, events)
+        for batch_id in context.partition_keys:
+            run.attempt(batch_id)
+        run.finish()
+        yield from ()
 
 
 def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
@@ -171,14 +155,3 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
         "clip_labels": parts["labels"],
         "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
     }
-
-
-def _joined(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
-    """Technical records with the labels of the same photos, which must have been made of the same bytes."""
-    for record, other in zip(technical, labelled, strict=True):
-        if record.info == other.info:
-            record.labelling = other.labelling
-        else:
-            message = "the photo changed between its technical metrics and its labels: materialize both again"
-            record.labelling = Labelling(error=FeatureError("clip_labels", "photo_changed", message))
-        yield record

@@ -54,21 +54,33 @@ def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> 
     """Make a manifest known: kept in the store, a partition, and an observation of `preprocess_batches`."""
     store.put_manifest(batch)
     instance.add_dynamic_partitions(DIMENSION, [batch.batch_id])
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            "preprocess_batches",
-            partition=batch.batch_id,
-            tags={"dagster/data_version": batch.digest},
-            metadata={"artifacts": len(batch.artifacts)},
-        )
+    instance.report_runless_asset_event(observation(batch))
+
+
+def observation(batch: Batch) -> dg.AssetObservation:
+    """The observation that a manifest was accepted; its data version is the manifest's digest."""
+    return dg.AssetObservation(
+        "preprocess_batches",
+        partition=batch.batch_id,
+        tags={"dagster/data_version": batch.digest},
+        metadata={"artifacts": len(batch.artifacts)},
     )
+
+
+def manifest_tags(batch: Batch) -> dict[str, str]:
+    """Tags of a run that was launched for exactly this manifest."""
+    return {"curation_features/manifest": f"{batch.batch_id}:{batch.digest[:16]}"}
 
 
 def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance) -> LaunchResult:
     """Run the job `extract_features` for a batch that has been accepted."""
     job = definitions.resolve_job_def("extract_features")
     result = job.execute_in_process(
-        instance=instance, partition_key=batch.batch_id, raise_on_error=False, run_config=_QUIET
+        instance=instance,
+        partition_key=batch.batch_id,
+        raise_on_error=False,
+        run_config=_QUIET,
+        tags=manifest_tags(batch),
     )
     failures = {
         event.step_key or "": event.step_failure_data.error.to_string() if event.step_failure_data.error else ""

@@ -1,71 +1,315 @@
-"""What Dagster shows of a materialisation: plain, finite numbers and short tables."""
+"""What Dagster shows of a materialisation: plain, finite numbers, short tables, and photos to look at.
+
+Dagster shows entries in the order in which they are given, and plots every number over time. Tables stand in the page;
+Markdown and JSON of 1000 characters or more are behind a link. Ids, names, labels and messages come from outside: none
+of them has a meaning in Markdown or HTML here. Nothing of a photo's EXIF is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import dagster as dg
 
-from curation_features.schema import METRICS, Measurement
+from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
 from curation_features.stages import Merged, Plan, RunStats
-from curation_features.store import StageArtifact
+from curation_features.stages.summary import (
+    Pick,
+    error_counts,
+    label_distribution,
+    picks,
+    score_percentiles,
+)
+from curation_features.store import FeatureArtifact, StageArtifact
 from curation_features.tables import FEATURE_COLUMNS
 
-_ROWS_SHOWN = 20
+Thumbnail = Callable[[PhotoRecord], bytes | None]
+"""Gives a small JPEG of a record's photo, or None."""
+
+Columns = Mapping[str, tuple[str, str]]
+
+_ROWS_SHOWN = 10
+_LABELS_SIZE = 9_000  # characters of JSON
+_NAME_LENGTH, _LABEL_LENGTH, _MESSAGE_LENGTH = 40, 40, 160  # characters
+_BAR_LENGTH = 20
 
 
-def column_schema(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
-    """The columns of a table, with what they mean."""
-    return dg.TableSchema([dg.TableColumn(name, kind, description=text) for name, (kind, text) in columns.items()])
+def column_schema(columns: Columns) -> dg.TableSchema:
+    """The columns of a table, with what they mean. Of a structure only its kind is said: pages have little room."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(name, "list<struct>" if kind.startswith("list<struct") else kind, description=text)
+            for name, (kind, text) in columns.items()
+        ]
+    )
+
+
+FEATURE_SCHEMA = column_schema(FEATURE_COLUMNS)
+
+
+# Stages --------------------------------------------------------------------------------------------------------------
 
 
 def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict[str, Any]:
     """Counts, timings and versions of one stage, and where its table is."""
+    numbers = stats.summary()
+    share = {"cached_share": round(stats.cached / stats.photos, 4)} if stats.photos else {}
     return {
-        **stats.summary(),
+        **_plain({"photos": numbers.pop("photos"), "cached": numbers.pop("cached"), **share, **numbers}),
         "dagster/partition_row_count": stats.photos,
         "manifest": artifact.metadata["manifest"],
         "versions": dg.MetadataValue.json(artifact.metadata["versions"]),
         "missing": missing_metadata(plan),
         "path": dg.MetadataValue.path(str(artifact.path)),
+        "dagster/uri": _uri(artifact.path),
     }
 
 
 def missing_metadata(plan: Plan) -> dg.JsonMetadataValue:
     """Why parts of a degraded run are defaults."""
-    return dg.MetadataValue.json({part: error.message for part, error in plan.missing.items()})
+    return dg.MetadataValue.json({part: _text(error.message, 400) for part, error in plan.missing.items()})
 
 
-def feature_metadata(merged: Merged) -> dict[str, Any]:
-    """Statuses, the label distribution, and the first photos as a table."""
+def artifact_links(artifact: FeatureArtifact) -> dict[str, Any]:
+    """Where the finished features are."""
+    files = {"json": artifact.json_path, "parquet": artifact.table_path}
     return {
-        "dagster/partition_row_count": len(merged.records),
-        **{f"photos_{status}": count for status, count in merged.statuses().items()},
-        "labels": dg.MetadataValue.json(merged.label_counts()),
-        "photos": dg.MetadataValue.md(_table(merged)),
+        **{name: dg.MetadataValue.path(str(path)) for name, path in files.items()},
+        "dagster/uri": _uri(artifact.json_path),
     }
 
 
-def _table(merged: Merged) -> str:
-    """The first photos with their scores and labels, as Markdown."""
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
+    """Counts by status, the best and the worst photos, labels, scores and errors; less than 60 kB.
+
+    Args:
+        thumbnail: makes the small images beside the best and the worst photos; by default there are none.
+    """
+    chosen = picks(merged)
+    counts = {"photos": len(merged.records)}
+    counts.update({f"photos_{status}": count for status, count in merged.statuses().items()})
+    tables = {
+        "errors": _error_table(merged),
+        "failed_photos": _failed_table(chosen.failed),
+        "scores": _score_table(merged),
+        "label_distribution": _label_table(merged),
+    }
+    return {
+        **counts,
+        **({"best_and_worst": _gallery(chosen.best, chosen.worst, thumbnail)} if chosen.best or chosen.worst else {}),
+        **{name: table for name, table in tables.items() if table.records},
+        **{f"{part}_version": version for part, version in merged.version.items()},
+        **_flat_percentiles(merged),
+        "labels": dg.MetadataValue.json(_bounded(merged.label_counts())),
+        "dagster/partition_row_count": len(merged.records),
+    }
+
+
+def _flat_percentiles(merged: Merged) -> dict[str, int | float]:
+    return _plain(
+        {
+            f"{metric}_p{rank:02}": round(value, 4)
+            for metric, values in score_percentiles(merged).items()
+            for rank, value in values.items()
+        }
+    )
+
+
+def _bounded(counts: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent of the labels, all of them unless there are very many."""
+    ends = accumulate(len(json.dumps(label)) + len(f": {count}, ") for label, count in counts.items())
+    return {label: counts[label] for label, end in zip(counts, ends, strict=True) if end <= _LABELS_SIZE}
+
+
+_SHARE_COLUMNS = {
+    "label": ("string", "the most probable label of a photo"),
+    "photos": ("int", "photos that have it"),
+    "share": ("string", "of all photos with labels"),
+    "": ("string", "as a bar, the longest for the most frequent"),
+}
+
+
+def _label_table(merged: Merged) -> dg.TableMetadataValue:
+    shares = label_distribution(merged)
+    rows = [
+        {
+            "label": _text(share.label, _LABEL_LENGTH),
+            "photos": share.photos,
+            "share": f"{share.share:.1%}",
+            "": "█" * max(1, round(_BAR_LENGTH * share.photos / shares[0].photos)),
+        }
+        for share in shares[:_ROWS_SHOWN]
+    ]
+    rest = shares[_ROWS_SHOWN:]
+    if rest:
+        more = {"label": f"{len(rest)} more", "photos": sum(share.photos for share in rest)}
+        rows.append({**more, "share": f"{sum(share.share for share in rest):.1%}", "": ""})
+    return _table(_SHARE_COLUMNS, rows)
+
+
+_SCORE_COLUMNS = {
+    "score": ("string", "name of the score"),
+    "best": ("int", "the value that a good photo reaches"),
+    "p05": ("string", "5th percentile over the photos that have the score"),
+    "p50": ("string", "median"),
+    "p95": ("string", "95th percentile"),
+    "measured": ("int", "photos that have the score"),
+}
+
+
+def _score_table(merged: Merged) -> dg.TableMetadataValue:
+    return _table(
+        _SCORE_COLUMNS,
+        [
+            {
+                "score": metric,
+                "best": METRIC[metric].best,
+                **{f"p{rank:02}": f"{value:.3f}" for rank, value in values.items()},
+                "measured": sum(_score(record, metric) is not None for record in merged.records),
+            }
+            for metric, values in score_percentiles(merged).items()
+        ],
+    )
+
+
+_ERROR_COLUMNS = {
+    "stage": ("string", "what could not be computed"),
+    "reason": ("string", "why, in short"),
+    "photos": ("int", "photos that this concerns"),
+    "message": ("string", "what the first of them says"),
+}
+
+
+def _error_table(merged: Merged) -> dg.TableMetadataValue:
+    return _table(
+        _ERROR_COLUMNS,
+        [
+            {
+                "stage": _text(error.stage, _LABEL_LENGTH),
+                "reason": _text(error.reason, _LABEL_LENGTH),
+                "photos": error.photos,
+                "message": _text(error.message),
+            }
+            for error in error_counts(merged)[:_ROWS_SHOWN]
+        ],
+    )
+
+
+_FAILED_COLUMNS = {
+    "photo": ("string", "name of the photo's file"),
+    "reason": ("string", "why nothing was measured"),
+    "photo_id": ("string", "beginning of the photo's id"),
+}
+
+
+def _failed_table(failed: tuple[Pick, ...]) -> dg.TableMetadataValue:
+    rows = [
+        {
+            "photo": _file_name(pick),
+            "reason": _text(pick.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
+            "photo_id": _text(pick.record.photo_id, 12),
+        }
+        for pick in failed[:_ROWS_SHOWN]
+    ]
+    if len(failed) > _ROWS_SHOWN:
+        rows.append({"photo": f"{len(failed) - _ROWS_SHOWN} more", "reason": "", "photo_id": ""})
+    return _table(_FAILED_COLUMNS, rows)
+
+
+def _table(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], column_schema(columns))
+
+
+# The gallery ---------------------------------------------------------------------------------------------------------
+
+_EXPLANATION = (
+    "*Overall* is the mean of the measured scores, each turned so that 1 is best. It only orders these photos; "
+    "a photo with a missing score is never among the best."
+)
+
+
+def _gallery(best: Iterable[Pick], worst: Iterable[Pick], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
+    """The best and the worst photos as a Markdown table."""
     names = [metric.name for metric in METRICS]
-    lines = [f"| photo | status | {' | '.join(names)} | labels |", "|" + " --- |" * (len(names) + 3)]
-    for artifact, record in zip(merged.document["artifacts"][:_ROWS_SHOWN], merged.records, strict=False):
-        features = artifact["features"]
-        measured = [record.measurements.get(name, Measurement()).score for name in names]
-        scores = ["-" if score is None else f"{score:.3f}" for score in measured]
-        labels = ", ".join(label["label"] for label in features["clip_labels"][:3] if label["confidence"])
-        cells = [artifact["photo_id"][:12], features["status"], *scores, labels]
-        lines.append("| " + " | ".join(_inert(cell) for cell in cells) + " |")
-    left = len(merged.records) - _ROWS_SHOWN
-    return "\n".join([*lines, *([f"\n... and {left} more"] if left > 0 else [])])
+    lines = [f"| | | photo | overall | {' | '.join(names)} | labels |", "|" + " --- |" * (len(names) + 5)]
+    for title, chosen in (("best", best), ("worst", worst)):
+        for place, pick in enumerate(chosen, 1):
+            scores = [pick.overall, *(_score(pick.record, name) for name in names)]
+            cells = [
+                f"**{title}&nbsp;{place}**",
+                _image(pick.record, thumbnail),
+                _inert(_file_name(pick)),
+                *("-" if score is None else f"{score:.3f}" for score in scores),
+                _labels(pick.record),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return dg.MetadataValue.md("\n".join([*lines, "", _EXPLANATION]))
+
+
+def _image(record: PhotoRecord, thumbnail: Thumbnail | None) -> str:
+    data = thumbnail(record) if thumbnail else None
+    return f"![](data:image/jpeg;base64,{base64.b64encode(data).decode()})" if data else ""
+
+
+def _labels(record: PhotoRecord) -> str:
+    labelling = record.labelling
+    if labelling is None or labelling.error is not None or not labelling.labels:
+        return "-"
+    return ", ".join(
+        f"{_inert(_text(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in labelling.labels[:3]
+    )
+
+
+# Text and numbers -----------------------------------------------------------------------------------------------------
+
+_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")  # of a URL; it may hold a signature
+_AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
+_WORD_JOINER = "\u2060"
+
+
+def _file_name(pick: Pick) -> str:
+    """The name of the file that a photo came in, without its folder; the photo's id where there is no name."""
+    uri = str(pick.artifact.get("original_uri") or pick.record.image_uri)
+    path = unquote(uri.partition("?")[0]) if "://" in uri else uri
+    return _text(path.rstrip("/").rpartition("/")[2] or pick.record.photo_id, _NAME_LENGTH)
+
+
+def _text(text: str, length: int = _MESSAGE_LENGTH) -> str:
+    """Text of one line, without control characters and secrets, of at most `length` characters."""
+    printable = "".join(character if character.isprintable() else " " for character in _QUERY.sub(r"\1...", text))
+    line = " ".join(printable.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def _inert(text: str) -> str:
-    """Text without a meaning in Markdown or HTML: ids and labels come from outside."""
-    kept = "".join(character for character in text if character.isprintable())
-    return "".join(f"&#{ord(character)};" if character in "<>&|`*_[]()!\\#~" else character for character in kept)
+    """Text without a meaning in Markdown or HTML; what looks like an address does not become a link."""
+    escaped = (
+        character if character.isalnum() or character in " ,-" or not character.isascii() else f"&#{ord(character)};"
+        for character in _AUTOMATIC_LINK.sub(rf"\1{_WORD_JOINER}", text)
+    )
+    return "".join(escaped)
 
 
-FEATURE_SCHEMA = column_schema(FEATURE_COLUMNS)
+def _uri(path: Path) -> str:
+    return path.absolute().as_uri()
+
+
+def _score(record: PhotoRecord, metric: str) -> float | None:
+    return record.measurements.get(metric, Measurement()).score
+
+
+def _plain(numbers: Mapping[str, Any]) -> dict[str, int | float]:
+    """Numbers that Dagster can store and plot: Python's own, and finite."""
+    own = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
+    return {name: value for name, value in own.items() if math.isfinite(value)}

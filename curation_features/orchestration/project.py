@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from curation_features.orchestration.assets import ASSETS, code_versions, preprocess_batches
+from curation_features.orchestration.assets import code_versions, photo_features, preprocess_batches
+from curation_features.orchestration.automation import reconcile
+from curation_features.orchestration.checks import nothing_quarantined
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.resources import build_resources
+from curation_features.orchestration.sensors import event_delivery, preprocess_outputs
 from curation_features.settings import Settings, load_settings
 from curation_features.stages import FeatureStages
 
@@ -27,11 +30,13 @@ def build_definitions(
     settings = settings or load_settings()
     versions = code_versions(settings, FeatureStages(settings))
     assets = dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()]), ASSETS
+        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()]), [photo_features]
     )
     return dg.Definitions(
         assets=[preprocess_batches, *assets],
+        asset_checks=[nothing_quarantined],
         jobs=[extract_features],
+        sensors=[preprocess_outputs, event_delivery, reconcile],
         resources={**build_resources(settings), **(resources or {})},
         # In one process, so that the steps of a run share the models and what they have found in the cache.
         executor=dg.in_process_executor,

@@ -1,4 +1,4 @@
-"""What the assets are given: settings, device, models, cache and artifact store, each replaceable on its own.
+"""What assets and sensors are given: settings, device, models, stores and event sink, each replaceable on its own.
 
 A field that is left empty takes the value of the project's settings. Tests and other deployments may also put the
 library's own object in a resource's place: `{"stages": FeatureStages(...), "store": ArtifactStore(...)}`.
@@ -13,9 +13,12 @@ import dagster as dg
 from pydantic import Field
 
 from curation_features.cache import FeatureCache
+from curation_features.events import EventSink, Outbox
+from curation_features.incoming import IncomingFolders
 from curation_features.settings import ENV_PREFIX, Settings, load_settings
 from curation_features.stages import FeatureStages, Models
 from curation_features.store import ArtifactStore
+from curation_features.webhook import WebhookSink
 
 
 class SettingsResource(dg.ConfigurableResource["SettingsResource"]):
@@ -78,6 +81,28 @@ class FeatureCacheResource(dg.ConfigurableResource["FeatureCacheResource"]):
         return FeatureCache(settings.root / self.folder if self.folder else settings.cache_path)
 
 
+class ArtifactsResource(dg.ConfigurableResource["ArtifactsResource"]):
+    """Where manifests, stage tables, finished features, events and the quarantine lie."""
+
+    folder: str = Field(default="", description="The data folder. Empty: as in the settings.")
+
+    def path(self, settings: Settings) -> Path:
+        """The data folder."""
+        return settings.root / self.folder if self.folder else settings.data_path
+
+
+class EventSinkResource(dg.ConfigurableResource["EventSinkResource"]):
+    """Where `features.completed` goes, beside its file."""
+
+    webhook: str = Field(default="", description="URL that events are posted to. Empty: as in the settings.")
+    token: str = Field(default="", description="Bearer token for it, best as {env: NAME}. Empty: as in the settings.")
+
+    def sink(self, settings: Settings) -> EventSink | None:
+        """The remote sink, if there is one. Override this to replace it."""
+        url = self.webhook or settings.event_webhook
+        return WebhookSink(url, self.token or settings.event_webhook_token) if url else None
+
+
 @dg.resource(required_resource_keys={"settings", "device", "models", "cache"})
 def feature_stages(context: dg.InitResourceContext) -> FeatureStages:
     """The steps over one batch, with everything they share: one object for all steps of a run."""
@@ -86,11 +111,29 @@ def feature_stages(context: dg.InitResourceContext) -> FeatureStages:
     return FeatureStages(settings, models=project.models.models(settings), cache=project.cache.cache(settings))
 
 
-@dg.resource(required_resource_keys={"settings"})
+@dg.resource(required_resource_keys={"settings", "artifacts"})
 def artifact_store(context: dg.InitResourceContext) -> ArtifactStore:
-    """Manifests, stage tables and finished features in the settings' data folder."""
+    """Manifests, stage tables and finished features in the data folder."""
     project: Any = context.resources
-    return ArtifactStore(project.settings.settings().data_path)
+    return ArtifactStore(project.artifacts.path(project.settings.settings()))
+
+
+@dg.resource(required_resource_keys={"settings", "artifacts", "sink"})
+def event_outbox(context: dg.InitResourceContext) -> Outbox:
+    """The journal of events in the data folder, and the way to the remote sink."""
+    project: Any = context.resources
+    settings = project.settings.settings()
+    return Outbox(project.artifacts.path(settings), project.sink.sink(settings))
+
+
+@dg.resource(required_resource_keys={"settings", "artifacts"})
+def incoming_folders(context: dg.InitResourceContext) -> IncomingFolders:
+    """The folders that manifests come into."""
+    project: Any = context.resources
+    settings = project.settings.settings()
+    data_path = project.artifacts.path(settings)
+    folders = [data_path / "incoming", *(settings.root / folder for folder in settings.incoming_dirs)]
+    return IncomingFolders(folders, data_path / "quarantine")
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
@@ -100,8 +143,12 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "device": DeviceResource.configure_at_launch(),
         "models": ModelsResource.configure_at_launch(),
         "cache": FeatureCacheResource.configure_at_launch(),
+        "artifacts": ArtifactsResource.configure_at_launch(),
+        "sink": EventSinkResource.configure_at_launch(),
         "stages": feature_stages,
         "store": artifact_store,
+        "events": event_outbox,
+        "incoming": incoming_folders,
     }
 
 

@@ -3,81 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.definitions.observe import observe
 
-from curation_features.manifest import Batch
-from curation_features.orchestration import launch
 from curation_features.orchestration.assets import preprocess_batches
 from curation_features.orchestration.project import build_definitions
 from curation_features.service import FeaturesService
-from curation_features.settings import Settings, packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.settings import Settings
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
-
-
-@dataclass
-class Pipeline:
-    """A Dagster instance over a world. Every run gets new stages, as a new process would."""
-
-    world: Any
-    instance: dg.DagsterInstance
-    settings: Settings
-    models: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def store(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.data_path)
-
-    def definitions(self) -> dg.Definitions:
-        stages = self.world.stages(self.settings, **self.models)
-        return build_definitions(self.settings, resources={"stages": stages, "store": self.store})
-
-    def accept(self, batch: Batch) -> None:
-        launch.accept(batch, self.store, self.instance)
-
-    def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
-        job = self.definitions().resolve_job_def("extract_features")
-        selection = [dg.AssetKey(name) for name in assets] or None
-        return job.execute_in_process(
-            instance=self.instance, partition_key=batch_id, asset_selection=selection, raise_on_error=False
-        )
-
-    def record(self, asset: str, batch_id: str = "batch_1") -> dg.EventLogRecord:
-        wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id])
-        found = self.instance.fetch_materializations(wanted, limit=1).records
-        assert found, f"{asset} was never materialized"
-        return found[0]
-
-    def materialization(self, asset: str) -> dg.AssetMaterialization:
-        found = self.record(asset).asset_materialization
-        assert found is not None
-        return found
-
-    def data_versions(self) -> dict[str, str]:
-        return {name: (self.materialization(name).tags or {})["dagster/data_version"] for name in ASSETS}
-
-    def changed_by(self, action: Callable[[], Any]) -> set[str]:
-        before = self.data_versions()
-        action()
-        return {name for name, version in self.data_versions().items() if version != before[name]}
-
-
-@pytest.fixture
-def pipeline(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pipeline]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
-        found = Pipeline(world, instance, world.settings)
-        found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
-        yield found
 
 
 def test_a_run_makes_the_same_features_as_the_service(pipeline, world) -> None:
@@ -245,7 +182,7 @@ def test_metadata_is_plain_and_inert(pipeline, world) -> None:
     pipeline.accept(world.batch([odd], "odd"))
     assert pipeline.run("odd").success
     shown = pipeline.record("features", "odd").asset_materialization.metadata
-    assert "<script>" not in shown["photos"].value
+    assert "<script>" not in shown["best_and_worst"].value
     assert shown["photos_ok"].value == 1
     pixels = {**pipeline.record("image_embeddings", "odd").asset_materialization.metadata}
     pixels.update(pipeline.record("technical_metrics", "odd").asset_materialization.metadata)

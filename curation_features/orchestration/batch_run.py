@@ -1,0 +1,108 @@
+"""A run over one or many batches: each is made, reported, checked and announced by itself."""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from curation_features.errors import CurationError, StoreError, WeightsError
+from curation_features.events import Outbox
+from curation_features.manifest import Batch
+from curation_features.orchestration.checks import BatchChecks
+from curation_features.orchestration.making import Made, make
+from curation_features.orchestration.provenance import Provenance, latest_metadata
+from curation_features.stages import FeatureStages, Merged
+from curation_features.stages.completion import completed
+from curation_features.store import ArtifactStore, FeatureArtifact
+
+log = logging.getLogger(__name__)
+
+FEATURES = dg.AssetKey("features")
+
+
+class BatchRun:
+    """Makes the selected assets of batches, and reports each partition to Dagster as it is finished.
+
+    Args:
+        context: of the step; says which assets and checks are selected.
+    """
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, stages: FeatureStages, store: ArtifactStore, events: Outbox
+    ) -> None:
+        self._context = context
+        self._stages = stages
+        self._store = store
+        self._events = events
+        self._assets = frozenset(key.path[-1] for key in context.selected_asset_keys)
+        self._checks = frozenset(key.name for key in context.selected_asset_check_keys)
+        self._provenance = Provenance(context.instance, context.assets_def)
+        self._failures: dict[str, str] = {}
+
+    def attempt(self, batch_id: str) -> None:
+        """Make a batch; what goes wrong with it is remembered and costs the other batches nothing.
+
+        Raises:
+            WeightsError: model weights are missing, and settings do not permit a degraded run: no batch can be made.
+        """
+        try:
+            self._make(self._store.manifest(batch_id))
+        except WeightsError:
+            raise
+        except CurationError as error:
+            self._failures[batch_id] = str(error)
+            log.error("Batch %s failed: %s", batch_id, error)
+        except Exception as error:
+            self._failures[batch_id] = f"{type(error).__name__}: {error}"
+            log.exception("Batch %s failed", batch_id)
+
+    def finish(self) -> None:
+        """Raises `dg.Failure` if a batch failed; names all that did."""
+        if self._failures:
+            found = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
+            raise dg.Failure(
+                f"{len(self._failures)} of {len(self._context.partition_keys)} batches failed; "
+                f"the others are finished.\n{found}",
+                metadata={"failed_batches": dg.MetadataValue.json(self._failures)},
+                allow_retries=False,
+            )
+
+    def _make(self, batch: Batch) -> None:
+        instance = self._context.instance
+        checks = BatchChecks(batch, instance, self._stages.settings)
+        if not self._assets:  # checks alone, of what was made before
+            self._check_features(checks, latest_metadata(instance, FEATURES, batch.batch_id))
+        for made in make(batch, self._assets, self._stages, self._store):
+            before = latest_metadata(instance, dg.AssetKey(made.asset), batch.batch_id)
+            metadata = self._report(batch, made)
+            if made.asset == "technical_metrics":
+                self._record(checks.of_cache(metadata, before))
+            if made.features is not None:
+                self._check_features(checks, metadata)
+                self._announce(batch, *made.features)
+
+    def _report(self, batch: Batch, made: Made) -> Mapping[str, dg.MetadataValue]:
+        asset = dg.AssetKey(made.asset)
+        tags = self._provenance.tags(asset, batch.batch_id, made.data_version, batch.digest)
+        event = dg.AssetMaterialization(asset, partition=batch.batch_id, metadata=made.metadata, tags=tags)
+        self._context.log_event(event)
+        return event.metadata
+
+    def _check_features(self, checks: BatchChecks, metadata: Mapping[str, dg.MetadataValue]) -> None:
+        """Raises `StoreError` if what lies on disk is not right, whether or not the checks were selected."""
+        found = list(checks.of_files(self._store))
+        self._record(found)
+        self._record(checks.of_features(metadata))
+        wrong = [f"{check.check_name}: {check.description}" for check in found if not check.passed]
+        if wrong:
+            raise StoreError("the features on disk are not right, so no event goes out; " + "; ".join(wrong))
+
+    def _record(self, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
+        for evaluation in evaluations:
+            if evaluation.check_name in self._checks:
+                self._context.log_event(evaluation)
+
+    def _announce(self, batch: Batch, merged: Merged, artifact: FeatureArtifact) -> None:
+        event = completed(batch, merged, artifact, self._stages.settings.root)
+        self._events.publish(event)
+        log.info("Features of batch %s are finished: event %s", batch.batch_id, event["id"])

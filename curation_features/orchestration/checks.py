@@ -1,0 +1,135 @@
+"""The asset checks, one result for each partition: is what was made right, and is it as usual?
+
+The checks themselves are in `curation_features.verification`; here are their Dagster specs and what they are fed with.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from curation_features.incoming import IncomingFolders, Rejection
+from curation_features.manifest import Batch
+from curation_features.orchestration.partitions import BATCHES
+from curation_features.orchestration.provenance import recent_metadata
+from curation_features.settings import Settings
+from curation_features.store import ArtifactStore
+from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift, verify
+
+_ASSETS = {"cache_effective": "technical_metrics"}
+"""The asset that a check is about, if it is not `features`."""
+
+_HISTORY = 40
+_BATCHES_COMPARED = 20
+
+Metadata = Mapping[str, dg.MetadataValue]
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # checks with partitions: a preview, and what is needed here
+    CHECK_SPECS = [
+        dg.AssetCheckSpec(
+            check.name,
+            asset=_ASSETS.get(check.name, "features"),
+            description=check.description,
+            blocking=check.blocking,
+            partitions_def=BATCHES,
+        )
+        for check in CHECKS
+    ]
+
+
+@dg.asset_check(
+    asset="preprocess_batches",
+    name="nothing_quarantined",
+    description="No manifest lies in `data/quarantine/`. Mend and submit it again, or delete it with its reason file.",
+)
+def nothing_quarantined(incoming: dg.ResourceParam[IncomingFolders]) -> dg.AssetCheckResult:
+    """Look into the quarantine."""
+    found = incoming.quarantined()
+    return dg.AssetCheckResult(
+        passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata={"quarantined": len(found), "files": found[:50]}
+    )
+
+
+def quarantined(rejections: Sequence[Rejection]) -> dg.AssetCheckEvaluation:
+    """The failed check that the sensor reports when it has put manifests into the quarantine."""
+    reasons = {rejection.name: rejection.reason for rejection in rejections}
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("preprocess_batches"),
+        check_name="nothing_quarantined",
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(reasons)} manifests can never be valid: {', '.join(list(reasons)[:5])}",
+        metadata={"reasons": dg.MetadataValue.json(reasons)},
+    )
+
+
+class BatchChecks:
+    """Evaluates the checks of one batch."""
+
+    def __init__(self, batch: Batch, instance: dg.DagsterInstance, settings: Settings) -> None:
+        self._batch = batch
+        self._instance = instance
+        self._settings = settings
+
+    def of_files(self, store: ArtifactStore) -> Iterator[dg.AssetCheckEvaluation]:
+        """Whether the finished artifacts are right, read back from disk."""
+        for name, problems in verify(self._batch, *store.feature_paths(self._batch.batch_id)).items():
+            yield self._result(name, not problems, "; ".join(problems[:3]), {"problems": list(problems)})
+
+    def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
+        """Whether the batch is as usual, by the metadata of its `features`."""
+        statuses = {status: _value(metadata, f"photos_{status}", 0) for status in ("ok", "degraded", "failed")}
+        yield self._limited("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
+        shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
+        yield self._limited("labels_as_usual", shift, self._settings.warn_label_shift)
+
+    def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
+        """Whether the cache was used where it could be: for the same manifest at the same versions as `before`."""
+        comparable = bool(before) and all(
+            _value(metadata, name, None) == _value(before, name, None) for name in ("manifest", "versions")
+        )
+        readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
+        share = cached_share(_value(metadata, "cached", 0), readable, comparable)
+        yield self._limited("cache_effective", share, self._settings.warn_cached_share, at_least=True)
+
+    def _label_history(self, metadata: Metadata) -> Sequence[Mapping[str, int]]:
+        """The label counts of the last other batches that were labelled in the same way."""
+        recent = recent_metadata(self._instance, dg.AssetKey("features"), _HISTORY)
+        return [
+            _value(other, "labels", {})
+            for batch_id, other in recent.items()
+            if batch_id != self._batch.batch_id
+            and _value(other, "clip_version", "") == _value(metadata, "clip_version", None)
+        ][:_BATCHES_COMPARED]
+
+    def _limited(
+        self, name: str, value: float | None, limit: float, details: Mapping[str, Any] | None = None, *,
+        at_least: bool = False,
+    ) -> dg.AssetCheckEvaluation:  # fmt: skip
+        """A warning where a value lies beyond its limit; a value that is None has nothing to be compared with."""
+        if value is None:
+            return self._result(name, True, "nothing to compare with yet", {"limit": limit})
+        passed = value >= limit if at_least else value <= limit
+        bound = "at least" if at_least else "at most"
+        return self._result(
+            name, passed, f"{value:.3f}, {bound} {limit:g}", {"value": value, "limit": limit, **(details or {})}
+        )
+
+    def _result(self, name: str, passed: bool, text: str, metadata: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
+        [spec] = (spec for spec in CHECK_SPECS if spec.name == name)
+        return dg.AssetCheckEvaluation(
+            asset_key=spec.asset_key,
+            check_name=name,
+            passed=passed,
+            severity=dg.AssetCheckSeverity.ERROR if spec.blocking else dg.AssetCheckSeverity.WARN,
+            description=text or None,
+            blocking=spec.blocking,
+            partition=self._batch.batch_id,
+            metadata=metadata,
+        )
+
+
+def _value(metadata: Metadata, name: str, default: Any) -> Any:
+    return metadata[name].value if name in metadata else default

@@ -1,0 +1,101 @@
+"""One batch, asset by asset: what each asset writes, its data version, and what Dagster shows of it."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from curation_features.manifest import Batch
+from curation_features.orchestration.metadata import artifact_links, feature_metadata, missing_metadata, stage_metadata
+from curation_features.schema import FeatureError, Labelling, PhotoRecord
+from curation_features.stages import FeatureStages, Merged, RunStats, merge
+from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
+from curation_features.store import ArtifactStore, FeatureArtifact
+from curation_features.thumbnails import Thumbnails
+
+PIXEL_STAGES = {"technical_metrics": TECHNICAL_PARTS, "image_embeddings": EMBEDDING_PARTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What an asset made of a batch.
+
+    Attributes:
+        data_version: digest of the logical content.
+        features: of the asset `features` only: what was merged, and the files that were written.
+    """
+
+    asset: str
+    data_version: str
+    metadata: Mapping[str, Any]
+    features: tuple[Merged, FeatureArtifact] | None = None
+
+
+def make(batch: Batch, assets: Collection[str], stages: FeatureStages, store: ArtifactStore) -> Iterator[Made]:
+    """Make the named assets of a batch, in the order of their dependencies; an asset left out is read from the store.
+
+    Raises:
+        StoreError: an artifact cannot be written, or one that is read was made from another manifest, or is missing.
+        WeightsError: model weights are missing, and settings do not permit a degraded run.
+    """
+    if "label_embeddings" in assets:
+        yield _label_embeddings(stages)
+    pixels = sorted(PIXEL_STAGES.keys() & assets)
+    if pixels:
+        yield from _pixel_stages(batch, pixels, stages, store)
+    if "clip_labels" in assets:
+        yield _clip_labels(batch, stages, store)
+    if "features" in assets:
+        yield _features(batch, stages, store)
+
+
+def _label_embeddings(stages: FeatureStages) -> Made:
+    plan = stages.plan(LABEL_PARTS)
+    vocabulary = stages.classifier.vocabulary
+    metadata = {
+        "labels": len(vocabulary.labels),
+        "templates": len(vocabulary.templates),
+        "missing": missing_metadata(plan),
+        "path": dg.MetadataValue.path(str(stages.cache.label_embeddings)),
+    }
+    return Made("label_embeddings", stages.ensure_label_embeddings(plan), metadata)
+
+
+def _pixel_stages(batch: Batch, names: list[str], stages: FeatureStages, store: ArtifactStore) -> Iterator[Made]:
+    """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once."""
+    stats = RunStats()
+    plan = stages.plan(frozenset().union(*(PIXEL_STAGES[name] for name in names)))
+    versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
+    records = stats.counted(stages.measure(batch, plan, stats))
+    for name, artifact in store.write_stages(batch, records, versions).items():
+        yield Made(name, artifact.digest, stage_metadata(artifact, stats, plan))
+
+
+def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:
+    stats, plan = RunStats(), stages.plan(LABEL_PARTS)
+    records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
+    artifact = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions})["clip_labels"]
+    return Made("clip_labels", artifact.digest, stage_metadata(artifact, stats, plan))
+
+
+def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:
+    technical, labels = (store.stage_metadata(name, batch)["versions"] for name in ("technical_metrics", "clip_labels"))
+    version = {"technical": technical_version(technical), "clip": labels.get("labels", UNMEASURED)}
+    records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
+    vocabulary = stages.classifier.vocabulary
+    merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
+    artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels)
+    metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact)}
+    return Made("features", artifact.digest, metadata, (merged, artifact))
+
+
+def _joined(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
+    """Technical records with the labels of the same photos, which must have been made of the same bytes."""
+    for record, other in zip(technical, labelled, strict=True):
+        if record.info == other.info:
+            record.labelling = other.labelling
+        else:
+            message = "the photo changed between its technical metrics and its labels: materialize both again"
+            record.labelling = Labelling(error=FeatureError("clip_labels", "photo_changed", message))
+        yield record

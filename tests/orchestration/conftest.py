@@ -1,0 +1,187 @@
+"""The pipeline on a real Dagster instance, with fake models that count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import RUN_KEY_TAG
+
+from curation_features.incoming import submit
+from curation_features.manifest import Batch
+from curation_features.orchestration import launch
+from curation_features.orchestration.partitions import DIMENSION
+from curation_features.orchestration.project import build_definitions
+from curation_features.settings import Settings, packaged_file
+from curation_features.store import ArtifactStore
+
+ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
+
+
+@dataclass
+class Pipeline:
+    """A Dagster instance over a world. Every run gets new stages, as a new process would."""
+
+    world: Any
+    instance: dg.DagsterInstance
+    settings: Settings
+    models: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.settings.data_path)
+
+    def definitions(self) -> dg.Definitions:
+        stages = self.world.stages(self.settings, **self.models)
+        return build_definitions(self.settings, resources={"stages": stages, "store": self.store})
+
+    def accept(self, batch: Batch) -> None:
+        launch.accept(batch, self.store, self.instance)
+
+    def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
+        job = self.definitions().resolve_job_def("extract_features")
+        selection = [dg.AssetKey(name) for name in assets] or None
+        return job.execute_in_process(
+            instance=self.instance, partition_key=batch_id, asset_selection=selection, raise_on_error=False
+        )
+
+    def run_range(self, first: str, last: str, *assets: str) -> dg.ExecuteInProcessResult:
+        """One run over the partitions from `first` to `last`, as a backfill launches it."""
+        job = self.definitions().resolve_job_def("extract_features")
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        selection = [dg.AssetKey(name) for name in assets] or None
+        return job.execute_in_process(
+            instance=self.instance, tags=tags, asset_selection=selection, raise_on_error=False
+        )
+
+    def run_checks(self, batch_id: str = "batch_1") -> dg.ExecuteInProcessResult:
+        """Run the checks of finished artifacts alone, as the button in the UI does."""
+        definitions = self.definitions()
+        keys = [key for key in definitions.resolve_asset_graph().asset_check_keys if key.asset_key.path == ["features"]]
+        job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+            asset_selection=set(), asset_check_selection=set(keys)
+        )
+        return job.execute_in_process(instance=self.instance, partition_key=batch_id, raise_on_error=False)
+
+    def accept_many(self, count: int) -> list[str]:
+        """Accept batches of one photo each."""
+        batch_ids = [f"b{number:02}" for number in range(count)]
+        for number, batch_id in enumerate(batch_ids):
+            self.accept(self.world.batch([self.world.photo(f"{batch_id}.png", 100 + number)], batch_id))
+        return batch_ids
+
+    def checks(self, batch_id: str = "batch_1") -> dict[str, bool]:
+        """The latest result of each check of a batch."""
+        storage = self.instance.event_log_storage
+        found = {}
+        for key in sorted(self.definitions().resolve_asset_graph().asset_check_keys):
+            for record in storage.get_asset_check_execution_history(key, limit=50):
+                evaluation = record.event and record.event.dagster_event.event_specific_data
+                if isinstance(evaluation, dg.AssetCheckEvaluation) and evaluation.partition == batch_id:
+                    found.setdefault(key.name, evaluation.passed)
+        return found
+
+    def record(self, asset: str, batch_id: str = "batch_1") -> dg.EventLogRecord:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id])
+        found = self.instance.fetch_materializations(wanted, limit=1).records
+        assert found, f"{asset} was never materialized"
+        return found[0]
+
+    def materialization(self, asset: str, batch_id: str = "batch_1") -> dg.AssetMaterialization:
+        found = self.record(asset, batch_id).asset_materialization
+        assert found is not None
+        return found
+
+    def data_versions(self, batch_id: str = "batch_1") -> dict[str, str]:
+        return {name: (self.materialization(name, batch_id).tags or {})["dagster/data_version"] for name in ASSETS}
+
+    def events(self) -> list[str]:
+        """The names of the events that went out."""
+        folder = self.settings.data_path / "events" / "features.completed"
+        return sorted(path.name for path in folder.glob("*"))
+
+    def changed_by(self, action: Callable[[], Any]) -> set[str]:
+        before = self.data_versions()
+        action()
+        return {name for name, version in self.data_versions().items() if version != before[name]}
+
+
+@pytest.fixture
+def pipeline(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pipeline]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+        found = Pipeline(world, instance, world.settings)
+        found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
+        yield found
+
+
+class Daemon:
+    """Evaluates the sensor on a real instance, and does with the result what Dagster's daemon does."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline = pipeline
+        self.instance = pipeline.instance
+        self.cursor: str | None = None
+        self.skipped = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.pipeline.settings.data_path / "incoming"
+
+    def drop(self, artifacts, batch_id: str = "batch_9", name: str | None = None) -> None:
+        document = {"batch_id": batch_id, "artifacts": artifacts}
+        submit(json.dumps(document).encode(), self.folder, name or batch_id)
+
+    def evaluate(self):
+        definitions = self.pipeline.definitions()
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            instance_ref=self.instance.get_ref(),
+            cursor=self.cursor,
+            repository_def=definitions.get_repository_def(),
+            resources=dict(definitions.resources or {}),
+        )
+        return definitions.resolve_sensor_def("preprocess_outputs").evaluate_tick(context)
+
+    def tick(self, *, dies_before: str = "") -> list[str]:
+        """One tick; gives the batches whose runs were launched. May die before `events`, `partitions` or `runs`."""
+        data = self.evaluate()
+        self.skipped = data.skip_message or ""
+        if dies_before == "events":
+            return []
+        for event in data.asset_events:
+            self.instance.report_runless_asset_event(event)
+        if dies_before == "partitions":
+            return []
+        for request in data.dynamic_partitions_requests or []:
+            self.instance.add_dynamic_partitions(DIMENSION, request.partition_keys)
+        if dies_before == "runs":
+            return []
+        self.cursor = data.cursor  # kept together with the run requests
+        return [found for request in data.run_requests if (found := self._launch(request))]
+
+    def _launch(self, request: dg.RunRequest) -> str:
+        key = {RUN_KEY_TAG: request.run_key}
+        if self.instance.get_runs(dg.RunsFilter(tags=key), limit=1):
+            return ""
+        job = self.pipeline.definitions().resolve_job_def("extract_features")
+        job.execute_in_process(
+            instance=self.instance, partition_key=request.partition_key, tags={**request.tags, **key},
+            raise_on_error=False,
+        )  # fmt: skip
+        return request.partition_key
+
+    def finished(self, batch_id: str = "batch_9") -> list[str]:
+        """The photos in the finished features of a batch."""
+        path, _ = self.pipeline.store.feature_paths(batch_id)
+        return [artifact["original_uri"] for artifact in json.loads(path.read_bytes())["artifacts"]]
+
+
+@pytest.fixture
+def daemon(pipeline) -> Iterator[Daemon]:
+    return Daemon(pipeline)

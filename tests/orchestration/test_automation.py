@@ -1,0 +1,141 @@
+"""Reconciliation as a truth table: what changed, and which assets of which batches are requested, tick by tick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from curation_features.orchestration.assets import SPECS
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
+
+ALL = {spec.key.to_user_string() for spec in SPECS}
+BOTH = {"batch_1", "batch_2"}
+
+
+class Reconciler:
+    """Evaluates the conditions as the daemon would, with a cursor from tick to tick."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline = pipeline
+        self.cursor = None
+
+    def tick(self) -> dict[str, set[str]]:
+        """What is requested: asset -> batches."""
+        result = dg.evaluate_automation_conditions(
+            self.pipeline.definitions(), self.pipeline.instance, cursor=self.cursor
+        )
+        self.cursor = result.cursor
+        requested = {name: set(result.get_requested_partitions(dg.AssetKey(name))) for name in ALL}
+        return {name: batches for name, batches in requested.items() if batches}
+
+
+@pytest.fixture
+def reconciler(pipeline, world) -> Iterator[Reconciler]:
+    """Two batches are finished, and nothing has changed since."""
+    pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
+    assert all(pipeline.run(batch_id).success for batch_id in sorted(BOTH))
+    found = Reconciler(pipeline)
+    assert found.tick() == {}
+    return found
+
+
+def write_labels(world, labels: list[str]) -> None:
+    (world.root / "config").mkdir(exist_ok=True)
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": labels}))
+
+
+def write_templates(world) -> None:
+    (world.root / "config").mkdir(exist_ok=True)
+    (world.root / "config" / "templates.json").write_text(json.dumps({"templates": ["a sketch of {}"]}))
+
+
+def settings_changed(**changes):
+    return lambda pipeline, world: setattr(pipeline, "settings", pipeline.settings.replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "assets"),
+    [
+        (lambda pipeline, world: write_labels(world, list("abcdef")), {"label_embeddings", "clip_labels", "features"}),
+        (lambda pipeline, world: write_templates(world), {"label_embeddings", "clip_labels", "features"}),
+        (settings_changed(temperature=10.0), {"clip_labels", "features"}),
+        (settings_changed(model="local-dir:other"), ALL - {"technical_metrics"}),
+        (settings_changed(noise_sigma_max=0.1), {"technical_metrics", "features"}),
+        (settings_changed(fallback_labels=tuple("abcde")), {"features"}),
+        (settings_changed(workers=3, batch_size=7, event_webhook="http://localhost:1"), set()),
+    ],
+    ids=["labels", "templates", "temperature", "model", "constant", "fallback", "nothing that changes numbers"],
+)
+def test_a_change_requests_exactly_the_assets_it_touches_once(reconciler, pipeline, world, change, assets) -> None:
+    change(pipeline, world)
+    assert reconciler.tick() == dict.fromkeys(assets, BOTH)
+    assert reconciler.tick() == {}  # requested is enough, even before it has run
+
+
+def test_nothing_is_requested_once_what_was_requested_has_run(reconciler, pipeline) -> None:
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    requested = reconciler.tick()
+    assert requested
+    for batch_id in sorted(BOTH):
+        assert pipeline.run(batch_id, *requested).success
+    assert reconciler.tick() == {}
+
+
+def test_arrivals_and_changed_manifests_are_left_to_the_sensor(reconciler, pipeline, world) -> None:
+    pipeline.accept(world.batch([world.photo("10.png", 10)], "batch_3"))
+    assert reconciler.tick() == {}
+    pipeline.run("batch_3")
+    assert reconciler.tick() == {}
+    pipeline.accept(world.batch([world.photo("10.png", 10), world.photo("11.png", 11)], "batch_3"))
+    assert reconciler.tick() == {}
+    pipeline.run("batch_3")
+    assert reconciler.tick() == {}
+
+
+def test_a_batch_that_waits_for_its_first_run_is_not_requested_by_a_change(reconciler, pipeline, world) -> None:
+    pipeline.accept(world.batch([world.photo("10.png", 10)], "batch_3"))
+    assert reconciler.tick() == {}
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": BOTH, "features": BOTH}
+    pipeline.run("batch_3")
+    assert reconciler.tick() == {}
+
+
+def test_a_parent_made_anew_by_hand_requests_its_children_if_its_content_changed(reconciler, pipeline, world) -> None:
+    pipeline.run("batch_1", "technical_metrics")
+    assert reconciler.tick() == {}  # the same content
+    world.photo("1.png", seed=50)
+    pipeline.run("batch_1", "technical_metrics", "image_embeddings")
+    assert reconciler.tick() == {"clip_labels": {"batch_1"}, "features": {"batch_1"}}
+    assert pipeline.run("batch_1", "clip_labels", "features").success
+    assert reconciler.tick() == {}
+
+
+def test_what_is_running_is_not_requested_again(reconciler, pipeline, world) -> None:
+    job = pipeline.definitions().resolve_job_def("extract_features")
+    run = pipeline.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "batch_1"}
+    )
+    for name in ALL:  # as the run would plan it
+        pipeline.instance.report_dagster_event(
+            dg.DagsterEvent.build_asset_materialization_planned_event(
+                "extract_features",
+                "photo_features",
+                dg._core.events.AssetMaterializationPlannedData(dg.AssetKey(name), partition="batch_1"),
+            ),
+            run.run_id,
+        )
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
+
+
+def test_reconciliation_is_off_until_someone_turns_it_on(pipeline) -> None:
+    sensor = pipeline.definitions().resolve_sensor_def("reconcile")
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    assert "default_automation_condition_sensor" not in {
+        found.name for found in pipeline.definitions().get_repository_def().sensor_defs
+    }

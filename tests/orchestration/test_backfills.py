@@ -1,0 +1,120 @@
+"""Many batches in one run: exact versions, models loaded once, and a bad batch that costs only itself."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+
+from curation_features.errors import MissingWeightsError
+from curation_features.models import LazyModel, Weights
+from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
+
+NAMES = [spec.key.to_user_string() for spec in SPECS]
+
+
+def test_a_run_over_many_batches_leaves_the_versions_that_runs_of_their_own_would(pipeline, world) -> None:
+    batch_ids = pipeline.accept_many(3)
+    assert pipeline.run_range("b00", "b02").success
+    together = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
+    tags = {batch_id: dict(pipeline.materialization("features", batch_id).tags) for batch_id in batch_ids}
+    assert len({versions["technical_metrics"] for versions in together.values()}) == 3
+    for batch_id in batch_ids:
+        assert pipeline.run(batch_id).success
+        assert pipeline.data_versions(batch_id) == together[batch_id]
+        assert pipeline.materialization("features", batch_id).tags.keys() == tags[batch_id].keys()
+
+
+def stale(pipeline, batch_id: str) -> set[str]:
+    """The assets of a batch that Dagster shows as unsynced."""
+    graph = pipeline.definitions().resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(
+        pipeline.instance, graph, dg._core.loader.LoadingContextForTest(pipeline.instance)
+    )
+    return {name for name in NAMES if resolver.get_status(dg.AssetKey(name), batch_id) != StaleStatus.FRESH}
+
+
+def test_partitions_are_fresh_after_a_run_and_stale_exactly_where_something_changed(pipeline, world) -> None:
+    batch_ids = pipeline.accept_many(2)
+    assert pipeline.run_range("b00", "b01").success
+    assert [stale(pipeline, batch_id) for batch_id in batch_ids] == [set(), set()]
+    pipeline.accept(world.batch([world.photo("new.png", 3)], "b01"))
+    assert stale(pipeline, "b00") == set()
+    assert {"technical_metrics", "image_embeddings"} <= stale(pipeline, "b01")
+    assert pipeline.run("b01").success
+    assert stale(pipeline, "b01") == set()
+    pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
+    assert stale(pipeline, "b00") == {"technical_metrics"} | ({"features"} & stale(pipeline, "b00"))
+
+
+def test_a_poisoned_batch_is_named_and_the_others_are_finished(pipeline, world) -> None:
+    batch_ids = pipeline.accept_many(4)
+    pipeline.store.manifest_path("b01").write_text("{")
+    result = pipeline.run_range("b00", "b03")
+    assert not result.success
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    message = failure.step_failure_data.error.to_string()
+    assert "1 of 4 batches failed" in message
+    assert "b01" in message
+    assert "b02:" not in message
+    finished = pipeline.instance.get_materialized_partitions(dg.AssetKey("features"))
+    assert finished == set(batch_ids) - {"b01"}
+    assert [name.rsplit("-", 1)[0] for name in pipeline.events()] == ["b00", "b02", "b03"]
+
+
+def test_missing_weights_stop_the_run_at_once(pipeline) -> None:
+    asked = []
+
+    def locate():
+        asked.append(1)
+        raise MissingWeightsError("CLIP is not here")
+
+    pipeline.accept_many(3)
+    pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
+    assert not pipeline.run_range("b00", "b02").success
+    assert len(asked) == 1
+    assert pipeline.events() == []
+
+
+def test_models_load_once_for_all_batches_of_a_run(pipeline, world) -> None:
+    loads = []
+
+    def load(weights):
+        loads.append(weights)
+        return world.clip
+
+    pipeline.accept_many(5)
+    pipeline.models = {"clip": LazyModel(lambda: Weights("fake-clip", world.root, "0"), load)}
+    assert pipeline.run_range("b00", "b04").success
+    assert (len(loads), world.clip.images_encoded) == (1, 5)
+
+
+def test_new_labels_relabel_all_batches_and_touch_no_image(pipeline, world) -> None:
+    batch_ids = pipeline.accept_many(6)
+    assert pipeline.run_range("b00", "b05").success
+    before = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    done = world.done_by(lambda: pipeline.run_range("b00", "b05", "label_embeddings", "clip_labels", "features"))
+    assert done == {"clip_texts": 36}
+    for batch_id in batch_ids:
+        after = pipeline.data_versions(batch_id)
+        changed = {name for name in NAMES if after[name] != before[batch_id][name]}
+        assert changed == {"label_embeddings", "clip_labels", "features"}
+
+
+def test_all_assets_share_one_backfill_policy(pipeline) -> None:
+    graph = pipeline.definitions().resolve_asset_graph()
+    policies = {graph.get(dg.AssetKey(name)).backfill_policy for name in NAMES}
+    assert policies == {dg.BackfillPolicy.multi_run(BATCHES_PER_RUN)}
+    assert BATCHES_PER_RUN > 1
+
+
+@pytest.mark.parametrize("order", [("b00", "b02"), ("b02", "b02")])
+def test_a_range_makes_its_own_partitions_only(pipeline, order) -> None:
+    batch_ids = pipeline.accept_many(3)
+    assert pipeline.run_range(*order).success
+    expected = {batch_id for batch_id in batch_ids if order[0] <= batch_id <= order[1]}
+    assert pipeline.instance.get_materialized_partitions(dg.AssetKey("features")) == expected

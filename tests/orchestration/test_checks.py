@@ -1,0 +1,81 @@
+"""The asset checks of each partition, evaluated in a run."""
+
+from __future__ import annotations
+
+import json
+
+from curation_features.verification import CHECKS
+
+NAMES = {check.name for check in CHECKS}
+
+
+def test_a_good_batch_passes_every_check(pipeline) -> None:
+    assert pipeline.run().success
+    assert pipeline.checks() == dict.fromkeys(NAMES, True)
+
+
+def test_checks_are_kept_for_each_batch_of_a_run(pipeline) -> None:
+    batch_ids = pipeline.accept_many(3)
+    assert pipeline.run_range("b00", "b02").success
+    assert all(pipeline.checks(batch_id) == dict.fromkeys(NAMES, True) for batch_id in batch_ids)
+
+
+def test_blocking_checks_are_errors_and_the_others_warn(pipeline) -> None:
+    graph = pipeline.definitions().resolve_asset_graph()
+    blocking = {key.name for key in graph.asset_check_keys if graph.get(key).blocking}
+    assert blocking == {check.name for check in CHECKS if check.blocking}
+    assert len(blocking) == 4
+
+
+def test_artifacts_that_are_wrong_on_disk_fail_the_batch_and_send_no_event(pipeline, world, monkeypatch) -> None:
+    pipeline.accept_many(2)
+    write = type(pipeline.store).write_features
+
+    def damaging(store, document, *rest):
+        artifact = write(store, document, *rest)
+        if document["batch_id"] == "b00":
+            damaged = json.loads(artifact.json_path.read_bytes())
+            damaged["artifacts"][0]["exif"]["iso"] = 65
+            artifact.json_path.write_text(json.dumps(damaged))
+        return artifact
+
+    monkeypatch.setattr(type(pipeline.store), "write_features", damaging)
+    result = pipeline.run_range("b00", "b01")
+    assert not result.success
+    checks = pipeline.checks("b00")
+    assert not checks["metadata_unchanged"]
+    assert checks["values_finite"]
+    assert pipeline.checks("b01")["metadata_unchanged"]
+    assert [name.rsplit("-", 1)[0] for name in pipeline.events()] == ["b01"]
+
+
+def test_degraded_photos_warn_and_do_not_fail_the_run(pipeline, world) -> None:
+    artifacts = [world.photo("0.png"), {"photo_id": "gone", "original_uri": "gone.jpg"}]
+    pipeline.accept(world.batch(artifacts, "bad"))
+    assert pipeline.run("bad").success
+    assert pipeline.checks("bad")["few_degraded"] is False
+    assert len(pipeline.events()) == 1
+
+
+def test_a_cache_that_is_not_used_where_it_could_be_is_told(pipeline, world) -> None:
+    assert pipeline.run().success
+    assert pipeline.run().success
+    assert pipeline.checks()["cache_effective"]
+    world.stages().cache.clear()
+    assert pipeline.run().success
+    assert pipeline.checks()["cache_effective"] is False
+    pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.2)  # a reason to measure again
+    assert pipeline.run().success
+    assert pipeline.checks()["cache_effective"]
+
+
+def test_finished_artifacts_can_be_checked_again_by_themselves(pipeline, world) -> None:
+    assert pipeline.run().success
+    path, _ = pipeline.store.feature_paths("batch_1")
+    good = path.read_bytes()
+    assert world.done_by(lambda: pipeline.run_checks()) == {}
+    assert all(pipeline.checks().values())
+    path.write_bytes(good.replace(b'"iso": 64', b'"iso": 65'))
+    assert path.read_bytes() != good
+    assert not pipeline.run_checks().success
+    assert pipeline.checks()["metadata_unchanged"] is False

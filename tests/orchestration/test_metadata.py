@@ -1,0 +1,323 @@
+"""What Dagster shows: plain numbers, inert text, small images, and nothing of a photo's EXIF."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+from dagster_shared.serdes import serialize_value
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from curation_features.manifest import batch_from
+from curation_features.orchestration.metadata import (
+    FEATURE_SCHEMA,
+    artifact_links,
+    feature_metadata,
+    missing_metadata,
+    stage_metadata,
+)
+from curation_features.schema import (
+    METRIC_NAMES,
+    FeatureError,
+    Labelling,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+    PhotoRecord,
+)
+from curation_features.service import FeaturesService
+from curation_features.stages import Merged, Plan, RunStats, merge
+from curation_features.store import FeatureArtifact, StageArtifact
+from curation_features.tables import FEATURE_COLUMNS
+from curation_features.thumbnails import MAX_BYTES, Thumbnails
+
+HOSTILE = "<img src=x onerror=alert(1)>|`a|b`**c**_d_~~e~~[f](http:x)![g](h)&amp;\\|#\x1b[31m\u202e\n=1+1.jpg"
+LABELS = tuple("abcdef")
+
+
+def features_of(world, *artifacts: Mapping[str, Any]) -> Merged:
+    return FeaturesService(stages=world.stages()).run(world.batch(artifacts))
+
+
+def measured(name: str, score: float, labels: tuple[LabelScore, ...] = (LabelScore("a", 0.9, 0.3),)) -> PhotoRecord:
+    return PhotoRecord(
+        name,
+        f"{name}.jpg",
+        PhotoInfo(name, "JPEG", 3, 2),
+        measurements={metric: Measurement(1 - score if metric == "noise" else score) for metric in METRIC_NAMES},
+        labelling=Labelling(labels, (0.3,) * 6, 0.5),
+    )
+
+
+def merged_of(records: list[PhotoRecord], **fields: Any) -> Merged:
+    artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri, **fields} for record in records]
+    batch = batch_from({"batch_id": "b", "artifacts": artifacts})
+    return merge(batch, records, {"technical": "t1", "clip": "c1"}, LABELS, ())
+
+
+def stored(metadata: Mapping[str, Any]) -> str:
+    """Everything that Dagster would keep, as text."""
+    return serialize_value(dg.AssetMaterialization("features", metadata=metadata))
+
+
+def numbers(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    entries = dg.AssetMaterialization("features", metadata=metadata).metadata
+    return {
+        name: entry.value
+        for name, entry in entries.items()
+        if isinstance(entry, (dg.IntMetadataValue, dg.FloatMetadataValue))
+    }
+
+
+def records_of(metadata: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in metadata[name].records]
+
+
+def rendered(markdown: str) -> str:
+    """HTML out of Markdown with tables, by another renderer than Dagster's."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown)
+
+
+def cells(markdown: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", rendered(markdown), re.DOTALL)
+    return [[html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows[1:]]
+
+
+# Features
+
+
+def test_a_batch_is_shown_with_its_counts_scores_labels_and_errors(world) -> None:
+    merged = features_of(world, *(world.photo(f"{n}.png", n) for n in range(3)), {"photo_id": "x", "std_uri": "x.jpg"})
+    shown = feature_metadata(merged)
+    assert {name: shown[name] for name in ("photos", "photos_ok", "photos_degraded", "photos_failed")} == {
+        "photos": 4, "photos_ok": 3, "photos_degraded": 0, "photos_failed": 1,
+    }  # fmt: skip
+    assert shown["dagster/partition_row_count"] == 4
+    assert shown["labels"].data == merged.label_counts()
+    assert (shown["technical_version"], shown["clip_version"]) == tuple(merged.version.values())
+    assert [row["score"] for row in records_of(shown, "scores")] == list(METRIC_NAMES)
+    assert [(row["stage"], row["reason"], row["photos"]) for row in records_of(shown, "errors")] == [
+        ("photo", "missing", 1)
+    ]
+    assert records_of(shown, "failed_photos") == [{"photo": "x.jpg", "reason": "missing", "photo_id": "x"}]
+    assert sum(row["photos"] for row in records_of(shown, "label_distribution")) == 3
+
+
+def test_percentiles_are_flat_numbers_that_are_absent_where_nothing_was_measured() -> None:
+    records = [measured(str(n), n / 4) for n in range(5)]
+    for record in records:
+        record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "missing_weights", "no weights"))
+    shown = numbers(feature_metadata(merged_of(records)))
+    assert (shown["sharpness_p05"], shown["sharpness_p50"], shown["sharpness_p95"]) == (0.05, 0.5, 0.95)
+    assert shown["noise_p95"] == 0.95
+    assert not any(name.startswith("brisque") for name in shown)
+
+
+def test_numbers_are_pythons_own_and_finite() -> None:
+    records = [measured(str(n), 0.5) for n in range(3)]
+    records[0].measurements["exposure"] = Measurement(float("nan"))
+    records[1].measurements["sharpness"] = Measurement(np.float32(0.25))
+    shown = feature_metadata(merged_of(records))
+    assert "exposure_p50" not in shown
+    assert shown["sharpness_p05"] < 0.5
+    plain = numbers(shown)
+    assert len(plain) == 4 + 1 + 4 * 3
+    assert all(type(value) in (int, float) and math.isfinite(value) for value in plain.values())
+
+
+def test_an_empty_batch_and_one_that_failed_can_be_shown() -> None:
+    assert feature_metadata(merged_of([]))["photos"] == 0
+    gone = PhotoRecord("x", "x.jpg", failure=FeatureError("photo", "missing", "no such file"))
+    shown = feature_metadata(merged_of([gone]))
+    assert shown["labels"].data == {}
+    assert "best_and_worst" not in shown
+    assert stored(shown)
+
+
+def test_labels_are_shown_most_frequent_first_with_their_share() -> None:
+    records = [measured(str(n), 0.5, (LabelScore("beach" if n else "night", 0.8, 0.3),)) for n in range(5)]
+    rows = records_of(feature_metadata(merged_of(records)), "label_distribution")
+    assert [(row["label"], row["photos"], row["share"], len(row[""])) for row in rows] == [
+        ("beach", 4, "80.0%", 20), ("night", 1, "20.0%", 5),
+    ]  # fmt: skip
+
+
+# The gallery
+
+
+def test_the_best_and_the_worst_are_shown_with_their_image_scores_and_labels(world) -> None:
+    artifacts = [world.photo(f"{n}.png", n, size=(96, 64) if n else (64, 96)) for n in range(4)]
+    rows = cells(feature_metadata(features_of(world, *artifacts), Thumbnails(world.settings))["best_and_worst"].value)
+    assert [row[0] for row in rows] == [
+        f"<strong>{place}</strong>" for place in ("best\xa01", "best\xa02", "worst\xa01", "worst\xa02")
+    ]
+    for row in rows:
+        uri = re.fullmatch(r'<img src="data:image/jpeg;base64,([^"]+)" alt="" />', row[1])
+        assert uri is not None
+        size = Image.open(BytesIO(base64.b64decode(uri[1]))).size
+        assert size == ((48, 72) if row[2] == "0.png" else (72, 48))
+        assert all(0 <= float(score) <= 1 for score in row[3:9])
+        assert re.fullmatch(r"(\w[\w ]*\xa0\d\.\d\d(, )?){3}", row[9])
+
+
+def test_a_photo_without_a_thumbnail_or_a_score_is_shown_without() -> None:
+    record = measured("a", 0.5)
+    record.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "flat"))
+    [row] = cells(feature_metadata(merged_of([record]), lambda _: None)["best_and_worst"].value)
+    assert row == ["<strong>worst\xa01</strong>", "", "a.jpg", "0.500", "0.500", "0.500", "-", "0.500", "0.500",
+                   "a\xa00.90"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"original_uri": "a/b/cat photo.jpg", "std_uri": "data/rankingInput/123.jpg"}, "cat photo.jpg"),
+        ({"original_uri": "file:///home/jane%20owner/cat%20photo.jpg"}, "cat photo.jpg"),
+        ({"original_uri": "s3://bucket/cat.jpg?X-Signature=secret"}, "cat.jpg"),
+        ({"original_uri": None, "std_uri": "what?.jpg"}, "what?.jpg"),
+        ({"original_uri": "a/"}, "a"),
+        ({"original_uri": "/"}, "the-id"),
+        ({"original_uri": "x" * 100 + ".jpg"}, "x" * 39 + "…"),
+    ],
+)
+def test_a_photo_goes_by_the_name_of_its_file(fields, name) -> None:
+    record = measured("the-id", 0.5)
+    record.image_uri = fields.get("std_uri") or fields["original_uri"]
+    shown = feature_metadata(merged_of([record], **{"std_uri": record.image_uri, **fields}))
+    assert cells(shown["best_and_worst"].value)[0][2] == name
+
+
+# What comes from outside
+
+
+def test_names_and_labels_have_no_meaning_in_markdown() -> None:
+    record = measured("a", 0.5, (LabelScore(HOSTILE, 0.9, 0.3),))
+    record.image_uri = HOSTILE
+    markdown = feature_metadata(merged_of([record]))["best_and_worst"].value
+    assert set(re.findall(r"<(\w+)", rendered(markdown))) == {"table", "thead", "tbody", "tr", "th", "td", "strong",
+                                                               "p", "em"}  # fmt: skip
+    [row] = cells(markdown)
+    assert row[2] == "<img src=x onerror=alert(1)>|`a|b`**c**…"
+    assert row[9] == "<img src=x onerror=alert(1)>|`a|b`**c**…\xa00.90"
+    assert len(row) == 10
+
+
+@pytest.mark.parametrize("address", ["www.evil.example", "a@evil.example", "HTTPS://evil.example"])
+def test_an_address_does_not_become_a_link(address) -> None:
+    # Dagster links every text that looks like one, escaped or not; a character of no width breaks it.
+    shown = feature_metadata(merged_of([measured("a", 0.5, (LabelScore(address, 0.9, 0.3),))]))["best_and_worst"].value
+    text = cells(shown)[0][9]
+    assert not re.search(r"(https?://|www\.)\w|\w@\w", text, re.IGNORECASE)
+    assert text.replace("\u2060", "").startswith(address)
+
+
+def test_tables_hold_no_control_characters_and_no_signatures() -> None:
+    message = f"'s3://bucket/a.jpg?X-Signature=secret&b=1' {HOSTILE}" + "x" * 1000
+    gone = PhotoRecord("\x1b[0mid", "a\nb.jpg", failure=FeatureError("photo", "missing", message))
+    labelled = measured("a", 0.5, (LabelScore("a\x1b[31m\u202eb", 0.9, 0.3),))
+    shown = feature_metadata(merged_of([gone, labelled]))
+    rows = [*records_of(shown, "errors"), *records_of(shown, "failed_photos"), *records_of(shown, "label_distribution")]
+    texts = [value for row in rows for value in row.values() if isinstance(value, str)]
+    assert all(text.isprintable() and len(text) <= 160 for text in texts)
+    assert any("s3://bucket/a.jpg?..." in text for text in texts)
+    assert "secret" not in stored(shown)
+
+
+def test_nothing_of_the_exif_is_shown(world) -> None:
+    exif = {"gps": {"latitude": 48.2081743}, "serial": "SN-12345", "owner": "Jane Owner", "camera": "Fuji X100"}
+    artifact = {**world.photo("0.png"), "exif": exif, "location": "48.2081743", "note": "Jane Owner"}
+    text = stored(feature_metadata(features_of(world, artifact), Thumbnails(world.settings)))
+    assert not any(secret in text for secret in ("48.208", "SN-12345", "Jane", "Fuji"))
+
+
+def test_it_stays_small_whatever_the_batch_holds() -> None:
+    wide = "😀|<&" * 128
+    records = [measured(f"{n}{wide}"[:512], n / 2000, (LabelScore(f"{n} {wide}", 0.5, 0.3),) * 5) for n in range(2000)]
+    for n, record in enumerate(records):
+        record.image_uri = f"{n}{wide}.jpg"
+        if n % 2:
+            record.measurements["noise"] = Measurement(error=FeatureError("noise", f"{n}{wide}", wide * 9))
+        if n % 5 == 0:
+            records[n] = PhotoRecord(record.photo_id, record.image_uri, failure=FeatureError("photo", wide, wide))
+    shown = feature_metadata(merged_of(records), lambda _: b"\xff" * MAX_BYTES)
+    assert len(stored(shown)) < 60_000
+    assert records_of(shown, "label_distribution")[-1]["label"].endswith("more")
+    assert sum(row["photos"] for row in records_of(shown, "label_distribution")) == 1600
+    assert records_of(shown, "failed_photos")[-1]["photo"] == "390 more"
+
+
+def test_a_common_batch_keeps_all_its_labels() -> None:
+    records = [measured(str(n), 0.5, (LabelScore(f"label number {n}", 0.9, 0.3),)) for n in range(300)]
+    assert len(feature_metadata(merged_of(records))["labels"].data) == 300
+
+
+# Stages
+
+
+def stage(path: Path) -> StageArtifact:
+    return StageArtifact(path, "digest", {"manifest": "abc", "versions": {"noise": "1-x"}})
+
+
+def test_a_stage_is_shown_with_its_counts_timings_and_versions(world) -> None:
+    stats, stages = RunStats(), world.stages()
+    plan = stages.plan(frozenset({"noise"}))
+    batch = world.batch([world.photo("0.png"), world.photo("1.png", 1), {"photo_id": "x", "std_uri": "x.jpg"}])
+    records = [*stats.counted(stages.measure(batch, plan, stats))]
+    assert len(records) == 3
+    shown = stage_metadata(stage(world.root / "noise 1.parquet"), stats, plan)
+    plain = numbers(shown)
+    assert {"seconds", "photos_per_second", "seconds_read", "seconds_decode", "seconds_cpu_metrics"} <= plain.keys()
+    assert all(type(value) in (int, float) and math.isfinite(value) and value >= 0 for value in plain.values())
+    assert {name: plain[name] for name in ("photos", "cached", "cached_share", "unreadable")} == {
+        "photos": 3, "cached": 0, "cached_share": 0.0, "unreadable": 1,
+    }  # fmt: skip
+    assert plain["dagster/partition_row_count"] == 3
+    assert (shown["manifest"], shown["versions"].data) == ("abc", {"noise": "1-x"})
+    assert shown["path"].value == str(world.root / "noise 1.parquet")
+    assert shown["dagster/uri"] == (world.root / "noise 1.parquet").as_uri()
+
+
+def test_the_cached_share_is_of_all_photos(tmp_path) -> None:
+    stats = RunStats()
+    list(stats.counted(PhotoRecord(str(n), "x.jpg", cached=n < 3) for n in range(4)))
+    assert stage_metadata(stage(tmp_path / "a"), stats, Plan())["cached_share"] == 0.75
+    assert "cached_share" not in stage_metadata(stage(tmp_path / "a"), RunStats(), Plan())
+
+
+def test_timings_that_are_no_plain_numbers_are_made_plain_or_left_out(tmp_path) -> None:
+    stats = RunStats()
+    stats.seconds.update({"gpu": np.float32(1.5), "broken": math.nan, "endless": math.inf})
+    shown = stage_metadata(stage(tmp_path / "a"), stats, Plan())
+    assert shown["seconds_gpu"] == 1.5
+    assert type(shown["seconds_gpu"]) is float
+    assert not {"seconds_broken", "seconds_endless"} & shown.keys()
+
+
+def test_what_is_missing_is_shown_with_its_reason(tmp_path) -> None:
+    plan = Plan(missing={"embedding": FeatureError("image_embedding", "missing_weights", "CLIP is\x1b[0m not here")})
+    assert missing_metadata(plan).data == {"embedding": "CLIP is [0m not here"}
+    assert stage_metadata(stage(tmp_path / "a"), RunStats(), plan)["missing"].data.keys() == {"embedding"}
+
+
+def test_links_lead_to_the_files(tmp_path) -> None:
+    shown = artifact_links(FeatureArtifact(tmp_path / "a b.json", tmp_path / "a b.parquet", "digest"))
+    assert (shown["json"].value, shown["parquet"].value) == (str(tmp_path / "a b.json"), str(tmp_path / "a b.parquet"))
+    assert shown["dagster/uri"] == (tmp_path / "a b.json").as_uri()
+    assert stored(shown)
+
+
+def test_the_column_schema_describes_every_column() -> None:
+    assert [column.name for column in FEATURE_SCHEMA.columns] == list(FEATURE_COLUMNS)
+    assert all(column.description for column in FEATURE_SCHEMA.columns)
+    assert json.loads(serialize_value(FEATURE_SCHEMA))

@@ -1,0 +1,146 @@
+"""The sensors, tick by tick, with what the daemon does between ticks done here in its order."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+
+from curation_features.incoming import submit
+from curation_features.orchestration.partitions import DIMENSION
+
+
+def test_a_new_manifest_becomes_a_partition_an_observation_and_one_run(daemon, pipeline, world) -> None:
+    daemon.drop([world.photo("a.png", 1)])
+    assert daemon.tick() == ["batch_9"]
+    assert "batch_9" in pipeline.instance.get_dynamic_partitions(DIMENSION)
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_9"])
+    [observed] = pipeline.instance.fetch_observations(wanted, limit=10).records
+    digest = pipeline.store.manifest("batch_9").digest
+    assert observed.asset_observation.tags["dagster/data_version"] == digest
+    assert daemon.finished() == ["./photos/a.png"]
+    assert daemon.tick() == []
+    assert "no new or changed manifests" in daemon.skipped
+    assert [path.name for path in (daemon.folder / "accepted").iterdir()] == [f"batch_9-{digest[:12]}.json"]
+    assert not list(daemon.folder.glob("*.json"))
+
+
+def test_the_same_manifest_again_starts_no_second_run(daemon, world) -> None:
+    photo = world.photo("a.png", 1)
+    daemon.drop([photo])
+    daemon.drop([photo], name="copy")
+    assert daemon.tick() == ["batch_9"]
+    daemon.drop([photo])
+    assert daemon.tick() == []
+    assert daemon.tick() == []
+
+
+def test_a_changed_manifest_starts_one_new_run_and_so_does_a_change_back(daemon, world) -> None:
+    first, second = world.photo("a.png", 1), world.photo("b.png", 2)
+    for artifacts in ([first], [first, second], [first], [first, second]):
+        daemon.drop(artifacts)
+        assert daemon.tick() == ["batch_9"]
+        assert daemon.finished() == [artifact["original_uri"] for artifact in artifacts]
+        assert daemon.tick() == []
+
+
+def test_of_two_versions_in_one_tick_the_later_one_runs(daemon, world) -> None:
+    first, second = world.photo("a.png", 1), world.photo("b.png", 2)
+    daemon.drop([first], name="z")
+    daemon.drop([second], name="a")
+    assert daemon.tick() == ["batch_9"]
+    assert daemon.finished() == ["./photos/b.png"]
+    assert daemon.tick() == []
+
+
+def test_a_manifest_whose_run_failed_may_be_delivered_again(daemon, pipeline, world) -> None:
+    from curation_features.errors import MissingWeightsError
+    from curation_features.models import LazyModel
+
+    def locate():
+        raise MissingWeightsError("CLIP is not here")
+
+    photo = world.photo("a.png", 1)
+    pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
+    daemon.drop([photo])
+    assert daemon.tick() == ["batch_9"]
+    assert not pipeline.store.feature_paths("batch_9")[0].exists()
+    pipeline.models = {}
+    daemon.drop([photo])
+    assert daemon.tick() == ["batch_9"]
+    assert daemon.finished() == ["./photos/a.png"]
+    daemon.drop([photo])
+    assert daemon.tick() == []
+
+
+@pytest.mark.parametrize("step", ["events", "partitions", "runs"])
+@pytest.mark.parametrize("history", ["new", "changed", "changed back"])
+def test_a_daemon_that_dies_in_a_tick_launches_the_batch_once_after_its_restart(daemon, world, step, history) -> None:
+    first, second = world.photo("a.png", 1), world.photo("b.png", 2)
+    before = {"new": [], "changed": [[second]], "changed back": [[first], [second]]}[history]
+    for artifacts in before:
+        daemon.drop(artifacts)
+        assert daemon.tick() == ["batch_9"]
+    daemon.drop([first])
+    assert daemon.tick(dies_before=step) == []
+    assert daemon.tick() == ["batch_9"]
+    assert daemon.finished() == ["./photos/a.png"]
+    assert daemon.tick() == []
+
+
+def test_a_bad_file_is_quarantined_with_a_visible_record_and_holds_up_nobody(daemon, pipeline, world) -> None:
+    daemon.drop([world.photo("a.png", 1)])
+    (daemon.folder / "0-bad.json").write_text('{"batch_id": "../x", "artifacts": []}')
+    assert daemon.tick() == ["batch_9"]
+    reason = json.loads((pipeline.settings.data_path / "quarantine" / "0-bad.reason.json").read_bytes())
+    assert reason["field"] == "batch_id"
+    key = dg.AssetCheckKey(dg.AssetKey("preprocess_batches"), "nothing_quarantined")
+    [record] = pipeline.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+    evaluation = record.event.dagster_event.event_specific_data
+    assert not evaluation.passed
+    assert "0-bad.json" in evaluation.metadata["reasons"].value
+
+
+def test_a_half_written_file_waits_and_is_named(daemon, world) -> None:
+    photo = world.photo("a.png", 1)
+    text = json.dumps({"batch_id": "batch_9", "artifacts": [photo]})
+    daemon.folder.mkdir(parents=True, exist_ok=True)
+    (daemon.folder / "slow.json").write_text(text[:40])
+    assert daemon.tick() == []
+    assert "still being written: slow.json" in daemon.skipped
+    (daemon.folder / "slow.json").write_text(text)
+    assert daemon.tick() == ["batch_9"]
+
+
+def test_other_folders_are_watched_as_well(daemon, pipeline, world) -> None:
+    pipeline.settings = pipeline.settings.replace(incoming_dirs=("drop",))
+    document = {"batch_id": "batch_9", "artifacts": [world.photo("a.png", 1)]}
+    submit(json.dumps(document).encode(), world.root / "drop", "one")
+    assert daemon.tick() == []  # the settings of the project are those of its file and the environment
+    (world.root / "config").mkdir(exist_ok=True)
+    (world.root / "config" / "settings.toml").write_text('incoming_dirs = ["drop"]')
+    assert daemon.tick() == ["batch_9"]
+
+
+def test_a_cloud_event_is_taken_like_a_bare_manifest(daemon, world) -> None:
+    event = {
+        "specversion": "1.0", "id": "1", "source": "/preprocess", "type": "preprocess.completed",
+        "data": {"batch_id": "batch_9", "artifacts": [world.photo("a.png", 1)]},
+    }  # fmt: skip
+    submit(json.dumps(event).encode(), daemon.folder, "event")
+    assert daemon.tick() == ["batch_9"]
+    assert daemon.finished() == ["./photos/a.png"]
+
+
+def test_a_tick_is_bounded_and_the_next_ones_take_the_rest(daemon, world, monkeypatch) -> None:
+    from curation_features.incoming import IncomingFolders
+
+    take = IncomingFolders.take
+    monkeypatch.setattr(IncomingFolders, "take", lambda folders, cursor: take(folders, cursor, limit=2))
+    names = [f"many_{number}" for number in range(5)]
+    for number, name in enumerate(names):
+        daemon.drop([world.photo(f"{name}.png", number)], name)
+    launched = [daemon.tick() for _ in range(4)]
+    assert [len(batches) for batches in launched] == [2, 2, 1, 0]
+    assert sorted(name for batches in launched for name in batches) == names

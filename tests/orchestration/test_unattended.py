@@ -1,0 +1,288 @@
+"""The pipeline by itself: real daemon, code server, webserver and run processes; real kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+from devserver import Query, dagster_dev, process, project, wait_for
+from PIL import Image
+
+from curation_features.cli import main
+from curation_features.manifest import batch_from
+from curation_features.orchestration import launch
+from curation_features.settings import load_settings, packaged_file
+from curation_features.store import ArtifactStore
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+FEATURES = dg.AssetKey("features")
+SELECTOR = {"repositoryLocationName": "curation_features", "repositoryName": "__repository__"}
+
+BACKFILL = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+BACKFILL_STATUS = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+  status runs(limit: 50) { id status } } } }"""
+RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "curation_features") { __typename } }"""
+RUN_EVENTS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) { ... on EventConnection {
+  events { __typename ... on MessageEvent { message } } } } }"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Path:
+    """An empty project, the current one, with small real models and a Dagster instance that looks often."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**small_models, "DAGSTER_HOME": str(tmp_path / "data" / "dagster")}.items():
+        monkeypatch.setenv(name, value)
+    project(tmp_path, poll_interval_seconds="3")
+    with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
+        return tmp_path
+
+
+def manifest(root: Path, batch_id: str, photos: int = 1, seed: int = 0) -> dict[str, Any]:
+    """A manifest of photos that are written for it; the same bytes in every project."""
+    artifacts = []
+    for number in range(photos):
+        path = root / "photos" / f"{batch_id}_{seed}_{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng([*batch_id.encode(), seed, number]).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        artifacts.append({"photo_id": path.stem, "original_uri": f"./photos/{path.name}", "exif": {"iso": 64}})
+    return {"batch_id": batch_id, "artifacts": artifacts}
+
+
+def drop(root: Path, document: dict[str, Any], name: str | None = None) -> None:
+    folder = root / "data" / "incoming"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".new").write_text(json.dumps(document))
+    (folder / ".new").rename(folder / f"{name or document['batch_id']}.json")
+
+
+@contextmanager
+def instance_of(root: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(root / "data" / "dagster")) as instance:
+        yield instance
+
+
+def runs(root: Path) -> list[dg.DagsterRun]:
+    with instance_of(root) as instance:
+        return list(instance.get_runs())
+
+
+def idle(root: Path, finished: int) -> bool:
+    """Whether so many runs have succeeded, and none is under way."""
+    found = runs(root)
+    assert not [run for run in found if run.status is dg.DagsterRunStatus.FAILURE], "a run failed"
+    return len([run for run in found if run.is_success]) >= finished and all(run.is_finished for run in found)
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    """Finished features and events, by their path."""
+    folders = (root / "data" / "features", root / "data" / "events" / "features.completed")
+    files = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def events(root: Path) -> list[str]:
+    return sorted(name for name in outputs(root) if name.startswith("data/events/"))
+
+
+def test_twenty_manifests_become_what_they_should_by_themselves(root: Path) -> None:
+    documents = [manifest(root, f"batch_{number:02}") for number in range(18)]
+    slow = json.dumps(documents[3])
+    with dagster_dev(root):
+        for document in documents[:3] + documents[4:]:
+            drop(root, document)
+        drop(root, documents[5], name="delivered-twice")
+        incoming = root / "data" / "incoming"
+        (incoming / "half.json").write_text(slow[:50])
+        (incoming / "broken.json").write_text('{"batch_id": "x" "artifacts": []}')
+        (incoming / "wrong.json").write_text('{"batch_id": "../x", "artifacts": []}')
+        wait_for(lambda: idle(root, 17), 600)
+        assert (incoming / "half.json").exists()
+        with (incoming / "half.json").open("a") as file:
+            file.write(slow[50:])
+        changed = manifest(root, "batch_07", photos=2, seed=1)
+        drop(root, changed)
+        wait_for(lambda: idle(root, 19), 300)
+        drop(root, documents[9], name="and-once-more")
+        wait_for(lambda: not list(incoming.glob("*.json")), 60)
+        time.sleep(12)  # a tick more
+    found = runs(root)
+    assert len(found) == 19
+    assert all(run.is_success for run in found)
+    quarantined = {path.name for path in (root / "data" / "quarantine").glob("*.json")}
+    assert quarantined == {"broken.json", "broken.reason.json", "wrong.json", "wrong.reason.json"}
+    finished = {path.stem for path in (root / "data" / "features").glob("*.json")}
+    assert finished == {document["batch_id"] for document in documents}
+    named = [json.loads(outputs(root)[name]) for name in events(root)]
+    assert sorted(event["subject"] for event in named) == sorted([*finished, "batch_07"])
+    assert len({event["id"] for event in named}) == 19
+    changed_features = json.loads((root / "data" / "features" / "batch_07.json").read_bytes())
+    assert [artifact["photo_id"] for artifact in changed_features["artifacts"]] == [
+        artifact["photo_id"] for artifact in changed["artifacts"]
+    ]
+
+
+DIES_ONCE = """
+import os, signal, sys
+
+def die_once():
+    if os.path.exists(os.environ["DIE_ONCE"]):
+        os.unlink(os.environ["DIE_ONCE"])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def dies(owner, name, after=lambda *args: True):
+    inner = getattr(owner, name)
+    def outer(*args, **kwargs):
+        result = inner(*args, **kwargs)
+        if after(*args):
+            die_once()
+        return result
+    setattr(owner, name, outer)
+
+command = " ".join(sys.orig_argv)
+{patch}
+"""
+IN_THE_DAEMON = """
+if "_daemon" in command:
+    import dagster._daemon.sensor as sensor
+    dies(sensor, "_handle_dynamic_partitions_requests")
+"""
+IN_THE_RUN = """
+if "spawn_main" in command:
+    from curation_features.events import FileSink, Outbox
+    from curation_features.orchestration.batch_run import BatchRun
+    from curation_features.store import ArtifactStore
+    moment = os.environ["MOMENT"]
+    if moment == "artifacts":
+        dies(ArtifactStore, "write_features")
+    elif moment == "event":
+        dies(FileSink, "deliver")
+    else:
+        dies(BatchRun, "_report", lambda run, batch, made: made.asset == moment)
+"""
+
+
+def dying(root: Path, patch: str, **environ: str) -> dict[str, str]:
+    """An environment in which one process of Dagster is killed, once, at a certain moment."""
+    (root / "patch").mkdir()
+    (root / "patch" / "sitecustomize.py").write_text(DIES_ONCE.replace("{patch}", patch))
+    (root / "die").touch()
+    return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die"), **environ}
+
+
+def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_each_batch_once(root: Path) -> None:
+    for number in range(2):
+        drop(root, manifest(root, f"batch_{number}"))
+    command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
+    with process(command, root / "daemon.log", **dying(root, IN_THE_DAEMON)) as daemon:
+        wait_for(lambda: daemon.poll() is not None, 120)
+        assert daemon.returncode == -signal.SIGKILL
+    assert not (root / "die").exists()
+    with instance_of(root) as instance:
+        assert set(instance.get_dynamic_partitions("batch_id")) == {"batch_0", "batch_1"}
+        assert not instance.get_runs()
+    with process(command, root / "daemon.log"):
+        wait_for(lambda: idle(root, 2), 200)
+        time.sleep(12)  # a tick more
+    assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.SUCCESS] * 2
+    assert len(events(root)) == 2
+
+
+@pytest.mark.parametrize("moment", ["image_embeddings", "artifacts", "features", "event"])
+def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
+    root: Path, moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = manifest(root, "trip", photos=6)
+    drop(root, document)
+    patched = dying(root, IN_THE_RUN, MOMENT=moment)
+    with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log", **patched):
+        wait_for(lambda: [run for run in runs(root) if run.is_success], 300)
+    assert not (root / "die").exists()
+    assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS"]
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    manifest(undisturbed, "trip", photos=6)
+    (undisturbed / "trip.json").write_text(json.dumps(document))
+    monkeypatch.chdir(undisturbed)
+    monkeypatch.delenv("DAGSTER_HOME")
+    assert main(["materialize", "trip.json"]) == 0
+    assert outputs(root) == outputs(undisturbed)
+    assert len(events(root)) == 1
+
+
+def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:
+    """Launch a backfill, and give how it ended."""
+    params = {
+        "partitionNames": batch_ids,
+        "assetSelection": [{"path": [name]} for name in assets],
+        "fromFailure": False,
+    }
+    launched = query(BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = query(BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        return found if found["status"].startswith("COMPLETED") or found["status"] in ("FAILED", "CANCELED") else None
+
+    return wait_for(ended, 600)
+
+
+def messages(query: Query, run_id: str) -> list[str]:
+    return [event.get("message") or "" for event in query(RUN_EVENTS, run=run_id)["logsForRun"]["events"]]
+
+
+def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_photo(root: Path) -> None:
+    batch_ids = [f"batch_{number:02}" for number in range(60)]
+    settings = load_settings(root)
+    store = ArtifactStore(settings.data_path)
+    with instance_of(root) as instance:
+        for batch_id in batch_ids:
+            launch.accept(batch_from(manifest(root, batch_id)), store, instance)
+    store.manifest_path("batch_33").write_text("{")
+    everything = ["label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features"]
+    with dagster_dev(root) as query:
+        ended = backfill(query, batch_ids, everything)
+        assert ended["status"] == "COMPLETED_FAILED"
+        assert len(ended["runs"]) == 2
+        told = {run["id"]: messages(query, run["id"]) for run in ended["runs"]}
+        for lines in told.values():
+            assert len([line for line in lines if line.startswith("Loading OpenCLIP model")]) == 1
+        [failed] = [run["id"] for run in ended["runs"] if run["status"] == "FAILURE"]
+        assert any("batch_33" in line and "manifest" in line for line in told[failed])
+        with instance_of(root) as instance:
+            assert instance.get_materialized_partitions(FEATURES) == set(batch_ids) - {"batch_33"}
+        assert len(events(root)) == 59
+
+        store.put_manifest(batch_from(manifest(root, "batch_33")))
+        assert backfill(query, ["batch_33"], everything)["status"] == "COMPLETED_SUCCESS"
+        before = {batch_id: _features(store, batch_id) for batch_id in batch_ids}
+
+        for photo in (root / "photos").iterdir():  # whoever looked at an image now would fail
+            photo.unlink()
+        store_cache = settings.cache_path
+        for entry in store_cache.glob("*.json"):  # and whoever measured again would find nothing measured before
+            entry.unlink()
+        (root / "config").mkdir()
+        (root / "config" / "labels.json").write_text(json.dumps({"labels": ["one", "two", "three", "four", "five"]}))
+        assert query(RELOAD)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
+        ended = backfill(query, batch_ids, ["label_embeddings", "clip_labels", "features"])
+        assert ended["status"] == "COMPLETED_SUCCESS"
+    for batch_id in batch_ids:
+        for old, new in zip(before[batch_id], _features(store, batch_id), strict=True):
+            assert new["tech"] == old["tech"]
+            assert new["status"] == "ok"
+            assert {label["label"] for label in new["clip_labels"]} == {"one", "two", "three", "four", "five"}
+
+
+def _features(store: ArtifactStore, batch_id: str) -> list[dict[str, Any]]:
+    document = json.loads(store.feature_paths(batch_id)[0].read_bytes())
+    return [artifact["features"] for artifact in document["artifacts"]]

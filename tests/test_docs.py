@@ -1,0 +1,76 @@
+"""What the documentation tells people to type works, in its order, as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from devserver import dagster_dev, free_port, project, wait_for
+from PIL import Image
+
+from curation_features.orchestration import launch
+from curation_features.settings import load_settings, packaged_file
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def commands(document: str) -> list[str]:
+    """The lines of the `sh` blocks of a document."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (REPOSITORY / "docs" / document).read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_the_walk_through_of_dagster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "data" / "dagster"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for name, value in {**small_models, "DAGSTER_HOME": str(home), "PATH": path}.items():
+        monkeypatch.setenv(name, value)
+    project(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    for number in range(3):
+        Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
+    with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
+        pass
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "labels.json").write_text(json.dumps({"labels": ["a", "b", "c", "d", "e", "f"]}))
+    port = free_port()
+
+    def succeeded() -> int:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            runs = instance.get_runs()
+            assert not any(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
+            return len([run for run in runs if run.is_success])
+
+    told = []
+    with dagster_dev(tmp_path, port):
+        for command in commands("dagster.md"):
+            given = command.replace("features backfill", f"features backfill --url http://127.0.0.1:{port}")
+            done = subprocess.run(["bash", "-c", given], capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+            told.append(done.stdout)
+            if " submit " in command:
+                wait_for(succeeded, 120)
+    assert succeeded() == 4  # the sensor's run, and three backfills
+    backfills = [text for text in told if " made, 0 failed" in text]
+    assert [text.rsplit("\n", 2)[-2] for text in backfills] == [
+        "3 made, 0 failed, of 1 batches x 3 assets",
+        "2 made, 0 failed, of 1 batches x 2 assets",
+        "5 made, 0 failed, of 1 batches x 5 assets",
+    ]
+    features = json.loads((tmp_path / "data" / "features" / "trip.json").read_bytes())
+    assert {artifact["features"]["status"] for artifact in features["artifacts"]} == {"ok"}
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len(commands("dagster.md")) >= 7
