@@ -1,0 +1,261 @@
+"""The pipeline with PostgreSQL as Dagster's storage: a real server, started here and stopped at the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from curation_features.orchestration import launch
+from curation_features.orchestration.partitions import DIMENSION
+from curation_features.settings import packaged_file
+
+INSTANCE = packaged_file("dagster-postgres.yaml")
+USER, PASSWORD = "curation", "p@ss: w/%rd#?"
+SOURCE = dg.AssetKey("preprocess_batches")
+
+KEEPER = 'cat; "$0/pg_ctl" stop -m immediate -D "$1/data"; rm -rf "$1"'
+"""Stops the server once its standard input is closed: when the tests have ended, however they ended."""
+
+WRITER = """
+import sys
+from pathlib import Path
+from curation_features.manifest import batch_from
+from curation_features.orchestration import launch
+from curation_features.settings import Settings, packaged_file
+from curation_features.store import ArtifactStore
+
+settings = Settings(root=Path(sys.argv[1]))
+store = ArtifactStore(settings.data_path)
+with launch.project_instance(settings, packaged_file("dagster-postgres.yaml")) as instance:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for batch_id in sys.argv[2:]:
+        batch = batch_from({"batch_id": batch_id, "artifacts": [{"photo_id": "1", "original_uri": "1.jpg"}]})
+        launch.accept(batch, store, instance)
+        print(batch_id, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server of its own, over TCP on the loopback device and with a password, as a remote one has it."""
+
+    programs: Path
+    folder: Path
+    port: int
+    account: str | None
+    """The operating system's user that it runs as: the server refuses to run as root."""
+
+    @property
+    def as_account(self) -> dict[str, Any]:
+        return {"user": self.account, "group": self.account, "extra_groups": []} if self.account else {}
+
+    def call(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        called = subprocess.run(
+            command, **self.as_account, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            env={"PGPASSWORD": PASSWORD, "PATH": os.defpath, "LC_ALL": "C"}, timeout=60,
+        )  # fmt: skip
+        assert called.returncode == 0, called.stdout + called.stderr
+
+    def create(self) -> None:
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        data = str(self.folder / "data")
+        self.call("initdb", "--auth=scram-sha-256", "-U", USER, f"--pwfile={password}", "-E", "UTF8", "-D", data)
+        with (self.folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(f"\nport = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n")
+
+    def control(self, action: str, *arguments: str) -> None:
+        """Start, stop or restart it, and wait until that is done."""
+        log = str(self.folder / "log")  # not this process's output, which would then stay open
+        self.call("pg_ctl", action, "-w", "-D", str(self.folder / "data"), "-l", log, *arguments)
+
+    def crash(self) -> None:
+        """All server processes end at once, without a checkpoint; then it starts again, and recovers."""
+        self.control("restart", "-m", "immediate")
+
+    def create_database(self, name: str) -> dict[str, str]:
+        """An empty database; gives the environment that leads to it."""
+        self.call("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name)
+        values = {"HOST": "127.0.0.1", "PORT": str(self.port), "DB": name, "USER": USER, "PASSWORD": PASSWORD}
+        return {f"DAGSTER_POSTGRES_{key}": value for key, value in values.items()}
+
+
+def installed_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs. Debian keeps it out of PATH."""
+    debian = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    initdb = shutil.which("initdb", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *debian]))
+    return Path(initdb).resolve().parent if initdb else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("dagster_postgres", reason="the extra `postgres` is not installed")
+    programs = installed_programs()
+    if programs is None:
+        pytest.skip("no initdb in PATH or in Debian's folders: install PostgreSQL's server")
+    account = "postgres" if os.geteuid() == 0 else None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = Server(programs, Path(tempfile.mkdtemp(prefix="postgres-")), port, account)  # pytest's folder is private
+    try:
+        shutil.chown(found.folder, account or os.geteuid())
+    except LookupError:
+        found.folder.rmdir()
+        pytest.skip("the server refuses to run as root, and there is no user `postgres`")
+    with subprocess.Popen(
+        ["sh", "-c", KEEPER, str(programs), str(found.folder)], **found.as_account, cwd="/", start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ):  # fmt: skip
+        found.create()
+        found.control("start")
+        yield found
+
+
+@pytest.fixture
+def database(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty database, and a DAGSTER_HOME that uses it."""
+    for name, value in server.create_database(tmp_path.name).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "home").mkdir()
+    shutil.copy(INSTANCE, tmp_path / "home" / "dagster.yaml")
+
+
+@pytest.fixture
+def pipeline(database: None, pipeline: Any) -> Any:
+    """The pipeline of the other tests, in a DAGSTER_HOME that was made ready for PostgreSQL."""
+    assert type(pipeline.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+    return pipeline
+
+
+@pytest.fixture
+def on_sqlite(pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The same photos and batches in a project that uses SQLite."""
+    root = tmp_path / "sqlite"
+    root.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "home"))
+    world = type(pipeline.world)(root)
+    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+        found = type(pipeline)(world, instance, world.settings)
+        found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
+        yield found
+
+
+@pytest.fixture
+def start_writers(pipeline: Any) -> Iterator[Callable[..., list[Any]]]:
+    """Starts processes over a database that has its tables, each with a DAGSTER_HOME of its own, as on other machines.
+
+    Each opens the instance, waits for the others, then accepts its batches, and names each when that is done.
+    """
+    with ExitStack() as stack:
+
+        def start(*batch_ids: list[str]) -> list[Any]:
+            writers = [
+                stack.enter_context(subprocess.Popen(
+                    [sys.executable, "-c", WRITER, str(pipeline.world.root), *given],
+                    env={**os.environ, "DAGSTER_HOME": str(pipeline.world.root / f"home_{number}")},
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                ))
+                for number, given in enumerate(batch_ids)
+            ]  # fmt: skip
+            for writer in writers:
+                stack.callback(writer.kill)
+            for writer in writers:
+                assert writer.stdout.readline() == "ready\n", writer.communicate()[1]
+            for writer in writers:
+                writer.stdin.write("\n")
+                writer.stdin.flush()
+            return writers
+
+        yield start
+
+
+def observed(instance: dg.DagsterInstance) -> list[str]:
+    """The batches of all observations, sorted."""
+    records = instance.fetch_observations(SOURCE, limit=10_000).records
+    return sorted(record.asset_observation.partition for record in records)
+
+
+def test_the_settings_are_those_of_the_instance_on_sqlite_but_for_the_storage() -> None:
+    here, there = (yaml.safe_load(packaged_file(name).read_text()) for name in (INSTANCE.name, "dagster.yaml"))
+    assert list(here.pop("storage")) == ["postgres"]
+    assert here == there
+
+
+def outcome(pipeline: Any) -> dict[str, Any]:
+    """Make batches by themselves and in one run; what Dagster keeps of each, and the files."""
+    odd = {**pipeline.world.photo("odd.png", 7), "photo_id": "\x00 'é% \\ \U0001f4f7"}
+    pipeline.accept(pipeline.world.batch([odd, {"photo_id": "gone\x00", "original_uri": "gone\x01.jpg"}], "odd"))
+    batch_ids = ["batch_1", "odd", *pipeline.accept_many(3)]
+    for batch_id in ("batch_1", "odd"):
+        batch = pipeline.store.manifest(batch_id)
+        assert launch.materialize(batch, pipeline.definitions(), pipeline.instance).failures == {}
+    assert pipeline.run_range("b00", "b02").success
+    return {
+        "partitions": sorted(pipeline.instance.get_dynamic_partitions(DIMENSION)),
+        "versions": {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids},
+        "checks": {batch_id: pipeline.checks(batch_id) for batch_id in batch_ids},
+        "files": {batch_id: pipeline.store.feature_paths(batch_id)[0].read_bytes() for batch_id in batch_ids},
+        "events": pipeline.events(),
+    }
+
+
+def test_runs_leave_the_same_versions_checks_and_files_as_on_sqlite(pipeline, on_sqlite) -> None:
+    here = outcome(pipeline)
+    assert {batch_id: all(checks.values()) for batch_id, checks in here["checks"].items()} == {
+        "batch_1": True, "odd": False, "b00": True, "b01": True, "b02": True,
+    }  # fmt: skip
+    assert here == outcome(on_sqlite)
+
+
+def test_a_sensor_tick_launches_what_came_in_once_and_tells_what_is_bad(daemon, pipeline, world) -> None:
+    daemon.drop([world.photo("new.png", 9)])
+    (daemon.folder / "bad.json").write_text('{"batch_id": "\\u0000"}')
+    assert daemon.tick() == ["batch_9"]
+    assert daemon.finished() == ["./photos/new.png"]
+    assert pipeline.checks(None) == {"nothing_quarantined": False}
+    daemon.drop([world.photo("new.png", 9)])
+    assert daemon.tick() == []
+
+
+def test_four_processes_write_at_once(pipeline, start_writers) -> None:
+    shared = [f"shared_{number}" for number in range(10)]
+    given = [[*shared, *(f"own_{writer}_{number}" for number in range(10))] for writer in range(4)]
+    for writer, batch_ids in zip(start_writers(*given), given, strict=True):
+        output, errors = writer.communicate(timeout=60)
+        assert output.split() == batch_ids, errors
+    everything = sorted(itertools.chain(["batch_1"], *given))
+    assert sorted(pipeline.instance.get_dynamic_partitions(DIMENSION)) == sorted(set(everything))
+    assert observed(pipeline.instance) == everything
+
+
+def test_nothing_that_was_done_is_lost_when_the_server_crashes(pipeline, server, start_writers) -> None:
+    assert pipeline.run().success
+    versions, checks = pipeline.data_versions(), pipeline.checks()
+    [writer] = start_writers([f"b{number}" for number in range(2000)])
+    done = [writer.stdout.readline() for _ in range(20)]
+    server.crash()
+    writer.kill()
+    done = "".join([*done, writer.communicate()[0]]).split()
+    assert 20 <= len(done) < 2000
+    assert set(done) <= set(pipeline.instance.get_dynamic_partitions(DIMENSION))
+    assert set(done) <= set(observed(pipeline.instance))
+    assert (pipeline.data_versions(), pipeline.checks()) == (versions, checks)
+    assert pipeline.run().success
