@@ -135,7 +135,7 @@ with warnings.catch_warnings():
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
         run = BatchRun(context, stages, store, events)
-        for batch_id in context.partition_keys:
+        for batch_id in run.batch_ids():
             run.attempt(batch_id)
         run.finish()
         yield from ()

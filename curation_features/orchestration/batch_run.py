@@ -37,7 +37,14 @@ class BatchRun:
         self._assets = frozenset(key.path[-1] for key in context.selected_asset_keys)
         self._checks = frozenset(key.name for key in context.selected_asset_check_keys)
         self._provenance = Provenance(context.instance, context.assets_def)
+        self._attempts = 0
         self._failures: dict[str, str] = {}
+
+    def batch_ids(self) -> list[str]:
+        """The batches of the run; all that are finished where checks alone were asked for, without a partition."""
+        if self._context.has_partition_key or self._context.has_partition_key_range:
+            return list(self._context.partition_keys)
+        return sorted(self._context.instance.get_materialized_partitions(FEATURES))
 
     def attempt(self, batch_id: str) -> None:
         """Make a batch; what goes wrong with it is remembered and costs the other batches nothing.
@@ -45,6 +52,7 @@ class BatchRun:
         Raises:
             WeightsError: model weights are missing, and settings do not permit a degraded run: no batch can be made.
         """
+        self._attempts += 1
         try:
             self._make(self._store.manifest(batch_id))
         except WeightsError:
@@ -61,8 +69,7 @@ class BatchRun:
         if self._failures:
             found = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
             raise dg.Failure(
-                f"{len(self._failures)} of {len(self._context.partition_keys)} batches failed; "
-                f"the others are finished.\n{found}",
+                f"{len(self._failures)} of {self._attempts} batches failed; the others are finished.\n{found}",
                 metadata={"failed_batches": dg.MetadataValue.json(self._failures)},
                 allow_retries=False,
             )

@@ -54,14 +54,15 @@ def nothing_quarantined(incoming: dg.ResourceParam[IncomingFolders]) -> dg.Asset
 
 def quarantined(rejections: Sequence[Rejection]) -> dg.AssetCheckEvaluation:
     """The failed check that the sensor reports when it has put manifests into the quarantine."""
-    reasons = {rejection.name: rejection.reason for rejection in rejections}
+    names = [rejection.name for rejection in rejections]
+    records = [dg.TableRecord({"file": rejection.name, "reason": rejection.reason}) for rejection in rejections]
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey("preprocess_batches"),
         check_name="nothing_quarantined",
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(reasons)} manifests can never be valid: {', '.join(list(reasons)[:5])}",
-        metadata={"reasons": dg.MetadataValue.json(reasons)},
+        description=f"{len(names)} quarantined: {', '.join(names[:5])}",
+        metadata={"quarantined": dg.MetadataValue.table(records)},
     )
 
 
@@ -76,7 +77,8 @@ class BatchChecks:
     def of_files(self, store: ArtifactStore) -> Iterator[dg.AssetCheckEvaluation]:
         """Whether the finished artifacts are right, read back from disk."""
         for name, problems in verify(self._batch, *store.feature_paths(self._batch.batch_id)).items():
-            yield self._result(name, not problems, "; ".join(problems[:3]), {"problems": list(problems)})
+            listed = {"problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in problems))}
+            yield self._result(name, not problems, "; ".join(problems[:3]), listed if problems else {})
 
     def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
         """Whether the batch is as usual, by the metadata of its `features`."""

@@ -36,7 +36,7 @@ def build_definitions(
         assets=[preprocess_batches, *assets],
         asset_checks=[nothing_quarantined],
         jobs=[extract_features],
-        sensors=[preprocess_outputs, event_delivery, reconcile],
+        sensors=[preprocess_outputs, event_delivery(running=bool(settings.event_webhook)), reconcile],
         resources={**build_resources(settings), **(resources or {})},
         # In one process, so that the steps of a run share the models and what they have found in the cache.
         executor=dg.in_process_executor,

@@ -50,17 +50,21 @@ def preprocess_outputs(context: dg.SensorEvaluationContext, incoming: Incoming, 
     )
 
 
-@dg.sensor(
-    minimum_interval_seconds=30,
-    description="Delivers the events that the webhook could not take, in order, until it takes them.",
-)
-def event_delivery(context: dg.SensorEvaluationContext, events: Events) -> dg.SkipReason:
-    """One attempt at all pending events."""
-    flushed = events.flush(force=True)
-    return dg.SkipReason(
-        f"{flushed.delivered} delivered, {flushed.pending} pending"
-        + (f": {flushed.problem}" if flushed.problem else "")
+def event_delivery(running: bool) -> dg.SensorDefinition:
+    """The sensor that delivers what waits for the webhook; `running` from the start, if there is one."""
+
+    @dg.sensor(
+        name="event_delivery",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        description="Delivers the events that the webhook could not take, in order, until it takes them.",
     )
+    def deliver(context: dg.SensorEvaluationContext, events: Events) -> dg.SkipReason:
+        flushed = events.flush(force=True)
+        problem = f": {flushed.problem}" if flushed.problem else ""
+        return dg.SkipReason(f"{flushed.delivered} delivered, {flushed.pending} pending{problem}")
+
+    return deliver
 
 
 def _arrivals(

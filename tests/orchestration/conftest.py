@@ -59,8 +59,8 @@ class Pipeline:
             instance=self.instance, tags=tags, asset_selection=selection, raise_on_error=False
         )
 
-    def run_checks(self, batch_id: str = "batch_1") -> dg.ExecuteInProcessResult:
-        """Run the checks of finished artifacts alone, as the button in the UI does."""
+    def run_checks(self, batch_id: str | None = "batch_1") -> dg.ExecuteInProcessResult:
+        """Run the checks of finished artifacts alone, as the button in the UI does; of all batches, or of one."""
         definitions = self.definitions()
         keys = [key for key in definitions.resolve_asset_graph().asset_check_keys if key.asset_key.path == ["features"]]
         job = definitions.resolve_implicit_global_asset_job_def().get_subset(

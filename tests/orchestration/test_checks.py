@@ -79,3 +79,15 @@ def test_finished_artifacts_can_be_checked_again_by_themselves(pipeline, world) 
     assert path.read_bytes() != good
     assert not pipeline.run_checks().success
     assert pipeline.checks()["metadata_unchanged"] is False
+
+
+def test_all_finished_batches_can_be_checked_at_once(pipeline, world) -> None:
+    batch_ids = pipeline.accept_many(3)
+    assert pipeline.run_range("b00", "b01").success  # b02 has not been made yet
+    path, _ = pipeline.store.feature_paths("b01")
+    path.write_bytes(path.read_bytes().replace(b'"iso": 64', b'"iso": 65'))
+    result = pipeline.run_checks(None)
+    assert not result.success
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    assert "1 of 2 batches failed" in failure.step_failure_data.error.to_string()
+    assert [pipeline.checks(batch_id).get("metadata_unchanged") for batch_id in batch_ids] == [True, False, None]

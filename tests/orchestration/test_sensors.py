@@ -99,7 +99,9 @@ def test_a_bad_file_is_quarantined_with_a_visible_record_and_holds_up_nobody(dae
     [record] = pipeline.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
     evaluation = record.event.dagster_event.event_specific_data
     assert not evaluation.passed
-    assert "0-bad.json" in evaluation.metadata["reasons"].value
+    [row] = evaluation.metadata["quarantined"].records
+    assert row.data["file"] == "0-bad.json"
+    assert row.data["reason"] == reason["reason"]
 
 
 def test_a_half_written_file_waits_and_is_named(daemon, world) -> None:
@@ -144,3 +146,32 @@ def test_a_tick_is_bounded_and_the_next_ones_take_the_rest(daemon, world, monkey
     launched = [daemon.tick() for _ in range(4)]
     assert [len(batches) for batches in launched] == [2, 2, 1, 0]
     assert sorted(name for batches in launched for name in batches) == names
+
+
+def delivery(pipeline):
+    definitions = pipeline.definitions()
+    context = dg.build_sensor_context(
+        instance=pipeline.instance,
+        repository_def=definitions.get_repository_def(),
+        resources=dict(definitions.resources or {}),
+    )
+    return definitions.resolve_sensor_def("event_delivery").evaluate_tick(context)
+
+
+def test_events_that_the_webhook_could_not_take_are_delivered_later(pipeline, world, receiver, monkeypatch) -> None:
+    pipeline.settings = pipeline.settings.replace(event_webhook=receiver.url)
+    monkeypatch.setenv("CURATION_FEATURES_EVENT_WEBHOOK", receiver.url)
+    receiver.down()
+    assert pipeline.run().success
+    assert len(pipeline.events()) == 1
+    assert "1 pending" in delivery(pipeline).skip_message
+    receiver.up()
+    assert "1 delivered, 0 pending" in delivery(pipeline).skip_message
+    assert [f"{event_id}.json" for event_id in receiver.taken()] == pipeline.events()
+    assert "0 delivered" in delivery(pipeline).skip_message
+
+
+@pytest.mark.parametrize(("webhook", "status"), [("", "STOPPED"), ("http://localhost:1", "RUNNING")])
+def test_delivery_runs_where_there_is_a_webhook(pipeline, webhook, status) -> None:
+    pipeline.settings = pipeline.settings.replace(event_webhook=webhook)
+    assert pipeline.definitions().resolve_sensor_def("event_delivery").default_status.value == status
