@@ -99,8 +99,9 @@ def test_arrivals_and_changed_manifests_are_left_to_the_sensor(reconciler, pipel
 def test_a_batch_that_waits_for_its_first_run_is_not_requested_by_a_change(reconciler, pipeline, world) -> None:
     pipeline.accept(world.batch([world.photo("10.png", 10)], "batch_3"))
     assert reconciler.tick() == {}
-    pipeline.settings = pipeline.settings.replace(temperature=10.0)
-    assert reconciler.tick() == {"clip_labels": BOTH, "features": BOTH}
+    pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
+    write_labels(world, list("abcdef"))
+    assert reconciler.tick() == dict.fromkeys(ALL - {"image_embeddings"}, BOTH)
     pipeline.run("batch_3")
     assert reconciler.tick() == {}
 
@@ -129,8 +130,8 @@ def test_what_is_running_is_not_requested_again(reconciler, pipeline, world) -> 
             ),
             run.run_id,
         )
-    pipeline.settings = pipeline.settings.replace(temperature=10.0)
-    assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
+    pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
+    assert reconciler.tick() == {"technical_metrics": {"batch_2"}, "features": {"batch_2"}}
 
 
 def test_reconciliation_is_off_until_someone_turns_it_on(pipeline) -> None:

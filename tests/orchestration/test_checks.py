@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import dagster as dg
+
 from curation_features.verification import CHECKS
 
 NAMES = {check.name for check in CHECKS}
@@ -91,3 +93,39 @@ def test_all_finished_batches_can_be_checked_at_once(pipeline, world) -> None:
     [failure] = result.filter_events(lambda event: event.is_step_failure)
     assert "1 of 2 batches failed" in failure.step_failure_data.error.to_string()
     assert [pipeline.checks(batch_id).get("metadata_unchanged") for batch_id in batch_ids] == [True, False, None]
+
+
+def test_the_quarantine_can_be_looked_at_again(pipeline) -> None:
+    def look() -> bool:
+        key = dg.AssetCheckKey(dg.AssetKey("preprocess_batches"), "nothing_quarantined")
+        job = pipeline.definitions().resolve_implicit_global_asset_job_def()
+        job = job.get_subset(asset_selection=set(), asset_check_selection={key})
+        [evaluation] = job.execute_in_process(instance=pipeline.instance).get_asset_check_evaluations()
+        return evaluation.passed
+
+    assert look()
+    quarantine = pipeline.settings.data_path / "quarantine"
+    quarantine.mkdir(parents=True)
+    (quarantine / "bad.json").write_text("{")
+    (quarantine / "bad.reason.json").write_text("{}")
+    assert not look()
+    (quarantine / "bad.json").unlink()
+    assert look()
+
+
+def test_labels_unlike_those_of_the_last_batches_are_told(pipeline, world) -> None:
+    def run(batch_id: str) -> None:
+        artifacts = [world.photo(f"{batch_id}{number}.png", number) for number in range(20)]
+        pipeline.accept(world.batch([{**photo, "photo_id": photo["original_uri"]} for photo in artifacts], batch_id))
+        assert pipeline.run(batch_id).success
+
+    run("one")
+    run("two")
+    assert pipeline.checks("two")["labels_as_usual"]
+    world.clip._projection *= -1  # the model has gone wrong, and sees other labels
+    run("odd")
+    assert pipeline.checks("odd")["labels_as_usual"] is False
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    run("odd")  # labelled in another way than the batches before, so that nothing can be said
+    assert pipeline.checks("odd")["labels_as_usual"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +35,9 @@ BACKFILL = """mutation ($params: LaunchBackfillParams!) { launchPartitionBackfil
 BACKFILL_STATUS = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
   status runs(limit: 50) { id status } } } }"""
 RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "curation_features") { __typename } }"""
+TICKS = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
+  sensorState { ticks(limit: 1, statuses: [SUCCESS, SKIPPED]) { id } } } } }"""
+LABELS = {"one", "two", "three", "four", "five"}
 RUN_EVENTS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) { ... on EventConnection {
   events { __typename ... on MessageEvent { message } } } } }"""
 
@@ -119,6 +125,9 @@ def test_twenty_manifests_become_what_they_should_by_themselves(root: Path) -> N
     found = runs(root)
     assert len(found) == 19
     assert all(run.is_success for run in found)
+    with instance_of(root) as instance:  # the pool: one run at a time holds the models
+        spans = sorted((record.start_time, record.end_time) for record in instance.get_run_records())
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     quarantined = {path.name for path in (root / "data" / "quarantine").glob("*.json")}
     assert quarantined == {"broken.json", "broken.reason.json", "wrong.json", "wrong.reason.json"}
     finished = {path.stem for path in (root / "data" / "features").glob("*.json")}
@@ -272,7 +281,7 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_p
         for entry in store_cache.glob("*.json"):  # and whoever measured again would find nothing measured before
             entry.unlink()
         (root / "config").mkdir()
-        (root / "config" / "labels.json").write_text(json.dumps({"labels": ["one", "two", "three", "four", "five"]}))
+        (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
         assert query(RELOAD)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
         ended = backfill(query, batch_ids, ["label_embeddings", "clip_labels", "features"])
         assert ended["status"] == "COMPLETED_SUCCESS"
@@ -280,7 +289,35 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_p
         for old, new in zip(before[batch_id], _features(store, batch_id), strict=True):
             assert new["tech"] == old["tech"]
             assert new["status"] == "ok"
-            assert {label["label"] for label in new["clip_labels"]} == {"one", "two", "three", "four", "five"}
+            assert {label["label"] for label in new["clip_labels"]} == LABELS
+
+
+def test_reconciliation_relabels_what_new_labels_touch_by_itself_and_then_rests(root: Path) -> None:
+    batch_ids = ["batch_0", "batch_1", "batch_2"]
+    store = ArtifactStore(load_settings(root).data_path)
+    with dagster_dev(root) as query:
+        for batch_id in batch_ids:
+            drop(root, manifest(root, batch_id))
+        wait_for(lambda: idle(root, 3), 200)
+        command = ["sensor", "start", "reconcile", "-w", "workspace.yaml"]
+        subprocess.run([sys.executable, "-m", "dagster", *command], check=True, timeout=120)
+        selector = {**SELECTOR, "sensorName": "reconcile"}
+        wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 120)
+        (root / "config").mkdir()
+        (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
+        query(RELOAD)
+
+        def relabelled() -> bool:
+            return all(_features(store, batch_id)[0]["clip_labels"][0]["label"] in LABELS for batch_id in batch_ids)
+
+        wait_for(relabelled, 300)
+        wait_for(lambda: all(run.is_finished for run in runs(root)), 60)
+        launched = [run for run in runs(root) if "dagster/backfill" in run.tags]
+        time.sleep(45)  # a tick more
+        assert len(runs(root)) == 3 + len(launched)
+    assert len(launched) == 1
+    assert {key.path[-1] for key in launched[0].asset_selection} == {"label_embeddings", "clip_labels", "features"}
+    assert len(events(root)) == 6
 
 
 def _features(store: ArtifactStore, batch_id: str) -> list[dict[str, Any]]:
