@@ -10,6 +10,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 
 from curation_features.errors import MissingWeightsError
 from curation_features.models import LazyModel, Weights
+from curation_features.orchestration import launch, making
 from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
 
 NAMES = [spec.key.to_user_string() for spec in SPECS]
@@ -49,6 +50,31 @@ def test_partitions_are_fresh_after_a_run_and_stale_exactly_where_something_chan
     assert stale(pipeline, "b00") == {"technical_metrics"} | ({"features"} & stale(pipeline, "b00"))
 
 
+def test_a_batch_made_from_an_older_manifest_than_the_last_one_seen_is_stale(pipeline, world) -> None:
+    newer = world.batch([world.photo("new.png", 3)])
+    pipeline.instance.report_runless_asset_event(launch.observation(newer))  # it has not been accepted yet
+    assert pipeline.run().success
+    assert {"technical_metrics", "image_embeddings"} <= stale(pipeline, "batch_1")
+    pipeline.accept(newer)
+    assert pipeline.run().success
+    assert stale(pipeline, "batch_1") == set()
+
+
+def test_a_fault_that_nobody_foresaw_costs_its_own_batch_only(pipeline, monkeypatch) -> None:
+    def merge_or_fail(batch, *rest):
+        if batch.batch_id == "b01":
+            raise ZeroDivisionError("a fault in the code")
+        return merge(batch, *rest)
+
+    merge = making.merge
+    monkeypatch.setattr(making, "merge", merge_or_fail)
+    pipeline.accept_many(3)
+    result = pipeline.run_range("b00", "b02")
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    assert "b01: ZeroDivisionError: a fault in the code" in failure.step_failure_data.error.to_string()
+    assert pipeline.instance.get_materialized_partitions(dg.AssetKey("features")) == {"b00", "b02"}
+
+
 def test_a_poisoned_batch_is_named_and_the_others_are_finished(pipeline, world) -> None:
     batch_ids = pipeline.accept_many(4)
     pipeline.store.manifest_path("b01").write_text("{")
@@ -73,8 +99,12 @@ def test_missing_weights_stop_the_run_at_once(pipeline) -> None:
 
     pipeline.accept_many(3)
     pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
-    assert not pipeline.run_range("b00", "b02").success
+    result = pipeline.run_range("b00", "b02")
     assert len(asked) == 1
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    message = failure.step_failure_data.error.to_string()
+    assert "CLIP is not here" in message
+    assert "batches failed" not in message
     assert pipeline.events() == []
 
 

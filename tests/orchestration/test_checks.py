@@ -51,6 +51,13 @@ def test_artifacts_that_are_wrong_on_disk_fail_the_batch_and_send_no_event(pipel
     assert [name.rsplit("-", 1)[0] for name in pipeline.events()] == ["b01"]
 
 
+def test_only_the_checks_that_were_asked_for_are_recorded(pipeline) -> None:
+    assert pipeline.run_checks(names={"values_finite"}).success is False  # nothing has been made yet
+    assert pipeline.checks() == {"values_finite": False}
+    assert pipeline.run().success
+    assert pipeline.checks() == dict.fromkeys(NAMES, True)
+
+
 def test_degraded_photos_warn_and_do_not_fail_the_run(pipeline, world) -> None:
     artifacts = [world.photo("0.png"), {"photo_id": "gone", "original_uri": "gone.jpg"}]
     pipeline.accept(world.batch(artifacts, "bad"))
