@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BATCH ?= first-run
 PHOTOS ?=
+PORT ?= 3000
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -35,10 +36,10 @@ run: $(INSTALLED) ## make a batch of PHOTOS (a folder; by default sample images)
 	"$(BIN)/curation-features" ingest $(if $(PHOTOS),"$(PHOTOS)",--samples) --batch-id "$(BATCH)"
 	"$(BIN)/curation-features" materialize "data/batches/$(BATCH).json" --allow-degraded
 
-dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000
+dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000 (PORT=...)
 	@mkdir -p "$(DAGSTER_HOME)"
 	@test -e "$(DAGSTER_HOME)/dagster.yaml" || cp config/dagster.yaml "$(DAGSTER_HOME)/"
-	DAGSTER_HOME="$(DAGSTER_HOME)" "$(BIN)/dagster" dev -w workspace.yaml
+	DAGSTER_HOME="$(DAGSTER_HOME)" PYTHONWARNINGS="ignore:Function" "$(BIN)/dagster" dev -w workspace.yaml -p $(PORT)
 
 test: lint types layers unit ## everything that must pass before a commit
 

@@ -102,8 +102,10 @@ def process(args: argparse.Namespace, settings: Settings) -> int:
         _write_output(args.output, to_json(merged.document))
         return 0
     store = ArtifactStore(settings.data_path)
-    artifact = store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
-    Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
+    labels = stages.classifier.vocabulary.labels
+    with store.exclusive(batch.batch_id):
+        artifact = store.write_features(merged.document, merged.rows(), merged.version, labels)
+        Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     _show(merged.document, [artifact.json_path, artifact.table_path])
     _say_cached(sum(record.cached for record in merged.records), len(merged.records))
     return 0
@@ -155,15 +157,25 @@ def backfill(args: argparse.Namespace, settings: Settings) -> int:
 
     server = DagsterServer(args.url)
     server.reload()
-    batch_ids = args.batches or server.batch_ids()
+    server.check_daemon()
+    batch_ids = list(dict.fromkeys(args.batches)) or server.batch_ids()
     backfill_id = server.launch(batch_ids, args.assets)
     console = _console()
     console.print(f"{len(batch_ids)} batches: {server.page(backfill_id)}", markup=False, soft_wrap=True)
-    with _progress("Making", len(batch_ids) * len(args.assets)) as advance:
-        status = server.wait(backfill_id, advance)
+    try:
+        with _progress("Making", len(batch_ids) * len(args.assets)) as advance:
+            status = server.wait(backfill_id, advance)
+    except KeyboardInterrupt:
+        console.print(f"the backfill goes on in Dagster: {server.page(backfill_id)}", markup=False, soft_wrap=True)
+        return 130
     message = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
     console.print(message, markup=False, soft_wrap=True)
-    return 0 if status.made == len(batch_ids) * len(args.assets) else 1
+    if status.made == len(batch_ids) * len(args.assets):
+        return 0
+    missing = server.not_made(batch_ids, args.assets, status.launched)
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    console.print(f"not made: {', '.join(missing[:10])}{more}", markup=False, soft_wrap=True)
+    return 1
 
 
 def models_status(args: argparse.Namespace, settings: Settings) -> int:
@@ -364,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _assets(text: str) -> tuple[str, ...]:
-    names = LABEL_ASSETS if text == "labels" else tuple(text.split(","))
+    names = LABEL_ASSETS if text == "labels" else tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in ASSETS]:
         raise argparse.ArgumentTypeError(f"no such asset: {', '.join(unknown)}")
     return names

@@ -2,6 +2,7 @@
 
     data/events/features.completed/{batch_id}-{digest12}.json   the journal: every event that was ever made
     data/events/pending/{time_ns}-{batch_id}-{digest12}.json    events that a remote sink has not taken yet
+    data/events/pending/{...}.refused.json                      the same, of those that it has refused
 
 An event is published after the artifacts are durable. A sink gets it at least once: after a crash it may get an
 event of the same `source` and `id` again, which by CloudEvents is the same event.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 FEATURES_COMPLETED = "features.completed"
 SOURCE = "/curation_features"
 
+_REFUSED = ".refused.json"  # how the names of pending files end that the sink has refused
 _SECONDS_IN_A_RUN = 5.0  # a run does not stand still for the events of a long outage
 
 log = logging.getLogger(__name__)
@@ -141,7 +144,6 @@ class Outbox:
         self._sink = sink
         self._quiet_s = quiet_s
         self._quiet = (0.0, "")  # until when, on the monotonic clock, and why
-        self._refused: dict[str, str] = {}  # names of pending files -> why
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Outbox:
@@ -168,16 +170,19 @@ class Outbox:
     def flush(self, *, force: bool = False, seconds: float = 20.0) -> Flushed:
         """Deliver what waits, oldest first; only one process at a time does so, and others return at once.
 
-        It ends where the sink is down, which is no error. An event that the sink refuses is passed over and goes on
-        waiting.
+        It ends where the sink is down, which is no error. An event that the sink refuses goes on waiting, behind all
+        others.
 
         Args:
-            force: try at once, even if the sink was down a moment ago, and what it has refused as well.
+            force: try at once, even if the sink was down a moment ago, and in what time is left offer again what it
+                has refused.
             seconds: no further event is begun after so long; the rest waits for the next call.
         """
         waiting = len(self._waiting())
-        if self._sink is None or not waiting:
-            return Flushed(0, waiting)
+        if not waiting:
+            return Flushed(0, 0)
+        if self._sink is None:
+            return Flushed(0, waiting, "no webhook is configured")
         quiet_until, problem = self._quiet
         if time.monotonic() < quiet_until and not force:
             return Flushed(0, waiting, problem)
@@ -192,13 +197,10 @@ class Outbox:
 
     def _deliver(self, sink: EventSink, force: bool, deadline: float) -> Flushed:
         delivered, problem = 0, ""
-        refused: dict[str, str] = {}
-        for path in self._waiting():
+        refusals: list[str] = []  # of events that were never refused before
+        for path in self._in_turn(force):
             if time.monotonic() >= deadline:
                 break
-            if path.name in self._refused and not force:
-                problem = self._refused[path.name]
-                continue
             event = self._read(path)
             if event is None:
                 continue
@@ -206,20 +208,23 @@ class Outbox:
                 sink.deliver(event)
             except CurationError as error:
                 problem = str(error)
-                if isinstance(error, EventError) and not error.retry:
-                    refused[path.name] = problem
-                    continue
-                self._rest(problem)
-                break
+                if not isinstance(error, EventError) or error.retry:
+                    self._rest(problem)
+                    break
+                refusals += [] if _is_refused(path) else [problem]
+                _refuse(path)
+                continue
             path.unlink(missing_ok=True)
             delivered += 1
-        if refused.keys() - self._refused.keys():
-            log.warning("%d events are refused and kept in %s: %s", len(refused), self.pending, problem)
-        self._refused.update(refused)
-        pending = len(self._waiting())
+        waiting = self._waiting()
+        refused = sum(map(_is_refused, waiting))
+        if refused and not problem:
+            problem = f"{refused} events were refused"
+        if refusals:
+            log.warning("%d events are refused and kept in %s: %s", len(refusals), self.pending, refusals[-1])
         if delivered:
-            log.info("Delivered %d events, %d wait", delivered, pending)
-        return Flushed(delivered, pending, problem)
+            log.info("Delivered %d events, %d wait", delivered, len(waiting))
+        return Flushed(delivered, len(waiting), problem)
 
     def _rest(self, problem: str) -> None:
         self._quiet = (time.monotonic() + self._quiet_s, problem)
@@ -227,6 +232,13 @@ class Outbox:
 
     def _waiting(self) -> list[Path]:
         return sorted(path for path in self.pending.glob("[0-9]*.json") if path.is_file())
+
+    def _in_turn(self, force: bool) -> list[Path]:
+        """What is to be offered: events in order of time, then the refused, those offered longest ago first."""
+        waiting = self._waiting()
+        refused = [path for path in waiting if _is_refused(path)]
+        in_order = [path for path in waiting if not _is_refused(path)]
+        return in_order + (sorted(refused, key=lambda path: path.stat().st_mtime_ns) if force else [])
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """A pending event; a file that holds none is set aside."""
@@ -242,6 +254,15 @@ class Outbox:
         aside = path.replace(path.with_suffix(".damaged"))
         log.warning("A pending event %s and is set aside: %s", problem, aside)
         return None
+
+
+def _is_refused(path: Path) -> bool:
+    return path.name.endswith(_REFUSED)
+
+
+def _refuse(path: Path) -> None:
+    """Mark a pending file as refused, now; it is behind all others until each of them was offered."""
+    os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))
 
 
 def _write(path: Path, data: bytes) -> None:

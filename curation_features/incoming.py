@@ -226,6 +226,13 @@ class IncomingFolders:
         except FileNotFoundError:
             return []
 
+    def reason(self, name: str) -> str:
+        """Why a file lies in quarantine, as its reason file says."""
+        try:
+            return str(json.loads(_reason_path(self.quarantine / name).read_bytes())["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "there is no readable reason file"
+
     def _listed(self, cursor: Cursor, tick: _Tick, locks: ExitStack) -> list[_File]:
         """The files of all folders, each folder locked; the tick gets what the cursor says about them."""
         files: list[_File] = []

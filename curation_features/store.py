@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from curation_features.errors import ManifestError, StoreError
 from curation_features.files import write_bytes
@@ -82,6 +84,25 @@ class ArtifactStore:
                 f"{path}: holds the manifest of batch {batch.batch_id!r}; remove it, or accept the right one"
             )
         return batch
+
+    @contextmanager
+    def exclusive(self, batch_id: str) -> Iterator[None]:
+        """Keep every other process from making the same batch at the same time; waits until it may.
+
+        Without it, a run that began with an older manifest could end last. Raises `StoreError`: no lock can be had.
+        """
+        bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
+        path = self.data_path / "locks" / f"{bucket}.lock"
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def batch_ids(self) -> list[str]:
         """The batches with an accepted manifest, sorted."""

@@ -1,17 +1,22 @@
 """Thumbnails: a photo as a JPEG of at most two thousand bytes, small enough to stand inside a text.
 
 A thumbnail holds pixels only: no EXIF, no position, no colour profile. It is never worth an error.
+
+    data/cache/thumbnails/{sha256 of the photo's file}.jpg    those that were made; may be deleted at any time
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from curation_features.files import write_bytes
 from curation_features.photos import FORMATS, PhotoFile, PhotoReader, decode, orientation, quiet_pillow
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
@@ -28,7 +33,8 @@ log = logging.getLogger(__name__)
 class Thumbnails:
     """Thumbnails of the photos that records tell of. Safe to use from several threads.
 
-    Files are read as `PhotoReader` reads them: from the allowed roots only.
+    Each photo is opened once: its thumbnail is kept, by the digest of its file, and used as long as it is whole. Files
+    are read as `PhotoReader` reads them, from the allowed roots only; nothing remote is fetched for a thumbnail.
 
     Args:
         side: long side, px.
@@ -38,19 +44,55 @@ class Thumbnails:
         self._reader = PhotoReader(settings)
         self._max_pixels = settings.max_pixels
         self._side = side
+        self._folder = settings.data_path / "cache" / "thumbnails"
 
     def __call__(self, record: PhotoRecord) -> bytes | None:
-        """The thumbnail of a record's photo; None if it cannot be read, or is not the photo that was measured."""
+        """The thumbnail of the photo that a record measured; None if none is kept and that photo cannot be read."""
         if record.info is None:
             return None
+        kept = self._path(record.info.sha256)
         try:
-            file = self._reader.read(record.image_uri)
-            if file.sha256 != record.info.sha256:
-                return None
-            return thumbnail(file, side=self._side, max_pixels=self._max_pixels)
+            return _kept(kept, self._side) or self._made(record.image_uri, record.info.sha256, kept)
         except Exception as error:
             log.debug("No thumbnail: %s", error)
             return None
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / (f"{sha256}.jpg" if self._side == SIDE else f"{sha256}-{self._side}.jpg")
+
+    def _made(self, uri: str, sha256: str, path: Path) -> bytes | None:
+        """Make the thumbnail of the photo at `uri` and keep it; None if it is remote, or not of that digest."""
+        if _is_remote(uri):
+            return None
+        file = self._reader.read(uri)
+        if file.sha256 != sha256:
+            return None
+        data = thumbnail(file, side=self._side, max_pixels=self._max_pixels)
+        if data is not None:
+            with suppress(OSError):  # it costs the next run the opening of the photo
+                write_bytes(path, data, durable=False)
+        return data
+
+
+def _is_remote(uri: str) -> bool:
+    scheme, separator, _ = uri.partition("://")
+    return bool(separator) and scheme.lower() not in ("file", "local")
+
+
+def _kept(path: Path, side: int) -> bytes | None:
+    """The thumbnail in a file; None if there is none, or what is there is damaged or something else."""
+    try:
+        if not path.is_file():  # opening a FIFO would wait for ever
+            return None
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        with quiet_pillow(), Image.open(BytesIO(data), formats=["JPEG"]) as image:
+            if len(data) > MAX_BYTES or max(image.size) > side:
+                return None
+            image.load()
+    except Exception:  # hostile bytes raise whatever the decoder did not think of
+        return None
+    return data
 
 
 def thumbnail(file: PhotoFile, *, side: int = SIDE, max_pixels: int) -> bytes | None:

@@ -109,7 +109,11 @@ def journal(data: Path) -> list[str]:
 
 
 def waiting(data: Path) -> list[str]:
-    return [path.stem[21:] for path in sorted(data.glob("events/pending/*.json"))]
+    return [path.stem.removesuffix(".refused")[21:] for path in sorted(data.glob("events/pending/*.json"))]
+
+
+def refused(data: Path) -> list[str]:
+    return [path.name[21:] for path in sorted(data.glob("events/pending/*.refused.json"))]
 
 
 def test_the_journal_holds_the_event_and_leaves_it_untouched(tmp_path: Path) -> None:
@@ -262,16 +266,52 @@ def test_the_next_process_delivers_what_the_last_one_could_not(receiver: Receive
 def test_a_refused_event_is_kept_and_holds_up_no_other(receiver: Receiver, tmp_path: Path) -> None:
     bad, good = event_of("bad"), event_of("good")
     receiver.answers = [400]
-    outbox = outbox_to(receiver, tmp_path)
-    outbox.publish(bad)
-    outbox.publish(good)
-    assert [post.id for post in receiver.posts] == [bad["id"], good["id"]]  # the refused one is not offered each time
+    outbox_to(receiver, tmp_path).publish(bad)
+    outbox_to(receiver, tmp_path).publish(good)  # as another process, which does not offer the refused one again
+    assert [post.id for post in receiver.posts] == [bad["id"], good["id"]]
     assert receiver.taken() == [good["id"]]
-    assert waiting(tmp_path) == [bad["id"]]
-    idle = outbox.flush()
-    assert (idle.delivered, idle.pending) == (0, 1)
-    assert "400" in idle.problem
-    assert outbox.flush(force=True) == Flushed(1, 0)
+    assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(0, 1, "1 events were refused")
+    receiver.answers = [400]
+    again = outbox_to(receiver, tmp_path).flush(force=True)
+    assert (again.delivered, again.pending) == (0, 1)
+    assert "400" in again.problem
+    assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
+    assert outbox_to(receiver, tmp_path).flush(force=True) == Flushed(1, 0)
+    assert waiting(tmp_path) == []
+
+
+class Picky:
+    """A sink that takes 0.1 s for an event, and refuses those of some batches."""
+
+    def __init__(self, *refuses: str) -> None:
+        self.refuses = refuses
+        self.taken: list[str] = []
+
+    def deliver(self, event: Any) -> None:
+        time.sleep(0.1)
+        if event["subject"] in self.refuses:
+            raise EventError("refused", retry=False)
+        self.taken.append(event["subject"])
+
+
+def test_refused_events_starve_neither_new_ones_nor_each_other(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.down()
+    names = [f"batch-{number}" for number in range(5)]
+    for name in names:
+        outbox_to(receiver, tmp_path).publish(event_of(name))
+    sink = Picky(*names[:4])
+
+    def tick() -> Flushed:  # as the sensor does it; the time is over after one event
+        return Outbox(tmp_path, sink).flush(force=True, seconds=0.1)
+
+    assert [tick().pending for _ in names] == [5, 5, 5, 5, 4]
+    assert sink.taken == names[4:]
+    sink.refuses = tuple(names[:3])
+    assert [tick().pending for _ in range(4)] == [4, 4, 4, 3]
+    assert sink.taken == [names[4], names[3]]
+    assert Outbox(tmp_path, sink).flush(force=True) == Flushed(0, 3, "refused")
+    assert len(refused(tmp_path)) == 3
 
 
 def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_path: Path) -> None:
@@ -324,6 +364,9 @@ def test_the_log_has_a_line_per_flush_not_per_event(
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     assert "refused" in caplog.messages[1]
     assert caplog.messages[2] == "Delivered 1 events, 2 wait"
+    receiver.answers = [400, 400]
+    outbox.flush(force=True)
+    assert len(caplog.records) == 3  # they were refused before
 
 
 @pytest.mark.parametrize(
@@ -367,7 +410,7 @@ def test_a_pending_folder_that_cannot_be_locked_delays_the_event(receiver: Recei
 def test_pending_events_of_an_earlier_configuration_remain(receiver: Receiver, tmp_path: Path) -> None:
     receiver.down()
     outbox_to(receiver, tmp_path).publish(event_of())
-    assert Outbox(tmp_path).flush() == Flushed(0, 1)
+    assert Outbox(tmp_path).flush(force=True) == Flushed(0, 1, "no webhook is configured")
     receiver.up()
     assert outbox_to(receiver, tmp_path).flush().delivered == 1
 
@@ -446,8 +489,10 @@ KILLED_AT_EACH_STEP = """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
-def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", [204, 400])
+def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp_path: Path, answer: int) -> None:
     event = event_of()
+    receiver.answers = [answer] * 100
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED_AT_EACH_STEP), tmp_path, receiver.url, json.dumps(event)],
         capture_output=True,
@@ -455,14 +500,17 @@ def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp
     )
     assert run.returncode == 0, run.stderr
     steps = int(run.stdout)
-    assert steps >= 8  # two files that are opened and renamed, a lock, a read, a connection, a deletion
+    assert steps >= 8  # two files that are opened and renamed, a lock, a read, a connection, a deletion or a renaming
+    receiver.answers = []
     for n in range(steps):
         killed = {**event, "id": f"{n}-{event['id']}"}
         data = tmp_path / str(n)
         for name in journal(data):  # what the killed process has left is whole
             assert FileSink(data).path({"id": name}).read_bytes() == to_json(killed)
         path = outbox_to(receiver, data).publish(killed)
+        outbox_to(receiver, data).flush(force=True)
         assert path.read_bytes() == to_json(killed)
+        assert killed["id"] in receiver.taken()
         assert journal(data) == [killed["id"]]
         assert waiting(data) == []
         bodies = [post.body for post in receiver.posts if post.id == killed["id"]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from skimage import data as bundled
 
 from curation_features.errors import PhotoError
-from curation_features.photos import PhotoFile, decode
+from curation_features.photos import PhotoFile, PhotoReader, decode
 from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.thumbnails import MAX_BYTES, SIDE, Thumbnails, thumbnail
@@ -186,3 +188,121 @@ def test_nothing_outside_the_roots_is_read(settings, record, tmp_path: Path, uri
     record.image_uri = uri.format(absolute=outside)
     assert Thumbnails(inside)(record) is None
     assert Thumbnails(inside.replace(photo_roots=(str(tmp_path),)))(record) is not None
+
+
+# Kept
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URIs of the photos that are opened."""
+    uris: list[str] = []
+    read = PhotoReader.read
+    monkeypatch.setattr(PhotoReader, "read", lambda reader, uri: uris.append(uri) or read(reader, uri))
+    return uris
+
+
+def kept(settings: Settings) -> list[str]:
+    return sorted(path.name for path in (settings.data_path / "cache" / "thumbnails").iterdir())
+
+
+def test_a_photo_is_opened_once_and_not_missed_when_it_is_gone(settings, record, opened) -> None:
+    first = Thumbnails(settings)(record)
+    assert first is not None
+    assert kept(settings) == [f"{record.info.sha256}.jpg"]
+    assert Thumbnails(settings)(record) == first
+    (settings.root / "cat.jpg").unlink()
+    assert Thumbnails(settings)(record) == first
+    assert opened == ["cat.jpg"]
+
+
+def test_thumbnails_of_two_sizes_are_kept_apart(settings, record, opened) -> None:
+    for _ in range(2):
+        sizes = [Image.open(BytesIO(Thumbnails(settings, side)(record))).size for side in (SIDE, 20)]
+        assert sizes == [(72, 48), (20, 13)]
+    assert len(opened) == 2
+    assert len(kept(settings)) == 2
+
+
+def test_a_replaced_photo_has_a_thumbnail_of_its_own(settings, record) -> None:
+    before = Thumbnails(settings)(record)
+    turned = CAT.rotate(180)
+    data = encoded(turned, "JPEG")
+    (settings.root / "cat.jpg").write_bytes(data)
+    after = Thumbnails(settings)(PhotoRecord("cat", "cat.jpg", PhotoInfo(file_of(data).sha256, "JPEG", 451, 300)))
+    assert difference(Image.open(BytesIO(after)), turned) < 6
+    assert Thumbnails(settings)(record) == before
+    assert difference(Image.open(BytesIO(before)), CAT) < 6
+
+
+@pytest.mark.parametrize("scheme", ["s3", "memory", "HTTPS"])
+def test_a_remote_photo_is_not_opened(settings, record, opened, scheme) -> None:
+    remote = PhotoRecord("cat", f"{scheme}://bucket/cat.jpg", record.info)
+    thumbnails = Thumbnails(settings.replace(photo_roots=(str(settings.root), f"{scheme}://bucket")))
+    assert thumbnails(remote) is None
+    assert opened == []
+    assert thumbnails(record) is not None
+    assert thumbnails(remote) == thumbnails(record)
+    assert opened == ["cat.jpg"]
+
+
+def test_a_file_uri_is_local(settings, record) -> None:
+    record.image_uri = (settings.root / "cat.jpg").as_uri()
+    assert Thumbnails(settings)(record) is not None
+
+
+@pytest.mark.parametrize("blocked", ["data", "data/cache", "data/cache/thumbnails"])
+def test_a_folder_that_cannot_be_made_costs_nothing(settings, record, opened, blocked) -> None:
+    expected = thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
+    path = settings.root / blocked
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a file where the folder should be")
+    assert [Thumbnails(settings)(record) for _ in range(2)] == [expected, expected]
+    assert opened == ["cat.jpg", "cat.jpg"]
+    assert path.read_bytes() == b"a file where the folder should be"
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(settings, record, monkeypatch) -> None:
+    expected = Thumbnails(settings)(record)
+    (settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg").unlink()
+
+    def read_only(path: Path, data: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)  # root may write anywhere, whatever the permissions say
+    assert Thumbnails(settings)(record) == expected is not None
+    assert kept(settings) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: bytes(len(whole)),
+        lambda whole: whole + bytes(MAX_BYTES),
+        lambda whole: b"<script>",
+        lambda whole: encoded(CAT.resize((20, 13)), "PNG"),
+        lambda whole: encoded(Image.new("RGB", (SIDE + 1, 10)), "JPEG"),
+    ],
+    ids=["empty", "truncated", "zeros", "too long", "text", "PNG", "larger"],
+)
+def test_a_damaged_or_foreign_file_is_replaced(settings, record, opened, damage) -> None:
+    whole = Thumbnails(settings)(record)
+    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg"
+    path.write_bytes(damage(whole))
+    assert Thumbnails(settings)(record) == whole
+    assert path.read_bytes() == whole
+    assert len(opened) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a FIFO")
+def test_what_is_no_file_is_never_waited_for(settings, record) -> None:
+    whole = Thumbnails(settings)(record)
+    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg"
+    path.unlink()
+    os.mkfifo(path)
+    assert Thumbnails(settings)(record) == whole
+    path.unlink()
+    path.mkdir()
+    assert Thumbnails(settings)(record) == whole

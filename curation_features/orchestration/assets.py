@@ -15,14 +15,12 @@ from curation_features.events import Outbox
 from curation_features.orchestration.automation import RECONCILE
 from curation_features.orchestration.batch_run import BatchRun
 from curation_features.orchestration.checks import CHECK_SPECS
+from curation_features.orchestration.liveness import alive
 from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
-from curation_features.settings import Settings
 from curation_features.stages import FeatureStages
-from curation_features.stages.plan import TECHNICAL_PARTS
 from curation_features.store import ArtifactStore
 from curation_features.tables import STAGE_TABLES
-from curation_features.versions import combined, digest, part_version
 
 log = logging.getLogger(__name__)
 
@@ -134,24 +132,9 @@ with warnings.catch_warnings():
         context: dg.AssetExecutionContext, stages: Stages, store: Store, events: Events
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
-        run = BatchRun(context, stages, store, events)
-        for batch_id in run.batch_ids():
-            run.attempt(batch_id)
-        run.finish()
+        with alive(context.instance, context.run.run_id):
+            run = BatchRun(context, stages, store, events)
+            for batch_id in run.batch_ids():
+                run.attempt(batch_id)
+            run.finish()
         yield from ()
-
-
-def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
-    """The code version of each asset: its algorithms and the settings that change its numbers.
-
-    Weights are not part of it (they may not be here yet); they are part of the data versions.
-    """
-    vocabulary = stages.classifier.vocabulary.fingerprint
-    parts = {part: part_version(part, settings) for part in (*TECHNICAL_PARTS, "embedding", "labels")}
-    return {
-        "technical_metrics": combined({part: parts[part] for part in TECHNICAL_PARTS}),
-        "image_embeddings": parts["embedding"],
-        "label_embeddings": combined({"embedding": parts["embedding"], "vocabulary": vocabulary}),
-        "clip_labels": parts["labels"],
-        "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
-    }

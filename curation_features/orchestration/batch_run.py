@@ -9,6 +9,7 @@ from curation_features.errors import CurationError, StoreError, WeightsError
 from curation_features.events import Outbox
 from curation_features.manifest import Batch
 from curation_features.orchestration.checks import BatchChecks
+from curation_features.orchestration.code_versions import code_versions
 from curation_features.orchestration.making import Made, make
 from curation_features.orchestration.provenance import Provenance, latest_metadata
 from curation_features.stages import FeatureStages, Merged
@@ -36,7 +37,8 @@ class BatchRun:
         self._events = events
         self._assets = frozenset(key.path[-1] for key in context.selected_asset_keys)
         self._checks = frozenset(key.name for key in context.selected_asset_check_keys)
-        self._provenance = Provenance(context.instance, context.assets_def)
+        versions = code_versions(stages.settings, stages)
+        self._provenance = Provenance(context.instance, context.assets_def, versions)
         self._attempts = 0
         self._failures: dict[str, str] = {}
 
@@ -50,13 +52,14 @@ class BatchRun:
         """Make a batch; what goes wrong with it is remembered and costs the other batches nothing.
 
         Raises:
-            WeightsError: model weights are missing, and settings do not permit a degraded run: no batch can be made.
+            dg.Failure: model weights are missing, and settings do not permit a degraded run: no batch can be made.
         """
         self._attempts += 1
         try:
-            self._make(self._store.manifest(batch_id))
-        except WeightsError:
-            raise
+            with self._store.exclusive(batch_id):
+                self._make(self._store.manifest(batch_id))
+        except WeightsError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None  # its causes are long, and say no more
         except CurationError as error:
             self._failures[batch_id] = str(error)
             log.error("Batch %s failed: %s", batch_id, error)
@@ -66,19 +69,21 @@ class BatchRun:
 
     def finish(self) -> None:
         """Raises `dg.Failure` if a batch failed; names all that did."""
-        if self._failures:
-            found = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
-            raise dg.Failure(
-                f"{len(self._failures)} of {self._attempts} batches failed; the others are finished.\n{found}",
-                metadata={"failed_batches": dg.MetadataValue.json(self._failures)},
-                allow_retries=False,
-            )
+        if not self._failures:
+            return
+        found = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
+        count = f"{len(self._failures)} of {self._attempts} batches failed; the others are finished.\n"
+        raise dg.Failure(
+            f"{count if self._attempts > 1 else ''}{found}",
+            metadata={"failed_batches": dg.MetadataValue.json(self._failures)},
+            allow_retries=False,
+        )
 
     def _make(self, batch: Batch) -> None:
         instance = self._context.instance
         checks = BatchChecks(batch, instance, self._stages.settings)
-        if not self._assets:  # checks alone, of what was made before
-            self._check_features(checks, latest_metadata(instance, FEATURES, batch.batch_id))
+        if not self._assets:
+            self._check_alone(checks, batch.batch_id)
         for made in make(batch, self._assets, self._stages, self._store):
             before = latest_metadata(instance, dg.AssetKey(made.asset), batch.batch_id)
             metadata = self._report(batch, made)
@@ -95,6 +100,13 @@ class BatchRun:
         self._context.log_event(event)
         return event.metadata
 
+    def _check_alone(self, checks: BatchChecks, batch_id: str) -> None:
+        """Checks without assets: of what was made before."""
+        if any(key.asset_key == FEATURES for key in self._context.selected_asset_check_keys):
+            self._check_features(checks, latest_metadata(self._context.instance, FEATURES, batch_id))
+        metrics = latest_metadata(self._context.instance, dg.AssetKey("technical_metrics"), batch_id)
+        self._record(checks.of_cache(metrics, {}))
+
     def _check_features(self, checks: BatchChecks, metadata: Mapping[str, dg.MetadataValue]) -> None:
         """Raises `StoreError` if what lies on disk is not right, whether or not the checks were selected."""
         found = list(checks.of_files(self._store))
@@ -102,7 +114,10 @@ class BatchRun:
         self._record(checks.of_features(metadata))
         wrong = [f"{check.check_name}: {check.description}" for check in found if not check.passed]
         if wrong:
-            raise StoreError("the features on disk are not right, so no event goes out; " + "; ".join(wrong))
+            raise StoreError(
+                "the features on disk are not right, so no event goes out: materialize features again; "
+                + "; ".join(wrong)
+            )
 
     def _record(self, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
         for evaluation in evaluations:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.incoming import IncomingFolders, Rejection
+from curation_features.incoming import IncomingFolders
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
@@ -39,30 +39,36 @@ with warnings.catch_warnings():
     ]
 
 
+_QUARANTINE = dg.AssetCheckKey(dg.AssetKey("preprocess_batches"), "nothing_quarantined")
+_FILES_SHOWN = 20
+_REASON_SHOWN = 500  # characters
+
+
 @dg.asset_check(
-    asset="preprocess_batches",
-    name="nothing_quarantined",
+    asset=_QUARANTINE.asset_key,
+    name=_QUARANTINE.name,
     description="No manifest lies in `data/quarantine/`. Mend and submit it again, or delete it with its reason file.",
 )
 def nothing_quarantined(incoming: dg.ResourceParam[IncomingFolders]) -> dg.AssetCheckResult:
     """Look into the quarantine."""
-    found = incoming.quarantined()
+    found = quarantine_evaluation(incoming.quarantined(), incoming)
     return dg.AssetCheckResult(
-        passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata={"quarantined": len(found), "files": found[:50]}
+        passed=found.passed, severity=found.severity, description=found.description, metadata=found.metadata
     )
 
 
-def quarantined(rejections: Sequence[Rejection]) -> dg.AssetCheckEvaluation:
-    """The failed check that the sensor reports when it has put manifests into the quarantine."""
-    names = [rejection.name for rejection in rejections]
-    records = [dg.TableRecord({"file": rejection.name, "reason": rejection.reason}) for rejection in rejections]
+def quarantine_evaluation(names: Sequence[str], incoming: IncomingFolders) -> dg.AssetCheckEvaluation:
+    """The result of the check on the quarantine, where the files `names` lie."""
+    records = [
+        dg.TableRecord({"file": name, "reason": incoming.reason(name)[:_REASON_SHOWN]}) for name in names[:_FILES_SHOWN]
+    ]
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey("preprocess_batches"),
-        check_name="nothing_quarantined",
-        passed=False,
+        asset_key=_QUARANTINE.asset_key,
+        check_name=_QUARANTINE.name,
+        passed=not names,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(names)} quarantined: {', '.join(names[:5])}",
-        metadata={"quarantined": dg.MetadataValue.table(records)},
+        description=f"{len(names)} quarantined: {', '.join(names[:5])}" if names else None,
+        metadata={"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
     )
 
 
@@ -88,9 +94,9 @@ class BatchChecks:
         yield self._limited("labels_as_usual", shift, self._settings.warn_label_shift)
 
     def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
-        """Whether the cache was used where it could be: for the same manifest at the same versions as `before`."""
+        """Whether the cache was used where it could be: if `before` the same was made of the same manifest."""
         comparable = bool(before) and all(
-            _value(metadata, name, None) == _value(before, name, None) for name in ("manifest", "versions")
+            _value(metadata, name, None) == _value(before, name, None) for name in ("manifest", "pass")
         )
         readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
         share = cached_share(_value(metadata, "cached", 0), readable, comparable)

@@ -13,6 +13,7 @@ from curation_features.stages import FeatureStages, Merged, RunStats, merge
 from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
 from curation_features.store import ArtifactStore, FeatureArtifact
 from curation_features.thumbnails import Thumbnails
+from curation_features.versions import digest
 
 PIXEL_STAGES = {"technical_metrics": TECHNICAL_PARTS, "image_embeddings": EMBEDDING_PARTS}
 
@@ -68,8 +69,9 @@ def _pixel_stages(batch: Batch, names: list[str], stages: FeatureStages, store: 
     plan = stages.plan(frozenset().union(*(PIXEL_STAGES[name] for name in names)))
     versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
     records = stats.counted(stages.measure(batch, plan, stats))
+    planned = digest({"versions": dict(plan.versions), "missing": sorted(plan.missing)})[:16]
     for name, artifact in store.write_stages(batch, records, versions).items():
-        yield Made(name, artifact.digest, stage_metadata(artifact, stats, plan))
+        yield Made(name, artifact.digest, {**stage_metadata(artifact, stats, plan), "pass": planned})
 
 
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:

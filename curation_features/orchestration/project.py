@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from curation_features.orchestration.assets import code_versions, photo_features, preprocess_batches
+from curation_features.orchestration.assets import photo_features, preprocess_batches
 from curation_features.orchestration.automation import reconcile
 from curation_features.orchestration.checks import nothing_quarantined
+from curation_features.orchestration.code_versions import code_versions
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.resources import build_resources
-from curation_features.orchestration.sensors import event_delivery, preprocess_outputs
+from curation_features.orchestration.sensors import dead_runs, event_delivery, preprocess_outputs
 from curation_features.settings import Settings, load_settings
 from curation_features.stages import FeatureStages
 
@@ -36,7 +37,7 @@ def build_definitions(
         assets=[preprocess_batches, *assets],
         asset_checks=[nothing_quarantined],
         jobs=[extract_features],
-        sensors=[preprocess_outputs, event_delivery(running=bool(settings.event_webhook)), reconcile],
+        sensors=[preprocess_outputs, event_delivery(running=bool(settings.event_webhook)), dead_runs, reconcile],
         resources={**build_resources(settings), **(resources or {})},
         # In one process, so that the steps of a run share the models and what they have found in the cache.
         executor=dg.in_process_executor,

@@ -10,19 +10,23 @@ import dagster as dg
 
 _DATA_VERSION = "dagster/data_version"
 _NO_EVENT = "NULL"
-_OBSERVATIONS_SEARCHED = 10
+_OBSERVATIONS_SEARCHED = 100
 
 
 class Provenance:
     """Writes the tags of the materialisations of one run.
 
     Args:
-        definition: the assets, with their dependencies and code versions.
+        definition: the assets, with their dependencies.
+        code_versions: those of the settings that this run really has, which its configuration may have changed.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, definition: dg.AssetsDefinition) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, definition: dg.AssetsDefinition, code_versions: Mapping[str, str]
+    ) -> None:
         self._instance = instance
         self._specs = {spec.key: spec for spec in definition.specs}
+        self._code_versions = code_versions
 
     def tags(self, asset: dg.AssetKey, partition: str, data_version: str, manifest: str) -> dict[str, str]:
         """The tags of a materialisation.
@@ -35,7 +39,7 @@ class Provenance:
         tags = {
             _DATA_VERSION: data_version,
             "dagster/data_version_is_user_provided": "true",
-            "dagster/code_version": spec.code_version or "",
+            "dagster/code_version": self._code_versions[asset.to_user_string()],
         }
         for dep in spec.deps:
             pointer, version = self._parent(dep.asset_key, partition, manifest)

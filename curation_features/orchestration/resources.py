@@ -137,14 +137,14 @@ def incoming_folders(context: dg.InitResourceContext) -> IncomingFolders:
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
-    """The resources of a project, by name. Each field can also be set for one run, in Dagster's launchpad."""
+    """The resources of a project, by name. All but the sink's fields can also be set for one run, in the launchpad."""
     return {
         "settings": SettingsResource.configure_at_launch(root=str(settings.root)),
         "device": DeviceResource.configure_at_launch(),
         "models": ModelsResource.configure_at_launch(),
         "cache": FeatureCacheResource.configure_at_launch(),
         "artifacts": ArtifactsResource.configure_at_launch(),
-        "sink": EventSinkResource.configure_at_launch(),
+        "sink": dg.ResourceDefinition.hardcoded_resource(EventSinkResource()),  # a launchpad is no place for a token
         "stages": feature_stages,
         "store": artifact_store,
         "events": event_outbox,

@@ -1,15 +1,20 @@
 """The sensors: manifests come in, and events that a sink could not take go out."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 
 from curation_features.errors import StoreError
 from curation_features.events import Outbox
 from curation_features.incoming import Cursor, Delivery, IncomingFolders, Taken
-from curation_features.orchestration.checks import quarantined
+from curation_features.orchestration.checks import quarantine_evaluation
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.launch import manifest_tags, observation
+from curation_features.orchestration.liveness import fail_dead_runs
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.store import ArtifactStore
 
@@ -17,6 +22,7 @@ Incoming = dg.ResourceParam[IncomingFolders]
 Store = dg.ResourceParam[ArtifactStore]
 Events = dg.ResourceParam[Outbox]
 
+_NOTHING = hashlib.sha256(b"").hexdigest()[:16]
 _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -31,23 +37,36 @@ manifest again starts no second run, unless its last run failed; a changed one s
 )
 def preprocess_outputs(context: dg.SensorEvaluationContext, incoming: Incoming, store: Store) -> dg.SensorResult:
     """One look at the incoming folders."""
-    taken = incoming.take(Cursor.loads(context.cursor))
+    last = _loads(context.cursor)
+    taken = incoming.take(Cursor.loads(last.get("intake")))
     _log(context, taken)
-    arrivals = _arrivals(taken.deliveries, context.instance, incoming, store)
-    for delivery in arrivals:
-        store.put_manifest(delivery.batch)
-    cursor = taken.cursor.dumps()
-    if not arrivals and not taken.rejections:
-        return dg.SensorResult(skip_reason=_nothing_new(taken), cursor=cursor)
+    arrivals, failed = _accepted_arrivals(context, taken.deliveries, incoming, store)
+    handed_over = {token: name for token, name in taken.cursor.handed_over.items() if token not in failed}
+    quarantine = incoming.quarantined()
+    seen = hashlib.sha256("/".join(quarantine).encode()).hexdigest()[:16]
+    news = [] if seen == last.get("quarantine", _NOTHING) else [quarantine_evaluation(quarantine, incoming)]
+    cursor = json.dumps({"intake": replace(taken.cursor, handed_over=handed_over).dumps(), "quarantine": seen})
+    if not arrivals:
+        return dg.SensorResult(skip_reason=_nothing_new(taken, failed), asset_events=news, cursor=cursor)
     return dg.SensorResult(
         dynamic_partitions_requests=[BATCHES.build_add_request([arrival.batch.batch_id for arrival in arrivals])],
-        asset_events=[
-            *(observation(arrival.batch) for arrival in arrivals),
-            *([quarantined(taken.rejections)] if taken.rejections else []),
-        ],
+        asset_events=[*(observation(arrival.batch) for arrival in arrivals), *news],
         run_requests=[_run_request(arrival) for arrival in arrivals],
         cursor=cursor,
     )
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks runs as failed whose process is gone, as after a restart of the machine. They are tried again.",
+)
+def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One look at the runs that are under way."""
+    suspects = _loads(context.cursor).get("suspects", [])
+    dead, suspects = fail_dead_runs(context.instance, suspects)
+    text = f"marked as failed: {', '.join(dead)}" if dead else "all runs under way are alive"
+    return dg.SensorResult(skip_reason=text, cursor=json.dumps({"suspects": suspects}))
 
 
 def event_delivery(running: bool) -> dg.SensorDefinition:
@@ -67,23 +86,40 @@ def event_delivery(running: bool) -> dg.SensorDefinition:
     return deliver
 
 
-def _arrivals(
-    deliveries: Sequence[Delivery], instance: dg.DagsterInstance, incoming: IncomingFolders, store: ArtifactStore
-) -> list[Delivery]:
-    """The deliveries that need a run: the newest of each batch, if it is new, changed, or its last run failed."""
+def _accepted_arrivals(
+    context: dg.SensorEvaluationContext, deliveries: Sequence[Delivery], incoming: IncomingFolders, store: ArtifactStore
+) -> tuple[list[Delivery], set[str]]:
+    """The deliveries that need a run, their manifests accepted; and the tokens of those that must be tried again.
+
+    Of several versions of a batch the newest counts.
+    """
     newest = {delivery.batch.batch_id: delivery for delivery in deliveries}
-    arrivals = []
+    arrivals, failed = [], set()
     for delivery in newest.values():
-        records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(delivery.batch)), limit=1)
-        if records and not delivery.again:
-            unfinished = records[0].dagster_run.status in _UNFINISHED
-            if not unfinished and _accepted(store, delivery.batch.batch_id) == delivery.batch.digest:
-                continue
-            # The run key of this manifest is spent. What says so is kept in the file's name, so that a crash between
-            # here and the launch neither forgets the batch nor launches it twice.
-            delivery = incoming.mark_again(delivery)
-        arrivals.append(delivery)
-    return arrivals
+        try:
+            arrival = _arrival(delivery, context.instance, incoming, store)
+            if arrival is not None:
+                store.put_manifest(arrival.batch)
+                arrivals.append(arrival)
+        except (StoreError, OSError) as error:
+            context.log.error("Not accepted, and tried again at the next tick: %s: %s", delivery.name, error)
+            failed.add(delivery.token)
+    return arrivals, failed
+
+
+def _arrival(
+    delivery: Delivery, instance: dg.DagsterInstance, incoming: IncomingFolders, store: ArtifactStore
+) -> Delivery | None:
+    """The delivery, if it needs a run: its batch is new or changed, or the last run for it failed or never began."""
+    records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(delivery.batch)), limit=1)
+    if delivery.again or not records or records[0].dagster_run.status is dg.DagsterRunStatus.NOT_STARTED:
+        return delivery  # a run that was made and never submitted has this run key, and Dagster submits it
+    unfinished = records[0].dagster_run.status in _UNFINISHED
+    if not unfinished and _accepted(store, delivery.batch.batch_id) == delivery.batch.digest:
+        return None
+    # The run key of this manifest is spent. What says so is kept in the file's name, so that a crash between here and
+    # the launch neither forgets the batch nor launches it twice.
+    return incoming.mark_again(delivery)
 
 
 def _accepted(store: ArtifactStore, batch_id: str) -> str | None:
@@ -92,6 +128,15 @@ def _accepted(store: ArtifactStore, batch_id: str) -> str | None:
         return store.manifest(batch_id).digest
     except StoreError:
         return None
+
+
+def _loads(cursor: str | None) -> dict[str, Any]:
+    """A cursor of these sensors; empty where there is none, or where it is damaged."""
+    try:
+        values = json.loads(cursor or "{}")
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _run_request(delivery: Delivery) -> dg.RunRequest:
@@ -113,13 +158,20 @@ def _log(context: dg.SensorEvaluationContext, taken: Taken) -> None:
         context.log.info("More manifests are waiting; they are taken at the next tick")
 
 
-def _nothing_new(taken: Taken) -> str:
-    parts = ["no new or changed manifests"]
-    if taken.incomplete:
-        parts.append(f"still being written: {_some(taken.incomplete)}")
-    if taken.troubles:
-        parts.append(f"cannot be taken: {_some(str(trouble) for trouble in taken.troubles)}")
-    return "; ".join(parts)
+def _nothing_new(taken: Taken, failed: Collection[str]) -> str:
+    """Why a tick launched nothing."""
+    known = {delivery.batch.batch_id for delivery in taken.deliveries if delivery.token not in failed}
+    told = {
+        "as before": sorted(known),
+        "quarantined": [rejection.name for rejection in taken.rejections],
+        "still being written": taken.incomplete,
+        "cannot be taken": [
+            *(str(trouble) for trouble in taken.troubles),
+            *(delivery.name for delivery in taken.deliveries if delivery.token in failed),
+        ],
+    }
+    parts = [f"{what}: {_some(names)}" for what, names in told.items() if names]
+    return "; ".join(["no new or changed manifests", *parts])
 
 
 def _some(names: Iterable[str], shown: int = 5) -> str:

@@ -62,8 +62,8 @@ class Pipeline:
     def run_checks(self, batch_id: str | None = "batch_1", names: set[str] | None = None) -> dg.ExecuteInProcessResult:
         """Run the checks of finished artifacts alone, as the button in the UI does; of all batches, or of one."""
         definitions = self.definitions()
-        keys = [key for key in definitions.resolve_asset_graph().asset_check_keys if key.asset_key.path == ["features"]]
-        chosen = {key for key in keys if names is None or key.name in names}
+        keys = definitions.resolve_asset_graph().asset_check_keys
+        chosen = {key for key in keys if (key.name in names if names else key.asset_key.path == ["features"])}
         job = definitions.resolve_implicit_global_asset_job_def()
         job = job.get_subset(asset_selection=set(), asset_check_selection=chosen)
         return job.execute_in_process(instance=self.instance, partition_key=batch_id, raise_on_error=False)

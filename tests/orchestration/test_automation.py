@@ -116,22 +116,61 @@ def test_a_parent_made_anew_by_hand_requests_its_children_if_its_content_changed
     assert reconciler.tick() == {}
 
 
-def test_what_is_running_is_not_requested_again(reconciler, pipeline, world) -> None:
+def under_way(pipeline, batch_id: str, assets: set[str] = ALL) -> dg.DagsterRun:
+    """A run of a batch that has begun and has not ended."""
     job = pipeline.definitions().resolve_job_def("extract_features")
     run = pipeline.instance.create_run_for_job(
-        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "batch_1"}
+        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": batch_id}
     )
-    for name in ALL:  # as the run would plan it
-        pipeline.instance.report_dagster_event(
-            dg.DagsterEvent.build_asset_materialization_planned_event(
-                "extract_features",
-                "photo_features",
-                dg._core.events.AssetMaterializationPlannedData(dg.AssetKey(name), partition="batch_1"),
-            ),
-            run.run_id,
-        )
+    for name in assets:
+        planned = dg._core.events.AssetMaterializationPlannedData(dg.AssetKey(name), partition=batch_id)
+        event = dg.DagsterEvent.build_asset_materialization_planned_event("extract_features", "photo_features", planned)
+        pipeline.instance.report_dagster_event(event, run.run_id)
+    return run
+
+
+def test_what_is_running_is_not_requested_again(reconciler, pipeline) -> None:
+    under_way(pipeline, "batch_1")
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
     assert reconciler.tick() == {"technical_metrics": {"batch_2"}, "features": {"batch_2"}}
+
+
+def test_two_changes_one_tick_apart_are_both_requested(reconciler, pipeline) -> None:
+    for temperature in (10.0, 20.0):
+        pipeline.settings = pipeline.settings.replace(temperature=temperature)
+        assert reconciler.tick() == {"clip_labels": BOTH, "features": BOTH}
+        for batch_id in sorted(BOTH):
+            assert pipeline.run(batch_id, "clip_labels", "features").success
+
+
+def test_a_change_is_not_forgotten_for_a_batch_that_has_just_been_made(reconciler, pipeline) -> None:
+    assert pipeline.run("batch_1").success
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": BOTH, "features": BOTH}
+
+
+def test_a_change_waits_for_a_run_that_ends_with_the_old_code(reconciler, pipeline) -> None:
+    old = pipeline.settings
+    run = under_way(pipeline, "batch_1")
+    assert reconciler.tick() == {}
+    pipeline.settings = old.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
+    pipeline.settings = old
+    assert pipeline.run("batch_1").success
+    pipeline.instance.report_run_failed(run)
+    pipeline.settings = old.replace(temperature=10.0)
+    requested = [reconciler.tick() for _ in range(3)]
+    assert [{name: batches & {"batch_1"} for name, batches in tick.items()} for tick in requested if tick] == [
+        {"clip_labels": {"batch_1"}, "features": {"batch_1"}}
+    ]
+
+
+def test_what_waits_for_a_parent_that_is_running_is_requested_after_it(reconciler, pipeline) -> None:
+    run = under_way(pipeline, "batch_1", {"image_embeddings"})
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
+    pipeline.instance.report_run_failed(run)
+    assert reconciler.tick() == {"clip_labels": {"batch_1"}, "features": {"batch_1"}}
 
 
 def test_reconciliation_is_off_until_someone_turns_it_on(pipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import dagster as dg
 import pytest
@@ -12,6 +13,7 @@ from curation_features.errors import MissingWeightsError
 from curation_features.models import LazyModel, Weights
 from curation_features.orchestration import launch, making
 from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
+from curation_features.orchestration.project import build_definitions
 
 NAMES = [spec.key.to_user_string() for spec in SPECS]
 
@@ -48,6 +50,35 @@ def test_partitions_are_fresh_after_a_run_and_stale_exactly_where_something_chan
     assert stale(pipeline, "b01") == set()
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
     assert stale(pipeline, "b00") == {"technical_metrics"} | ({"features"} & stale(pipeline, "b00"))
+
+
+def test_a_run_with_settings_of_its_own_leaves_its_partition_stale(pipeline, world) -> None:
+    other = world.stages(pipeline.settings.replace(noise_sigma_max=0.5))
+    definitions = build_definitions(pipeline.settings, resources={"stages": other, "store": pipeline.store})
+    job = definitions.resolve_job_def("extract_features")
+    assert job.execute_in_process(instance=pipeline.instance, partition_key="batch_1").success
+    assert stale(pipeline, "batch_1") == {"technical_metrics"}
+
+
+def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline, world, monkeypatch) -> None:
+    newer = world.batch([world.photo(f"{n}.png", n) for n in range(4)])
+    merge, later = making.merge, []
+
+    def merge_meanwhile(batch, *rest):
+        if not later:  # the second run begins while the first is at work
+            pipeline.accept(newer)
+            later.append(threading.Thread(target=pipeline.run))
+            later[0].start()
+            later[0].join(3)
+            assert later[0].is_alive()
+        return merge(batch, *rest)
+
+    monkeypatch.setattr(making, "merge", merge_meanwhile)
+    assert pipeline.run().success
+    later[0].join(60)
+    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    assert len(document["artifacts"]) == 4
+    assert stale(pipeline, "batch_1") == set()
 
 
 def test_a_batch_made_from_an_older_manifest_than_the_last_one_seen_is_stale(pipeline, world) -> None:

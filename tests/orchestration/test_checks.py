@@ -27,6 +27,12 @@ def test_blocking_checks_are_errors_and_the_others_warn(pipeline) -> None:
     blocking = {key.name for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == {check.name for check in CHECKS if check.blocking}
     assert len(blocking) == 4
+    assert pipeline.run().success
+    storage = pipeline.instance.event_log_storage
+    for key in (key for key in graph.asset_check_keys if key.name in NAMES):
+        [record] = storage.get_asset_check_execution_history(key, limit=1)
+        severity = record.event.dagster_event.event_specific_data.severity
+        assert severity is (dg.AssetCheckSeverity.ERROR if key.name in blocking else dg.AssetCheckSeverity.WARN)
 
 
 def test_artifacts_that_are_wrong_on_disk_fail_the_batch_and_send_no_event(pipeline, world, monkeypatch) -> None:
@@ -73,9 +79,10 @@ def test_a_cache_that_is_not_used_where_it_could_be_is_told(pipeline, world) -> 
     world.stages().cache.clear()
     assert pipeline.run().success
     assert pipeline.checks()["cache_effective"] is False
-    pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.2)  # a reason to measure again
-    assert pipeline.run().success
-    assert pipeline.checks()["cache_effective"]
+    for change in ({"noise_sigma_max": 0.2}, {"model": "local-dir:other"}, {"temperature": 10.0}):  # a reason
+        pipeline.settings = pipeline.settings.replace(**change)
+        assert pipeline.run().success
+        assert pipeline.checks()["cache_effective"], change
 
 
 def test_finished_artifacts_can_be_checked_again_by_themselves(pipeline, world) -> None:
@@ -88,6 +95,12 @@ def test_finished_artifacts_can_be_checked_again_by_themselves(pipeline, world) 
     assert path.read_bytes() != good
     assert not pipeline.run_checks().success
     assert pipeline.checks()["metadata_unchanged"] is False
+
+
+def test_the_check_of_the_cache_alone_needs_no_features(pipeline) -> None:
+    assert pipeline.run("batch_1", "technical_metrics").success
+    assert pipeline.run_checks(names={"cache_effective"}).success
+    assert pipeline.checks()["cache_effective"]
 
 
 def test_all_finished_batches_can_be_checked_at_once(pipeline, world) -> None:
@@ -131,6 +144,7 @@ def test_labels_unlike_those_of_the_last_batches_are_told(pipeline, world) -> No
     assert pipeline.checks("two")["labels_as_usual"]
     world.clip._projection *= -1  # the model has gone wrong, and sees other labels
     run("odd")
+    run("odd")  # its own labels are no history
     assert pipeline.checks("odd")["labels_as_usual"] is False
     (world.root / "config").mkdir()
     (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))

@@ -38,12 +38,10 @@ def test_artifacts_and_events_can_lie_elsewhere(pipeline, world, way) -> None:
     assert not (pipeline.settings.data_path / "features").exists()
 
 
-@pytest.mark.parametrize("way", ["resource", "run", "settings"])
+@pytest.mark.parametrize("way", ["resource", "settings"])
 def test_a_webhook_can_be_named(pipeline, receiver, monkeypatch, way) -> None:
     fields = {"webhook": receiver.url, "token": "secret-token"}
-    if way == "run":
-        assert run(pipeline, {"sink": fields}).success
-    elif way == "resource":
+    if way == "resource":
         assert run(pipeline, sink=EventSinkResource(**fields)).success
     else:
         monkeypatch.setenv("CURATION_FEATURES_EVENT_WEBHOOK", receiver.url)
@@ -71,8 +69,15 @@ def test_a_sink_of_ones_own_takes_the_place_of_the_webhook(pipeline) -> None:
 
 def test_every_field_of_a_resource_is_described(pipeline) -> None:
     resources = pipeline.definitions().resources
-    configurable = [name for name in resources if hasattr(resources[name], "resource_cls")]
-    assert {"settings", "device", "models", "cache", "artifacts", "sink"} == set(configurable)
-    for name in configurable:
-        for field, info in resources[name].resource_cls.model_fields.items():
+    configurable = {
+        name: resource.resource_cls for name, resource in resources.items() if hasattr(resource, "resource_cls")
+    }
+    assert set(configurable) == {"settings", "device", "models", "cache", "artifacts"}
+    for name, resource_class in {**configurable, "sink": EventSinkResource}.items():
+        for field, info in resource_class.model_fields.items():
             assert info.description, f"{name}.{field}"
+
+
+def test_a_webhook_in_a_runs_configuration_is_not_used(pipeline, receiver) -> None:
+    assert run(pipeline, {"sink": {"webhook": receiver.url, "token": "secret-token"}}).success
+    assert receiver.posts == []

@@ -33,6 +33,7 @@ def test_the_same_manifest_again_starts_no_second_run(daemon, world) -> None:
     assert daemon.tick() == ["batch_9"]
     daemon.drop([photo])
     assert daemon.tick() == []
+    assert "as before: batch_9" in daemon.skipped
     assert daemon.tick() == []
 
 
@@ -99,9 +100,57 @@ def test_a_bad_file_is_quarantined_with_a_visible_record_and_holds_up_nobody(dae
     [record] = pipeline.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
     evaluation = record.event.dagster_event.event_specific_data
     assert not evaluation.passed
-    [row] = evaluation.metadata["quarantined"].records
+    [row] = evaluation.metadata["files"].records
     assert row.data["file"] == "0-bad.json"
     assert row.data["reason"] == reason["reason"]
+
+
+def quarantine_checks(pipeline) -> list[bool]:
+    """Results of the check on the quarantine, oldest first."""
+    key = dg.AssetCheckKey(dg.AssetKey("preprocess_batches"), "nothing_quarantined")
+    records = pipeline.instance.event_log_storage.get_asset_check_execution_history(key, limit=20)
+    return [record.event.dagster_event.event_specific_data.passed for record in reversed(records)]
+
+
+def test_the_record_of_a_quarantined_file_survives_a_crash_and_ends_with_the_quarantine(daemon, pipeline) -> None:
+    daemon.folder.mkdir(parents=True)
+    (daemon.folder / "bad.json").write_text("[]")
+    daemon.tick(dies_before="events")
+    assert "quarantined: bad.json" in daemon.skipped
+    assert quarantine_checks(pipeline) == []
+    for _ in range(3):
+        daemon.tick()
+    assert quarantine_checks(pipeline) == [False]
+    for path in (pipeline.settings.data_path / "quarantine").glob("bad*"):
+        path.unlink()
+    for _ in range(3):
+        daemon.tick()
+    assert quarantine_checks(pipeline) == [False, True]
+
+
+def test_a_manifest_that_cannot_be_accepted_now_holds_up_no_other_and_is_tried_again(daemon, pipeline, world) -> None:
+    obstacle = pipeline.store.manifest_path("a_bad_one")
+    obstacle.mkdir(parents=True)
+    for number, batch_id in enumerate(["a_bad_one", "good_1", "good_2"]):
+        daemon.drop([world.photo(f"{batch_id}.png", number)], batch_id)
+    assert sorted(daemon.tick()) == ["good_1", "good_2"]
+    assert daemon.tick() == []
+    obstacle.rmdir()
+    assert daemon.tick() == ["a_bad_one"]
+    assert daemon.tick() == []
+
+
+def test_a_run_that_was_made_and_never_began_is_launched_when_the_manifest_comes_again(daemon, pipeline, world) -> None:
+    photo = world.photo("a.png", 1)
+    daemon.drop([photo])
+    [request] = daemon.evaluate().run_requests
+    job = pipeline.definitions().resolve_job_def("extract_features")
+    pipeline.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.NOT_STARTED, tags={**request.tags, "dagster/run_key": request.run_key}
+    )
+    daemon.cursor = daemon.evaluate().cursor
+    daemon.drop([photo])
+    assert [again.run_key for again in daemon.evaluate().run_requests] == [request.run_key]
 
 
 def test_a_half_written_file_waits_and_is_named(daemon, world) -> None:

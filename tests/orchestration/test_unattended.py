@@ -147,6 +147,8 @@ import os, signal, sys
 def die_once():
     if os.path.exists(os.environ["DIE_ONCE"]):
         os.unlink(os.environ["DIE_ONCE"])
+        if os.environ.get("WITH_ALL_OTHERS"):
+            os.killpg(0, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 def dies(owner, name, after=lambda *args: True):
@@ -226,6 +228,20 @@ def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
     assert main(["materialize", "trip.json"]) == 0
     assert outputs(root) == outputs(undisturbed)
     assert len(events(root)) == 1
+
+
+def test_a_machine_that_restarts_in_a_run_finishes_it_and_goes_on(root: Path) -> None:
+    command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
+    drop(root, manifest(root, "trip", photos=3))
+    patched = dying(root, IN_THE_RUN, MOMENT="image_embeddings", WITH_ALL_OTHERS="1")
+    with process(command, root / "daemon.log", **patched) as daemon:
+        wait_for(lambda: daemon.poll() is not None, 200)
+    assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.STARTED]
+    drop(root, manifest(root, "next"))
+    with process(command, root / "daemon.log"):
+        wait_for(lambda: len([run for run in runs(root) if run.is_success]) == 2, 400)
+    assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS", "SUCCESS"]
+    assert sorted(json.loads(outputs(root)[name])["subject"] for name in events(root)) == ["next", "trip"]
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:

@@ -1,0 +1,240 @@
+"""`curation-features backfill` against a webserver that answers as it is told."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from devserver import free_port
+from graphql import parse, validate
+
+from curation_features.cli import main
+from curation_features.errors import CurationError
+from curation_features.orchestration import backfill
+from curation_features.orchestration.backfill import DagsterServer
+
+LAUNCHED = 1_700_000_000.0
+
+
+def progress(status: str, made: int = 0, failed: int = 0) -> dict[str, Any]:
+    counts = [{"numPartitionsMaterialized": made, "numPartitionsFailed": failed}]
+    data = {"assetBackfillStatuses": counts}
+    return {
+        "__typename": "PartitionBackfill",
+        "status": status,
+        "timestamp": LAUNCHED,
+        "assetBackfillData": data,
+    }
+
+
+class FakeDagster:
+    """What Dagster's webserver answers; `raw` replaces it with a status and a body of any kind."""
+
+    def __init__(self) -> None:
+        self.batch_ids = ["trip", "walk"]
+        self.made_at: dict[str, float] = {}
+        self.heartbeat: Callable[[], float | None] = time.time
+        self.polls: list[Callable[[], Any]] = [lambda: progress("COMPLETED_SUCCESS", 5)]
+        self.raw: tuple[int, bytes] | None = None
+        self.launched: list[dict[str, Any]] = []
+        self.requested: list[str] = []
+        self.queries: set[str] = set()
+        self.asked: list[list[str]] = []
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                owner.requested.append(self.path)
+                status, body = owner.raw or owner.answer(request["query"], request["variables"])
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, query: str, given: dict[str, Any]) -> tuple[int, bytes]:
+        self.queries.add(query)
+        self.asked += [given["partitions"]] if "partitions" in given else []
+        answers: dict[str, Callable[[], Any]] = {
+            "reloadRepositoryLocation": lambda: {"__typename": "WorkspaceLocationEntry", "locationOrLoadError": None},
+            "latestMaterializationByPartition": lambda: {
+                "__typename": "AssetNode",
+                "latestMaterializationByPartition": [self.latest(name) for name in given["partitions"]],
+            },
+            "partitionKeys": lambda: {"__typename": "AssetNode", "partitionKeys": self.batch_ids},
+            "daemonHealth": lambda: {
+                "daemonHealth": {
+                    "allDaemonStatuses": [
+                        {"daemonType": "SENSOR", "lastHeartbeatTime": time.time()},
+                        {"daemonType": "BACKFILL", "lastHeartbeatTime": self.heartbeat()},
+                    ]
+                }
+            },
+            "launchPartitionBackfill": lambda: self.launch(given["params"]),
+            "partitionBackfillOrError": lambda: (self.polls.pop(0) if len(self.polls) > 1 else self.polls[0])(),
+        }
+        found = next(value() for field, value in answers.items() if field in query)
+        return found if isinstance(found, tuple) else (200, json.dumps({"data": {"field": found}}).encode())
+
+    def latest(self, batch_id: str) -> dict[str, str] | None:
+        made = self.made_at.get(batch_id)
+        return {"timestamp": str(int(made * 1000))} if made else None
+
+    def launch(self, params: dict[str, Any]) -> dict[str, str]:
+        self.launched.append(params)
+        return {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"}
+
+
+@pytest.fixture
+def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDagster]:
+    for name, value in (("_POLL_S", 0.01), ("_DAEMON_START_S", 0.3)):
+        monkeypatch.setattr(backfill, name, value)
+    fake = FakeDagster()
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+
+
+def test_every_query_is_one_that_dagster_understands(dagster: FakeDagster) -> None:
+    from dagster_graphql.schema import create_schema
+
+    dagster.polls = [lambda: progress("COMPLETED_FAILED")]
+    assert main(["backfill", "--url", dagster.url]) == 1
+    assert len(dagster.queries) == 6
+    schema = create_schema().graphql_schema
+    assert [validate(schema, parse(query)) for query in dagster.queries] == [[]] * 6
+
+
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_on_this_machine_is_reached_past_a_proxy(
+    dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(proxy, f"http://127.0.0.1:{free_port()}")
+    for url in (dagster.url, dagster.url.replace("127.0.0.1", "localhost")):
+        assert DagsterServer(url).batch_ids() == ["trip", "walk"]
+    assert backfill._is_loopback("http://[::1]:3000")
+
+
+def test_another_server_is_reached_as_the_environment_says(
+    dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", dagster.url)
+    assert DagsterServer("http://dagster.example:3000/").batch_ids() == ["trip", "walk"]
+    assert dagster.requested == ["http://dagster.example:3000/graphql"]
+
+
+def test_what_is_named_twice_counts_once(dagster: FakeDagster) -> None:
+    dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 1)]
+    assert main(["backfill", "trip", "trip", "--assets", "features,features", "--url", dagster.url]) == 0
+    assert dagster.launched == [{"partitionNames": ["trip"], "assetSelection": [{"path": ["features"]}]}]
+
+
+def test_an_unknown_batch_is_wrong_usage(dagster: FakeDagster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backfill", "trip", "nowhere", "--url", dagster.url]) == 2
+    assert "no such batch: nowhere" in capsys.readouterr().err
+    assert dagster.launched == []
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize(
+    "body", ["[]", "{}", "null", "<html>", '{"data": {}}', '{"data": {"a": null}}', '{"errors": [3]}', "\x00\xff"]
+)
+def test_a_server_that_is_no_dagster(
+    dagster: FakeDagster, capsys: pytest.CaptureFixture[str], status: int, body: str
+) -> None:
+    dagster.raw = (status, body.encode("latin-1"))
+    assert main(["backfill", "--url", dagster.url]) == 1
+    assert f"{dagster.url} does not answer as Dagster does (HTTP {status})" in capsys.readouterr().err
+
+
+def test_what_dagster_finds_wrong_is_said(dagster: FakeDagster, capsys: pytest.CaptureFixture[str]) -> None:
+    dagster.raw = (400, b'{"errors": [{"message": "read-only mode"}]}')
+    assert main(["backfill", "--url", dagster.url]) == 1
+    assert "read-only mode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://[::1", f"http://127.0.0.1:{free_port()}"])
+def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main(["backfill", "--url", url]) == 1
+    assert url in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("heartbeat", [None, 1_700_000_000.0])
+def test_nothing_is_launched_without_a_daemon(
+    dagster: FakeDagster, capsys: pytest.CaptureFixture[str], heartbeat: float | None
+) -> None:
+    dagster.heartbeat = lambda: heartbeat
+    assert main(["backfill", "--url", dagster.url]) == 1
+    assert "make dev" in capsys.readouterr().err
+    assert dagster.launched == []
+
+
+@pytest.mark.parametrize("clock_ahead", [0, -600])
+def test_a_daemon_that_starts_is_waited_for(dagster: FakeDagster, clock_ahead: float) -> None:
+    beats = iter([1000.0, 1000.0])
+    dagster.heartbeat = lambda: next(beats, time.time() + clock_ahead)
+    assert main(["backfill", "--url", dagster.url]) == 1  # 5 of 10 are made
+    assert len(dagster.launched) == 1
+
+
+def broken() -> tuple[int, bytes]:
+    return 502, b"Bad gateway"
+
+
+def test_a_few_lost_polls_do_not_end_the_wait(dagster: FakeDagster) -> None:
+    five = [broken] * 5
+    dagster.polls = [*five, lambda: progress("REQUESTED"), *five, lambda: progress("COMPLETED_SUCCESS", 5)]
+    assert main(["backfill", "trip", "--url", dagster.url]) == 0
+
+
+def test_a_server_that_stays_away_ends_the_wait(dagster: FakeDagster) -> None:
+    dagster.polls = [*[broken] * 6, lambda: progress("COMPLETED_SUCCESS", 5)]
+    with pytest.raises(CurationError, match="HTTP 502"):
+        DagsterServer(dagster.url).wait("abc", lambda _: None)
+
+
+def test_batches_that_were_not_made_are_named(dagster: FakeDagster, capsys: pytest.CaptureFixture[str]) -> None:
+    dagster.batch_ids = [f"b{number:02}" for number in range(15)]
+    dagster.made_at = {"b00": LAUNCHED + 9, "b01": LAUNCHED - 9, "b14": LAUNCHED + 9}
+    dagster.polls = [lambda: progress("COMPLETED_FAILED", 2, 13)]
+    assert main(["backfill", "--assets", "features", "--url", dagster.url]) == 1
+    shown = capsys.readouterr().out
+    assert "not made: b01, b02, b03, b04, b05, b06, b07, b08, b09, b10 and 3 more\n" in shown
+    assert f"{dagster.url}/runs/b/abc" in shown
+
+
+def test_many_batches_are_asked_for_in_parts(dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backfill, "_PARTITIONS_PER_QUERY", 2)
+    dagster.made_at = {"a": LAUNCHED, "d": LAUNCHED}
+    assert DagsterServer(dagster.url).not_made(list("abcde"), ["features"], LAUNCHED) == ["b", "c", "e"]
+    assert dagster.asked == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_an_interrupted_wait_leaves_the_backfill_to_dagster(
+    dagster: FakeDagster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return progress("REQUESTED")
+
+    dagster.polls = [interrupt, lambda: progress("REQUESTED")]
+    assert main(["backfill", "--url", dagster.url]) == 130
+    assert f"the backfill goes on in Dagster: {dagster.url}/runs/b/abc" in capsys.readouterr().out
