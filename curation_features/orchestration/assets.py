@@ -22,8 +22,6 @@ from curation_features.stages import FeatureStages
 from curation_features.store import ArtifactStore
 from curation_features.tables import STAGE_TABLES
 
-log = logging.getLogger(__name__)
-
 Stages = dg.ResourceParam[FeatureStages]
 Store = dg.ResourceParam[ArtifactStore]
 Events = dg.ResourceParam[Outbox]
@@ -132,9 +130,15 @@ with warnings.catch_warnings():
         context: dg.AssetExecutionContext, stages: Stages, store: Store, events: Events
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
+        context.log.addFilter(_is_news)
         with alive(context.instance, context.run.run_id):
             run = BatchRun(context, stages, store, events)
             for batch_id in run.batch_ids():
                 run.attempt(batch_id)
             run.finish()
         yield from ()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for Dagster's remark that results of checks are missing: they were reported by partition."""
+    return "did not yield or return expected outputs" not in record.getMessage()

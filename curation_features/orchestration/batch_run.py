@@ -111,7 +111,8 @@ class BatchRun:
         """Raises `StoreError` if what lies on disk is not right, whether or not the checks were selected."""
         found = list(checks.of_files(self._store))
         self._record(found)
-        self._record(checks.of_features(metadata))
+        if metadata:  # else they were not made by Dagster
+            self._record(checks.of_features(metadata))
         wrong = [f"{check.check_name}: {check.description}" for check in found if not check.passed]
         if wrong:
             raise StoreError(

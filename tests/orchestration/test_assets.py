@@ -206,3 +206,12 @@ def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
     assert world.done_by(pipeline.run) == {"decoded": 3, "clip_images": 3, "clip_texts": 300}
     document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
+
+
+def test_the_log_of_a_run_tells_what_was_done_and_no_more(pipeline) -> None:
+    result = pipeline.run()
+    entries = pipeline.instance.all_logs(result.run_id)
+    told = [entry.user_message for entry in entries if not entry.is_dagster_event]
+    assert any("Features of batch batch_1 are finished" in message for message in told)
+    assert not any("did not yield" in message for message in told)
+    assert len(told) <= 4

@@ -6,6 +6,7 @@ import json
 
 import dagster as dg
 
+from curation_features.service import FeaturesService
 from curation_features.verification import CHECKS
 
 NAMES = {check.name for check in CHECKS}
@@ -101,6 +102,14 @@ def test_the_check_of_the_cache_alone_needs_no_features(pipeline) -> None:
     assert pipeline.run("batch_1", "technical_metrics").success
     assert pipeline.run_checks(names={"cache_effective"}).success
     assert pipeline.checks()["cache_effective"]
+
+
+def test_features_that_dagster_did_not_make_are_checked_by_their_files(pipeline, world) -> None:
+    stages, batch = world.stages(), pipeline.store.manifest("batch_1")
+    merged = FeaturesService(stages=stages).run(batch)
+    pipeline.store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
+    assert pipeline.run_checks().success
+    assert pipeline.checks() == {check.name: True for check in CHECKS if check.blocking}
 
 
 def test_all_finished_batches_can_be_checked_at_once(pipeline, world) -> None:
