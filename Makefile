@@ -58,7 +58,7 @@ layers: $(INSTALLED) ## imports point downward
 	"$(BIN)/lint-imports"
 
 unit: $(INSTALLED) ## tests; those with real daemons, which mostly wait, side by side
-	"$(BIN)/python" -m pytest -m "not slow"
+	"$(BIN)/python" -m pytest -m "not slow" -n 2
 	"$(BIN)/python" -m pytest -m slow -n 4
 
 clean: ## remove caches and build outputs (neither data nor the environment)

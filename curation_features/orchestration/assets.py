@@ -18,6 +18,7 @@ from curation_features.orchestration.checks import CHECK_SPECS
 from curation_features.orchestration.liveness import alive
 from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
+from curation_features.orchestration.pool import POOL
 from curation_features.stages import FeatureStages
 from curation_features.store import ArtifactStore
 from curation_features.tables import STAGE_TABLES
@@ -28,9 +29,6 @@ Events = dg.ResourceParam[Outbox]
 
 GROUP = "photo_features"
 OWNERS = ["team:curation"]
-POOL = "models"
-"""Dagster's pool that keeps two runs from holding models at the same time; its limit is in `dagster.yaml`."""
-
 BATCHES_PER_RUN = 50
 
 SOURCE = "preprocess_batches"

@@ -16,6 +16,7 @@ from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.launch import manifest_tags, observation
 from curation_features.orchestration.liveness import fail_dead_runs
 from curation_features.orchestration.partitions import BATCHES
+from curation_features.orchestration.pool import limit_pool
 from curation_features.store import ArtifactStore
 
 Incoming = dg.ResourceParam[IncomingFolders]
@@ -48,6 +49,7 @@ def preprocess_outputs(context: dg.SensorEvaluationContext, incoming: Incoming, 
     cursor = json.dumps({"intake": replace(taken.cursor, handed_over=handed_over).dumps(), "quarantine": seen})
     if not arrivals:
         return dg.SensorResult(skip_reason=_nothing_new(taken, failed), asset_events=news, cursor=cursor)
+    limit_pool(context.instance)
     return dg.SensorResult(
         dynamic_partitions_requests=[BATCHES.build_add_request([arrival.batch.batch_id for arrival in arrivals])],
         asset_events=[*(observation(arrival.batch) for arrival in arrivals), *news],

@@ -171,8 +171,9 @@ def test_what_dagster_finds_wrong_is_said(dagster: FakeDagster, capsys: pytest.C
     assert "read-only mode" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://[::1", f"http://127.0.0.1:{free_port()}"])
+@pytest.mark.parametrize("url", ["nonsense", "http://[::1", "http://127.0.0.1:{port}"])
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    url = url.replace("{port}", str(free_port()))
     assert main(["backfill", "--url", url]) == 1
     assert url in capsys.readouterr().err
 

@@ -26,6 +26,13 @@ def test_a_new_manifest_becomes_a_partition_an_observation_and_one_run(daemon, p
     assert not list(daemon.folder.glob("*.json"))
 
 
+def test_the_pool_has_its_limit_before_the_first_runs_are_queued(daemon, pipeline, world) -> None:
+    storage = pipeline.instance.event_log_storage
+    daemon.drop([world.photo("a.png", 1)])
+    daemon.evaluate()
+    assert [(limit.name, limit.limit) for limit in storage.get_pool_limits()] == [("models", 1)]
+
+
 def test_the_same_manifest_again_starts_no_second_run(daemon, world) -> None:
     photo = world.photo("a.png", 1)
     daemon.drop([photo])
