@@ -237,5 +237,9 @@ def test_an_interrupted_wait_leaves_the_backfill_to_dagster(
         return progress("REQUESTED")
 
     dagster.polls = [interrupt, lambda: progress("REQUESTED")]
-    assert main(["backfill", "--url", dagster.url]) == 130
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        assert main(["backfill", "--url", dagster.url]) == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert f"the backfill goes on in Dagster: {dagster.url}/runs/b/abc" in capsys.readouterr().out
