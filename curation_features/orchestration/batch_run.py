@@ -19,6 +19,7 @@ from curation_features.store import ArtifactStore, FeatureArtifact
 log = logging.getLogger(__name__)
 
 FEATURES = dg.AssetKey("features")
+METRICS = dg.AssetKey("technical_metrics")
 
 
 class BatchRun:
@@ -85,9 +86,10 @@ class BatchRun:
         if not self._assets:
             self._check_alone(checks, batch.batch_id)
         for made in make(batch, self._assets, self._stages, self._store):
-            before = latest_metadata(instance, dg.AssetKey(made.asset), batch.batch_id)
+            is_measured = made.asset == "technical_metrics"
+            before = latest_metadata(instance, METRICS, batch.batch_id) if is_measured else {}
             metadata = self._report(batch, made)
-            if made.asset == "technical_metrics":
+            if is_measured:
                 self._record(checks.of_cache(metadata, before))
             if made.features is not None:
                 self._check_features(checks, metadata)
@@ -104,7 +106,7 @@ class BatchRun:
         """Checks without assets: of what was made before."""
         if any(key.asset_key == FEATURES for key in self._context.selected_asset_check_keys):
             self._check_features(checks, latest_metadata(self._context.instance, FEATURES, batch_id))
-        metrics = latest_metadata(self._context.instance, dg.AssetKey("technical_metrics"), batch_id)
+        metrics = latest_metadata(self._context.instance, METRICS, batch_id)
         self._record(checks.of_cache(metrics, {}))
 
     def _check_features(self, checks: BatchChecks, metadata: Mapping[str, dg.MetadataValue]) -> None:
