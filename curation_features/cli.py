@@ -8,25 +8,34 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.errors import CurationError, InputError, ManifestError, MissingWeightsError, SettingsError
+from curation_features.errors import (
+    CurationError,
+    InputError,
+    ManifestError,
+    MissingWeightsError,
+    SettingsError,
+    WeightsError,
+)
 from curation_features.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from curation_features.manifest import Batch
+    from curation_features.models import ModelStatus
     from curation_features.stages import FeatureStages
 
 EXIT_CODES = {
     0: "done (photos that could not be read are named in the result, and do not change the exit code)",
     1: "the run failed",
     2: "wrong usage, settings or manifest",
-    3: "model weights are missing and a degraded run is not permitted",
+    3: "model weights are missing and a degraded run is not permitted, or they could not be got",
     130: "interrupted",
 }
 
@@ -178,16 +187,48 @@ def backfill(args: argparse.Namespace, settings: Settings) -> int:
     return 1
 
 
+def models_pull(args: argparse.Namespace, settings: Settings) -> int:
+    """Fetch the model weights that a run needs where they are missing or damaged, verify all, load each model once."""
+    from curation_features.models import pull
+
+    with _downloads() as progress:
+        statuses = pull(settings, progress=progress, folder=args.from_folder)
+    statuses = [_loaded(status, settings) for status in statuses]
+    _show_models(statuses)
+    reasons = {status.reason for status in statuses if status.problem}
+    if not reasons:
+        return 0
+    return ERROR_CODES[MissingWeightsError] if reasons == {"missing_weights"} else 1
+
+
 def models_status(args: argparse.Namespace, settings: Settings) -> int:
-    """Show which model weights are here, and what a run does without the others."""
+    """Show which model weights are here, where they came from, and what a run does without the others."""
     from curation_features.models import model_status
 
-    for status in model_status(settings):
-        here = f"{status.path} ({status.bytes / 1e6:.0f} MB, sha256 {(status.sha256 or '')[:16]})"
-        print(f"{status.name}: {status.source}")
-        print(f"  {'here' if status.problem is None else 'not usable'}: {status.problem or here}")
-        if status.problem:
-            print(f"  without it: {status.without_it}")
+    statuses = model_status(settings)
+    if args.json:
+        print(json.dumps([asdict(status) for status in statuses], default=str))
+    else:
+        _show_models(statuses)
+    return 0
+
+
+def models_list(args: argparse.Namespace, settings: Settings) -> int:
+    """Show the CLIP models that are recommended; `model` in the settings takes these and any other of open_clip."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from curation_features.models.catalog import LABELLERS
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading, justify in (("model", "left"), ("GB", "right"), ("GFLOP", "right"), ("zero-shot", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("licence")
+    table.add_column("good for")
+    for clip in LABELLERS:
+        size, work, top1 = f"{clip.megabytes / 1000:.2f}", f"{clip.gflop:.1f}", f"{clip.zero_shot:.1%}"
+        table.add_row(f"hf-hub:{clip.repo}", size, work, top1, clip.licence, Text(clip.use))
+    _console().print(table)
     return 0
 
 
@@ -215,7 +256,6 @@ def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
 
 def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
     """The stages of a run; says at once, and once, what will be missing from its results."""
-    from curation_features.errors import WeightsError
     from curation_features.stages import FeatureStages
     from curation_features.stages.plan import ALL_PARTS
 
@@ -230,7 +270,7 @@ def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
         lines = [
             *(f"- {failure.summary}" for failure in failures),
             f"These will be defaults, and marked as such: {defaults}.",
-            "How to get the weights: curation-features models status",
+            "How to get the weights: curation-features models pull",
         ]
         panel = Panel(Text("\n".join(lines)), title="Degraded run: model weights are missing", border_style="yellow")
         _console(to_stderr).print(panel)
@@ -267,6 +307,32 @@ def _show(document: dict[str, Any], paths: Sequence[Path]) -> None:
         console.print(Text(f"{count} x {_printable(error)}", style="yellow"))
     for path in paths:
         console.print(Text(str(path)), soft_wrap=True)
+
+
+def _loaded(status: ModelStatus, settings: Settings) -> ModelStatus:
+    """The status of a model after it was loaded once, where its weights are here."""
+    from curation_features.stages.plan import Models
+
+    if status.problem:
+        return status
+    try:
+        Models.from_settings(settings).try_out(status.name)
+    except WeightsError as error:
+        return replace(status, problem=str(error), reason=error.reason)
+    return status
+
+
+def _show_models(statuses: Sequence[ModelStatus]) -> None:
+    for status in statuses:
+        print(f"{status.name}: {_printable(status.source)}")
+        if status.problem:
+            print(f"  not usable: {_printable(status.problem)}")
+            print(f"  without it: {status.without_it}")
+            continue
+        print(f"  here: {_printable(str(status.path))} ({_size(status.bytes)}, sha256 {(status.sha256 or '')[:16]})")
+        print(f"  from: {status.origin}")
+        if status.licence:
+            print(f"  licence: {status.licence}")
 
 
 def _say_cached(cached: int, photos: int) -> None:
@@ -325,6 +391,33 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
+@contextmanager
+def _downloads() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar for every file on the terminal's standard error; where there is none, a line when one is here."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks or bars.tasks[tasks[name]].finished:
+                tasks[name] = bars.add_task(_printable(name), total=None)
+            bars.update(tasks[name], completed=done, total=total)
+            if done == total and not console.is_terminal:
+                print(f"{_printable(name)}: {_size(done)}", file=sys.stderr)
+
+        yield show
+
+
+def _size(count: int) -> str:
+    """A number of bytes for people."""
+    unit, factor = next(((unit, factor) for unit, factor in (("GB", 1e9), ("MB", 1e6)) if count >= factor), ("kB", 1e3))
+    return f"{count / factor:.1f} {unit}"
+
+
 def _parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
@@ -365,7 +458,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--url", default="http://127.0.0.1:3000", help="of Dagster's webserver (default: %(default)s)")
 
     models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar="COMMAND")
-    _command(models, "status", models_status, "curation-features models status")
+    command = _command(models, "pull", models_pull, "curation-features models pull --from /media/stick")
+    command.add_argument(
+        "--from",
+        dest="from_folder",
+        type=Path,
+        metavar="DIR",
+        help="take the files from here and nothing from the network: a copy of HF_HOME, repositories, or single files",
+    )
+    _command(models, "list", models_list, "curation-features models list")
+    command = _command(models, "status", models_status, "curation-features models status --json")
+    command.add_argument("--json", action="store_true", help="for machines")
 
     cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar="COMMAND")
     command = _command(cache, "stats", cache_stats, "curation-features cache stats --json")

@@ -64,26 +64,28 @@ class WeightsError(ReasonedError):
     """A model that cannot be used.
 
     Attributes:
-        summary: what is wrong, in one line, without the remedy; it goes on every photo that lacks a value for it.
+        summary: what is wrong, in one line; it goes on every photo that lacks a value for it.
+        remedy: what to do about it. The message is both.
     """
 
-    def __init__(self, reason: str, message: str, summary: str = "") -> None:
-        super().__init__(reason, message)
-        self.summary = summary or message
+    def __init__(self, reason: str, summary: str, remedy: str = "") -> None:
+        super().__init__(reason, f"{summary}; {remedy}" if remedy else summary)
+        self.summary = summary
+        self.remedy = remedy
 
 
 class MissingWeightsError(WeightsError):
     """Weights that are not on this machine and cannot be fetched; the message says how to get them."""
 
-    def __init__(self, message: str, summary: str = "") -> None:
-        super().__init__("missing_weights", message, summary)
+    def __init__(self, summary: str, remedy: str = "") -> None:
+        super().__init__("missing_weights", summary, remedy)
 
 
 class InvalidWeightsError(WeightsError):
     """Weights that are damaged, incomplete or not those that were asked for."""
 
-    def __init__(self, message: str, summary: str = "") -> None:
-        super().__init__("invalid_weights", message, summary)
+    def __init__(self, summary: str, remedy: str = "") -> None:
+        super().__init__("invalid_weights", summary, remedy)
 
 
 class StoreError(CurationError):

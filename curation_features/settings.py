@@ -59,7 +59,9 @@ class Settings:
         "", "bearer token for it; better kept in the environment than in this file", secret=True
     )
 
-    model: str = _setting(DEFAULT_MODEL, "CLIP checkpoint: hf-hub:ORG/REPO or local-dir:FOLDER", affects=("embedding",))
+    model: str = _setting(
+        DEFAULT_MODEL, "CLIP model: hf-hub:ORG/REPO, local-dir:FOLDER or NAME/TAG", affects=("embedding",)
+    )
     device: str = _setting("auto", "where models run", choices=("auto", "mps", "cuda", "cpu"))
     precision: str = _setting(
         "auto", "auto: fp16 on MPS and CUDA, fp32 on CPU", choices=("auto", "fp16", "fp32"), affects=("embedding",)
@@ -67,7 +69,7 @@ class Settings:
     on_missing_weights: str = _setting(
         "fail", "fail: stop; degrade: measure what can be measured", choices=("fail", "degrade")
     )
-    clip_iqa_weights: str = _setting("", "file with CLIP-IQA's RN50; empty: the known download")
+    clip_iqa_weights: str = _setting("", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's own")
     brisque_weights: str = _setting("", "file with BRISQUE's regressor; empty: the known download")
     temperature: float | None = _setting(
         None, "softmax scale over labels; unset: the model's learned scale", affects=("labels",), above=0

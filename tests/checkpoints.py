@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from curation_features.models import ClipWeights
+
+CHECKPOINT = "open_clip_model.safetensors"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
 RESNET = {"image_size": 64, "patch_size": None, "width": 4, "layers": [1, 1, 1, 1]}
@@ -21,24 +26,38 @@ PREPROCESS = {
 }
 
 
-def write_checkpoint(folder: Path, vision: dict[str, Any], change: Callable[[Any], None] | None = None) -> Path:
-    """Write a `local-dir:` of open_clip: a small model with seeded random weights, which `change` may alter."""
+def write_checkpoint(
+    folder: Path, vision: dict[str, Any], change: Callable[[Any], None] | None = None, **config: Any
+) -> Path:
+    """Write a `local-dir:` of open_clip: a small model with seeded random weights, which `change` may alter.
+
+    Its logit scale is 100, as of a model that was trained. `config` goes into `model_cfg`.
+    """
     import open_clip
     import torch
     from safetensors.torch import save_file
 
-    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT}
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXT, **config}
+    arguments = {name: value for name, value in config.items() if name != "custom_text"}
+    custom = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = open_clip.CLIP(**config)
-    if change:
-        with torch.no_grad():
+        model = (custom if config.get("custom_text") else open_clip.CLIP)(**deepcopy(arguments))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100))
+        if change:
             change(model)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    save_file(model.state_dict(), folder / CHECKPOINT)
     content = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def weights_in(folder: Path, name: str = CHECKPOINT) -> ClipWeights:
+    """The checkpoint in a folder."""
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    return ClipWeights(f"local-dir:{folder}", folder / name, "0" * 64, config)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +104,24 @@ def rn50_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = (torch.rand(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def rn50_checkpoint(tmp_path_factory: pytest.TempPathFactory, rn50_archive: Path) -> Path:
+    """The numbers of `rn50_archive` as open_clip publishes them: safetensors, under the names of its own model."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        state = torch.jit.load(str(rn50_archive)).state_dict()
+    model = open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    path = tmp_path_factory.mktemp("rn50") / "open_clip_model.safetensors"
+    save_file(model.state_dict(), path)
     return path
 
 

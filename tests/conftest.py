@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,16 @@ from curation_features.settings import Settings
 from curation_features.stages import FeatureStages, Models, preparation
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
-pytest_plugins = ["checkpoints", "webhooks"]
+pytest_plugins = ["checkpoints", "hubs", "webhooks"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process, and those that it starts, a folder of their own for downloads and copies of weights."""
+    folder = tempfile.TemporaryDirectory(prefix="weights-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["HF_HOME"] = folder.name
 
 
 @pytest.fixture(scope="session")

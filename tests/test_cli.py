@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from curation_features.cli import main
+from curation_features.models.catalog import LABELLERS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -183,6 +186,21 @@ def test_models_status_tells_what_is_not_and_how_to_get_it(no_weights, capsys) -
     assert shown.count("  not usable: ") == shown.count("  without it: ") == 3
 
 
+def test_models_pull_loads_files_of_ones_own_and_fetches_nothing(project, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["models", "pull"]) == 0
+    assert capsys.readouterr().out.count("  here: ") == 3
+    (project / "none.pt").write_bytes(b"<html>")
+    monkeypatch.setenv("CURATION_FEATURES_BRISQUE_WEIGHTS", "none.pt")
+    assert main(["models", "pull"]) == 1
+    assert "none.pt is not a PyTorch file" in capsys.readouterr().out
+    (project / "none.pt").write_bytes(b"\x80\x02 a pickle, but of no regressor")
+    assert main(["models", "pull"]) == 1
+    assert "cannot be read as tensors" in capsys.readouterr().out
+    monkeypatch.setenv("CURATION_FEATURES_BRISQUE_WEIGHTS", "nowhere.pt")
+    assert main(["models", "pull"]) == 3
+
+
 def test_cache_stats_and_clear(project, capsys) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     main(["process", "data/batches/trip.json"])
@@ -196,7 +214,29 @@ def test_cache_stats_and_clear(project, capsys) -> None:
     assert "1 files deleted" in capsys.readouterr().out
 
 
-COMMANDS = ["ingest", "process", "materialize", "models status", "cache stats", "cache clear"]
+def test_models_list_shows_the_table_of_the_documentation(project, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr().out
+    documented = (REPOSITORY / "docs" / "models.md").read_text()
+    for clip in LABELLERS:
+        row = next(line for line in documented.splitlines() if line.startswith(f"| `hf-hub:{clip.repo}`"))
+        for value in (clip.licence, f"{clip.megabytes / 1000:.2f}", f"{clip.gflop:.1f}", clip.use):
+            assert value in row
+            assert value in shown
+        assert f"{clip.zero_shot:.1%}".replace("%", " %") in row
+
+
+COMMANDS = [
+    "ingest",
+    "process",
+    "materialize",
+    "models pull",
+    "models list",
+    "models status",
+    "cache stats",
+    "cache clear",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

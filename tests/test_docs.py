@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from devserver import dagster_dev, free_port, project, wait_for
+from hubs import Hub, Machine
 from PIL import Image
 
 from curation_features.orchestration import launch
@@ -72,5 +75,24 @@ def test_the_walk_through_of_dagster(
     assert {artifact["features"]["status"] for artifact in features["artifacts"]} == {"ok"}
 
 
+def test_the_guide_to_models(
+    hub: Hub, make_machine: Callable[..., Machine], clip_checkpoint: Path, small_models: dict[str, str]
+) -> None:
+    hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {name: value for name, value in small_models.items() if "WEIGHTS" in name}
+    machine = make_machine("machine", PATH=path, **own)
+    for command in commands("models.md"):
+        if "carried" in command:
+            shutil.copytree(machine.home / "hub", machine.root / "carried" / "hub")
+            shutil.rmtree(machine.home)
+            hub.repositories.clear()
+        ran = subprocess.run(["bash", "-c", command], env=machine.environ, cwd=machine.root, capture_output=True)
+        assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}"
+        assert ran.stdout.count(b"  here: ") == 3
+    assert not hub.gets("open_clip_model.safetensors")[1:]
+
+
 def test_there_are_commands_to_try() -> None:
     assert len(commands("dagster.md")) >= 7
+    assert len(commands("models.md")) == 3

@@ -121,7 +121,7 @@ def test_the_orchestrator_goes_on_without_weights_if_told_so(tmp_path: Path, run
     }
     stopped = run(str(EXAMPLES / "orchestrator.py"), "photos", **missing)
     assert stopped.returncode == 1
-    assert stopped.stderr.splitlines()[-1].endswith("CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade")
+    assert stopped.stderr.splitlines()[-1].endswith("CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade)")
     assert "Traceback" not in stopped.stderr
     missing["CURATION_FEATURES_ON_MISSING_WEIGHTS"] = "degrade"
     done = run(str(EXAMPLES / "orchestrator.py"), "photos", **missing)

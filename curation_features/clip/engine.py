@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 from PIL import Image
 
+from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.device import Device, announce, select_device
-from curation_features.errors import InvalidWeightsError
-from curation_features.models import LazyModel, Weights, locate_clip
+from curation_features.errors import InvalidWeightsError, WeightsError
+from curation_features.models import ClipWeights, Copies, LazyModel, Weights, locate_clip
+from curation_features.models.assembly import Mismatch
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
 MAX_ASPECT = 32
 """A longer photo is cut to its middle before it is resized, which would else make gigabytes of a 1 x 20,000 photo."""
+
+UNTRAINED_SCALES = (1 / 0.07, 10.0)
+"""What the logit scale of a CLIP and of a SigLIP model is before any training (open_clip's initial values)."""
+
+COSINE_TOLERANCE = 0.01
+"""How far a cosine may be from a recorded one: recorded ones and fp16 are exact to a thousandth or two."""
+
+_TOWERS: tuple[Tower, ...] = get_args(Tower)
 
 
 class ClipEngine(Protocol):
@@ -51,72 +59,56 @@ class ClipEngine(Protocol):
 def clip_model(settings: Settings) -> LazyModel[ClipEngine]:
     """The engine that `settings` name: located when its identity is asked for, loaded on first use."""
 
-    def load(weights: Weights) -> ClipEngine:
+    def load(weights: ClipWeights) -> ClipEngine:
         device = select_device(settings)
         announce(device)
-        return load_open_clip(weights, device)
+        return load_open_clip(weights, device, Copies(settings))
 
     return LazyModel(lambda: locate_clip(settings), load)
 
 
-def load_open_clip(weights: Weights, device: Device) -> OpenClipEngine:
-    """Load an open_clip checkpoint and try it once.
-
-    Where the device lacks an operator, or fp16 cannot hold the numbers, the model runs in fp32 or on the CPU; a
-    warning says so.
-
-    Raises:
-        InvalidWeightsError: the checkpoint does not fit its configuration, is damaged, or gives no finite vectors.
-    """
-    import torch
-
+def load_open_clip(weights: ClipWeights, device: Device, copies: Copies | None = None) -> OpenClipEngine:
+    """An open_clip checkpoint as an engine (see `OpenClipEngine`), and a line in the log."""
     logger.info("Loading OpenCLIP model: %s", weights.source)
-    failure: Exception | None = None
-    for candidate in dict.fromkeys((device, Device(device.name, "fp32"), Device("cpu", "fp32"))):
-        if failure is not None:
-            logger.warning("CLIP falls back to %s in %s: %s", candidate.name, candidate.precision, failure)
-        try:
-            engine = OpenClipEngine(weights, candidate)
-            _try_out(engine)
-            return engine
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except (RuntimeError, ArithmeticError) as error:
-            failure = error
-    raise _invalid(weights, failure) from failure
+    return OpenClipEngine(weights, device, copies)
 
 
 class OpenClipEngine:
     """A `ClipEngine` of open_clip. Inputs are open_clip's own; vectors are normalised in fp32.
 
-    On the CPU photos go through the model one at a time: that is as fast, and a photo's vector is the same whatever its
-    neighbours are. A photo that overflows fp16 is computed again in fp32.
+    Each tower is read when it is first needed, and tried once: where the device lacks an operator, or fp16 cannot hold
+    the numbers, that tower runs in fp32 or on the CPU, and a warning says so. A single photo that overflows fp16 is
+    computed again in fp32. On the CPU photos go through the model one at a time: that is as fast, and a photo's vector
+    is the same whatever its neighbours are.
 
     Args:
-        weights: a checkpoint beside its `open_clip_config.json`.
+        weights: a checkpoint and its configuration.
+        device: where the towers run if they can.
+        copies: keeps a mapped copy of a checkpoint that cannot be mapped itself.
 
     Raises:
-        InvalidWeightsError: the checkpoint does not fit its configuration, or is damaged.
+        InvalidWeightsError: the checkpoint does not fit its configuration, or is damaged. The methods raise it too,
+            where a tower holds no usable numbers.
     """
 
-    def __init__(self, weights: Weights, device: Device) -> None:
+    def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None) -> None:
         self._weights = weights
-        self._device = device
-        self._model, self._transform, self._tokenizer = _create(weights, device)
-        self._full_precision: Any = self._model if device.precision == "fp32" else None
+        self._copies = copies
         self._lock = threading.Lock()
-        self.logit_scale: float = float(self._model.logit_scale.detach().float().exp())
-        self.dimension: int = self.encode_texts(["a photo"]).shape[1]
+        self._models: dict[Device, ClipModel] = {}
+        self._towers = {
+            tower: LazyModel(lambda: weights, partial(self._first_that_runs, tower, device)) for tower in _TOWERS
+        }
+        self._tokenizer = LazyModel(lambda: weights, _tokenizer)
+        model = self._model(device)
+        self._transform = model.transform
+        self.logit_scale: float = _checked_scale(weights, model.logit_scale)
+        self.dimension: int = weights.config["model_cfg"]["embed_dim"]
 
     @property
     def device(self) -> Device:
-        """Where the model runs."""
-        return self._device
-
-    @property
-    def overflows(self) -> bool:
-        """Whether some input so far could not be computed in fp16."""
-        return self._device.precision == "fp16" and self._full_precision is not None
+        """Where photos are computed."""
+        return self._towers["image"].get()
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The model's own transform; see `ClipEngine.preprocess`, and `MAX_ASPECT` for very long photos."""
@@ -127,94 +119,141 @@ class OpenClipEngine:
 
     def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `ClipEngine.encode_images`."""
-        import torch
-
-        def encode(model: Any, rows: NDArray[np.bool_]) -> torch.Tensor:
-            inputs = torch.tensor(batch[rows], device=self._device.name)
-            if model is not self._full_precision:
-                inputs = inputs.half()
-            parts = torch.split(inputs, 1) if self._device.name == "cpu" else [inputs]
-            return torch.cat([model.encode_image(part).float() for part in parts])
-
-        return self._encode(encode, len(batch))
+        return self._encoded("image", batch)
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """See `ClipEngine.encode_texts`. All prompts go through the model at once."""
-        tokens: Any = self._tokenizer(list(prompts)) if len(prompts) else None
+        return self._encoded("text", self._tokens(prompts) if len(prompts) else np.empty(0))
 
-        def encode(model: Any, rows: NDArray[np.bool_]) -> torch.Tensor:
-            vectors: torch.Tensor = model.encode_text(tokens[rows].to(self._device.name)).float()
-            return vectors
+    def _tokens(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        tokens: NDArray[np.int64] = self._tokenizer.get()(list(prompts)).numpy()
+        return tokens
 
-        return self._encode(encode, len(prompts))
-
-    def _encode(self, encode: Callable[[Any, NDArray[np.bool_]], torch.Tensor], count: int) -> NDArray[np.float32]:
-        """Normalised vectors of `count` inputs; those that overflow fp16 are computed again in fp32."""
-        if not count:
+    def _encoded(self, tower: Tower, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalised vectors of inputs; those that overflow fp16 are computed again in fp32."""
+        if not len(inputs):
             return np.empty((0, self.dimension), np.float32)
-        vectors = _normalised(encode, self._model, np.full(count, True))
-        overflown: NDArray[np.bool_] = np.logical_not(np.isfinite(vectors).all(axis=1))
-        if overflown.any() and self._device.precision == "fp16":
-            logger.warning("%d of %d inputs overflow CLIP in fp16 and are computed in fp32", overflown.sum(), count)
-            vectors[overflown] = _normalised(encode, self._in_full_precision(), overflown)
+        device = self._towers[tower].get()
+        vectors = self._vectors(tower, device, inputs)
+        overflown = np.logical_not(np.isfinite(vectors).all(axis=1))
+        if overflown.any() and device.precision == "fp16":
+            logger.warning(
+                "%d of %d inputs overflow CLIP in fp16 and are computed in fp32", overflown.sum(), len(inputs)
+            )
+            vectors[overflown] = self._vectors(tower, Device(device.name, "fp32"), inputs[overflown])
         return vectors
 
-    def _in_full_precision(self) -> Any:
-        with self._lock:
-            if self._full_precision is None:
-                self._full_precision, _, _ = _create(self._weights, Device(self._device.name, "fp32"))
-            return self._full_precision
+    def _vectors(self, tower: Tower, device: Device, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalised vectors of one or more inputs, NaN where they overflow."""
+        import torch
 
+        model = self._placed(tower, device)
+        with torch.inference_mode():
+            tensor = torch.tensor(inputs, device=device.name)
+            if tower == "text":
+                vectors = model.encode_text(tensor).float()
+            else:
+                tensor = tensor.half() if device.precision == "fp16" else tensor
+                parts = torch.split(tensor, 1) if device.name == "cpu" else [tensor]
+                vectors = torch.cat([model.encode_image(part).float() for part in parts])
+            unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
+        return unit
 
-def _normalised(
-    encode: Callable[[Any, NDArray[np.bool_]], torch.Tensor], model: Any, rows: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    import torch
+    def _first_that_runs(self, tower: Tower, device: Device, _: Weights) -> Device:
+        """The first of the possible devices and precisions that can run a tower."""
+        import torch
 
-    with torch.inference_mode():
-        vectors = encode(model, rows)
-        unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
-    return unit
+        failure: Exception | None = None
+        for candidate in dict.fromkeys((device, Device(device.name, "fp32"), Device("cpu", "fp32"))):
+            if failure is not None:
+                message = "CLIP's %s tower falls back to %s in %s: %s"
+                logger.warning(message, tower, candidate.name, candidate.precision, failure)
+            try:
+                self._try_out(tower, candidate)
+                return candidate
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except (RuntimeError, ArithmeticError) as error:
+                failure = error
+        raise _invalid(self._weights, failure) from failure
 
-
-def _create(weights: Weights, device: Device) -> tuple[Any, Any, Any]:
-    """Model, transform and tokenizer out of the folder of a checkpoint."""
-    import open_clip
-    import torch
-
-    folder = f"local-dir:{weights.path.parent}"
-    try:
-        with _quiet_root_logger():
-            # create_model would give a random model where it finds no weights; this one raises.
-            model, transform = open_clip.create_model_from_pretrained(
-                folder, precision=device.precision, device=device.name
-            )
-            tokenizer = open_clip.get_tokenizer(folder)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a damaged checkpoint or configuration can raise anything
-        raise _invalid(weights, error) from error
-    return model.eval(), transform, tokenizer
-
-
-def _invalid(weights: Weights, error: Exception | None) -> InvalidWeightsError:
-    cause = " ".join(str(error).split())[:500] or type(error).__name__
-    return InvalidWeightsError(
-        f"CLIP checkpoint {weights.path} ({weights.source}) cannot be used: {cause}; fetch or copy it again together "
-        "with its open_clip_config.json, or set CURATION_FEATURES_MODEL to another model"
-    )
-
-
-def _try_out(engine: OpenClipEngine) -> None:
-    """Raise ArithmeticError where a model that has just been loaded gives no usable vectors."""
-    image = engine.preprocess(np.full((64, 64, 3), 127, np.uint8))
-    for vectors in (engine.encode_images(image[np.newaxis]), engine.encode_texts(["a photo"])):
+    def _try_out(self, tower: Tower, device: Device) -> None:
+        """Raise where a tower gives no usable vectors."""
+        self._placed(tower, device)
+        if tower == "text":
+            vectors = self._vectors(tower, device, self._tokens(["a photo"]))
+            self._compare_with_published(device)
+        elif device == Device("cpu", "fp32"):
+            return  # there is nothing to fall back to, and one photo takes seconds: the first one tells as well
+        else:
+            gray = self.preprocess(np.full((64, 64, 3), 127, np.uint8))
+            vectors = self._vectors(tower, device, gray[np.newaxis])
         if not np.isclose(np.linalg.norm(vectors), 1.0, atol=1e-3):
-            raise ArithmeticError("its vectors are not finite")
-    if engine.overflows:
-        raise ArithmeticError("a plain gray photo or a short text overflows fp16")
-    if not (np.isfinite(engine.logit_scale) and engine.logit_scale > 0):
-        raise ArithmeticError(f"its logit scale is {engine.logit_scale}")
+            raise ArithmeticError("a plain gray photo or a short text gives no finite vector")
+
+    def _compare_with_published(self, device: Device) -> None:
+        """Raise InvalidWeightsError where the cosine of two prompts is not what the published model gives."""
+        for one, other, published in self._weights.text_cosines:
+            vectors = self._vectors("text", device, self._tokens([one, other]))
+            cosine = float(vectors[0] @ vectors[1])
+            if abs(cosine - published) > COSINE_TOLERANCE:
+                cause = f"it gives {one!r} and {other!r} the cosine {cosine:.3f}, and the published model {published}"
+                raise _invalid(self._weights, ArithmeticError(cause))
+
+    def _placed(self, tower: Tower, device: Device) -> Any:
+        """open_clip's model on a device with a tower in place."""
+        try:
+            return self._model(device).place(tower)
+        except Mismatch as error:
+            raise _invalid(self._weights, error) from error
+
+    def _model(self, device: Device) -> ClipModel:
+        import torch
+
+        with self._lock:
+            if device not in self._models:
+                try:
+                    self._models[device] = ClipModel(self._weights, device, self._copies)
+                except (MemoryError, torch.OutOfMemoryError):
+                    raise
+                except Exception as error:  # a damaged checkpoint or configuration can raise anything
+                    raise _invalid(self._weights, error) from error
+            return self._models[device]
+
+
+def _tokenizer(weights: ClipWeights) -> Any:
+    """The model's tokenizer. Raises WeightsError where its package is not installed or its files are damaged."""
+    try:
+        return load_tokenizer(weights)
+    except ImportError as error:
+        summary = f"the tokenizer of CLIP {weights.source} needs a package that is not installed ({error})"
+        raise WeightsError("load_failed", summary, "pip install 'curation-features[transformers]'") from error
+    except Exception as error:  # damaged files can raise anything
+        raise _invalid(weights, error, str(weights.tokenizer)) from error
+
+
+def _checked_scale(weights: ClipWeights, scale: float) -> float:
+    """A model's logit scale. Raises InvalidWeightsError unless it is a positive number; warns of an untrained one."""
+    if not (np.isfinite(scale) and scale > 0):
+        raise _invalid(weights, ArithmeticError(f"its logit scale is {scale}"))
+    if any(np.isclose(scale, untrained, rtol=1e-6) for untrained in UNTRAINED_SCALES):
+        logger.warning(
+            "%s (%s) has the logit scale of a model before its training, %.4g: its labels may mean nothing",
+            weights.path,
+            weights.source,
+            scale,
+        )
+    return scale
+
+
+def _invalid(weights: Weights, error: Exception | None, where: str = "") -> InvalidWeightsError:
+    # The first sentence: torch's next one advises to read a pickle without protection.
+    cause = " ".join(str(error).split()).split(". ")[0][:500] or type(error).__name__
+    return InvalidWeightsError(
+        f"CLIP checkpoint {where or weights.path} ({weights.source}) cannot be used: {cause}",
+        "run `curation-features models pull` or copy it again with its open_clip_config.json, or set "
+        "CURATION_FEATURES_MODEL to another model",
+    )
 
 
 def _middle(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -222,20 +261,3 @@ def _middle(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     limit = MAX_ASPECT * min(rgb.shape[:2])
     height, width = (max(side - limit, 0) // 2 for side in rgb.shape[:2])
     return rgb[height : rgb.shape[0] - height, width : rgb.shape[1] - width]
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip, which logs to the root logger, from configuring it and from reporting its every step."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "open_clip" not in Path(record.pathname).parts
-
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)
-    root.addFilter(wanted)
-    try:
-        yield
-    finally:
-        root.removeFilter(wanted)
-        root.removeHandler(handler)

@@ -70,8 +70,8 @@ def embed_labels(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         raise InvalidWeightsError(
-            f"CLIP gives no finite vector for the label {vocabulary.labels[bad[0]]!r}; fetch the model again, "
-            "or set CURATION_FEATURES_PRECISION=fp32"
+            f"CLIP gives no finite vector for the label {vocabulary.labels[bad[0]]!r}",
+            "fetch the model again, or set CURATION_FEATURES_PRECISION=fp32",
         )
     unit: NDArray[np.float32] = (sums / norms).astype(np.float32)
     return unit

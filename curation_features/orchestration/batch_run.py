@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import dagster as dg
 
@@ -38,10 +39,14 @@ class BatchRun:
         self._events = events
         self._assets = frozenset(key.path[-1] for key in context.selected_asset_keys)
         self._checks = frozenset(key.name for key in context.selected_asset_check_keys)
-        versions = code_versions(stages.settings, stages)
-        self._provenance = Provenance(context.instance, context.assets_def, versions)
         self._attempts = 0
         self._failures: dict[str, str] = {}
+
+    @cached_property
+    def _provenance(self) -> Provenance:
+        """Made for the first result: by then the weights are here, which are part of the code versions."""
+        versions = code_versions(self._stages.settings, self._stages)
+        return Provenance(self._context.instance, self._context.assets_def, versions)
 
     def batch_ids(self) -> list[str]:
         """The batches of the run; all that are finished where checks alone were asked for, without a partition."""

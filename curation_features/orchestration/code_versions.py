@@ -1,18 +1,24 @@
 """The code version of each asset: what Dagster compares to tell which partitions a change has made stale."""
 
+from curation_features.errors import CurationError
+from curation_features.models import locate_brisque, locate_clip, locate_clip_iqa
 from curation_features.settings import Settings
 from curation_features.stages import FeatureStages
 from curation_features.stages.plan import TECHNICAL_PARTS
 from curation_features.versions import combined, digest, part_version
 
+_MODELS = {"embedding": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}
+
 
 def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
-    """The code version of each asset: its algorithms and the settings that change its numbers.
-
-    Weights are not part of it (they may not be here yet); they are part of the data versions.
+    """The code version of each asset: its algorithms, the settings that change its numbers, and the weights as they
+    are on this machine now. Nothing is downloaded.
     """
     vocabulary = stages.classifier.vocabulary.fingerprint
-    parts = {part: part_version(part, settings) for part in (*TECHNICAL_PARTS, "embedding", "labels")}
+    parts = {
+        part: part_version(part, settings, _weights(settings, part))
+        for part in (*TECHNICAL_PARTS, "embedding", "labels")
+    }
     return {
         "technical_metrics": combined({part: parts[part] for part in TECHNICAL_PARTS}),
         "image_embeddings": parts["embedding"],
@@ -20,3 +26,13 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
         "clip_labels": parts["labels"],
         "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
     }
+
+
+def _weights(settings: Settings, part: str) -> str:
+    """Identity of the weights behind a part; empty where it has none, and where they are not here or not usable."""
+    if part not in _MODELS:
+        return ""
+    try:
+        return _MODELS[part](settings, fetch=False).identity
+    except (CurationError, OSError):
+        return ""  # a run says what is wrong

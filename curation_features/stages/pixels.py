@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation_features.cache import FeatureCache
-from curation_features.errors import ManifestError, PhotoError
+from curation_features.errors import ManifestError, PhotoError, WeightsError
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.schema import Embedding, FeatureError, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages.plan import STAGE_OF_PART, Models, Plan
+from curation_features.stages.plan import STAGE_OF_PART, Models, Plan, tolerated
 from curation_features.stages.preparation import Item, Preparation, Result, failed
 from curation_features.stages.stats import RunStats
 from curation_features.stages.streaming import bounded_map, each_or_error
@@ -139,6 +139,8 @@ class PixelPass:
             with stats.timing(STAGE_OF_PART.get(part, part)):
                 results = each_or_error(run, [item.inputs.pop(part) for item in group])
             for item, result in zip(group, results, strict=True):
+                if isinstance(result, WeightsError):
+                    tolerated(result, self._settings)
                 if isinstance(result, Exception):
                     log.warning("%s failed on one photo of the batch: %s", part, result)
                     result = failed(part, result)

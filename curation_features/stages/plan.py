@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
@@ -18,7 +20,6 @@ from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.versions import PARTS, combined, part_version
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 TECHNICAL_PARTS = frozenset(METRIC_NAMES)
@@ -56,6 +57,15 @@ class Models:
     def load(self, part: str) -> ImageModel:
         """The model that sees the pixels of a part, loaded. Raises `WeightsError` where it cannot be."""
         return self.clip.get() if part == "embedding" else self.clip_iqa.get()
+
+    def try_out(self, name: str) -> None:
+        """Load a model (`clip`, `clip_iqa`, `brisque`) and use it once. Raises `WeightsError` where that fails."""
+        model = getattr(self, name).get()  # CLIP-IQA and BRISQUE are tried when they are loaded
+        if name == "clip":
+            gray = model.preprocess(np.full((64, 64, 3), 127, np.uint8))
+            vectors = [model.encode_texts(["a photo"]), model.encode_images(gray[np.newaxis])]
+            if not np.isfinite(vectors).all():
+                raise InvalidWeightsError("CLIP gives no finite vector for a gray photo", "fetch or copy it again")
 
 
 class ImageModel(Protocol):
@@ -133,10 +143,10 @@ def tolerated(error: WeightsError, settings: Settings) -> WeightsError:
 
 
 def _all_in_one(failures: list[WeightsError]) -> WeightsError:
-    """One error for several; it counts as missing weights only if all of them do."""
+    """One error for several, each remedy named once; it counts as missing weights only if all of them do."""
     if len(failures) == 1:
         return failures[0]
-    message = "\n".join(str(failure) for failure in failures)
-    if all(isinstance(failure, MissingWeightsError) for failure in failures):
-        return MissingWeightsError(message)
-    return InvalidWeightsError(message)
+    summary = "\n".join(f"- {failure.summary}" for failure in failures)
+    remedies = dict.fromkeys(failure.remedy for failure in failures if failure.remedy)
+    kind = MissingWeightsError if all(isinstance(e, MissingWeightsError) for e in failures) else InvalidWeightsError
+    return kind(f"{len(failures)} models cannot be used:\n{summary}", "\n".join(remedies))

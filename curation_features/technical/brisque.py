@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.models import LazyModel, Weights, locate_brisque
+from curation_features.models.known_files import brisque_file
 from curation_features.schema import Measurement
 from curation_features.technical.preview import preview
 
@@ -29,6 +31,12 @@ GAMMA, RHO = 0.05, -153.591
 """Kernel width and offset of the regressor, from the authors' release."""
 
 SUPPORT_VECTORS, FEATURES = 774, 36
+
+KNOWN_INDICES = ((-0.5, 39.941), (0.0, 69.481), (0.5, 90.126))
+"""What the authors' regressor (`allmodel` of their release) gives where all scaled features have one value.
+
+Without any one of its support vectors one of the three would be off by 3 or more.
+"""
 
 WINDOW = 7
 """px; side of the neighbourhood that local contrast is taken over."""
@@ -105,17 +113,23 @@ class Brisque:
         if luma.min() == luma.max():
             raise UndefinedMetricError("flat_image", "the image has one brightness all over")
         half = half_size(luma)
-        index = self._regress(
+        index = self._index(
             [*self._statistics(luma, self._mean_as_in_piq(luma)), *self._statistics(half, self._mean(half))]
         )
         if not math.isfinite(index):
             raise UndefinedMetricError("undefined_statistics", f"BRISQUE has no value for the image ({index})")
         return index
 
-    def _regress(self, features: list[float]) -> float:
+    def _index(self, features: list[float]) -> float:
         with self._torch.inference_mode():
             scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
-            kernel = self._piq._rbf_kernel(scaled, self._support_vectors, GAMMA)
+            return self.regress(scaled[0].tolist())
+
+    def regress(self, scaled: Sequence[float]) -> float:
+        """The index of 36 features that are scaled to [-1, 1]."""
+        with self._torch.inference_mode():
+            features = self._torch.tensor([scaled], dtype=self._torch.float64)
+            kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
             return float(kernel @ self._coefficients) - RHO
 
     def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -253,6 +267,8 @@ def brisque_model(settings: Settings) -> LazyModel[Brisque]:
 def load_brisque(weights: Weights) -> Brisque:
     """Read the regressor: the pair `(sv_coef, sv)` that piq 0.8 publishes. Never runs code from the file.
 
+    A file in the known place must give the indices that the authors' regressor gives; one that settings name need not.
+
     Raises:
         InvalidWeightsError: names the file, what is wrong with it, and what to do.
     """
@@ -261,7 +277,8 @@ def load_brisque(weights: Weights) -> Brisque:
     try:
         content = torch.load(weights.path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader makes of a damaged file
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # The first sentence: torch's next one advises to read the file without protection.
+        cause = str(error).split(". ")[0].strip() or type(error).__name__
         raise _invalid(weights, f"cannot be read as tensors: {cause}") from error
     expected = (("sv_coef", (SUPPORT_VECTORS, 1)), ("sv", (SUPPORT_VECTORS, FEATURES)))
     if not isinstance(content, (tuple, list)) or len(content) != len(expected):
@@ -271,13 +288,19 @@ def load_brisque(weights: Weights) -> Brisque:
             raise _invalid(weights, f"{name} is not a float32 tensor of shape {shape}")
         if not bool(torch.isfinite(tensor).all()):
             raise _invalid(weights, f"{name} holds values that are not finite")
-    return Brisque(*(tensor.numpy() for tensor in content))
+    model = Brisque(*(tensor.numpy() for tensor in content))
+    if weights.source == brisque_file().url:
+        for value, index in KNOWN_INDICES:
+            found = model.regress([value] * FEATURES)
+            if abs(found - index) > 0.05:
+                raise _invalid(weights, f"is not the authors': it gives {found:.3f} where theirs gives {index}")
+    return model
 
 
 def _invalid(weights: Weights, cause: str) -> InvalidWeightsError:
     return InvalidWeightsError(
-        f"{weights.path}: BRISQUE's regressor {cause}. "
-        "Delete the file and run again with a connection, or set CURATION_FEATURES_BRISQUE_WEIGHTS."
+        f"{weights.path}: BRISQUE's regressor {cause}",
+        "delete the file and run `curation-features models pull`, or name another in CURATION_FEATURES_BRISQUE_WEIGHTS",
     )
 
 

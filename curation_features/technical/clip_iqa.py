@@ -6,8 +6,10 @@ numbers are those of `piq.CLIPIQA` 0.8 (CLIP RN50 without positional embedding, 
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy as np
 from curation_features.device import select_device
 from curation_features.errors import InvalidWeightsError
 from curation_features.models import LazyModel, Weights, locate_clip_iqa
+from curation_features.models.assembly import Mismatch, check_fit, check_values, place, without_parameters
+from curation_features.models.copies import Copies
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +33,12 @@ BAD_PHOTO = (49406, 2103, 1125, 269, 49407)
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation of CLIP's training images per channel (RGB), as shares of full scale."""
+
+COPY_FORMAT = 1
+"""Of the copy that is kept of what is needed; raise it when `_extracted` gives something else."""
+
+VISUAL = "visual."
+"""How names of the image tower begin in a checkpoint, and in the copy."""
 
 _READING = threading.Lock()
 
@@ -117,40 +127,41 @@ def clip_iqa_model(settings: Settings) -> LazyModel[QualityModel]:
     """The model that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: Weights) -> QualityModel:
-        return load_clip_iqa(weights, device=select_device(settings).name, side=settings.clip_iqa_side)
+        device = select_device(settings).name
+        return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
     return LazyModel(lambda: locate_clip_iqa(settings), load)
 
 
-def load_clip_iqa(weights: Weights, *, device: str, side: int) -> ClipIqa:
-    """Build CLIP-IQA from OpenAI's RN50 archive (TorchScript). Runs no code from the file.
+def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:
+    """Load CLIP-IQA and try it once. Runs no code from a file.
+
+    The image tower and the anchors are taken out of the weights once and kept as a copy, which from then on is mapped
+    in place of them: the text tower is never built again. The scores are the same, bit for bit.
 
     Args:
-        weights: the archive.
+        weights: OpenAI's RN50 archive (TorchScript), or an open_clip checkpoint of RN50 (safetensors).
         device: where it will run: `cpu`, `cuda`, `mps`.
         side: px of the square input.
+        copies: where the copy is kept; None: it is not.
 
     Raises:
         InvalidWeightsError: names the file, what is wrong with it, and what to do.
     """
-    import torch
-    from piq.feature_extractors import clip
 
-    state = _read_state(weights)
-    if "visual.layer1.0.conv1.weight" not in state:
-        raise _invalid(weights, "does not hold CLIP with a ResNet image tower (RN50)")
+    def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
+        return _tried(_assembled(tensors, device=device, side=side))
+
     try:
-        model = clip.build_model(state).float()
-    except Exception as error:  # whatever piq and torch make of a state that does not fit
-        raise _invalid(weights, f"does not fit CLIP RN50: {_first_line(error)}") from error
-    broken = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise _invalid(weights, f"holds values that are not finite, in {broken[0]}")
-    with torch.inference_mode():
-        anchors = model.encode_text(prompt_tokens(model.context_length)).float()
-        anchors = anchors / anchors.norm(dim=-1, keepdim=True)
-        logit_scale = model.logit_scale.exp()
-    return ClipIqa(model.visual, anchors, logit_scale, device=device, side=side)
+        if copies is None:
+            return build(_extracted(weights))
+        return copies.load(f"clip-iqa-{COPY_FORMAT}-{weights.sha256}", lambda: _extracted(weights), build)
+    except Mismatch as error:
+        raise InvalidWeightsError(
+            f"CLIP-IQA's weights {weights.path} cannot be used: {error}",
+            "run `curation-features models pull` to fetch them again, or name others in "
+            "CURATION_FEATURES_CLIP_IQA_WEIGHTS",
+        ) from error
 
 
 def prompt_tokens(context_length: int = 77) -> torch.Tensor:
@@ -163,27 +174,101 @@ def prompt_tokens(context_length: int = 77) -> torch.Tensor:
     return tokens
 
 
-def _read_state(weights: Weights) -> dict[str, Any]:
-    """The tensors of a TorchScript archive by name."""
-    import torch
+def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
+    """All that CLIP-IQA needs of the weights: `visual.*`, `anchors` and `logit_scale`, in single precision.
 
+    piq builds CLIP: it rounds what OpenAI keeps in half precision to it, which changes none of OpenAI's numbers.
+    """
+    import torch
+    from piq.feature_extractors import clip
+
+    state = _read_state(weights)
+    if "visual.layer1.0.conv1.weight" not in state:
+        raise Mismatch("it does not hold CLIP with a ResNet image tower (RN50)")
+    try:
+        model = clip.build_model(state).float()
+    except Exception as error:  # whatever piq and torch make of a state that does not fit
+        raise Mismatch(f"it does not fit CLIP RN50: {_one_line(error)}") from error
+    check_values(model.state_dict())
+    with torch.inference_mode():
+        anchors = model.encode_text(prompt_tokens(model.context_length)).float()
+        anchors = anchors / anchors.norm(dim=-1, keepdim=True)
+        logit_scale = model.logit_scale.exp()
+    tower = {f"{VISUAL}{name}": tensor for name, tensor in model.visual.state_dict().items()}
+    return {**tower, "anchors": anchors, "logit_scale": logit_scale}
+
+
+def _assembled(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
+    """CLIP-IQA out of what `_extracted` gives, with these very tensors in it. Raises Mismatch where they are not that.
+
+    Args:
+        tensors: of the CPU; they are copied only to another device.
+    """
+    check_values(tensors)
+    tower = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items() if name.startswith(VISUAL)}
+    visual = _empty_tower(tower)
+    check_fit(visual, tower)
+    for name, tensor in tower.items():
+        place(visual, name, tensor, device)
+    try:
+        anchors, logit_scale = tensors["anchors"], tensors["logit_scale"]
+    except KeyError as error:
+        raise Mismatch(f"it lacks {error}") from error
+    if anchors.shape != (2, visual.attnpool.c_proj.out_features) or logit_scale.numel() != 1:
+        raise Mismatch(f"its anchors are {tuple(anchors.shape)} and do not fit the image tower")
+    if not np.allclose(anchors.norm(dim=-1).numpy(), 1, atol=1e-4):
+        raise Mismatch("its anchors are not of unit norm")
+    return ClipIqa(visual, anchors, logit_scale, device=device, side=side)
+
+
+def _empty_tower(tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The image tower of piq, without storage for its parameters, of the size that the tensors tell (as in piq)."""
+    from piq.feature_extractors.clip import ModifiedResNet
+
+    blocks = [{name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")} for stage in (1, 2, 3, 4)]
+    try:
+        width = tensors["layer1.0.conv1.weight"].shape[0]
+        dimension = tensors["attnpool.c_proj.weight"].shape[0]
+        cells = tensors["attnpool.positional_embedding"].shape[0] - 1
+        with without_parameters():
+            return ModifiedResNet(
+                layers=tuple(map(len, blocks)),
+                output_dim=dimension,
+                heads=width * 32 // 64,
+                input_resolution=32 * math.isqrt(cells),
+                width=width,
+            )
+    except (LookupError, ValueError) as error:
+        raise Mismatch(f"it does not hold CLIP's ResNet ({error!r})") from error
+
+
+def _tried(model: ClipIqa) -> ClipIqa:
+    """The model itself. Raises Mismatch where it has no score for a plain gradient of 32 x 32 px."""
+    gradient = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32), (1, 3, 32, 32))
+    (score,) = model.score(gradient)
+    if not 0 <= score <= 1:
+        raise Mismatch(f"it gives {score} for a plain gradient")
+    return model
+
+
+def _read_state(weights: Weights) -> dict[str, Any]:
+    """The tensors of a checkpoint by name: of a safetensors file, or of a TorchScript archive."""
+    import torch
+    from safetensors.torch import load_file
+
+    is_safe = weights.path.suffix == ".safetensors"
     # Reading TorchScript warns that it is deprecated. Filters are global, hence the lock; it happens once.
     with _READING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if is_safe:
+                return dict(load_file(weights.path))
             archive: torch.nn.Module = torch.jit.load(str(weights.path), map_location="cpu")  # type: ignore[no-untyped-call]
             return dict(archive.state_dict())
         except Exception as error:  # whatever the reader makes of a damaged file
-            raise _invalid(weights, f"cannot be read as a TorchScript archive: {_first_line(error)}") from error
+            kind = "safetensors" if is_safe else "a TorchScript archive"
+            raise Mismatch(f"it cannot be read as {kind}: {_one_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _invalid(weights: Weights, cause: str) -> InvalidWeightsError:
-    return InvalidWeightsError(
-        f"{weights.path}: CLIP-IQA's archive {cause}. "
-        "Delete the file and run again with a connection, or set CURATION_FEATURES_CLIP_IQA_WEIGHTS."
-    )
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import weights_in
 
 from curation_features.clip.engine import load_open_clip
 from curation_features.clip.label_embeddings import (
@@ -24,7 +25,6 @@ from curation_features.clip.label_embeddings import (
 from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
 from curation_features.device import Device
 from curation_features.errors import InvalidWeightsError
-from curation_features.models import Weights
 from curation_features.testing import FakeClipEngine
 
 VOCABULARY = Vocabulary(("sea", "hill", "cat", "night", "food"), ("a photo of {}", "{} scene"))
@@ -50,8 +50,7 @@ def test_label_vectors_are_those_of_open_clips_zero_shot_classifier(settings, cl
     expected = open_clip.build_zero_shot_classifier(
         model, open_clip.get_tokenizer(folder), vocabulary.labels, vocabulary.templates
     )
-    weights = Weights(folder, clip_checkpoint / "open_clip_model.safetensors", "")
-    vectors = embed_labels(load_open_clip(weights, Device("cpu", "fp32")), vocabulary)
+    vectors = embed_labels(load_open_clip(weights_in(clip_checkpoint), Device("cpu", "fp32")), vocabulary)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected.T.numpy(), atol=1e-6)
 

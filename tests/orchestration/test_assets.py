@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 
 import dagster as dg
 import pandas as pd
@@ -104,6 +106,52 @@ def test_code_versions_follow_the_settings_that_change_numbers(pipeline, change,
     before, after = versions(pipeline.settings), versions(pipeline.settings.replace(**change))
     assert {name for name in before if before[name] != after[name]} == assets
     assert all(before[name] for name in ASSETS)
+
+
+@pytest.mark.parametrize(
+    ("file", "assets"),
+    [
+        ("clip/open_clip_model.safetensors", {"image_embeddings", "label_embeddings"}),
+        ("RN50.pt", {"technical_metrics"}),
+        ("brisque.pt", {"technical_metrics"}),
+    ],
+)
+def test_code_versions_follow_weights_that_change_or_arrive(
+    pipeline, clip_checkpoint, rn50_archive, brisque_regressor, file, assets
+) -> None:
+    def versions() -> dict[str, str | None]:
+        specs = build_definitions(settings).resolve_all_asset_specs()
+        return {spec.key.to_user_string(): spec.code_version for spec in specs}
+
+    def changed() -> set[str]:
+        after = versions()
+        return {name for name in before if before[name] != after[name]}
+
+    root = pipeline.world.root
+    shutil.copytree(clip_checkpoint, root / "clip")
+    shutil.copy(rn50_archive, root / "RN50.pt")
+    shutil.copy(brisque_regressor, root / "brisque.pt")
+    settings = pipeline.settings.replace(
+        model="local-dir:clip", clip_iqa_weights="RN50.pt", brisque_weights="brisque.pt"
+    )
+    data = (root / file).read_bytes()
+    (root / file).unlink()
+    before = versions()
+    (root / file).write_bytes(data)
+    assert changed() == assets
+    before = versions()
+    middle = len(data) // 2
+    (root / file).write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    assert changed() == assets
+
+
+def test_definitions_reach_for_no_server(pipeline, monkeypatch, tmp_path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(socket.socket, "connect", None)
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    assert build_definitions(pipeline.settings).resolve_all_asset_specs()
 
 
 def test_the_code_version_is_kept_with_the_materialization(pipeline) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
-from curation_features.models import Weights
-from curation_features.technical.brisque import brisque_measurement, load_brisque
+from curation_features.models import Weights, known_files
+from curation_features.technical.brisque import KNOWN_INDICES, brisque_measurement, load_brisque
 from curation_features.technical.preview import preview
 
 GOLDEN = {
@@ -172,7 +172,36 @@ def write_truncated(path: Path) -> None:
 def test_files_that_are_not_the_regressor(tmp_path, write):
     path = tmp_path / "weights.pt"
     write(path)
-    with pytest.raises(InvalidWeightsError, match="run again with a connection") as caught:
+    with pytest.raises(InvalidWeightsError, match="curation-features models pull") as caught:
         load_brisque(Weights("test", path, ""))
     assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisque_regressor, tmp_path):
+    """Of the published file no digest is known; its numbers are those of the authors' own release."""
+    url = known_files.brisque_file().url
+    load_brisque(Weights(url, brisque_file, ""))
+    coefficients, vectors = torch.load(brisque_file, weights_only=True)
+    vectors[400] = 0
+    torch.save((coefficients, vectors), tmp_path / "altered.pt")
+    for path in (brisque_regressor, tmp_path / "altered.pt"):
+        with pytest.raises(InvalidWeightsError, match="is not the authors': it gives"):
+            load_brisque(Weights(url, path, ""))
+        load_brisque(Weights(str(path), path, ""))  # one's own is taken as it is
+
+
+def test_the_known_indices_are_those_of_the_authors_file(shared_data):
+    """Computed here from the text of `allmodel`, in float64."""
+    lines = (shared_data / "brisque" / "allmodel").read_text().split("SV\n")[1].split("\n")
+    rows = [line.split() for line in lines if line.strip()]
+    coefficients = np.array([float(row[0]) for row in rows])
+    vectors = np.zeros((len(rows), 36))
+    for vector, row in zip(vectors, rows, strict=True):
+        for entry in row[1:]:
+            number, value = entry.split(":")
+            vector[int(number) - 1] = float(value)
+    for value, index in KNOWN_INDICES:
+        distances = ((vectors - value) ** 2).sum(axis=1)
+        assert coefficients @ np.exp(-0.05 * distances) + 153.591 == pytest.approx(index, abs=5e-4)

@@ -1,0 +1,152 @@
+"""Seconds and memory from a checkpoint on disk to a model that can take a photo: ours and open_clip's.
+
+ViT-L/14 with seeded random weights has the size of the real one. Each way runs in a process of its own, after its
+imports; the first round, which warms the disk's cache, does not count. A photo is also encoded both ways, and compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measure import Report, arguments
+
+SETUP = """
+import json, resource, sys, time, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+import numpy as np, open_clip, torch
+from curation_features.clip.engine import load_open_clip
+from curation_features.clip.loading import ClipModel
+from curation_features.device import Device
+from curation_features.models import ClipWeights
+folder = Path(sys.argv[1])
+path = next(path for path in folder.iterdir() if path.suffix != ".json")
+config = json.loads((folder / "open_clip_config.json").read_text())
+open_clip.SimpleTokenizer()
+photo = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+mib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+before, start = mib(), time.perf_counter()
+{load}
+seconds, peak = time.perf_counter() - start, mib() - before
+with torch.inference_mode():
+    vector = {encode}
+print(json.dumps([seconds, peak, vector]))
+"""
+
+OPEN_CLIP = SETUP.format(
+    load="model, _ = open_clip.create_model_from_pretrained('local-dir:' + str(folder))",
+    encode="model.encode_image(torch.tensor(photo), normalize=True)[0].tolist()",
+)
+IMAGES = SETUP.format(
+    load="engine = load_open_clip(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device",
+    encode="engine.encode_images(photo)[0].tolist()",
+)
+BOTH = SETUP.format(
+    load="model = ClipModel(ClipWeights('', path, '', config), Device('cpu', 'fp32')); model.place('image'); "
+    "model = model.place('text')",
+    encode="model.encode_image(torch.tensor(photo), normalize=True)[0].tolist()",
+)
+LABELS = SETUP.format(
+    load="engine = load_open_clip(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device; "
+    "engine.encode_texts(['a photo'])",
+    encode="engine.encode_images(photo)[0].tolist()",
+)
+OURS = (
+    ("for photos", IMAGES, "image"),
+    ("both towers", BOTH, "all"),
+    ("both towers, tokenizer, one label tried", LABELS, "all"),
+)
+
+WRITE = """
+import json, sys
+from pathlib import Path
+import open_clip, torch
+from safetensors.torch import save_file
+config = open_clip.get_model_config(sys.argv[2])
+torch.manual_seed(0)
+model = open_clip.CLIP(**config)
+model.logit_scale.data.fill_(4.6052)
+for save, path in (
+    (save_file, Path(sys.argv[1], "safetensors", "open_clip_model.safetensors")),
+    (torch.save, Path(sys.argv[1], "torch.save", "open_clip_pytorch_model.bin")),
+):
+    path.parent.mkdir()
+    save(model.state_dict(), path)
+    (path.parent / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+"""
+
+
+def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
+    """A seeded random model of an open_clip architecture, as safetensors and as a file of `torch.save`.
+
+    In a process of its own, since the peak memory of a process is also the least of what it starts.
+    """
+    subprocess.check_call([sys.executable, "-c", WRITE, folder, architecture])
+    return {kind: folder / kind for kind in ("safetensors", "torch.save")}
+
+
+def tower_mib(folder: Path) -> dict[str, float]:
+    """MiB of the weights of the image tower, and of all."""
+    from safetensors import safe_open
+
+    sizes: dict[str, float] = {"image": 0.0, "all": 0.0}
+    with safe_open(folder / "open_clip_model.safetensors", "np") as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            entry = file.get_slice(name)
+            size = 4 * float(math.prod(entry.get_shape())) / 2**20
+            sizes["all"] += size
+            sizes["image"] += size * name.startswith("visual.")
+    return sizes
+
+
+def run(code: str, folder: Path) -> tuple[float, float, list[float]]:
+    """Seconds, MiB and the photo's vector of one load in a new process."""
+    seconds, peak, vector = json.loads(subprocess.check_output([sys.executable, "-c", code, folder], text=True))
+    return seconds, peak, vector
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = arguments(__doc__, rounds=5)
+    parser.add_argument("--architecture", default="ViT-L-14", help="of open_clip (default: %(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = write_checkpoints(Path(temporary), options.architecture)
+        weights = tower_mib(folders["safetensors"])
+        ways = {("open_clip", kind, "all"): (OPEN_CLIP, folder) for kind, folder in folders.items()} | {
+            (f"ours, {label}", kind, used): (code, folder)
+            for kind, folder in folders.items()
+            for label, code, used in OURS
+        }
+        found: dict[Any, list[tuple[float, float, list[float]]]] = {way: [] for way in ways}
+        for number in range(options.rounds + 1):
+            for way in list(ways)[:: -1 if number % 2 else 1]:
+                result = run(*ways[way])
+                if number:
+                    found[way].append(result)
+    report = Report(f"{options.architecture} from disk to ready ({options.rounds} rounds)")
+    for (who, kind, used), results in found.items():
+        seconds = median(result[0] for result in results)
+        theirs = found["open_clip", kind, "all"]
+        report.add(
+            f"{who}, {kind}",
+            **{
+                "seconds": seconds,
+                "times as fast": median(result[0] for result in theirs) / seconds,
+                "peak MiB": median(result[1] for result in results),
+                "of the weights used": median(result[1] for result in results) / weights[used],
+                "differs by": max(abs(a - b) for a, b in zip(results[0][2], theirs[0][2], strict=True)),
+            },
+        )
+    report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Where model weights come from: found, fetched, identified, and loaded once.
+
+No module here imports torch before a model is really loaded, so that a run in which everything is cached never does.
+"""
+
+from curation_features.models.copies import Copies
+from curation_features.models.locate import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.models.pull import pull
+from curation_features.models.status import ModelStatus, model_status
+from curation_features.models.weights import ClipWeights, LazyModel, Weights
+
+__all__ = [
+    "ClipWeights",
+    "Copies",
+    "LazyModel",
+    "ModelStatus",
+    "Weights",
+    "locate_brisque",
+    "locate_clip",
+    "locate_clip_iqa",
+    "model_status",
+    "pull",
+]

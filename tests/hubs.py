@@ -1,0 +1,331 @@
+"""Fixtures: a Hugging Face hub on the loopback, and this package in processes of its own that know no other hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = (".safetensors", ".bin", ".pt", ".model")
+SIGN_IN = b"<!DOCTYPE html><html><title>Sign in to the network</title></html>"
+
+
+@dataclass
+class Request:
+    """A request, and how many bytes of a body were sent for it."""
+
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+    sent: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+
+@dataclass
+class Hub:
+    """A server that speaks as the real hub does where files are downloaded, and can be made to fail.
+
+    Attributes:
+        repositories: the files of each `ORG/NAME`.
+        plain: what lies at `/files/NAME`, as on any other server.
+        revisions: the commit of each branch and tag, the same in all repositories.
+        gated: for each repository that wants one, its token.
+        requests: every request so far.
+        cut: for a file's name, after how many bytes of each answer the connection closes.
+        wrong: for a file's name, what is sent in place of its bytes; what is said of it stays true.
+        sign_in: answer everything with a web page, as a network that wants a sign-in does.
+        pace: seconds to wait before each 16 kB.
+        no_ranges: ignore what part of a file is asked for.
+    """
+
+    url: str
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    plain: dict[str, bytes] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
+    gated: dict[str, str] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
+    wrong: dict[str, bytes] = field(default_factory=dict)
+    sign_in: bool = False
+    pace: float = 0.0
+    no_ranges: bool = False
+
+    def gets(self, name: str = "") -> list[Request]:
+        """The requests so far that asked for a body (and were not sent elsewhere for it)."""
+        return [r for r in self.requests if r.method == "GET" and (not name or r.name == name) and r.sent]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """An empty hub on the loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    server.hub = Hub(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server.hub  # type: ignore[attr-defined]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def is_large(name: str) -> bool:
+    """Whether the hub keeps a file apart, by its sha256."""
+    return name.endswith(LARGE)
+
+
+def blob_of(name: str, data: bytes) -> str:
+    """What the hub calls the content of a file."""
+    if is_large(name):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def hub(self) -> Hub:
+        return self.server.hub  # type: ignore[attr-defined]
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+    def _answer(self) -> None:
+        header = self.headers.get("Authorization") or ""
+        self.request_made = Request(self.command, unquote(self.path), self.headers.get("Range"), header[7:] or None)
+        self.hub.requests.append(self.request_made)
+        path = self.request_made.path
+        if self.hub.sign_in:
+            self._send(200, SIGN_IN, {"Content-Type": "text/html"})
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(*found.groups())
+        elif found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
+            assert self.request_made.token is None, "a token was sent to another host"
+            self._file(found[2], self.hub.repositories[found[1]][found[2]], '"of-the-cdn-{}"')
+        elif path.startswith("/files/") and path[7:] in self.hub.plain:
+            self._file(path[7:], self.hub.plain[path[7:]], '"{}"')
+        else:
+            self._send(404)
+
+    def _resolve(self, repo: str, revision: str, name: str) -> None:
+        """A file of a repository: itself, or where it lies."""
+        token = self.hub.gated.get(repo)
+        if repo not in self.hub.repositories:
+            self._send(401, headers={"X-Error-Code": "RepoNotFound"})
+        elif token and self.request_made.token != token:
+            code = 403 if self.request_made.token else 401
+            self._send(
+                code, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {repo} is restricted"}
+            )
+        elif revision not in {*self.hub.revisions, *self.hub.revisions.values()}:
+            self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
+        elif name not in self.hub.repositories[repo]:
+            self._send(404, headers={"X-Error-Code": "EntryNotFound"})
+        else:
+            data = self.hub.repositories[repo][name]
+            commit = {"X-Repo-Commit": self.hub.revisions.get(revision, revision)}
+            if not is_large(name):
+                self._file(name, data, f'"{blob_of(name, data)}"', commit)
+                return
+            elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, as the real hub's
+            linked = {"X-Linked-ETag": f'"{blob_of(name, data)}"', "X-Linked-Size": str(len(data))}
+            self._send(302, headers={"Location": f"{elsewhere}/cdn/{repo}/{name}", **linked, **commit})
+
+    def _file(self, name: str, data: bytes, etag: str, headers: dict[str, str] | None = None) -> None:
+        """The bytes of a file, or those that are asked for."""
+        etag = etag.format(hashlib.md5(data).hexdigest())
+        data = self.hub.wrong.get(name, data)
+        headers = {**(headers or {}), "ETag": etag, "Accept-Ranges": "bytes"}
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.request_made.range or "")
+        if wanted and not self.hub.no_ranges and self.headers.get("If-Range", etag) == etag:
+            start = int(wanted[1])
+            if start >= len(data):
+                self._send(416, headers={"Content-Range": f"bytes */{len(data)}"})
+            else:
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                self._send(206, data[start:], headers, self.hub.cut.get(name))
+        else:
+            self._send(200, data, headers, self.hub.cut.get(name))
+
+    def _send(
+        self, status: int, data: bytes = b"", headers: dict[str, str] | None = None, cut: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = data if cut is None else data[:cut]
+        for start in range(0, len(body), 1 << 14):
+            time.sleep(self.hub.pace)
+            chunk = body[start : start + (1 << 14)]
+            self.wfile.write(chunk)
+            self.request_made.sent += len(chunk)
+        if len(body) < len(data):
+            self.close_connection = True
+
+
+# --- this package in a process of its own: the hub's client reads its environment when it is imported ---
+
+PROLOGUE = """
+import json, sys
+from pathlib import Path
+from curation_features.models import known_files
+known_files.RN50_URL, known_files.RN50_SHA256, known_files.BRISQUE_URL = sys.argv[1:4]
+"""
+PULL = """
+from dataclasses import asdict
+from curation_features.models import pull
+from curation_features.settings import load_settings
+folder = Path(sys.argv[4]) if sys.argv[4:] else None
+for status in pull(load_settings(), folder=folder):
+    print(json.dumps(asdict(status), default=str))
+assert "torch" not in sys.modules
+"""
+RUN = """
+import logging
+from curation_features.errors import CurationError
+from curation_features.models import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.settings import load_settings
+logging.basicConfig(level="INFO")
+try:
+    locate = {"clip": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}[sys.argv[4]]
+    weights = locate(load_settings())
+    print(json.dumps({"path": str(weights.path), "sha256": weights.sha256, "problem": None}))
+except CurationError as error:
+    print(json.dumps({"problem": str(error), "kind": type(error).__name__}))
+assert "torch" not in sys.modules
+"""
+CLI = """
+from curation_features.cli import main
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+@dataclass
+class Machine:
+    """A machine whose only hub is the one on the loopback: a project, and an `HF_HOME` of its own."""
+
+    hub: Hub
+    root: Path
+    environ: dict[str, str]
+    rn50_sha256: str = ""
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environ["HF_HOME"])
+
+    @property
+    def weights(self) -> Path:
+        return self.home / "assets" / "curation-features" / "weights"
+
+    def blobs(self, repo: str = "org/model") -> Path:
+        return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "blobs"
+
+    def start(self, script: str, *arguments: str | Path, **environ: str) -> subprocess.Popen[str]:
+        files = f"{self.hub.url}/files"
+        known = (f"{files}/RN50.pt", self.rn50_sha256, f"{files}/brisque_svm_weights.pt")
+        command = [sys.executable, "-W", "error", "-c", PROLOGUE + script, *known, *map(str, arguments)]
+        environ = {**self.environ, **environ}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environ, cwd=self.root, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, script: str, *arguments: str | Path, **environ: str) -> tuple[str, str, int]:
+        """Standard output, standard error and exit code of a script."""
+        process = self.start(script, *arguments, **environ)
+        out, err = process.communicate(timeout=120)
+        return out, err, process.returncode
+
+    def pull(self, *folder: Path, **environ: str) -> dict[str, dict[str, Any]]:
+        """The status of each model after a pull."""
+        out, err, code = self.run(PULL, *folder, **environ)
+        assert code == 0, err
+        return {status["name"]: status for status in map(json.loads, out.splitlines())}
+
+    def locate(self, model: str, **environ: str) -> dict[str, Any]:
+        """What a run finds, or fetches, of a model."""
+        out, err, code = self.run(RUN, model, **environ)
+        assert code == 0, err
+        return {**json.loads(out), "log": err}
+
+    def files(self) -> dict[str, bytes | str]:
+        """Every file under `HF_HOME`: its bytes, or where it leads. Locks are left out."""
+        return {
+            str(path.relative_to(self.home)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+            for path in sorted(self.home.rglob("*"))
+            if (path.is_symlink() or path.is_file()) and ".locks" not in path.parts and path.name != "fetch.lock"
+        }
+
+
+@pytest.fixture(scope="session")
+def hub_model() -> dict[str, bytes]:
+    """The files of a repository with a checkpoint: right in form, though of no model."""
+    import numpy as np
+    from checkpoints import PREPROCESS, TEXT, VIT
+    from safetensors.numpy import save
+
+    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}, "preprocess_cfg": PREPROCESS}
+    weights = np.random.default_rng(5).random(500_000, np.float32)
+    return {
+        "open_clip_config.json": json.dumps(config).encode(),
+        "open_clip_model.safetensors": save({"weights": weights}),
+    }
+
+
+@pytest.fixture
+def make_machine(hub: Hub, tmp_path: Path) -> Any:
+    """Makes machines without any weights."""
+
+    def make(name: str, **environ: str) -> Machine:
+        root = tmp_path / name
+        root.mkdir()
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not re.match(
+                "HF_|HUGGING|CURATION_FEATURES_|TORCH_HOME|XDG_|.*_proxy|TRANSFORMERS_", name, re.IGNORECASE
+            )
+        }
+        own = {
+            "HF_HOME": str(root / "hf"),
+            "HOME": str(root),
+            "HF_ENDPOINT": hub.url,
+            "CURATION_FEATURES_MODEL": "hf-hub:org/model",
+            "CURATION_FEATURES_DEVICE": "cpu",
+        }
+        return Machine(hub, root, {**inherited, **own, **environ})
+
+    return make
