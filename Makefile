@@ -14,7 +14,7 @@ DAGSTER_HOME ?= $(CURDIR)/data/dagster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run dev test lint format types layers unit clean
+.PHONY: help install run dev test lint format types layers unit bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ layers: $(INSTALLED) ## imports point downward
 unit: $(INSTALLED) ## tests; those with real daemons, which mostly wait, side by side
 	"$(BIN)/python" -m pytest -m "not slow" -n 2
 	"$(BIN)/python" -m pytest -m slow -n 4
+
+bench: $(INSTALLED) ## photos per second against the limit and a straightforward script (a quarter of an hour)
+	"$(BIN)/python" benchmarks/throughput.py
 
 clean: ## remove caches and build outputs (neither data nor the environment)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

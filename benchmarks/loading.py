@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from checkpoints import write_checkpoints
 from measure import Report, arguments
 
 SETUP = """
@@ -64,33 +65,6 @@ OURS = (
     ("both towers", BOTH, "all"),
     ("both towers, tokenizer, one label tried", LABELS, "all"),
 )
-
-WRITE = """
-import json, sys
-from pathlib import Path
-import open_clip, torch
-from safetensors.torch import save_file
-config = open_clip.get_model_config(sys.argv[2])
-torch.manual_seed(0)
-model = open_clip.CLIP(**config)
-model.logit_scale.data.fill_(4.6052)
-for save, path in (
-    (save_file, Path(sys.argv[1], "safetensors", "open_clip_model.safetensors")),
-    (torch.save, Path(sys.argv[1], "torch.save", "open_clip_pytorch_model.bin")),
-):
-    path.parent.mkdir()
-    save(model.state_dict(), path)
-    (path.parent / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-"""
-
-
-def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
-    """A seeded random model of an open_clip architecture, as safetensors and as a file of `torch.save`.
-
-    In a process of its own, since the peak memory of a process is also the least of what it starts.
-    """
-    subprocess.check_call([sys.executable, "-c", WRITE, folder, architecture])
-    return {kind: folder / kind for kind in ("safetensors", "torch.save")}
 
 
 def tower_mib(folder: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from curation_features.settings import Settings
 logger = logging.getLogger(__name__)
 
 DeviceName = Literal["mps", "cuda", "cpu"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 DEVICES: tuple[DeviceName, ...] = ("mps", "cuda", "cpu")
 """Every device, best first."""
@@ -30,7 +30,7 @@ _LOG_LINE = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a model runs, and the precision of its weights and activations there."""
+    """Where a model runs, and the precision of its weights and activations there (int8: of an image tower's)."""
 
     name: DeviceName
     precision: Precision
@@ -50,13 +50,14 @@ def is_available(name: str) -> bool:
 def select_device(settings: Settings, available: Callable[[str], bool] = is_available) -> Device:
     """The device that `settings` ask for; `auto` takes MPS, or else CUDA, or else the CPU.
 
-    The precision `auto` is fp16 on MPS and CUDA and fp32 on the CPU, where fp16 is many times slower.
+    The precision `auto` is fp16 on MPS and CUDA and fp32 on the CPU, where fp16 is many times slower; int8 is for the
+    CPU alone.
 
     Args:
         available: tells whether a device is there.
 
     Raises:
-        SettingsError: the device that was asked for by name is not there.
+        SettingsError: the device that was asked for by name is not there, or int8 is asked for on a GPU.
     """
     candidates = [name for name in DEVICES if settings.device in ("auto", name)]
     name = next((name for name in candidates if name == "cpu" or available(name)), None)
@@ -65,6 +66,12 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
             f"device: {settings.device!r} is not available on this machine (no such hardware, or a torch built without "
             "it); set CURATION_FEATURES_DEVICE=auto or cpu"
         )
+    if settings.precision == "int8":
+        if name != "cpu":
+            raise SettingsError(
+                f"precision: int8 is for the CPU, and the device is {name}; set device to cpu, or use fp16"
+            )
+        return Device("cpu", "int8")
     fp16 = settings.precision == "fp16" or (settings.precision == "auto" and name != "cpu")
     return Device(name, "fp16" if fp16 else "fp32")
 

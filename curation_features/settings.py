@@ -64,7 +64,10 @@ class Settings:
     )
     device: str = _setting("auto", "where models run", choices=("auto", "mps", "cuda", "cpu"))
     precision: str = _setting(
-        "auto", "auto: fp16 on MPS and CUDA, fp32 on CPU", choices=("auto", "fp16", "fp32"), affects=("embedding",)
+        "auto",
+        "auto: fp16 on MPS and CUDA, fp32 on CPU; int8: the CPU in half the time, nearly the same labels",
+        choices=("auto", "fp16", "fp32", "int8"),
+        affects=("embedding",),
     )
     on_missing_weights: str = _setting(
         "fail", "fail: stop; degrade: measure what can be measured", choices=("fail", "degrade")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from curation_features.device import Device
     from curation_features.models import ClipWeights, Copies
 
+logger = logging.getLogger(__name__)
+
 Tower: TypeAlias = Literal["image", "text"]
 
 _FORMAT = 1  # of the copies; raised when open_clip's conversion of old checkpoints changes
@@ -54,7 +56,7 @@ class ClipModel:
             self._state = _state(self.model, weights, copies)
         self.transform = _transform(self.model, weights.config.get("preprocess_cfg") or {})
         self.logit_scale = float(self._state["logit_scale"].float().exp())
-        self._device = device.name
+        self._device = device
         self._lock = threading.Lock()
 
     def place(self, tower: Tower) -> Any:
@@ -68,8 +70,13 @@ class ClipModel:
             if names:
                 check_values({name: self._state[name] for name in names})
             for name in names:
-                place(self.model, name, self._state[name], self._device)
+                place(self.model, name, self._state[name], self._device.name)
                 del self._state[name]
+            if names and tower == "image" and self._device.precision == "int8":
+                from curation_features.clip.int8 import tower_to_int8
+
+                if not tower_to_int8(self.model.visual):
+                    logger.warning("The image tower is no transformer, so that int8 changes nothing in it")
         return self.model
 
 

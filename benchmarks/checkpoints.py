@@ -1,0 +1,64 @@
+"""Checkpoints of the real size with seeded random weights, which take as long as the real ones.
+
+    python benchmarks/checkpoints.py FOLDER ViT-L-14
+
+writes them; benchmarks do so in a process of its own, as the peak memory of a process is the least of those it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+CHECKPOINTS = {"safetensors": "open_clip_model.safetensors", "torch.save": "open_clip_pytorch_model.bin"}
+RN50 = "RN50.pt"
+BRISQUE = "brisque_svm_weights.pt"
+
+
+def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
+    """A model of open_clip in two formats, each in the folder that is returned for it."""
+    subprocess.check_call([sys.executable, __file__, folder, architecture])
+    return {kind: folder / kind for kind in CHECKPOINTS}
+
+
+def write_small_ones(folder: Path) -> tuple[Path, Path]:
+    """A TorchScript archive of CLIP RN50 as OpenAI's, and a regressor of BRISQUE's shape, under the names piq knows."""
+    import torch
+    from piq.feature_extractors.clip import CLIP, convert_weights
+
+    torch.manual_seed(7)
+    model = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).eval()
+    convert_weights(model)
+    model.float()
+    for name, value in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408)):
+        vars(model).pop(name, None)
+        model.register_buffer(name, torch.tensor(value))
+    example = (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long))
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(folder / RN50))
+    torch.save((torch.randn(774, 1), torch.rand(774, 36) * 2 - 1), folder / BRISQUE)
+    return folder / RN50, folder / BRISQUE
+
+
+def main() -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder, architecture = Path(sys.argv[1]), sys.argv[2]
+    config = open_clip.get_model_config(architecture)
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    model.logit_scale.data.fill_(4.6052)
+    for kind, name in CHECKPOINTS.items():
+        (folder / kind).mkdir()
+        save = save_file if kind == "safetensors" else torch.save
+        save(model.state_dict(), folder / kind / name)
+        (folder / kind / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+
+
+if __name__ == "__main__":
+    main()
