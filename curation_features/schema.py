@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,9 +146,11 @@ class Embedding:
     error: FeatureError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LabelScore:
-    """One label of a photo: its softmax probability and its cosine limited to [0, 1]."""
+class LabelScore(NamedTuple):
+    """One label of a photo: its softmax probability and its cosine limited to [0, 1].
+
+    A named tuple, as there are five for every photo: it is made and turned into a dictionary in half the time.
+    """
 
     label: str
     confidence: float

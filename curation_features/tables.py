@@ -136,7 +136,7 @@ def _label_columns(record: PhotoRecord) -> Row:
     labelling = record.labelling or Labelling()
     measured = labelling.error is None and bool(labelling.cosines)
     return {
-        "clip_labels": [asdict(label) for label in labelling.labels] if measured else None,
+        "clip_labels": [label._asdict() for label in labelling.labels] if measured else None,
         "label_margin": labelling.margin if measured else None,
         "label_cosines": list(labelling.cosines) if measured else None,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,7 @@ class CLIPClassifier:
                     labelling = fallback_labelling(
                         self.vocabulary.labels, labelling.error, self.settings.fallback_labels
                     )
-                found.append([asdict(label) for label in labelling.labels])
+                found.append([label._asdict() for label in labelling.labels])
         return found
 
     def _read_or_build(self) -> LabelEmbeddings:

@@ -88,7 +88,7 @@ def features_of(
         "tech": {
             metric.name: metric.default if scores[metric.name] is None else scores[metric.name] for metric in METRICS
         },
-        "clip_labels": [asdict(label) for label in labelling.labels],
+        "clip_labels": [label._asdict() for label in labelling.labels],
         "status": "ok" if not errors else "degraded" if anything else "failed",
         "errors": [asdict(error) for error in errors],
         "version": dict(version),

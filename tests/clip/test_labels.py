@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation_features.clip.labels import confidences, cosines, fallback_labelling, label_photos
+from curation_features.clip.labels import confidences, cosines, fallback_labelling, label_photos, rounded
 from curation_features.schema import FeatureError, LabelScore
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -112,6 +113,54 @@ def test_a_photos_numbers_do_not_depend_on_its_batch():
     for row, photo in zip(together, photos, strict=True):
         assert np.array_equal(cosines(photo[np.newaxis], vectors)[0], row)
     np.testing.assert_allclose(together, photos.astype(float) @ vectors.astype(float).T, atol=1e-12)
+
+
+def test_a_photos_numbers_do_not_depend_on_its_place():
+    photos, vectors = random_vectors(300, 7, 768), random_vectors(50, 8, 768)
+    together = cosines(photos, vectors)
+    for start in range(1, 20):
+        assert np.array_equal(cosines(photos[start : start + 151], vectors), together[start : start + 151])
+    names = [str(number) for number in range(50)]
+    assert label_photos(photos[::-1], vectors, names, 100.0)[::-1] == label_photos(photos, vectors, names, 100.0)
+
+
+def test_a_cosine_follows_from_its_two_vectors_alone():
+    """No order of the dimensions, the labels or the photos changes a bit: that is why a BLAS may add up as it likes."""
+    photos, vectors = random_vectors(20, 9, 512), random_vectors(13, 10, 512)
+    expected = cosines(photos, vectors)
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        order, dimensions = random.permutation(13), random.permutation(512)
+        found = cosines(np.asfortranarray(photos[:, dimensions]), vectors[order][:, dimensions])
+        assert np.array_equal(found, expected[:, order])
+
+
+@pytest.mark.parametrize("spread", [0, 1, 6])
+def test_a_cosine_is_exact_to_1e_13(spread):
+    """Against fractions; with a large `spread` one number of a vector is nearly all of it, and most are tiny."""
+    random = np.random.default_rng(spread)
+    rows = random.standard_normal((8, 300)) * np.exp(spread * random.standard_normal((8, 300)))
+    vectors = unit(rows)
+    found = cosines(vectors[:4], vectors[4:])
+    for place, value in np.ndenumerate(found):
+        pairs = zip(vectors[place[0]].tolist(), vectors[4 + place[1]].tolist(), strict=True)
+        assert abs(Fraction(float(value)) - sum(Fraction(a) * Fraction(b) for a, b in pairs)) < 1e-13
+
+
+def test_the_same_label_twice_is_a_tie_wherever_it_stands():
+    photos, vectors = random_vectors(5, 11, 768), random_vectors(41, 12, 768)
+    twice = np.concatenate([vectors, vectors[::-1]])
+    names = [str(number) for number in range(82)]
+    for labelling in label_photos(photos, twice, names, 100.0):
+        first, second = (int(label.label) for label in labelling.labels[:2])
+        assert (second, labelling.margin) == (81 - first, 0.0)
+        assert first < second
+
+
+@given(st.lists(st.floats(-1, 1) | st.integers(-(10**6), 10**6).map(lambda whole: (whole + 0.5) / 1e6), max_size=30))
+def test_rounding_is_that_of_python(values):
+    expected = [round(value, 6) + 0.0 for value in values]
+    assert repr(rounded(np.array(values)).tolist()) == repr(expected)
 
 
 def test_no_photos_give_no_labels():
