@@ -36,6 +36,8 @@ from curation_features.versions import digest
 
 log = logging.getLogger(__name__)
 
+_FEATURES = b', "features": '
+
 
 @dataclass(slots=True)
 class CacheEntry:
@@ -138,19 +140,30 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
     if entry.labelling is not None:
         features["clip_labels"] = _plain(entry.labelling)
-    version = {"photo_id": photo_id, "image": entry.info.sha256, "content": digest(features), "parts": entry.versions}
-    return json.dumps({"version": version, "features": features}, allow_nan=False).encode()
+    text = json.dumps(features, allow_nan=False).encode()
+    content = hashlib.sha256(text).hexdigest()
+    version = {"photo_id": photo_id, "image": entry.info.sha256, "content": content, "parts": entry.versions}
+    return b'{"version": ' + json.dumps(version).encode() + _FEATURES + text + b"}"
 
 
 def _plain(result: Measurement | Labelling) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if value is not None}
+    if isinstance(result, Labelling):
+        plain = {"labels": [label._asdict() for label in result.labels], "cosines": result.cosines}
+        return plain if result.margin is None else {**plain, "margin": result.margin}
+    if result.error is not None:
+        return {"raw": dict(result.raw), "error": asdict(result.error)}
+    return {"score": result.score, "raw": dict(result.raw)}
 
 
 def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
     """Read an entry back; raises or returns None for anything that `_encode` would not have written."""
     document = json.loads(data)
     version, features = document["version"], document["features"]
-    if version["photo_id"] != photo_id or version["image"] != image_sha256 or version["content"] != digest(features):
+    if version["photo_id"] != photo_id or version["image"] != image_sha256:
+        return None
+    text = data.partition(_FEATURES)[2].removesuffix(b"}")  # no string of JSON can hold the quotes of `_FEATURES`
+    content = version["content"]
+    if hashlib.sha256(text).hexdigest() != content and digest(features) != content:  # the latter is of older entries
         return None
     photo = features["photo"]
     entry = CacheEntry(
@@ -181,7 +194,7 @@ def _embedding(encoded: str) -> Embedding:
         vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     except binascii.Error as error:
         raise ValueError(str(error)) from error
-    if vector.size == 0 or not math.isclose(float(np.linalg.norm(vector)), 1.0, abs_tol=1e-3):
+    if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=1e-3):
         raise ValueError("an embedding has unit norm")
     return Embedding(vector)
 

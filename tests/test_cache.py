@@ -13,6 +13,7 @@ import pytest
 
 from curation_features.cache import CacheEntry, FeatureCache
 from curation_features.schema import Embedding, FeatureError, Labelling, LabelScore, Measurement, PhotoInfo
+from curation_features.versions import digest
 
 INFO = PhotoInfo("a" * 64, "JPEG", 640, 480)
 
@@ -85,6 +86,28 @@ def test_an_entry_that_cannot_be_trusted_is_none(cache: FeatureCache, damage) ->
     cache.save("photo", entry())
     path = cache.path("photo")
     path.write_bytes(damage(path.read_bytes()))
+    assert cache.load("photo", INFO.sha256) is None
+
+
+def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: FeatureCache) -> None:
+    """Entries of before have the digest of canonical JSON; the models need not run again for them."""
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    document = json.loads(path.read_bytes())
+    document["version"]["content"] = digest(document["features"])
+    path.write_text(json.dumps(document, indent=1))
+    loaded = cache.load("photo", INFO.sha256)
+    assert loaded is not None
+    assert loaded.labelling == entry().labelling
+
+
+def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:
+    """A key that is there twice has its last value: then the digest is not that of the first."""
+    cache.save('", "features": {', entry())
+    assert cache.load('", "features": {', INFO.sha256) is not None
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    path.write_bytes(path.read_bytes()[:-1] + b', "features": {"photo": {}}}')
     assert cache.load("photo", INFO.sha256) is None
 
 

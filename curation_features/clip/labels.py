@@ -17,9 +17,9 @@ from curation_features.schema import LABELS_PER_PHOTO, SCORE_DECIMALS, FeatureEr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Two vectors of unit norm times 2^26 each: no part of their dot product exceeds 2^52, and all whole numbers up to 2^53
-# are exact. What is left of a number is at most half of 2^-26, or 2^17 of its 2^18 parts: the same holds for it, up to 2^18
-# dimensions. The product of two such rests is less than 1e-13, and left out.
+# Two vectors of unit norm times 2^26 each: no part of their dot product exceeds 2^52, and whole numbers up to 2^53 are
+# exact. What is left of a number is at most half of 2^-26, or 2^17 of its 2^18 parts: the same holds for it, up to 2^18
+# dimensions. The product of two such rests adds less than 1e-13, and is left out.
 _HIGH = 2.0**26
 _LOW = 2.0**18
 

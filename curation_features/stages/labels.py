@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from curation_features.cache import FeatureCache
+from curation_features.cache import CacheEntry, FeatureCache
 from curation_features.clip.classifier import CLIPClassifier
 from curation_features.errors import WeightsError
 from curation_features.schema import Embedding, FeatureError, Labelling, PhotoRecord
@@ -26,55 +26,62 @@ def with_labels(
     """
     for chunk in batched(records, _AT_ONCE):
         with stats.timing("clip_labels"):
-            todo = [record for record in chunk if not _settled(record, cache, plan)]
+            todo = [
+                (record, entry)
+                for record in chunk
+                if not _settled(record, plan) and not _filled(record, entry := _entry(record, cache), plan)
+            ]
             if todo:
                 _label(todo, classifier, cache, plan)
         yield from chunk
 
 
-def _settled(record: PhotoRecord, cache: FeatureCache, plan: Plan) -> bool:
-    """Give a record the labels that the cache holds, or the error that leaves it without; False if neither is known."""
-    if record.labelling is not None:
-        return True
-    embedding = record.embedding or Embedding(error=record.failure)
-    if embedding.vector is None or "labels" in plan.missing:
-        record.labelling = Labelling(error=record.failure or embedding.error or plan.missing.get("labels"))
-        return True
-    entry = cache.load(record.photo_id, record.info.sha256) if record.info else None
-    if entry is None or not entry.valid({"labels": plan.versions["labels"]}):
-        record.cached = False
-        return False
-    record.labelling, record.cached = entry.labelling, True
-    return True
+def _settled(record: PhotoRecord, plan: Plan) -> bool:
+    """Whether a record has labels; one that can have none gets the error that leaves it without."""
+    if record.labelling is None:
+        embedding = record.embedding or Embedding(error=record.failure)
+        if embedding.vector is None or "labels" in plan.missing:
+            record.labelling = Labelling(error=record.failure or embedding.error or plan.missing.get("labels"))
+    return record.labelling is not None
 
 
-def _label(records: Sequence[PhotoRecord], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan) -> None:
+def _entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
+    return cache.load(record.photo_id, record.info.sha256) if record.info else None
+
+
+def _filled(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
+    """Give a record the labels that the cache holds; False if it holds none that are valid."""
+    record.cached = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
+    if entry is not None and record.cached:
+        record.labelling = entry.labelling
+    return record.cached
+
+
+def _label(
+    todo: Sequence[tuple[PhotoRecord, CacheEntry | None]], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan
+) -> None:
+    """Label records by their vectors, and keep the labels in the cache entries that they have."""
     try:
         dimension = classifier.label_embeddings().vectors.shape[1]
     except WeightsError as error:
         summary = tolerated(error, classifier.settings).summary
-        for record in records:
+        for record, _ in todo:
             record.labelling = Labelling(error=FeatureError("clip_labels", error.reason, summary))
         return
     vectors = []
     fitting = []
-    for record in records:
+    for record, entry in todo:
         vector = record.embedding.vector if record.embedding else None
         if vector is not None and vector.shape == (dimension,):
             vectors.append(vector)
-            fitting.append(record)
+            fitting.append((record, entry))
         else:
             message = f"the stored vector is not one of {dimension} numbers: materialize image_embeddings again"
             record.labelling = Labelling(error=FeatureError("clip_labels", "invalid_embedding", message))
     if not fitting:
         return
-    for record, labelling in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
+    for (record, entry), labelling in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
         record.labelling = labelling
-        _keep(record, labelling, cache, plan)
-
-
-def _keep(record: PhotoRecord, labelling: Labelling, cache: FeatureCache, plan: Plan) -> None:
-    entry = cache.load(record.photo_id, record.info.sha256) if record.info else None
-    if entry is not None:
-        entry.add("labels", plan.versions["labels"], labelling)
-        cache.save(record.photo_id, entry)
+        if entry is not None:
+            entry.add("labels", plan.versions["labels"], labelling)
+            cache.save(record.photo_id, entry)
