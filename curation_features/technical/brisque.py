@@ -20,12 +20,15 @@ from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.models import LazyModel, Weights, locate_brisque
 from curation_features.models.known_files import brisque_file
 from curation_features.schema import Measurement
+from curation_features.technical.brisque_gray import half_size, piq_luma
+from curation_features.technical.local_contrast import REACH, SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
 from curation_features.technical.preview import preview
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curation_features.settings import Settings
+    from curation_features.technical.local_contrast import Gray
 
 GAMMA, RHO = 0.05, -153.591
 """Kernel width and offset of the regressor, from the authors' release."""
@@ -38,23 +41,11 @@ KNOWN_INDICES = ((-0.5, 39.941), (0.0, 69.481), (0.5, 90.126))
 Without any one of its support vectors one of the three would be off by 3 or more.
 """
 
-WINDOW = 7
-"""px; side of the neighbourhood that local contrast is taken over."""
-
-STRIP = 16
-"""Rows that are convolved at a time."""
-
 SMALLEST_SIDE = 12
 """px; below it the statistics of the half-size image are not defined."""
 
-ROUNDING = 1e-9
-"""Gray levels; a local contrast this small is rounding error."""
-
 ZERO_SIGMA = 1e-8
 """A deviation up to this counts as none (`torch.isclose` to zero)."""
-
-NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (-1, 1))
-"""(rows, columns) by which local contrast is shifted and multiplied with itself."""
 
 
 class _Shapes(NamedTuple):
@@ -89,8 +80,7 @@ class Brisque:
         self._torch = torch
         self._coefficients = torch.from_numpy(sv_coef).double()
         self._support_vectors = torch.from_numpy(sv).double().T
-        self._window = self._piq.gaussian_filter(WINDOW, 7 / 6, dtype=torch.float64)[None]
-        self._even_means = self._weigh(np.repeat(np.arange(256.0)[:, None], WINDOW**2, axis=1))
+        self._window = self._piq.gaussian_filter(WINDOW, SIGMA, dtype=torch.float64)[None]
         self._shapes = _tabulate_shapes()
 
     def score(self, rgb: NDArray[np.uint8]) -> float:
@@ -109,13 +99,11 @@ class Brisque:
             raise UndefinedMetricError(
                 "too_small", f"BRISQUE needs {SMALLEST_SIDE} px a side; the image has {rgb.shape[1]}x{rgb.shape[0]}"
             )
-        luma = _luma(rgb)
+        luma = piq_luma(rgb)
         if luma.min() == luma.max():
             raise UndefinedMetricError("flat_image", "the image has one brightness all over")
-        half = half_size(luma)
-        index = self._index(
-            [*self._statistics(luma, self._mean_as_in_piq(luma)), *self._statistics(half, self._mean(half))]
-        )
+        scales = ((luma, self._weigh_luma), (half_size(luma), self._weigh_half))
+        index = self._index([feature for scale in scales for feature in self._features(contrast_sums(*scale))])
         if not math.isfinite(index):
             raise UndefinedMetricError("undefined_statistics", f"BRISQUE has no value for the image ({index})")
         return index
@@ -132,118 +120,51 @@ class Brisque:
             kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
             return float(kernel @ self._coefficients) - RHO
 
-    def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean of each pixel's neighbourhood, weighted by a Gaussian; outside the image is 0.
-
-        torch convolves doubles through a copy that is 49 times the image; in strips that copy stays in the cache.
-        """
-        convolve = self._torch.nn.functional.conv2d
-        reach = WINDOW // 2
-        means = np.empty_like(values)
-        with self._torch.inference_mode():
-            padded = self._torch.from_numpy(np.pad(values, reach))[None, None]
-            for top in range(0, values.shape[0], STRIP):
-                means[top : top + STRIP] = convolve(padded[:, :, top : top + STRIP + 2 * reach], self._window)[0, 0]
-        return means
-
-    def _mean_as_in_piq(self, luma: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`_mean` of the full-size luma, with piq's own rounding where nothing but rounding is left of the contrast.
+    def _weigh_luma(self, neighbourhoods: NDArray[Any]) -> NDArray[np.float64]:
+        """Weighted means of (N, 49) full-size neighbourhoods, with piq's own rounding.
 
         The fits count signs, so in an even sky the last bit of the mean moves the index by up to 1. piq's full-size
-        luma is a slice of a channels-last tensor, which torch convolves by a matrix-vector product: the same product
-        is taken here for the pixels that it matters to.
+        luma is a slice of a channels-last tensor, which torch convolves by a product of matrix and vector.
         """
-        mean = self._mean(luma)
-        even = _even(luma)
-        mean[even] = self._even_means[luma[even].astype(np.intp)]
-        doubtful = (np.abs(luma - mean) < ROUNDING) & ~even
-        reach = WINDOW // 2
-        around = np.lib.stride_tricks.sliding_window_view(np.pad(luma, reach), (WINDOW, WINDOW))[doubtful]
-        mean[doubtful] = self._weigh(around.reshape(-1, WINDOW**2))
-        return mean
-
-    def _weigh(self, neighbourhoods: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weighted means of (N, 49) neighbourhoods."""
         # The last rows of a matrix are summed in another order: give it rows to spare.
-        spared = np.pad(neighbourhoods, ((0, 64 - len(neighbourhoods) % 32), (0, 0)))
+        spared = np.pad(neighbourhoods.astype(np.float64), ((0, 64 - len(neighbourhoods) % 32), (0, 0)))
         means = self._torch.mv(self._torch.from_numpy(spared), self._window.flatten()).numpy()
         return np.asarray(means[: len(neighbourhoods)])
 
-    def _statistics(self, luma: NDArray[np.float64], mean: NDArray[np.float64]) -> list[float]:
+    def _weigh_half(self, neighbourhoods: NDArray[Any]) -> NDArray[np.float64]:
+        """The same of half-size ones, which torch convolves by a product of two matrices."""
+        spared = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
+        spared[:, : len(neighbourhoods)] = neighbourhoods.T
+        means = self._torch.mm(self._window.reshape(1, -1), self._torch.from_numpy(spared)).numpy()
+        return np.asarray(means[0, : len(neighbourhoods)])
+
+    def _features(self, sums: ContrastSums) -> list[float]:
         """The 18 features of one scale: fits to the local contrast and to its products with its neighbours."""
-        deviation = np.sqrt(np.abs(self._mean(luma * luma) - mean * mean))
-        contrast = (luma - mean) / (deviation + 1)
-        features = self._fit_symmetric(contrast)
-        for shift in NEIGHBOURS:
-            features += self._fit_asymmetric(contrast * np.roll(contrast, shift, (0, 1)))
+        features = self._fit_symmetric(sums)
+        for products in sums.products:
+            features += self._fit_asymmetric(products, sums.size)
         return features
 
-    def _fit_symmetric(self, values: NDArray[np.float64]) -> list[float]:
-        """Shape and variance of the generalised Gaussian with the moments of `values`."""
-        flat = values.ravel()
-        variance = float(flat @ flat) / flat.size
+    def _fit_symmetric(self, sums: ContrastSums) -> list[float]:
+        """Shape and variance of the generalised Gaussian with these moments."""
+        variance = sums.energy / sums.size
         if not math.sqrt(variance) > ZERO_SIGMA:
             raise UndefinedMetricError("flat_image", "the image has no local contrast")
-        ratio = variance / (float(np.abs(flat).sum()) / flat.size) ** 2
+        ratio = variance / (sums.magnitude / sums.size) ** 2
         return [float(self._shapes.shape[np.abs(ratio - self._shapes.ratio).argmin()]), variance]
 
-    def _fit_asymmetric(self, products: NDArray[np.float64]) -> list[float]:
+    def _fit_asymmetric(self, sums: ProductSums, size: int) -> list[float]:
         """Shape, mean and left and right variance of the asymmetric generalised Gaussian with these moments."""
-        flat = products.ravel()
-        left, right = np.minimum(flat, 0), np.maximum(flat, 0)
-        left_count, right_count = np.count_nonzero(left), np.count_nonzero(right)
-        left_energy, right_energy = float(left @ left), float(right @ right)
-        if not (left_energy > 0 and right_energy > 0):
+        if not (sums.left_energy > 0 and sums.right_energy > 0):
             raise UndefinedMetricError("undefined_statistics", "the image's local contrast does not have both signs")
-        left_sigma, right_sigma = math.sqrt(left_energy / left_count), math.sqrt(right_energy / right_count)
+        left_sigma = math.sqrt(sums.left_energy / sums.left_count)
+        right_sigma = math.sqrt(sums.right_energy / sums.right_count)
         skew = left_sigma / right_sigma
-        magnitude = float(right.sum() - left.sum()) / flat.size
-        ratio = magnitude**2 / ((left_energy + right_energy) / flat.size)
+        ratio = (sums.magnitude / size) ** 2 / ((sums.left_energy + sums.right_energy) / size)
         ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
         place = np.abs(ratio - self._shapes.inverse_ratio).argmin()
         mean = (right_sigma - left_sigma) * float(self._shapes.mean[place])
         return [float(self._shapes.shape[place]), mean, left_sigma**2, right_sigma**2]
-
-
-def half_size(luma: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The image at half size in single precision, by the antialiased bicubic of piq and MATLAB."""
-    rows = _half_rows(luma.astype(np.float32))
-    return np.ascontiguousarray(_half_rows(np.ascontiguousarray(rows.T)).T).astype(np.float64)
-
-
-def _half_rows(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch
-    from piq.functional.resize import get_padding, get_weight
-
-    rows = image.shape[0]
-    halves = rows // 2
-    taps = math.ceil(4 * rows / halves) + 2
-    centres = (torch.linspace(0, halves - 1, steps=halves) + 0.5) / (halves / rows) - 0.5
-    first = centres.floor() - taps // 2 + 1
-    weights = get_weight(centres - first, taps, antialiasing_factor=halves / rows).numpy()
-    before, after, first = get_padding(first, taps, rows)
-    padded = np.pad(image, ((before, after), (0, 0)), "symmetric")
-    reduced = np.zeros((halves, image.shape[1]), np.float32)
-    for tap, weight in enumerate(weights):
-        reduced += padded[first.numpy() + tap] * weight[:, None]
-    return reduced
-
-
-def _even(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where a whole neighbourhood has one value."""
-    levels = luma.astype(np.uint8)
-    window = np.ones((WINDOW, WINDOW), np.uint8)
-    even = np.zeros(luma.shape, np.bool_)
-    inner = (slice(WINDOW // 2, -(WINDOW // 2)),) * 2
-    even[inner] = (cv2.erode(levels, window) == cv2.dilate(levels, window))[inner]
-    return even
-
-
-def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(H, W) luma in whole numbers 0..255, halves to even: piq's, which is not always Pillow's."""
-    levels = np.arange(256.0)
-    red, green, blue = ((weight * levels)[rgb[..., channel]] for channel, weight in enumerate((0.299, 0.587, 0.114)))
-    return np.asarray(np.rint(red + green + blue))
 
 
 def _tabulate_shapes() -> _Shapes:

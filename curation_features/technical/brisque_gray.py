@@ -1,0 +1,91 @@
+"""The two gray images that BRISQUE looks at, to the last bit as piq 0.8 makes them: luma, and luma at half size."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import torch
+    from numpy.typing import NDArray
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue."""
+
+_THOUSANDTHS = np.array([[299, 587, 114]], np.float32)
+
+STRIP = 64
+"""Rows of luma that are made at a time: what they need stays in the cache."""
+
+HALF_STRIP = 30000
+"""Pixels that are added at a time; from 32768 on torch would hand them to several threads."""
+
+
+def piq_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) luma in whole numbers 0..255: piq's, which is not always Pillow's.
+
+    In thousandths luma is a whole number, so it is exact. piq's is not where it lies half-way between two levels: there
+    rounding error decides, and the same sum is taken as in piq.
+
+    Args:
+        rgb: (H, W, 3).
+    """
+    levels = np.empty(rgb.shape[:2], np.uint8)
+    for top in range(0, len(rgb), STRIP):
+        strip, out = rgb[top : top + STRIP], levels[top : top + STRIP]
+        thousandths = cv2.transform(strip.astype(np.float32), _THOUSANDTHS)
+        cv2.convertScaleAbs(thousandths, out, alpha=1 / 1000)
+        half_way = np.abs(cv2.addWeighted(thousandths, 1, out, -1000, 0, dtype=cv2.CV_32F)) == 500
+        red, green, blue = (weight * channel for weight, channel in zip(LUMA, strip[half_way].T, strict=True))
+        out[half_way] = np.rint(red + green + blue)
+    return levels
+
+
+def half_size(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The image at half size, by the antialiased bicubic of piq and MATLAB.
+
+    Args:
+        luma: (H, W); both sides at least 2.
+    """
+    columns = np.asarray(cv2.transpose(_half_rows(luma)), np.float32)
+    return np.asarray(cv2.transpose(_half_rows(columns)), np.float32)
+
+
+def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image with half its rows."""
+    import torch
+    from piq.functional.resize import get_padding, get_weight
+
+    side, width = image.shape
+    halves = side // 2
+    taps = math.ceil(4 * side / halves) + 2
+    centres = (torch.linspace(0, halves - 1, steps=halves) + 0.5) / (halves / side) - 0.5
+    base = centres.floor() - taps // 2 + 1
+    weights = get_weight(centres - base, taps, antialiasing_factor=halves / side)
+    before, after, base = get_padding(base, taps, side)
+    padded = np.asarray(cv2.copyMakeBorder(image, before, after, 0, 0, cv2.BORDER_REFLECT))
+    reduced = np.zeros((halves, width), np.float32)
+    first, at_a_time = base.numpy(), max(1, HALF_STRIP // width)
+    # Where the side is odd, there is one place at which the first tap moves on by three rows instead of two.
+    jumps = (np.flatnonzero(np.diff(first) != 2) + 1).tolist()
+    for top, bottom in pairwise(sorted({*range(0, halves, at_a_time), *jumps, halves})):
+        rows = padded[first[top] : first[bottom - 1] + taps]
+        _add_taps(rows, weights[:, top:bottom, None], torch.from_numpy(reduced[top:bottom]))
+    return reduced
+
+
+def _add_taps(rows: NDArray[Any], weights: torch.Tensor, out: torch.Tensor) -> None:
+    """Add every second row times its weight, from one tap after the other on: their order decides the last bit."""
+    import torch
+
+    lanes = [torch.from_numpy(rows[parity::2].astype(np.float32)) for parity in (0, 1)]
+    product = torch.empty_like(out)
+    for tap in torch.nonzero(weights.any(dim=1).flatten()).flatten().tolist():
+        shifted = lanes[tap % 2][tap // 2 : tap // 2 + len(out)]
+        out += torch.mul(shifted, weights[tap], out=product)
