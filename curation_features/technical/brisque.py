@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
@@ -21,7 +20,7 @@ from curation_features.models import LazyModel, Weights, locate_brisque
 from curation_features.models.known_files import brisque_file
 from curation_features.schema import Measurement
 from curation_features.technical.brisque_gray import half_size, piq_luma
-from curation_features.technical.local_contrast import REACH, SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
+from curation_features.technical.local_contrast import SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
 from curation_features.technical.preview import preview
 
 if TYPE_CHECKING:
@@ -120,18 +119,19 @@ class Brisque:
             kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
             return float(kernel @ self._coefficients) - RHO
 
-    def _weigh_luma(self, neighbourhoods: NDArray[Any]) -> NDArray[np.float64]:
+    def _weigh_luma(self, neighbourhoods: Gray) -> NDArray[np.float64]:
         """Weighted means of (N, 49) full-size neighbourhoods, with piq's own rounding.
 
         The fits count signs, so in an even sky the last bit of the mean moves the index by up to 1. piq's full-size
         luma is a slice of a channels-last tensor, which torch convolves by a product of matrix and vector.
         """
         # The last rows of a matrix are summed in another order: give it rows to spare.
-        spared = np.pad(neighbourhoods.astype(np.float64), ((0, 64 - len(neighbourhoods) % 32), (0, 0)))
+        spared = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
+        spared[: len(neighbourhoods)] = neighbourhoods
         means = self._torch.mv(self._torch.from_numpy(spared), self._window.flatten()).numpy()
         return np.asarray(means[: len(neighbourhoods)])
 
-    def _weigh_half(self, neighbourhoods: NDArray[Any]) -> NDArray[np.float64]:
+    def _weigh_half(self, neighbourhoods: Gray) -> NDArray[np.float64]:
         """The same of half-size ones, which torch convolves by a product of two matrices."""
         spared = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
         spared[:, : len(neighbourhoods)] = neighbourhoods.T

@@ -1,4 +1,4 @@
-"""The two gray images that BRISQUE looks at, to the last bit as piq 0.8 makes them: luma, and luma at half size."""
+"""The two gray images that BRISQUE looks at, rounded as piq 0.8 rounds them: luma, and luma at half size."""
 
 from __future__ import annotations
 

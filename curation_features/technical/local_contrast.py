@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Gray: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
+    Gray: TypeAlias = NDArray[np.uint8 | np.float32]
 
     Weigh: TypeAlias = Callable[[Gray], NDArray[np.float64]]
     """Weighted means (N,) of neighbourhoods (N, 49)."""
@@ -99,7 +99,7 @@ def contrast_sums(gray: Gray, weigh: Weigh) -> ContrastSums:
         weigh: asked where nothing but rounding is left of the contrast, as counts of signs depend on its last bit.
     """
     height, width = gray.shape
-    padded = np.pad(gray, REACH)
+    padded = np.asarray(cv2.copyMakeBorder(gray, REACH, REACH, REACH, REACH, cv2.BORDER_CONSTANT), gray.dtype)
     # With the row above the first, and a column on either side, of an image that goes round.
     signs = np.empty((height + 1, width + 2), np.uint8)
     rows = np.empty((STRIP + 1, width + 2))
@@ -113,14 +113,12 @@ def contrast_sums(gray: Gray, weigh: Weigh) -> ContrastSums:
         _contrast(padded, slice(top, bottom), weigh, filled[1:])
         signs[top + 1 : bottom + 1] = _signs(filled[1:])
         sums += _strip_sums(filled)
-    (magnitude, energy, _), *products = sums.tolist()
-    counts = _sign_counts(signs)
-    return ContrastSums(
-        gray.size,
-        magnitude,
-        energy,
-        [ProductSums(*found, *count) for found, count in zip(products, counts, strict=True)],
-    )
+    (magnitude, energy, _), *of_products = sums.tolist()
+    products = [
+        ProductSums(product_magnitude, left, right, *counts)
+        for (product_magnitude, left, right), counts in zip(of_products, _sign_counts(signs), strict=True)
+    ]
+    return ContrastSums(gray.size, magnitude, energy, products)
 
 
 def _contrast(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64]) -> None:
@@ -129,8 +127,9 @@ def _contrast(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64])
     values = around[:, REACH:-REACH].astype(np.float64)
     mean = _blurred(values)
     difference = values[REACH:-REACH] - mean
-    if np.abs(difference).min() < ROUNDING:
-        doubtful = np.nonzero(np.abs(difference) < ROUNDING)
+    distance = np.abs(difference)
+    if distance.min() < ROUNDING:
+        doubtful = np.nonzero(distance < ROUNDING)
         difference[doubtful] = values[REACH:-REACH][doubtful] - _exact_means(around, doubtful, weigh)
     deviation = _blurred(np.multiply(values, values, out=values))
     deviation -= np.multiply(mean, mean, out=mean)
@@ -141,7 +140,7 @@ def _contrast(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64])
 
 
 def _exact_means(around: Gray, places: tuple[NDArray[np.intp], ...], weigh: Weigh) -> NDArray[np.float64]:
-    """The means of some neighbourhoods, by the very sums of `weigh`. Even ones, of which skies are full, once a value."""
+    """The means of some neighbourhoods, by the very sums of `weigh`; of even ones, which skies are full of, once."""
     neighbourhoods = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))[places].reshape(-1, WINDOW**2)
     if len(neighbourhoods) < SKY:
         return weigh(neighbourhoods)
@@ -164,7 +163,7 @@ def _strip_sums(contrast: NDArray[np.float64]) -> NDArray[np.float64]:
     size = np.abs(contrast)
     square = size * size
     signed = size * contrast
-    sums = [(size[_HERE].sum(), square[_HERE].sum(), 0.0)]
+    sums = [(cv2.norm(contrast[_HERE], cv2.NORM_L1), cv2.norm(contrast[_HERE], cv2.NORM_L2SQR), 0.0)]
     for there in _NEIGHBOURS:
         magnitude, energy, skew = (np.vecdot(values[_HERE], values[there]).sum() for values in (size, square, signed))
         left, right = (energy - skew) / 2, (energy + skew) / 2
@@ -183,8 +182,8 @@ def _signs(contrast: NDArray[np.float64]) -> NDArray[np.uint8]:
 def _sign_counts(signs: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """For each neighbour, how many products are under 0, and how many over 0.
 
-    Two signs that are opposite differ in two bits, and a sign and 0 in one. No row or column is counted twice, so there
-    are as many zeros on either side of the products.
+    Two opposite signs differ in two bits, a sign and 0 in one. The image goes round: each zero is once the pixel and
+    once the neighbour.
     """
     here = signs[_HERE]
     size = int(np.count_nonzero(here))
