@@ -57,6 +57,13 @@ def test_index_is_that_of_piq_on_small_noise(brisque, index_of_piq, shape):
     assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-5)
 
 
+@pytest.mark.parametrize("level", [77, 200, 251])
+def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_piq, level):
+    rgb = np.full((200, 320, 3), level, np.uint8)
+    rgb[50:100, 50:90] = np.random.default_rng(1).integers(0, 256, (50, 40, 3))
+    assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-7)
+
+
 def test_threads_give_what_one_thread_gives(real_photos, brisque):
     photos = [preview(rgb, 200) for rgb in real_photos.values()] * 4
     alone = [brisque.score(rgb) for rgb in photos]
