@@ -94,6 +94,7 @@ def rates(photos: int, seconds: float) -> dict[str, float]:
 
 
 def report_labels(report: Report, folder: str, photos: int, rounds: int) -> None:
+    """On one core only if `OPENBLAS_NUM_THREADS=1` was set for this process: torch can be told here, NumPy cannot."""
     import torch  # not at the top: a process that only reads the cache needs none
 
     torch.set_num_threads(1)

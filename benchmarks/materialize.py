@@ -1,0 +1,114 @@
+"""A batch through Dagster of which everything is cached, each run in a fresh process from its start to its end.
+
+It is held against the least that such a process could do: import Dagster and read the photos' files. The batch of one
+photo shows what Dagster takes for a run, whatever is in it. The models are the stand-ins of
+`curation_features.testing`, and the process that runs says whether it has loaded torch; it must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from measure import Report, arguments, elapsed
+from photos import write_photos
+
+from curation_features.ingest import find_photos, ingest
+from curation_features.settings import Settings
+
+SIDE = 256
+"""Long side of the photos, px: small ones, so that little but our own work is added to Dagster's."""
+
+READ = """
+import sys, json
+import dagster
+from pathlib import Path
+for artifact in json.loads(Path(sys.argv[1]).read_bytes())["artifacts"]:
+    Path(artifact["std_uri"]).read_bytes()
+"""
+
+MATERIALIZE = """
+import sys
+from curation_features.cli import main
+from curation_features.models import LazyModel
+from curation_features.stages import Models
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+stand_ins = Models(
+    clip=LazyModel.ready(FakeClipEngine(768), "fake-clip"),
+    clip_iqa=LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
+    brisque=LazyModel.ready(FakeBrisque(), "fake-brisque"),
+)
+Models.from_settings = lambda settings: stand_ins
+code = main(["materialize", sys.argv[1]])
+print("torch" if "torch" in sys.modules else "no torch")
+sys.exit(code)
+"""
+
+
+def run(code: str, manifest: Path, root: Path) -> str:
+    """What a new process prints that runs `code` in a project."""
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(manifest)]
+    return subprocess.run(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout
+
+
+def batches(root: Path, photos: int) -> dict[int, Path]:
+    """Ingest a batch of one photo and one of `photos`; materialise both once, so that all of them are cached."""
+    settings = Settings(root=root)
+    write_photos(root / "input", photos, SIDE)
+    paths = find_photos(root / "input")
+    manifests = {}
+    for count in (1, photos):
+        manifests[count] = ingest(paths[:count], settings, batch_id=f"batch-{count}").path
+        run(MATERIALIZE, manifests[count], root)
+        printed = run(MATERIALIZE, manifests[count], root)  # the labels' vectors are there only now
+        assert "no torch" in printed.splitlines(), "a cached run loads torch"
+        assert f"{count} of {count} photos came out of the cache" in printed
+    return manifests
+
+
+def report(options: argparse.Namespace, root: Path) -> Report:
+    manifests = batches(root, options.photos)
+    few, many = manifests.values()
+    actions: Mapping[str, tuple[str, Path]] = {
+        "import dagster and read the files": (READ, many),
+        "materialize, 1 photo": (MATERIALIZE, few),
+        f"materialize, {options.photos:,} photos": (MATERIALIZE, many),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(options.rounds):
+        for name in list(actions)[:: -1 if number % 2 else 1]:
+            code, manifest = actions[name]
+            seconds[name].append(elapsed(lambda code=code, manifest=manifest: run(code, manifest, root)))
+    return table(options, seconds)
+
+
+def table(options: argparse.Namespace, seconds: Mapping[str, Sequence[float]]) -> Report:
+    found = Report(
+        f"A cached batch of {options.photos:,} photos of {SIDE} px through Dagster ({options.rounds} rounds)"
+    )
+    least = median(next(iter(seconds.values())))
+    for name, taken in seconds.items():
+        found.add(name, seconds=median(taken), **{"of the least": median(taken) / least})
+    return found
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--photos", type=int, default=1000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report(options, Path(folder)).show(options.json)
+
+
+if __name__ == "__main__":
+    main()
