@@ -256,12 +256,13 @@ def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
 
 def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
     """The stages of a run; says at once, and once, what will be missing from its results."""
-    from curation_features.stages import FeatureStages
+    from curation_features.stages import FeatureStages, Models
     from curation_features.stages.plan import ALL_PARTS
 
     failures: list[WeightsError] = []
-    stages = FeatureStages(settings, announce=failures.append)
-    missing = stages.plan(ALL_PARTS).missing
+    with _downloads() as progress:
+        stages = FeatureStages(settings, models=Models.from_settings(settings, progress), announce=failures.append)
+        missing = stages.plan(ALL_PARTS).missing
     if missing:
         from rich.panel import Panel
         from rich.text import Text

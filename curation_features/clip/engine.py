@@ -14,7 +14,7 @@ from PIL import Image
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.device import Device, announce, select_device
 from curation_features.errors import InvalidWeightsError, WeightsError
-from curation_features.models import ClipWeights, Copies, LazyModel, Weights, locate_clip
+from curation_features.models import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
 from curation_features.models.assembly import Mismatch
 from curation_features.settings import Settings
 
@@ -56,7 +56,7 @@ class ClipEngine(Protocol):
         """Vectors (N, D) of unit norm for N prompts."""
 
 
-def clip_model(settings: Settings) -> LazyModel[ClipEngine]:
+def clip_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[ClipEngine]:
     """The engine that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: ClipWeights) -> ClipEngine:
@@ -64,7 +64,7 @@ def clip_model(settings: Settings) -> LazyModel[ClipEngine]:
         announce(device)
         return load_open_clip(weights, device, Copies(settings))
 
-    return LazyModel(lambda: locate_clip(settings), load)
+    return LazyModel(lambda: locate_clip(settings, progress=progress), load)
 
 
 def load_open_clip(weights: ClipWeights, device: Device, copies: Copies | None = None) -> OpenClipEngine:

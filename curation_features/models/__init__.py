@@ -4,6 +4,7 @@ No module here imports torch before a model is really loaded, so that a run in w
 """
 
 from curation_features.models.copies import Copies
+from curation_features.models.download import Progress, no_progress
 from curation_features.models.locate import locate_brisque, locate_clip, locate_clip_iqa
 from curation_features.models.pull import pull
 from curation_features.models.status import ModelStatus, model_status
@@ -14,10 +15,12 @@ __all__ = [
     "Copies",
     "LazyModel",
     "ModelStatus",
+    "Progress",
     "Weights",
     "locate_brisque",
     "locate_clip",
     "locate_clip_iqa",
     "model_status",
+    "no_progress",
     "pull",
 ]

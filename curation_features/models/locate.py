@@ -66,7 +66,7 @@ def wanted_brisque(settings: Settings) -> Wanted[Weights]:
     return _SingleFile(settings, brisque_file())
 
 
-def locate_clip(settings: Settings, *, fetch: bool = True) -> ClipWeights:
+def locate_clip(settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> ClipWeights:
     """The CLIP checkpoint that `settings.model` names, with its configuration and tokenizer.
 
     A checkpoint of the Hugging Face hub is taken from that library's cache without any network call, and downloaded
@@ -75,16 +75,17 @@ def locate_clip(settings: Settings, *, fetch: bool = True) -> ClipWeights:
 
     Args:
         fetch: download what is missing.
+        progress: told of every file that is downloaded.
 
     Raises:
         SettingsError: the model is not spelled as one (see `model_source`).
         MissingWeightsError: there is no checkpoint, and it could not be fetched.
         InvalidWeightsError: a file is damaged, was altered or is not a checkpoint.
     """
-    return _located(wanted_clip(settings), fetch)
+    return _located(wanted_clip(settings), fetch, progress)
 
 
-def locate_clip_iqa(settings: Settings, *, fetch: bool = True) -> Weights:
+def locate_clip_iqa(settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> Weights:
     """OpenAI's RN50 for CLIP-IQA: what `settings.clip_iqa_weights` names, or the file that OpenAI publishes.
 
     The latter is downloaded where it is missing, and its digest must be the one that OpenAI published.
@@ -93,26 +94,26 @@ def locate_clip_iqa(settings: Settings, *, fetch: bool = True) -> Weights:
         MissingWeightsError: there is no such file, and it could not be fetched.
         InvalidWeightsError: the file is damaged or is another one.
     """
-    return _located(wanted_clip_iqa(settings), fetch)
+    return _located(wanted_clip_iqa(settings), fetch, progress)
 
 
-def locate_brisque(settings: Settings, *, fetch: bool = True) -> Weights:
+def locate_brisque(settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> Weights:
     """BRISQUE's regressor: `settings.brisque_weights`, or the file that piq publishes, downloaded where it is missing.
 
     Raises:
         MissingWeightsError: there is no such file, and it could not be fetched.
         InvalidWeightsError: the file is damaged.
     """
-    return _located(wanted_brisque(settings), fetch)
+    return _located(wanted_brisque(settings), fetch, progress)
 
 
-def _located(wanted: Wanted[W], fetch: bool) -> W:
+def _located(wanted: Wanted[W], fetch: bool, progress: Progress) -> W:
     try:
         return wanted.find()
     except MissingWeightsError:
         if not fetch:
             raise
-    wanted.fetch()
+    wanted.fetch(progress)
     return wanted.find()
 
 

@@ -12,7 +12,7 @@ from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
-from curation_features.models import LazyModel
+from curation_features.models import LazyModel, Progress, no_progress
 from curation_features.schema import METRIC_NAMES, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque import Brisque, brisque_model
@@ -40,9 +40,11 @@ class Models:
     brisque: LazyModel[Brisque]
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Models:
-        """The models that the settings name."""
-        return cls(clip_model(settings), clip_iqa_model(settings), brisque_model(settings))
+    def from_settings(cls, settings: Settings, progress: Progress = no_progress) -> Models:
+        """The models that the settings name; `progress` is told of every file that is downloaded for them."""
+        return cls(
+            clip_model(settings, progress), clip_iqa_model(settings, progress), brisque_model(settings, progress)
+        )
 
     def identity(self, part: str) -> str:
         """Identity of the model behind a part, empty where there is none. Raises `WeightsError`."""

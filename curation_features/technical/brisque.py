@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
-from curation_features.models import LazyModel, Weights, locate_brisque
+from curation_features.models import LazyModel, Progress, Weights, locate_brisque, no_progress
 from curation_features.models.known_files import brisque_file
 from curation_features.schema import Measurement
 from curation_features.technical.brisque_gray import half_size, piq_luma
@@ -180,9 +180,9 @@ def _tabulate_shapes() -> _Shapes:
     )
 
 
-def brisque_model(settings: Settings) -> LazyModel[Brisque]:
+def brisque_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[Brisque]:
     """The regressor that `settings` name: located when its identity is asked for, loaded on first use."""
-    return LazyModel(lambda: locate_brisque(settings), load_brisque)
+    return LazyModel(lambda: locate_brisque(settings, progress=progress), load_brisque)
 
 
 def load_brisque(weights: Weights) -> Brisque:

@@ -16,7 +16,7 @@ import numpy as np
 
 from curation_features.device import select_device
 from curation_features.errors import InvalidWeightsError
-from curation_features.models import LazyModel, Weights, locate_clip_iqa
+from curation_features.models import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
 from curation_features.models.assembly import Mismatch, check_fit, check_values, place, without_parameters
 from curation_features.models.copies import Copies
 
@@ -123,14 +123,14 @@ class ClipIqa:
         return logits.softmax(dim=-1)[:, 0]
 
 
-def clip_iqa_model(settings: Settings) -> LazyModel[QualityModel]:
+def clip_iqa_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[QualityModel]:
     """The model that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: Weights) -> QualityModel:
         device = select_device(settings).name
         return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
-    return LazyModel(lambda: locate_clip_iqa(settings), load)
+    return LazyModel(lambda: locate_clip_iqa(settings, progress=progress), load)
 
 
 def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:

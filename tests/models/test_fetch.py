@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hubs import COMMIT, SIGN_IN, blob_of
+from hubs import CLI, COMMIT, SIGN_IN, blob_of
 
 from curation_features.models.find import TOKENIZER_FILES
 
@@ -358,3 +358,14 @@ def test_a_download_that_was_whole_but_had_no_name_yet_is_not_sent_again(hub, fi
     assert files.locate("clip_iqa")["problem"] is None
     assert hub.gets() == []
     assert not part.exists()
+
+
+def test_a_run_that_has_to_fetch_shows_that_it_does(hub, hub_model, make_machine, brisque_regressor):
+    """Here no terminal is there: a line for each file that has come."""
+    machine = make_machine("machine", CURATION_FEATURES_BRISQUE_WEIGHTS=str(brisque_regressor))
+    hub.repositories["org/model"] = hub_model
+    (machine.root / "batch.json").write_text('{"batch_id": "b", "artifacts": []}')
+    _, said, _ = machine.run(CLI, "process", "batch.json", "--allow-degraded", "--output", "-")
+    assert re.search(r"^open_clip_model.safetensors: 2.0 MB$", said, re.MULTILINE)
+    _, said, _ = machine.run(CLI, "process", "batch.json", "--allow-degraded", "--output", "-")
+    assert "open_clip_model.safetensors" not in said
