@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from curation_features.errors import InvalidWeightsError
 from curation_features.stages import RunStats
 from curation_features.stages.plan import ALL_PARTS, EMBEDDING_PARTS
 
@@ -68,3 +69,22 @@ def test_progress_counts_every_distinct_photo(world, batch) -> None:
     stages.progress = done.append
     list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
     assert sum(done) == 40
+
+
+def test_a_tower_that_cannot_be_used_stops_the_run_or_is_a_default_of_every_photo(world, batch) -> None:
+    """It is found out when the first photo comes to it."""
+
+    def encode(inputs):
+        raise InvalidWeightsError("it holds values that are not finite", "fetch it again")
+
+    good, world.clip.encode_images = world.clip.encode_images, encode
+    stages = world.stages()
+    with pytest.raises(InvalidWeightsError, match="not finite; fetch it again"):
+        list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
+    stages = world.stages(world.settings.replace(on_missing_weights="degrade"))
+    records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
+    assert {record.embedding.error.reason for record in records} == {"invalid_weights"}
+    assert all(record.measurements["brisque"].score is not None for record in records)
+    world.clip.encode_images = good  # nothing of it was kept
+    records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
+    assert all(record.embedding.vector is not None for record in records)
