@@ -74,7 +74,7 @@ class Ours:
         self._project, self._settings = project, settings
         self._models = Models.from_settings(settings)
         self._runs = itertools.count()
-        self.stats = RunStats()
+        self.summary: dict[str, Any] = {}
         self.records: list[Any] = []
 
     def __call__(self) -> None:
@@ -82,8 +82,9 @@ class Ours:
         cache = FeatureCache(self._project.root / "caches" / f"{id(self)}-{next(self._runs)}")
         shutil.copytree(self._labels().parent, cache.label_embeddings.parent, dirs_exist_ok=True)
         stages = FeatureStages(self._settings, models=self._models, cache=cache)
-        plan, self.stats = stages.plan(ALL_PARTS), RunStats()
-        self.records = list(stages.label(stages.measure(self._project.batch, plan, self.stats), plan, self.stats))
+        plan, stats = stages.plan(ALL_PARTS), RunStats()
+        self.records = list(stages.label(stages.measure(self._project.batch, plan, stats), plan, stats))
+        self.summary = stats.summary()
 
     def _labels(self) -> Path:
         """The label vectors, which are made once."""
@@ -189,7 +190,7 @@ def main() -> None:
                     seconds[name].append(taken)
                 print(f"{time.strftime('%H:%M:%S')} round {number}: {name} {taken:.1f} s", flush=True)
         found = {name: median(taken) for name, taken in seconds.items()}
-        stages = {name: way.stats.summary() for name, way in (("ours", ours), ("ours, int8", int8))}
+        stages = {name: way.summary for name, way in (("ours", ours), ("ours, int8", int8))}
         said = agreement(ours, int8)
     report = Report(f"{options.photos} photos, {options.rounds} rounds; limit: {sizes}\n{said}")
     for name, taken in found.items():
