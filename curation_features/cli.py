@@ -215,20 +215,13 @@ def models_status(args: argparse.Namespace, settings: Settings) -> int:
 
 def models_list(args: argparse.Namespace, settings: Settings) -> int:
     """Show the CLIP models that are recommended; `model` in the settings takes these and any other of open_clip."""
-    from rich.table import Table
-    from rich.text import Text
-
     from curation_features.models.catalog import LABELLERS
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading, justify in (("model", "left"), ("GB", "right"), ("GFLOP", "right"), ("zero-shot", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("licence")
-    table.add_column("good for")
     for clip in LABELLERS:
-        size, work, top1 = f"{clip.megabytes / 1000:.2f}", f"{clip.gflop:.1f}", f"{clip.zero_shot:.1%}"
-        table.add_row(f"hf-hub:{clip.repo}", size, work, top1, clip.licence, Text(clip.use))
-    _console().print(table)
+        print(f"hf-hub:{clip.repo}")
+        print(f"  {clip.use}")
+        size, top1 = f"{clip.megabytes / 1000:.2f} GB", f"{clip.zero_shot:.1%} of ImageNet right, zero-shot"
+        print(f"  {size}, {clip.gflop:.1f} GFLOP per photo, {top1}, {clip.licence}")
     return 0
 
 
