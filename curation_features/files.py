@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,24 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         flush(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files of `replacing` anywhere in `folder` whose processes are gone."""
+    for path in folder.rglob(".*.tmp"):
+        owner = re.search(r"\.(\d+)\.[0-9a-f]{8}\.tmp$", path.name)
+        if owner and not _is_alive(int(owner[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:

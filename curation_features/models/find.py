@@ -86,7 +86,7 @@ def find_known_file(settings: Settings, known: KnownFile, *, again: bool = False
         MissingWeightsError: there is no such file.
         InvalidWeightsError: it is damaged, or its digest is not the published one.
     """
-    given = getattr(settings, known.setting) if known.setting else ""
+    given = getattr(settings, known.setting)
     variable = f"{ENV_PREFIX}{known.setting.upper()}"
     if given:
         path = settings.root / Path(given).expanduser()
@@ -97,11 +97,11 @@ def find_known_file(settings: Settings, known: KnownFile, *, again: bool = False
             )
         sha256 = _checked(settings, known.name, path, None, f"replace it by {known.url}", again)
         return Weights(given, path, sha256)
-    path = next((path for path in (known.path, known.elsewhere) if path and path.is_file()), known.path)
+    path = next((path for path in (known.path, known.elsewhere) if path.is_file()), known.path)
     if not path.is_file():
         raise MissingWeightsError(f"{known.name} is not on this machine (no {path})", FETCH)
     remedy = "`curation-features models pull` replaces it" if path == known.path else "delete it, and " + FETCH
-    remedy += f"; or set {variable}={path} to use it as it is" if known.setting else ""
+    remedy += f"; or set {variable}={path} to use it as it is"
     return Weights(known.url, path, _checked(settings, known.name, path, known.sha256, remedy, again))
 
 

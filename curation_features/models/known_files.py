@@ -20,7 +20,7 @@ class KnownFile:
         url: where it is published.
         file_name: its name in the weights folder (see `weights_folder`).
         elsewhere: where the library that it belongs to keeps it; used if it is there.
-        setting: the setting that names another file in its place; empty: none.
+        setting: the setting that names another file in its place.
         sha256: digest of the published file; empty where none is known.
         megabytes: its size.
         licence: as its publisher names it.
@@ -29,8 +29,8 @@ class KnownFile:
     name: str
     url: str
     file_name: str
-    elsewhere: Path | None = None
-    setting: str = ""
+    elsewhere: Path
+    setting: str
     sha256: str = ""
     megabytes: float = 0.0
     licence: str = ""

@@ -169,7 +169,7 @@ class _SingleFile:
 
     @property
     def _own(self) -> str:
-        return str(getattr(self.settings, self.known.setting)) if self.known.setting else ""
+        return str(getattr(self.settings, self.known.setting))
 
     def find(self, *, again: bool = False) -> Weights:
         return find_known_file(self.settings, self.known, again=again)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from curation_features import files
 from curation_features.errors import InputError, InvalidWeightsError, MissingWeightsError
 from curation_features.models.download import Progress, no_progress
 from curation_features.models.fetch import alone
@@ -38,7 +37,7 @@ def pull(settings: Settings, *, progress: Progress = no_progress, folder: Path |
     statuses = [status_of(model, settings, partial(_pulled, model, settings, progress, folder)) for model in MODELS]
     if weights_folder().is_dir():
         with suppress(OSError), alone():
-            _sweep_temporary_files(weights_folder())
+            files.sweep(weights_folder())
     return statuses
 
 
@@ -56,21 +55,3 @@ def _pulled(model: Model, settings: Settings, progress: Progress, folder: Path |
     with suppress(OSError):  # a folder that is only read is as good
         wanted.sweep()
     return weights
-
-
-def _sweep_temporary_files(folder: Path) -> None:
-    """Delete the temporary files (see `files.replacing`) of processes that are gone."""
-    for path in folder.rglob(".*.tmp"):
-        owner = re.search(r"\.(\d+)\.[0-9a-f]{8}\.tmp$", path.name)
-        if owner and not _is_alive(int(owner[1])):
-            path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True
