@@ -1,9 +1,9 @@
-"""Photos per second from JPEG files to labels and all five scores, on this machine's CPU.
+"""Photos per second from JPEG files to labels and all five scores, on this machine's CPU or its GPU (`--device cuda`).
 
 Three ways over the same photos, with models that are loaded already and have the real sizes (ViT-L/14 and RN50, random
-weights): the *limit* is the bare forward passes of both models on ready tensors, at the batch size that is best here;
-*ours* is the pixel pass with labels and an empty cache; *straightforward* is a script that follows the README examples
-of open_clip, piq and scikit-image, one photo at a time. Rounds are interleaved.
+weights): the *limit* is the bare forward passes of both models on ready tensors, at the batch size that is best here
+(on a GPU ViT-L/14 in fp16); *ours* is the pixel pass with labels and an empty cache; *straightforward* is a script that
+follows the README examples of open_clip, piq and scikit-image, one photo at a time. Rounds are interleaved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import open_clip
 import torch
 from checkpoints import write_checkpoints, write_small_ones
 from cpu_metrics import straightforward, straightforward_decode
-from measure import Report, arguments, elapsed
+from measure import Report, arguments, elapsed, medians
 from photos import write_photos
 from PIL import Image
 
@@ -35,13 +34,13 @@ from curation_features.stages import FeatureStages, Models
 from curation_features.stages.plan import ALL_PARTS
 from curation_features.stages.stats import RunStats
 
-BATCH_SIZES = (1, 2, 4)
+BATCH_SIZES = {"cpu": (1, 2, 4), "cuda": (16, 64, 128, 256), "mps": (8, 16, 32, 64)}
 
 
 class Project:
     """A folder with photos, full-size checkpoints and few labels, for what is ours."""
 
-    def __init__(self, root: Path, photos: int) -> None:
+    def __init__(self, root: Path, photos: int, device: str) -> None:
         self.root = root
         self.paths = write_photos(root / "photos", photos)
         folder = write_checkpoints(root, "ViT-L-14")["safetensors"]
@@ -57,7 +56,7 @@ class Project:
             model=f"local-dir:{folder}",
             clip_iqa_weights=str(rn50),
             brisque_weights=str(brisque),
-            device="cpu",
+            device=device,
         )
         artifacts = [{"photo_id": path.stem, "original_uri": str(path)} for path in self.paths]
         self.batch = batch_from({"batch_id": "benchmark", "artifacts": artifacts})
@@ -103,18 +102,19 @@ class Ours:
 
 
 class Straightforward:
-    """The script that one writes after the README examples."""
+    """The script that one writes after the README examples, over some of the photos where a GPU leaves it behind."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, device: str) -> None:
         import piq
 
         os.environ["HOME"] = str(project.root)
-        self._paths = project.paths
-        model, self._preprocess = open_clip.create_model_from_pretrained(project.settings.model)
+        self._device = device
+        self.paths = project.paths[:32]
+        model, self._preprocess = open_clip.create_model_from_pretrained(project.settings.model, device=device)
         self._model = model.eval()
-        self._clip_iqa = piq.CLIPIQA(data_range=1.0)
+        self._clip_iqa = piq.CLIPIQA(data_range=1.0).to(device)
         with torch.no_grad():
-            self._texts = model.encode_text(open_clip.tokenize(["a photo of a cat", "a photo of a dog"]))
+            self._texts = model.encode_text(open_clip.tokenize(["a photo of a cat", "a photo of a dog"]).to(device))
         hub = project.root / "torch" / "hub" / "checkpoints"
         hub.mkdir(parents=True)
         shutil.copy(project.settings.brisque_weights, hub)
@@ -122,45 +122,63 @@ class Straightforward:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Measure and label all photos."""
-        for path in self._paths:
-            image = self._preprocess(Image.open(path)).unsqueeze(0)
-            features = self._model.encode_image(image, normalize=True)
-            (100.0 * features @ self._texts.T).softmax(dim=-1)
+        """Measure and label the photos."""
+        for path in self.paths:
+            image = self._preprocess(Image.open(path)).unsqueeze(0).to(self._device)
+            with torch.autocast(self._device, enabled=self._device != "cpu"):
+                features = self._model.encode_image(image, normalize=True)
+                (100.0 * features @ self._texts.T).softmax(dim=-1).cpu()
             rgb = straightforward_decode(path)
             straightforward(rgb, CPU_METRICS)
-            x = torch.tensor(rgb).permute(2, 0, 1)[None] / 255.0
+            x = torch.tensor(rgb).to(self._device).permute(2, 0, 1)[None] / 255.0
             x = torch.nn.functional.interpolate(x, size=(336, 336), mode="bicubic", antialias=True)
-            self._clip_iqa(x.clamp(0, 1))
-
-    def limit(self, count: int) -> tuple[Callable[[], None], str]:
-        """The bare forward passes of `count` photos, each model at its best batch size."""
-        towers = (("ViT-L/14", self._model.encode_image, 224), ("RN50", self._rn50, 336))
-        chosen = [(name, tower, side, best_batch_size(tower, side)) for name, tower, side in towers]
-
-        def run() -> None:
-            for _, tower, side, size in chosen:
-                forward(tower, torch.rand(size, 3, side, side), count // size)
-
-        return run, ", ".join(f"{name} by {size}" for name, _, _, size in chosen)
-
-    def _rn50(self, x: torch.Tensor) -> torch.Tensor:
-        return self._clip_iqa.feature_extractor.encode_image(x, pos_embedding=False)
+            self._clip_iqa(x.clamp(0, 1)).cpu()
 
 
-def forward(tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, times: int) -> None:
-    with torch.inference_mode():
-        for _ in range(times):
-            tower(batch)
+class Limit:
+    """The bare forward passes of both models on ready tensors, at the batch size and in the form that are best."""
 
+    def __init__(self, project: Project, device: str, photos: int) -> None:
+        import piq
 
-def best_batch_size(tower: Callable[[torch.Tensor], torch.Tensor], side: int) -> int:
-    seconds = {}
-    for size in BATCH_SIZES:
-        batch = torch.rand(size, 3, side, side)
-        forward(tower, batch, 1)
-        seconds[size] = min(elapsed(lambda batch=batch: forward(tower, batch, 1)) for _ in range(2)) / size
-    return min(seconds, key=seconds.__getitem__)
+        self._device, self._photos = device, photos
+        precision = "fp32" if device == "cpu" else "fp16"
+        clip, _ = open_clip.create_model_from_pretrained(project.settings.model, device=device, precision=precision)
+        quality = piq.CLIPIQA(data_range=1.0).to(device).feature_extractor
+        if device != "cpu":
+            quality = quality.to(memory_format=torch.channels_last)
+        self._passes = {
+            "ViT-L/14": (clip.eval().encode_image, (3, 224, 224), device != "cpu"),
+            "RN50": (lambda x: quality.encode_image(x, pos_embedding=False), (3, 336, 336), False),
+        }
+        self.sizes = {name: self._best_size(name) for name in self._passes}
+
+    def __call__(self) -> None:
+        """Run the passes of all photos."""
+        for name, size in self.sizes.items():
+            self._forward(name, self._batch(name, size), -(-self._photos // size))
+
+    def _batch(self, name: str, size: int) -> torch.Tensor:
+        _, shape, is_half = self._passes[name]
+        batch = torch.rand(size, *shape, device=self._device)
+        if self._device != "cpu":
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch.half() if is_half else batch
+
+    def _forward(self, name: str, batch: torch.Tensor, times: int) -> None:
+        with torch.inference_mode():
+            for _ in range(times):
+                self._passes[name][0](batch)
+            if self._device == "cuda":
+                torch.cuda.synchronize()
+
+    def _best_size(self, name: str) -> int:
+        seconds = {}
+        for size in BATCH_SIZES[self._device]:
+            batch = self._batch(name, size)
+            self._forward(name, batch, 1)
+            seconds[size] = min(elapsed(lambda b=batch: self._forward(name, b, 1)) for _ in range(2)) / size
+        return min(seconds, key=seconds.__getitem__)
 
 
 def agreement(exact: Ours, fast: Ours) -> str:
@@ -175,36 +193,47 @@ def agreement(exact: Ours, fast: Ours) -> str:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
-    parser.add_argument("--photos", type=int, default=32, help="a multiple of 4 (default: %(default)s)")
+    parser.add_argument("--device", choices=BATCH_SIZES, default="cpu")
+    parser.add_argument("--photos", type=int, help="a multiple of 4 (default: 32 on a CPU, 2048 on a GPU)")
     options = parser.parse_args()
+    photos = options.photos or (32 if options.device == "cpu" else 2048)
     with tempfile.TemporaryDirectory() as temporary:
-        project = Project(Path(temporary), options.photos)
-        ours, int8, theirs = project.ours(), project.ours(precision="int8"), Straightforward(project)
-        limit, sizes = theirs.limit(options.photos)
-        ways = {"limit": limit, "ours": ours, "ours, int8": int8, "straightforward": theirs}
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(options.rounds + 1):
-            for name in list(ways)[:: -1 if number % 2 else 1]:
-                taken = elapsed(ways[name])
-                if number:
-                    seconds[name].append(taken)
-                print(f"{time.strftime('%H:%M:%S')} round {number}: {name} {taken:.1f} s", flush=True)
-        found = {name: median(taken) for name, taken in seconds.items()}
-        stages = {name: way.summary for name, way in (("ours", ours), ("ours, int8", int8))}
-        said = agreement(ours, int8)
-    report = Report(f"{options.photos} photos, {options.rounds} rounds; limit: {sizes}\n{said}")
-    for name, taken in found.items():
-        numbers = {"s per photo": taken / options.photos, "of the limit": taken / found["limit"]}
-        report.add(name, **numbers, **{"times as fast": found["straightforward"] / taken})
+        project = Project(Path(temporary), photos, options.device)
+        theirs, limit = Straightforward(project, options.device), Limit(project, options.device, photos)
+        ways: dict[str, Callable[[], None]] = {"limit": limit, "ours": project.ours(), "straightforward": theirs}
+        if options.device == "cpu":
+            ways["ours, int8"] = project.ours(precision="int8")
+        seconds = {name: taken / photos for name, taken in rounds_of(ways, options.rounds).items()}
+        seconds["straightforward"] *= photos / len(theirs.paths)
+        ours = {name: way for name, way in ways.items() if isinstance(way, Ours)}
+        said = agreement(*ours.values()) if len(ours) > 1 else ""
+    sizes = ", ".join(f"{name} by {size}" for name, size in limit.sizes.items())
+    report = Report(f"{photos} photos on {options.device}, {options.rounds} rounds; limit: {sizes}\n{said}")
+    for name, taken in seconds.items():
+        numbers = {"photos/s": 1 / taken, "s per photo": taken, "of the limit": taken / seconds["limit"]}
+        report.add(name, **numbers, **{"times as fast": seconds["straightforward"] / taken})
     report.show(options.json)
-    for name, summary in stages.items():
-        part = Report(f"{name}, last round: seconds of each stage, which overlap")
-        for stage, taken in summary.items():
-            if stage.startswith("seconds_"):
-                part.add(
-                    stage.removeprefix("seconds_"), seconds=taken, **{"of the wall time": taken / summary["seconds"]}
-                )
-        part.show()
+    for name, way in ours.items():
+        show_stages(name, way.summary)
+
+
+def rounds_of(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, as `medians`, and a line for each that is done."""
+    told = {name: lambda name=name, way=way: tell(name, elapsed(way)) for name, way in ways.items()}
+    return medians(told, rounds)
+
+
+def tell(name: str, taken: float) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {name}: {taken:.1f} s", flush=True)
+
+
+def show_stages(name: str, summary: dict[str, Any]) -> None:
+    """Print where the time of a run went."""
+    part = Report(f"{name}, last round: seconds of each stage, which overlap, and of waiting in queues")
+    for stage, taken in summary.items():
+        if stage.startswith("seconds_"):
+            part.add(stage.removeprefix("seconds_"), seconds=taken, **{"of the wall time": taken / summary["seconds"]})
+    part.show()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -26,6 +28,8 @@ _LOG_LINE = MappingProxyType(
         "cpu": "Using CPU",
     }
 )
+
+_ON_MPS = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +83,11 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
 def announce(device: Device) -> None:
     """Say in the log which device is used."""
     logger.info(_LOG_LINE[device.name])
+
+
+def alone_on(name: str) -> AbstractContextManager[object]:
+    """Keeps other threads of this process off a device that does not survive two at once.
+
+    That is MPS: torch 2.14 ends the process, without an exception, when two threads compute there (its issue 197805).
+    """
+    return _ON_MPS if name == "mps" else nullcontext()

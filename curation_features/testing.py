@@ -87,7 +87,10 @@ class FakeBrisque:
 
     Attributes:
         images_scored: images that went through `score` so far.
+        batched: None: it takes one image after the other.
     """
+
+    batched = None
 
     def __init__(self) -> None:
         self.images_scored = 0

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
-from curation_features.device import Device, announce, is_available, select_device
+from curation_features.device import Device, alone_on, announce, is_available, select_device
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
@@ -54,3 +55,20 @@ def test_the_cpu_is_chosen_without_probing(settings: Settings):
         raise AssertionError(name)
 
     assert select_device(settings.replace(device="cpu"), refuse).name == "cpu"
+
+
+def test_two_threads_are_never_on_mps_at_once_and_on_other_devices_they_may_be():
+    order: list[str] = []
+
+    def enter(device: str) -> None:
+        with alone_on(device):
+            order.append(device)
+
+    for device in ("mps", "cuda", "cpu"):
+        other = threading.Thread(target=enter, args=(device,))
+        with alone_on(device), alone_on(device):  # once more in the same thread
+            other.start()
+            other.join(0.2 if device == "mps" else 60)
+            order.append(f"left {device}")
+        other.join(60)
+    assert order == ["left mps", "mps", "cuda", "left cuda", "cpu", "left cpu"]

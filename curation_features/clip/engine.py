@@ -12,14 +12,19 @@ import numpy as np
 from PIL import Image
 
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
-from curation_features.device import Device, announce, select_device
+from curation_features.clip.tensor_transform import on_tensor
+from curation_features.device import Device, alone_on, announce, select_device
 from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.models import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
 from curation_features.models.assembly import Mismatch
 from curation_features.settings import Settings
+from curation_features.uploads import Uploads, stacked
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    from curation_features.uploads import ModelInput
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +51,11 @@ class ClipEngine(Protocol):
     def logit_scale(self) -> float:
         """The learned scale of cosines before a softmax (about 100); greater than 0."""
 
-    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The model's input, (3, S, S), for an upright RGB image (H, W, 3)."""
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
+        """The model's input, (3, S, S), for an upright RGB image (H, W, 3): an array, or a tensor on a device."""
 
-    def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors (N, D) of unit norm for a batch of inputs (N, 3, S, S)."""
+    def encode_images(self, batch: Any) -> NDArray[np.float32]:
+        """Vectors (N, D) of unit norm for a batch (N, 3, S, S) of what `preprocess` made."""
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors (N, D) of unit norm for N prompts."""
@@ -78,8 +83,8 @@ class OpenClipEngine:
 
     Each tower is read when it is first needed, and tried once: where the device lacks an operator, or fp16 cannot hold
     the numbers, that tower runs in fp32 or on the CPU, and a warning says so. A single photo that overflows fp16 is
-    computed again in fp32. On the CPU photos go through the model one at a time: that is as fast, and a photo's vector
-    is the same whatever its neighbours are.
+    computed again in fp32. On CUDA a photo is reduced on the device. On the CPU photos go through
+    the model one at a time: that is as fast, and a photo's vector is the same whatever its neighbours are.
 
     Args:
         weights: a checkpoint and its configuration.
@@ -102,6 +107,8 @@ class OpenClipEngine:
         self._tokenizer = LazyModel(lambda: weights, _tokenizer)
         model = self._model(device)
         self._transform = model.transform
+        self._transform_there = on_tensor(model.transform)
+        self._uploads = Uploads(device.name) if device.name == "cuda" else None
         self.logit_scale: float = _checked_scale(weights, model.logit_scale)
         self.dimension: int = weights.config["model_cfg"]["embed_dim"]
 
@@ -110,14 +117,24 @@ class OpenClipEngine:
         """Where photos are computed."""
         return self._towers["image"].get()
 
-    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The model's own transform; see `ClipEngine.preprocess`, and `MAX_ASPECT` for very long photos."""
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
+        """The model's own transform; see `ClipEngine.preprocess`, and `MAX_ASPECT` for very long photos.
+
+        On CUDA the same steps are done on the device, which rounds a few pixels to the next level.
+        """
         if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
             raise ValueError(f"expected an RGB image (H, W, 3) of uint8, not {rgb.shape} of {rgb.dtype}")
-        tensor = self._transform(Image.fromarray(np.ascontiguousarray(_middle(rgb))))
+        middle = np.ascontiguousarray(_middle(rgb))
+        transform = self._transform_there
+        if self._uploads is not None and transform is not None:
+            try:
+                return self._uploads(middle, lambda pixels: transform(pixels.permute(2, 0, 1)))
+            except RuntimeError as error:  # too large, for its memory or for the operator
+                logger.debug("A photo is reduced on the CPU, as the device cannot: %s", error)
+        tensor = self._transform(Image.fromarray(middle))
         return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
 
-    def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode_images(self, batch: ModelInput) -> NDArray[np.float32]:
         """See `ClipEngine.encode_images`."""
         return self._encoded("image", batch)
 
@@ -129,7 +146,7 @@ class OpenClipEngine:
         tokens: NDArray[np.int64] = self._tokenizer.get()(list(prompts)).numpy()
         return tokens
 
-    def _encoded(self, tower: Tower, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def _encoded(self, tower: Tower, inputs: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Normalised vectors of inputs; those that overflow fp16 are computed again in fp32."""
         if not len(inputs):
             return np.empty((0, self.dimension), np.float32)
@@ -140,20 +157,24 @@ class OpenClipEngine:
             logger.warning(
                 "%d of %d inputs overflow CLIP in fp16 and are computed in fp32", overflown.sum(), len(inputs)
             )
-            vectors[overflown] = self._vectors(tower, Device(device.name, "fp32"), inputs[overflown])
+            places = overflown.nonzero()[0].tolist()
+            vectors[overflown] = self._vectors(tower, Device(device.name, "fp32"), inputs[places])
         return vectors
 
-    def _vectors(self, tower: Tower, device: Device, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def _vectors(self, tower: Tower, device: Device, inputs: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Normalised vectors of one or more inputs, NaN where they overflow."""
         import torch
 
         model = self._placed(tower, device)
-        with torch.inference_mode():
-            tensor = torch.tensor(inputs, device=device.name)
+        with torch.inference_mode(), alone_on(device.name):
+            tensor = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
+            tensor = tensor.to(device.name)
             if tower == "text":
                 vectors = model.encode_text(tensor).float()
             else:
                 tensor = tensor.half() if device.precision == "fp16" else tensor
+                if device.name == "cuda":
+                    tensor = tensor.contiguous(memory_format=torch.channels_last)
                 parts = torch.split(tensor, 1) if device.name == "cpu" else [tensor]
                 vectors = torch.cat([model.encode_image(part).float() for part in parts])
             unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
@@ -187,7 +208,7 @@ class OpenClipEngine:
             return  # there is nothing to fall back to, and one photo takes seconds: the first one tells as well
         else:
             gray = self.preprocess(np.full((64, 64, 3), 127, np.uint8))
-            vectors = self._vectors(tower, device, gray[np.newaxis])
+            vectors = self._vectors(tower, device, stacked([gray]))
         if not np.isclose(np.linalg.norm(vectors), 1.0, atol=1e-3):
             raise ArithmeticError("a plain gray photo or a short text gives no finite vector")
 
@@ -203,7 +224,8 @@ class OpenClipEngine:
     def _placed(self, tower: Tower, device: Device) -> Any:
         """open_clip's model on a device with a tower in place."""
         try:
-            return self._model(device).place(tower)
+            with alone_on(device.name):
+                return self._model(device).place(tower)
         except Mismatch as error:
             raise _invalid(self._weights, error) from error
 

@@ -72,6 +72,10 @@ class ClipModel:
             for name in names:
                 place(self.model, name, self._state[name], self._device.name)
                 del self._state[name]
+            if names and tower == "image" and self._device.name == "cuda":
+                import torch
+
+                self.model.visual.to(memory_format=torch.channels_last)  # what its tensor cores want
             if names and tower == "image" and self._device.precision == "int8":
                 from curation_features.clip.int8 import tower_to_int8
 

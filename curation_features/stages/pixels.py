@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,18 +17,27 @@ from curation_features.errors import ManifestError, PhotoError, WeightsError
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.schema import Embedding, FeatureError, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages.plan import STAGE_OF_PART, Models, Plan, tolerated
+from curation_features.stages.plan import MODEL_PARTS, STAGE_OF_PART, Models, Plan, tolerated
 from curation_features.stages.preparation import Item, Preparation, Result, failed
 from curation_features.stages.stats import RunStats
-from curation_features.stages.streaming import bounded_map, each_or_error
+from curation_features.stages.streaming import BatchRunner, bounded_map, finished, in_order
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+from curation_features.uploads import stacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from curation_features.uploads import ModelInput
+
 log = logging.getLogger(__name__)
 
 _BATCH_SIZES = {"cpu": 1, "mps": 32, "cuda": 64}  # on a CPU one at a time is as fast, and needs the least memory
+
+MOST_WORKERS = 16
+"""Threads that prepare photos, at most: beyond them Python's lock is what they wait for."""
+
+GROUPS_AT_ONCE = 2
+"""Groups of photos that models work on at once, where the device is CUDA."""
 
 Photo = tuple[str, str]
 
@@ -43,6 +53,8 @@ class PixelPass:
         self._cache = cache
         self._technical = technical
         self._prepare = Preparation(settings, models, cache, technical)
+        self._runners = {part: BatchRunner() for part in MODEL_PARTS}
+        self._device = ""  # where models run, once one is needed
 
     def records(
         self, batch: Batch, plan: Plan, stats: RunStats, progress: Callable[[int], None] | None = None
@@ -70,17 +82,39 @@ class PixelPass:
             yield record
 
     def _measured(self, photos: Sequence[Photo], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
-        workers = self._settings.workers or min(os.cpu_count() or 1, 8)
-        ahead = 4 * workers + self._settings.batch_size
-        prepared = bounded_map(lambda photo: self._prepare(photo, plan, stats), photos, workers=workers, ahead=ahead)
+        cpu_is_busy = False
+        workers = self._settings.workers or min(usable_cores(), MOST_WORKERS)
+        prepared = bounded_map(
+            lambda photo: self._prepare(photo, plan, stats),
+            photos,
+            workers=workers,
+            ahead=4 * workers + self._settings.batch_size,
+            # A model on the CPU takes all cores for itself, and is slowed down by more than what others gain.
+            in_bursts=lambda: cpu_is_busy,
+        )
+        pool = ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="models")
+
+        def start(group: list[Item]) -> Future[list[Item]]:
+            nonlocal cpu_is_busy
+            needs_model = any(item.inputs for item in group)
+            cpu_is_busy = needs_model and self._device == "cpu"
+            return pool.submit(self._finish, group, plan, stats) if needs_model else finished(self._kept(group, stats))
+
         try:
-            for group in self._groups(prepared):
-                self._run_models(group, plan, stats)
-                for item in group:
-                    self._keep(item, stats)
-                    yield item.record
+            groups = map(start, self._groups(stats.waited("photos", prepared)))
+            for group in stats.waited("models", in_order(groups, self._groups_ahead)):
+                yield from (item.record for item in group)
         finally:
+            pool.shutdown(cancel_futures=True)
             prepared.close()
+
+    def _groups_ahead(self) -> int:
+        """Groups whose models may run, or wait to, while earlier records are consumed.
+
+        On CUDA some, so that there is always one in the device's queue. Elsewhere one: a CPU's cores are taken by it,
+        and MPS takes one thread at a time.
+        """
+        return GROUPS_AT_ONCE + 1 if self._device == "cuda" else 1
 
     def _groups(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         """Groups that fill one forward pass; a photo that needs no model waits only behind one that does."""
@@ -98,11 +132,10 @@ class PixelPass:
     @cached_property
     def _batch_size(self) -> int:
         """Photos per forward pass. Asked for only when a model runs, since an automatic device is found by torch."""
-        if self._settings.batch_size:
-            return self._settings.batch_size
         from curation_features.device import select_device
 
-        return _BATCH_SIZES[select_device(self._settings).name]
+        self._device = select_device(self._settings).name
+        return self._settings.batch_size or _BATCH_SIZES[self._device]
 
     def _copies(self, photos: Sequence[Photo], batch: Batch) -> dict[Photo, Photo]:
         """Photos that have the id and the bytes of an earlier one under another URI: photo -> the earlier one."""
@@ -130,14 +163,14 @@ class PixelPass:
         except PhotoError:
             return None
 
-    def _run_models(self, items: Sequence[Item], plan: Plan, stats: RunStats) -> None:
-        """The model parts of a group of photos, as one batch each."""
-        for part, run in (("clip_iqa", self._score), ("embedding", self._embed)):
+    def _finish(self, items: list[Item], plan: Plan, stats: RunStats) -> list[Item]:
+        """The model parts of a group of photos, as one batch each; what is complete is kept in the cache."""
+        for part, run in (("brisque", self._brisque), ("clip_iqa", self._clip_iqa), ("embedding", self._embed)):
             group = [item for item in items if part in item.inputs]
             if not group:
                 continue
             with stats.timing(STAGE_OF_PART.get(part, part)):
-                results = each_or_error(run, [item.inputs.pop(part) for item in group])
+                results = self._runners[part](run, [item.inputs.pop(part) for item in group])
             for item, result in zip(group, results, strict=True):
                 if isinstance(result, WeightsError):
                     tolerated(result, self._settings)
@@ -145,18 +178,30 @@ class PixelPass:
                     log.warning("%s failed on one photo of the batch: %s", part, result)
                     result = failed(part, result)
                 item.add(part, result, plan)
+        return self._kept(items, stats)
 
-    def _score(self, inputs: Sequence[NDArray[np.float32]]) -> list[Result]:
-        return [*self._technical.measure_clip_iqa(np.stack(inputs))]
+    def _brisque(self, inputs: Sequence[ModelInput]) -> list[Result]:
+        return [*self._technical.measure_brisque(inputs)]
 
-    def _embed(self, inputs: Sequence[NDArray[np.float32]]) -> list[Result]:
-        vectors = self._models.clip.get().encode_images(np.stack(inputs))
+    def _clip_iqa(self, inputs: Sequence[ModelInput]) -> list[Result]:
+        return [*self._technical.measure_clip_iqa(stacked(inputs))]
+
+    def _embed(self, inputs: Sequence[ModelInput]) -> list[Result]:
+        vectors = self._models.clip.get().encode_images(stacked(inputs))
         return [_embedding(vector) for vector in vectors]
 
-    def _keep(self, item: Item, stats: RunStats) -> None:
-        if item.entry is not None and item.changed:
-            with stats.timing("cache"):
-                self._cache.save(item.record.photo_id, item.entry)
+    def _kept(self, items: list[Item], stats: RunStats) -> list[Item]:
+        """The photos themselves, when what is new in them lies in the cache."""
+        for item in items:
+            if item.entry is not None and item.changed:
+                with stats.timing("cache"):
+                    self._cache.save(item.record.photo_id, item.entry)
+        return items
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _embedding(vector: NDArray[np.float32]) -> Embedding:

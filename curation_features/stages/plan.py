@@ -22,9 +22,12 @@ from curation_features.versions import PARTS, combined, part_version
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from curation_features.uploads import ModelInput
+
 TECHNICAL_PARTS = frozenset(METRIC_NAMES)
 EMBEDDING_PARTS = frozenset({"embedding"})
 LABEL_PARTS = frozenset({"labels"})
+MODEL_PARTS = ("brisque", "clip_iqa", "embedding")
 ALL_PARTS = TECHNICAL_PARTS | EMBEDDING_PARTS | LABEL_PARTS
 
 STAGE_OF_PART = {"embedding": "image_embedding", "labels": "clip_labels"}
@@ -56,8 +59,14 @@ class Models:
         }
         return models[part].identity if part in models else ""
 
-    def load(self, part: str) -> ImageModel:
-        """The model that sees the pixels of a part, loaded. Raises `WeightsError` where it cannot be."""
+    def load(self, part: str) -> ImageModel | None:
+        """The model that takes the photos of a part in batches, loaded; None where they are measured one by one.
+
+        Raises:
+            WeightsError: it cannot be loaded.
+        """
+        if part == "brisque":
+            return self.brisque.get().batched
         return self.clip.get() if part == "embedding" else self.clip_iqa.get()
 
     def try_out(self, name: str) -> None:
@@ -71,9 +80,9 @@ class Models:
 
 
 class ImageModel(Protocol):
-    """What both models that see pixels can do."""
+    """What every model that takes photos in batches can do."""
 
-    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
         """The model's input for an upright RGB image (H, W, 3)."""
 
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from curation_features.cache import CacheEntry, FeatureCache
 from curation_features.errors import CurationError, PhotoError, WeightsError
 from curation_features.photos import PhotoReader, decode
-from curation_features.schema import CPU_METRICS, Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.schema import Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages.plan import LABEL_PARTS, STAGE_OF_PART, TECHNICAL_PARTS, Models, Plan, tolerated
+from curation_features.stages.plan import (
+    LABEL_PARTS,
+    MODEL_PARTS,
+    STAGE_OF_PART,
+    TECHNICAL_PARTS,
+    Models,
+    Plan,
+    tolerated,
+)
 from curation_features.stages.stats import RunStats
+from curation_features.stages.streaming import is_out_of_memory
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from curation_features.uploads import ModelInput
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +42,7 @@ class Item:
 
     record: PhotoRecord
     entry: CacheEntry | None = None
-    inputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    inputs: dict[str, ModelInput] = field(default_factory=dict)
     changed: bool = False
 
     def add(self, part: str, result: Result, plan: Plan) -> None:
@@ -99,33 +110,28 @@ class Preparation:
         _fill(record, entry, valid, plan)
         return item
 
-    def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Collection[str], plan: Plan, stats: RunStats) -> None:
-        """CPU metrics now; for the models, their inputs."""
-        cpu = [name for name in CPU_METRICS if name in todo]
-        if cpu:
-            with stats.timing("cpu_metrics"):
-                for part, measurement in self._cpu_metrics(rgb, cpu).items():
-                    item.add(part, measurement, plan)
-        for part in ("clip_iqa", "embedding"):
-            if part in todo:
+    def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Set[str], plan: Plan, stats: RunStats) -> None:
+        """The metrics that need no batch; for the models, their inputs."""
+        one_by_one = todo - set(MODEL_PARTS)
+        for part in (part for part in MODEL_PARTS if part in todo):
+            try:
+                model = self._models.load(part)
+            except WeightsError as error:
+                item.add(part, failed(part, tolerated(error, self._settings)), plan)
+                continue
+            if model is None:
+                one_by_one |= {part}
+                continue
+            with stats.timing("preprocess"):
                 try:
-                    model = self._models.load(part)
-                except WeightsError as error:
-                    item.add(part, failed(part, tolerated(error, self._settings)), plan)
-                    continue
-                with stats.timing("preprocess"):
-                    try:
-                        item.inputs[part] = model.preprocess(rgb)
-                    except Exception as error:
-                        log.exception("%s cannot take one photo of the batch; the others go on", part)
-                        item.add(part, failed(part, error), plan)
-
-    def _cpu_metrics(self, rgb: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Measurement]:
-        try:
-            return self._technical.measure(rgb, names)
-        except WeightsError as error:  # only BRISQUE has weights
-            rest = self._technical.measure(rgb, [name for name in names if name != "brisque"])
-            return {**rest, "brisque": Measurement(error=_error("brisque", tolerated(error, self._settings)))}
+                    item.inputs[part] = model.preprocess(rgb)
+                except Exception as error:
+                    log.exception("%s cannot take one photo of the batch; the others go on", part)
+                    item.add(part, failed(part, error), plan)
+        if one_by_one:
+            with stats.timing("cpu_metrics"):
+                for part, measurement in self._technical.measure(rgb, one_by_one).items():
+                    item.add(part, measurement, plan)
 
 
 def failed(part: str, error: Exception) -> Result:
@@ -152,5 +158,5 @@ def _error(part: str, error: Exception) -> FeatureError:
     stage = STAGE_OF_PART.get(part, part)
     if isinstance(error, WeightsError):
         return FeatureError(stage, error.reason, error.summary)
-    memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
-    return FeatureError(stage, "out_of_memory" if memory else "model_error", f"{type(error).__name__}: {error}")
+    reason = "out_of_memory" if is_out_of_memory(error) else "model_error"
+    return FeatureError(stage, reason, f"{type(error).__name__}: {error}")

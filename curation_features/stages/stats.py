@@ -7,15 +7,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from curation_features.schema import PhotoRecord
+
+T = TypeVar("T")
 
 
 class RunStats:
     """Counts photos and adds up the seconds of each stage; safe to use from several threads.
 
-    Stages overlap, so the seconds of the stages add up to more than `elapsed`.
+    Stages overlap, so the seconds of the stages add up to more than `elapsed`. `wait_for_photos` is how long the models
+    had no photo that was ready; `wait_for_models` how long whatever takes the records had none.
     """
 
     def __init__(self) -> None:
@@ -35,6 +38,17 @@ class RunStats:
         finally:
             with self._lock:
                 self.seconds[stage] += time.perf_counter() - start
+
+    def waited(self, source: str, items: Iterable[T]) -> Iterator[T]:
+        """Pass on items, and add the time that they are waited for to `wait_for_{source}`."""
+        stream = iter(items)
+        while True:
+            with self.timing(f"wait_for_{source}"):
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
 
     def counted(self, records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
         """Pass on finished photos, and count them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
@@ -12,19 +13,55 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def bounded_map(function: Callable[[S], T], items: Iterable[S], *, workers: int, ahead: int) -> Generator[T]:
-    """`map` in threads: results in order, at most `ahead` of them started before they are asked for."""
-    source = iter(items)
+def bounded_map(
+    function: Callable[[S], T],
+    items: Iterable[S],
+    *,
+    workers: int,
+    ahead: int,
+    in_bursts: Callable[[], bool] = lambda: False,
+) -> Generator[T]:
+    """`map` in threads: results in order, at most `ahead` of them started before they are asked for.
+
+    Args:
+        in_bursts: while it holds, the next `ahead` are started together once all results are taken, and the first is
+            given when the last is done: the threads rest while the caller works.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="photos")
-    pending: deque[Future[T]] = deque()
     try:
-        pending.extend(pool.submit(function, item) for item in islice(source, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(source, 1))
-            yield result
+        yield from in_order((pool.submit(function, item) for item in items), lambda: ahead, in_bursts)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    futures: Iterable[Future[T]], ahead: Callable[[], int], in_bursts: Callable[[], bool] = lambda: False
+) -> Generator[T]:
+    """Results of futures in order; at most `ahead()` are drawn from `futures` before their result is asked for."""
+    source = iter(futures)
+    pending: deque[Future[T]] = deque()
+
+    def draw() -> None:
+        pending.extend(islice(source, max(ahead() - len(pending), 0)))
+
+    while True:
+        if not (pending and in_bursts()):
+            draw()
+        if not pending:
+            return
+        if in_bursts():
+            wait(pending)
+        result = pending.popleft().result()
+        if not in_bursts():
+            draw()
+        yield result
+
+
+def finished(result: T) -> Future[T]:
+    """A future that has its result already."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -34,17 +71,40 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def each_or_error(function: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T | Exception]:
-    """Apply a function over a batch, and halve the batch where it fails, down to the items that fail alone.
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, the machine's or a GPU's; without an import of torch."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
 
-    A GPU that is out of memory, or one photo that a model cannot take, costs that photo and not its neighbours.
+
+class BatchRunner:
+    """Runs functions over batches, and halves a batch where one fails, down to the items that fail alone.
+
+    One item that a model cannot take costs that item and not its neighbours. Where memory was lacking, batches to come
+    are no larger than the largest that it sufficed for.
     """
-    if not items:
-        return []
-    try:
-        return list(function(items))
-    except Exception as error:
-        if len(items) == 1:
-            return [error]
-    half = len(items) // 2
-    return [*each_or_error(function, items[:half]), *each_or_error(function, items[half:])]
+
+    def __init__(self) -> None:
+        self._limit = sys.maxsize
+
+    def __call__(self, function: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T | Exception]:
+        """Apply a function to a batch; in the place of an item that fails alone stands its error."""
+        results: list[T | Exception] = []
+        while len(results) < len(items):
+            results += self._run(function, items[len(results) : len(results) + self._limit])
+        return results
+
+    def _run(self, function: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T | Exception]:
+        try:
+            results = list(function(items))
+        except Exception as error:
+            if len(items) == 1:
+                return [error]
+            if is_out_of_memory(error):
+                self._limit = len(items) // 2
+        else:
+            if self._limit < len(items):
+                self._limit = len(items)
+            return [*results]
+        # Outside of the handler, whose traceback would keep the failed batch's memory alive.
+        half = len(items) // 2
+        return [*self._run(function, items[:half]), *self._run(function, items[half:])]

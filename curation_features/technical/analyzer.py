@@ -9,24 +9,25 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from curation_features.errors import UndefinedMetricError, WeightsError
 from curation_features.images import IMAGE_TYPES, checked_rgb, pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
 from curation_features.settings import Settings, load_settings
-from curation_features.technical.brisque import Brisque, brisque_measurement, brisque_model
+from curation_features.technical.brisque import Brisque, brisque_measurement, brisque_model, measurement_of
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.technical.exposure import exposure
 from curation_features.technical.noise import noise
 from curation_features.technical.preview import luma, preview
 from curation_features.technical.sharpness import sharpness
+from curation_features.uploads import stacked
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from curation_features.images import ImageLike
     from curation_features.models import LazyModel
+    from curation_features.uploads import ModelInput
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,18 @@ class TechnicalQualityAnalyzer:
             measures |= {name: partial(measure, gray, self.settings) for name, measure in _PREVIEW_METRICS.items()}
         return {name: self._guarded(name, measures[name]) for name in CPU_METRICS if name in metrics}
 
-    def measure_clip_iqa(self, inputs: NDArray[np.float32]) -> list[Measurement]:
+    def measure_brisque(self, inputs: Sequence[ModelInput]) -> list[Measurement]:
+        """BRISQUE of inputs that the regressor's own `batched.preprocess` made, N measurements.
+
+        Raises:
+            WeightsError: the model cannot be loaded. What it raises itself (out of memory, say) is passed on.
+        """
+        batched = self._brisque.get().batched
+        if batched is None:
+            raise ValueError("this BRISQUE measures photos one by one: use `measure`")
+        return [self._guarded("brisque", partial(_of_index, index)) for index in batched.score(inputs)]
+
+    def measure_clip_iqa(self, inputs: ModelInput) -> list[Measurement]:
         """CLIP-IQA of inputs that the model's own `preprocess` made.
 
         Args:
@@ -155,7 +167,7 @@ class TechnicalQualityAnalyzer:
 
     def _clip_iqa_of(self, rgb: NDArray[np.uint8]) -> Measurement:
         return self._guarded(
-            "clip_iqa", lambda: self.measure_clip_iqa(self._clip_iqa.get().preprocess(rgb)[np.newaxis])[0]
+            "clip_iqa", lambda: self.measure_clip_iqa(stacked([self._clip_iqa.get().preprocess(rgb)]))[0]
         )
 
     def _guarded(self, metric: str, measure: Callable[[], Measurement]) -> Measurement:
@@ -172,6 +184,12 @@ class TechnicalQualityAnalyzer:
             logger.error("Unexpected error in %s: %s", metric, error, exc_info=kind not in self._traced)
             self._traced.add(kind)
             return _failed(metric, "internal_error", error)
+
+
+def _of_index(index: float | UndefinedMetricError) -> Measurement:
+    if isinstance(index, UndefinedMetricError):
+        raise index
+    return measurement_of(index)
 
 
 def _scores(measurements: Mapping[str, Measurement]) -> dict[str, float]:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from curation_features.device import select_device
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.models import LazyModel, Progress, Weights, locate_brisque, no_progress
 from curation_features.models.known_files import brisque_file
 from curation_features.schema import Measurement
+from curation_features.technical.brisque_batches import BatchedBrisque, batched_brisque
 from curation_features.technical.brisque_gray import half_size, piq_luma
 from curation_features.technical.local_contrast import SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
 from curation_features.technical.preview import preview
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from curation_features.settings import Settings
     from curation_features.technical.local_contrast import Gray
+    from curation_features.uploads import ModelInput
 
 GAMMA, RHO = 0.05, -153.591
 """Kernel width and offset of the regressor, from the authors' release."""
@@ -69,7 +72,12 @@ class Brisque:
     Args:
         sv_coef: (774, 1), dual coefficients.
         sv: (774, 36), support vectors, in features scaled to [-1, 1].
+
+    Attributes:
+        batched: takes photos in batches on a GPU; None where they are measured one by one.
     """
+
+    batched: BatchedBrisque | None = None
 
     def __init__(self, sv_coef: NDArray[np.float32], sv: NDArray[np.float32]) -> None:
         import torch
@@ -94,23 +102,46 @@ class Brisque:
             UndefinedMetricError: `flat_image`: its luma is one value; `too_small`: a side under 12 px;
                 `undefined_statistics`: it has no local contrast of both signs (a line on black, say).
         """
-        if min(rgb.shape[:2]) < SMALLEST_SIDE:
-            raise UndefinedMetricError(
-                "too_small", f"BRISQUE needs {SMALLEST_SIDE} px a side; the image has {rgb.shape[1]}x{rgb.shape[0]}"
-            )
+        _check_size(rgb.shape[0], rgb.shape[1])
         luma = piq_luma(rgb)
         if luma.min() == luma.max():
-            raise UndefinedMetricError("flat_image", "the image has one brightness all over")
+            raise _flat()
         scales = ((luma, self._weigh_luma), (half_size(luma), self._weigh_half))
-        index = self._index([feature for scale in scales for feature in self._features(contrast_sums(*scale))])
+        return self._index([contrast_sums(*scale) for scale in scales])
+
+    def scores_of(self, lumas: ModelInput) -> list[float | UndefinedMetricError]:
+        """The index of each of (N, H, W) images of luma on a device, or why it has none."""
+        from curation_features.technical.contrast_batches import batched_contrast_sums, half_sizes
+
+        with self._torch.inference_mode():
+            lumas = self._torch.as_tensor(lumas)
+            flat = (lumas.amax((1, 2)) == lumas.amin((1, 2))).tolist()
+            try:
+                _check_size(*lumas.shape[1:])
+            except UndefinedMetricError as error:
+                return [error] * len(lumas)
+            scales = (
+                batched_contrast_sums(lumas, self._weigh_luma),
+                batched_contrast_sums(half_sizes(lumas), self._weigh_half),
+            )
+        return [
+            _flat() if is_flat else self._index_or_error([*sums]) for is_flat, *sums in zip(flat, *scales, strict=True)
+        ]
+
+    def _index_or_error(self, scales: list[ContrastSums]) -> float | UndefinedMetricError:
+        try:
+            return self._index(scales)
+        except UndefinedMetricError as error:
+            return error
+
+    def _index(self, scales: list[ContrastSums]) -> float:
+        features = [feature for sums in scales for feature in self._features(sums)]
+        with self._torch.inference_mode():
+            scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
+            index = self.regress(scaled[0].tolist())
         if not math.isfinite(index):
             raise UndefinedMetricError("undefined_statistics", f"BRISQUE has no value for the image ({index})")
         return index
-
-    def _index(self, features: list[float]) -> float:
-        with self._torch.inference_mode():
-            scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
-            return self.regress(scaled[0].tolist())
 
     def regress(self, scaled: Sequence[float]) -> float:
         """The index of 36 features that are scaled to [-1, 1]."""
@@ -167,6 +198,17 @@ class Brisque:
         return [float(self._shapes.shape[place]), mean, left_sigma**2, right_sigma**2]
 
 
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < SMALLEST_SIDE:
+        raise UndefinedMetricError(
+            "too_small", f"BRISQUE needs {SMALLEST_SIDE} px a side; the image has {width}x{height}"
+        )
+
+
+def _flat() -> UndefinedMetricError:
+    return UndefinedMetricError("flat_image", "the image has one brightness all over")
+
+
 def _tabulate_shapes() -> _Shapes:
     import torch
 
@@ -182,7 +224,15 @@ def _tabulate_shapes() -> _Shapes:
 
 def brisque_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[Brisque]:
     """The regressor that `settings` name: located when its identity is asked for, loaded on first use."""
-    return LazyModel(lambda: locate_brisque(settings, progress=progress), load_brisque)
+
+    def load(weights: Weights) -> Brisque:
+        model = load_brisque(weights)
+        # MPS has no float64.
+        if select_device(settings).name == "cuda":
+            model.batched = batched_brisque(model, "cuda", settings.brisque_side)
+        return model
+
+    return LazyModel(lambda: locate_brisque(settings, progress=progress), load)
 
 
 def load_brisque(weights: Weights) -> Brisque:
@@ -238,5 +288,9 @@ def brisque_measurement(rgb: NDArray[np.uint8], model: Brisque, *, side: int) ->
     Raises:
         UndefinedMetricError: see `Brisque.score`.
     """
-    index = model.score(preview(rgb, side))
+    return measurement_of(model.score(preview(rgb, side)))
+
+
+def measurement_of(index: float) -> Measurement:
+    """The measurement that a BRISQUE index makes."""
     return Measurement(score=1 - min(max(index / 100, 0.0), 1.0), raw={"brisque_raw": index})

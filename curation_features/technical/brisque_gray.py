@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,21 +57,43 @@ def half_size(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(cv2.transpose(_half_rows(columns)), np.float32)
 
 
-def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image with half its rows."""
-    import torch
-    from piq.functional.resize import get_padding, get_weight
+class HalfTaps(NamedTuple):
+    """How a side is halved: each pixel is the sum of some neighbouring ones, each times a weight.
 
-    side, width = image.shape
+    Attributes:
+        first: (side // 2,), the first of them; they may lie outside of the image, which is mirrored there.
+        weights: (taps, side // 2).
+    """
+
+    first: NDArray[np.int64]
+    weights: torch.Tensor
+
+
+def half_taps(side: int) -> HalfTaps:
+    """The antialiased bicubic of piq and MATLAB for a side of `side` px."""
+    import torch
+    from piq.functional.resize import get_weight
+
     halves = side // 2
     taps = math.ceil(4 * side / halves) + 2
     centres = (torch.linspace(0, halves - 1, steps=halves) + 0.5) / (halves / side) - 0.5
     base = centres.floor() - taps // 2 + 1
-    weights = get_weight(centres - base, taps, antialiasing_factor=halves / side)
-    before, after, base = get_padding(base, taps, side)
+    weights: torch.Tensor = get_weight(centres - base, taps, antialiasing_factor=halves / side)
+    return HalfTaps(base.long().numpy(), weights)
+
+
+def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image with half its rows."""
+    import torch
+
+    side, width = image.shape
+    first, weights = half_taps(side)
+    halves, taps = len(first), len(weights)
+    before, after = max(-int(first[0]), 0), max(int(first[-1]) + taps - side, 0)
     padded = np.asarray(cv2.copyMakeBorder(image, before, after, 0, 0, cv2.BORDER_REFLECT))
+    first = first + before
     reduced = np.zeros((halves, width), np.float32)
-    first, at_a_time = base.numpy(), max(1, HALF_STRIP // width)
+    at_a_time = max(1, HALF_STRIP // width)
     # Where the side is odd, there is one place at which the first tap moves on by three rows instead of two.
     jumps = (np.flatnonzero(np.diff(first) != 2) + 1).tolist()
     for top, bottom in pairwise(sorted({*range(0, halves, at_a_time), *jumps, halves})):

@@ -6,6 +6,7 @@ numbers are those of `piq.CLIPIQA` 0.8 (CLIP RN50 without positional embedding, 
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import warnings
@@ -14,17 +15,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from curation_features.device import select_device
+from curation_features.device import alone_on, select_device
 from curation_features.errors import InvalidWeightsError
 from curation_features.models import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
 from curation_features.models.assembly import Mismatch, check_fit, check_values, place, without_parameters
 from curation_features.models.copies import Copies
+from curation_features.uploads import Uploads
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
     from curation_features.settings import Settings
+    from curation_features.uploads import ModelInput
+
+logger = logging.getLogger(__name__)
 
 GOOD_PHOTO = (49406, 886, 1125, 269, 49407)
 BAD_PHOTO = (49406, 2103, 1125, 269, 49407)
@@ -46,12 +51,12 @@ _READING = threading.Lock()
 class QualityModel(Protocol):
     """A model that judges the quality of square photos. Arrays in, arrays out; safe to share between threads."""
 
-    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(H, W, 3) pixels as one (3, S, S) input in [0, 1]."""
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
+        """(H, W, 3) pixels as one (3, S, S) input in [0, 1]: an array, or a tensor on a device."""
         ...
 
-    def score(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Quality in [0, 1] of each of (N, 3, S, S) inputs; 1 is best."""
+    def score(self, batch: Any) -> NDArray[np.float64]:
+        """Quality in [0, 1] of each of (N, 3, S, S) of what `preprocess` made; 1 is best."""
         ...
 
 
@@ -73,12 +78,15 @@ class ClipIqa:
 
         self.side = side
         self._device = torch.device(device)
+        self._uploads = Uploads(device) if device == "cuda" else None
         self._visual = visual.eval().requires_grad_(False).to(self._device)
+        if device == "cuda":  # what its tensor cores want; on a CPU it is slower
+            self._visual = self._visual.to(memory_format=torch.channels_last)
         self._anchors = anchors.detach().to(self._device)
         self._logit_scale = logit_scale.detach().to(self._device)
         self._mean, self._std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (MEAN, STD))
 
-    def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
         """Resize to (3, side, side) in [0, 1]: bicubic with antialiasing, the aspect ratio not kept.
 
         Torch resizes in floating point, so nothing is rounded on the way (Pillow rounds to 8 bits after each axis);
@@ -87,17 +95,22 @@ class ClipIqa:
         Args:
             rgb: (H, W, 3).
         """
-        import torch
+        if self._uploads is not None:
+            try:
+                return self._uploads(rgb, self._reduced)
+            except RuntimeError as error:  # too large, for its memory or for the operator
+                logger.debug("A photo is reduced on the CPU, as the device cannot: %s", error)
+        return np.asarray(Uploads("cpu")(rgb, self._reduced).numpy())
 
-        with torch.inference_mode():
-            # A copy: torch warns about arrays that cannot be written to.
-            pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float() / 255
-            resized = torch.nn.functional.interpolate(
-                pixels, size=(self.side, self.side), mode="bicubic", antialias=True, align_corners=False
-            )
-            return np.asarray(resized.clamp_(0, 1)[0].contiguous().numpy())
+    def _reduced(self, rgb: torch.Tensor) -> torch.Tensor:
+        from torch.nn.functional import interpolate
 
-    def score(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        pixels = rgb.permute(2, 0, 1)[None].float() / 255
+        size = (self.side, self.side)
+        resized = interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+        return resized[0].clamp_(0, 1).contiguous()
+
+    def score(self, batch: ModelInput) -> NDArray[np.float64]:
         """Softmax probability of the good prompt, in [0, 1]; NaN where the model gives NaN.
 
         Args:
@@ -112,12 +125,16 @@ class ClipIqa:
             return np.empty(0, np.float64)
         # On a CPU this tower takes longer per photo in a batch than alone.
         size = 1 if self._device.type == "cpu" else len(batch)
-        with torch.inference_mode():
-            parts = (torch.from_numpy(np.array(batch[at : at + size], np.float32)) for at in range(0, len(batch), size))
-            return np.concatenate([self._score(part.to(self._device)).cpu().double().numpy() for part in parts])
+        with torch.inference_mode(), alone_on(self._device.type):
+            inputs = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch, np.float32))
+            parts = torch.split(inputs.to(self._device), size)
+            return np.concatenate([self._score(part).cpu().double().numpy() for part in parts])
 
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
-        vectors = self._visual((batch - self._mean) / self._std, pos_embedding=False).float()
+        normalised = (batch - self._mean) / self._std
+        if self._device.type == "cuda":
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        vectors = self._visual(normalised, pos_embedding=False).float()
         vectors = vectors / vectors.norm(dim=-1, keepdim=True)
         logits: torch.Tensor = self._logit_scale * vectors @ self._anchors.t()
         return logits.softmax(dim=-1)[:, 0]
@@ -150,7 +167,8 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
     """
 
     def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
-        return _tried(_assembled(tensors, device=device, side=side))
+        with alone_on(device):
+            return _tried(_assembled(tensors, device=device, side=side))
 
     try:
         if copies is None:

@@ -53,8 +53,9 @@ _NEIGHBOURS = (
 Its last one, below on the left, makes the same products as that above on the right.
 """
 
-_GAUSSIAN = np.exp(-((np.arange(WINDOW) - REACH) ** 2) / (2 * SIGMA**2))
-_GAUSSIAN /= _GAUSSIAN.sum()
+GAUSSIAN = np.exp(-((np.arange(WINDOW) - REACH) ** 2) / (2 * SIGMA**2))
+GAUSSIAN /= GAUSSIAN.sum()
+"""(7,), what the pixels of a row or column of a neighbourhood weigh."""
 
 
 class ProductSums(NamedTuple):
@@ -154,7 +155,7 @@ def _exact_means(around: Gray, places: tuple[NDArray[np.intp], ...], weigh: Weig
 
 def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weighted mean of each neighbourhood, without the first and the last rows, whose neighbours are not there."""
-    blurred = cv2.sepFilter2D(values, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
+    blurred = cv2.sepFilter2D(values, cv2.CV_64F, GAUSSIAN, GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred, np.float64)[REACH:-REACH]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -19,6 +20,7 @@ from curation_features.device import Device
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.models import locate_clip
 from curation_features.models.catalog import PUBLISHED_CLIPS
+from curation_features.uploads import Uploads, stacked
 
 CPU = Device("cpu", "fp32")
 
@@ -71,6 +73,45 @@ def test_preprocessing_is_that_of_openais_clip(shared_data, tmp_path, make_check
     found = engine.preprocess(rgb)
     assert found.flags.c_contiguous
     np.testing.assert_array_max_ulp(found, expected, maxulp=1)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_checkpoint, resize_mode):
+    folder = make_checkpoint()
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {"resize_mode": resize_mode, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    engine = load_open_clip(weights_in(folder), CPU)
+    for height, width in [(50, 70), (700, 301), (33, 33), (1, 90), (4000, 20)]:
+        ramp = np.add.outer(np.arange(height), np.arange(width))[..., None] * [1, 2, 3] % 256
+        for rgb in (*photos(1, (height, width)), ramp.astype(np.uint8)):
+            engine._uploads = None
+            expected = engine.preprocess(rgb)
+            engine._uploads = Uploads("cpu")
+            found = np.asarray(engine.preprocess(rgb))
+            levels = np.abs(found - expected) * np.reshape([0.2, 0.25, 0.3], (3, 1, 1)) * 255
+            assert levels.max() < 2.01
+            assert (levels > 0.01).mean() < 0.3  # the ramp is full of values half-way between two levels
+
+
+def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(engine, monkeypatch):
+    batch = [engine.preprocess(image) for image in photos(5)]
+    expected = engine.encode_images(np.stack(batch))
+    monkeypatch.setattr(engine, "_uploads", Uploads("cpu"))
+    there = stacked([engine.preprocess(image) for image in photos(5)])
+    assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
+
+
+def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(engine, monkeypatch):
+    """CUDA's operator runs out of shared memory when it makes little of much; large photos out of memory."""
+    (photo,) = photos(1)
+    expected = engine.preprocess(photo)
+
+    def refuse(array, work):
+        raise RuntimeError("Provided interpolation parameters can not be handled with current algorithm")
+
+    monkeypatch.setattr(engine, "_uploads", refuse)
+    assert np.array_equal(engine.preprocess(photo), expected)
 
 
 def test_a_photos_vector_is_the_same_bytes_whatever_its_neighbours(engine):

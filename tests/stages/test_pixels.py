@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from curation_features.errors import InvalidWeightsError
+from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.stages import RunStats
-from curation_features.stages.plan import ALL_PARTS, EMBEDDING_PARTS
+from curation_features.stages.plan import ALL_PARTS, EMBEDDING_PARTS, TECHNICAL_PARTS
 
 
 @pytest.fixture
@@ -61,6 +63,89 @@ def test_cached_photos_do_not_make_forward_passes_smaller(world, batch) -> None:
     sizes = forward_passes(world)
     list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
     assert sizes == [10, 10]
+
+
+def test_on_a_cpu_nothing_is_prepared_while_a_model_runs(world, batch) -> None:
+    """A model takes all cores there: two at once would slow each other down."""
+    decoded: list[tuple[int, int]] = []
+    encode = world.clip.encode_images
+
+    def watched(inputs):
+        before = len(world.decoded)
+        time.sleep(0.02)
+        decoded.append((before, len(world.decoded)))
+        return encode(inputs)
+
+    world.clip.encode_images = watched
+    stages = world.stages(world.settings.replace(workers=2))
+    list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
+    # Until the first photo has come to a model, nobody knows that there is one.
+    assert {after - before for before, after in decoded[8:]} == {0}
+
+
+@pytest.fixture
+def on_cuda(world, monkeypatch) -> None:
+    """A device with a queue of its own, as far as the pass can tell."""
+    from curation_features import device
+
+    monkeypatch.setattr(device, "select_device", lambda settings: device.Device("cuda", "fp16"))
+
+
+def test_on_a_gpu_models_work_on_while_records_are_consumed(world, batch, on_cuda) -> None:
+    sizes = forward_passes(world)
+    stages = world.stages(world.settings.replace(batch_size=8))
+    records = stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats())
+    next(records)
+    deadline = time.monotonic() + 60
+    while len(sizes) < 4 and time.monotonic() < deadline:  # the first group, and three ahead
+        time.sleep(0.01)
+    assert sizes == [8] * 4
+    assert [record.photo_id for record in records] == [artifact.photo_id for artifact in batch.artifacts][1:]
+    assert sizes == [8] * 5
+
+
+class BatchedFake:
+    """BRISQUE in batches: the index is the mean level, and photos of one size have none."""
+
+    def __init__(self, undefined: tuple[int, int]) -> None:
+        self.sizes: list[int] = []
+        self._undefined = undefined
+
+    def preprocess(self, rgb):
+        return rgb.mean(axis=2)
+
+    def score(self, inputs):
+        self.sizes.append(len(inputs))
+        undefined = UndefinedMetricError("flat_image", "no contrast")
+        return [undefined if image.shape == self._undefined else float(image.mean()) for image in inputs]
+
+
+def test_brisque_goes_through_in_batches_where_the_regressor_takes_them(world, on_cuda) -> None:
+    world.brisque.batched = BatchedFake((40, 30))
+    photos = [world.photo(f"{n}.png", n, (30, 40) if n == 3 else (96, 64)) for n in range(10)]
+    batch = world.batch([*photos[:5], {"photo_id": "none", "original_uri": "./photos/none.png"}, *photos[5:]])
+    stages = world.stages(world.settings.replace(batch_size=5))
+    records = list(stages.measure(batch, stages.plan(TECHNICAL_PARTS), RunStats()))
+    found = {record.photo_id: record.measurements.get("brisque") for record in records}
+    assert found.pop("none") is None
+    assert world.brisque.batched.sizes == [5, 5]
+    assert world.brisque.images_scored == 0
+    for n, photo in enumerate(photos):
+        measurement = found[photo["photo_id"]]
+        if n == 3:
+            assert measurement.error.reason == "flat_image"
+        else:
+            pixels = np.asarray(Image.open(world.root / photo["original_uri"]))
+            assert measurement.raw["brisque_raw"] == pytest.approx(pixels.mean(), abs=1e-6)
+            assert measurement.score == pytest.approx(1 - pixels.mean() / 100 if pixels.mean() < 100 else 0, abs=1e-6)
+    again = world.stages()
+    assert all(record.cached for record in again.measure(batch, again.plan(TECHNICAL_PARTS), RunStats()) if record.info)
+
+
+def test_a_run_tells_who_waited_for_whom(world, batch) -> None:
+    stages, stats = world.stages(), RunStats()
+    list(stages.measure(batch, stages.plan(ALL_PARTS), stats))
+    assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
 def test_progress_counts_every_distinct_photo(world, batch) -> None:

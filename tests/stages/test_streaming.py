@@ -7,7 +7,7 @@ from itertools import count, islice
 
 import pytest
 
-from curation_features.stages.streaming import batched, bounded_map, each_or_error
+from curation_features.stages.streaming import BatchRunner, batched, bounded_map, finished, in_order
 
 
 def test_results_come_in_order() -> None:
@@ -49,6 +49,51 @@ def test_an_error_reaches_the_consumer() -> None:
         next(stream)
 
 
+def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
+    running: list[int] = []
+    done: list[int] = []
+    both = threading.Barrier(2, timeout=60)
+
+    def run(n: int) -> int:
+        running.append(n)
+        both.wait()  # passes only where two run side by side
+        done.append(n)
+        running.remove(n)
+        return n
+
+    stream = bounded_map(run, range(8), workers=2, ahead=4, in_bursts=lambda: True)
+    for n in range(8):
+        assert next(stream) == n
+        assert running == []
+        assert len(done) == 4 * (n // 4 + 1)
+    assert list(stream) == []
+
+
+def test_bursts_may_begin_and_end_in_mid_stream() -> None:
+    taken: list[int] = []
+    stream = bounded_map(lambda n: n, range(60), workers=3, ahead=5, in_bursts=lambda: 10 < len(taken) < 40)
+    for n in stream:
+        taken.append(n)
+    assert taken == list(range(60))
+
+
+def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
+    drawn: list[int] = []
+    allowed = 1
+
+    def source():
+        for n in range(100):
+            drawn.append(n)
+            yield finished(n)
+
+    stream = in_order(source(), lambda: allowed)
+    assert next(stream) == 0
+    assert len(drawn) == 2
+    allowed = 5
+    assert [next(stream), next(stream)] == [1, 2]
+    assert len(drawn) == 3 + 5
+
+
 def test_batches() -> None:
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(batched([], 2)) == []
@@ -61,7 +106,7 @@ def test_only_the_bad_members_of_a_batch_fail(bad: set[int]) -> None:
             raise MemoryError
         return [item * 10 for item in items]
 
-    results = each_or_error(run, range(7))
+    results = BatchRunner()(run, range(7))
     assert [isinstance(result, MemoryError) for result in results] == [n in bad for n in range(7)]
     assert [result for result in results if not isinstance(result, Exception)] == [
         n * 10 for n in range(7) if n not in bad
@@ -75,5 +120,59 @@ def test_a_good_batch_is_run_once() -> None:
         calls.append(len(items))
         return items
 
-    each_or_error(run, range(8))
+    BatchRunner()(run, range(8))
     assert calls == [8]
+
+
+def lacking_memory_above(count: int, sizes: list[int]):
+    """A function that runs out of memory for more than `count` items, and notes how many it is given."""
+
+    def run(items):
+        sizes.append(len(items))
+        if len(items) > count:
+            raise MemoryError
+        return items
+
+    return run
+
+
+def test_a_batch_that_memory_did_not_suffice_for_is_not_tried_again() -> None:
+    sizes: list[int] = []
+    runner, run = BatchRunner(), lacking_memory_above(3, sizes)
+    assert runner(run, range(16)) == list(range(16))
+    assert sizes[:3] == [16, 8, 4]
+    sizes.clear()
+    assert runner(run, range(16)) == list(range(16))
+    assert sizes == [2] * 8
+
+
+def test_one_item_that_fails_alone_does_not_make_batches_small_for_ever() -> None:
+    sizes: list[int] = []
+
+    def run(items):
+        sizes.append(len(items))
+        if 0 in items:
+            raise MemoryError
+        return items
+
+    runner = BatchRunner()
+    assert [isinstance(result, MemoryError) for result in runner(run, range(8))] == [True] + [False] * 7
+    sizes.clear()
+    runner(run, range(1, 9))
+    assert sizes == [4, 4]
+
+
+def test_another_error_than_lack_of_memory_leaves_batches_as_they_are() -> None:
+    sizes: list[int] = []
+
+    def run(items):
+        sizes.append(len(items))
+        if 0 in items:
+            raise ValueError
+        return items
+
+    runner = BatchRunner()
+    runner(run, range(8))
+    sizes.clear()
+    runner(run, range(1, 9))
+    assert sizes == [8]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.models import Weights, known_files
+from curation_features.technical import brisque_batches
 from curation_features.technical.brisque import KNOWN_INDICES, brisque_measurement, load_brisque
+from curation_features.technical.brisque_batches import BatchedBrisque, batched_brisque
 from curation_features.technical.preview import preview
+from curation_features.uploads import Uploads
 
 GOLDEN = {
     "astronaut": 2.8585,
@@ -62,6 +66,55 @@ def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_
     rgb = np.full((200, 320, 3), level, np.uint8)
     rgb[50:100, 50:90] = np.random.default_rng(1).integers(0, 256, (50, 40, 3))
     assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-7)
+
+
+@pytest.fixture
+def batched(brisque) -> BatchedBrisque:
+    """The batches of a GPU, on the CPU."""
+    return BatchedBrisque(brisque, Uploads("cpu"), 512)
+
+
+def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
+    """Photos of several shapes, with even skies, blown out areas, edges and none of it."""
+    noise = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in [(12, 12, 3), (13, 47, 3), (64, 33, 3)] * 2]
+    edges = [step(0, 200), step(128, 255), dot(), line(), np.full((40, 60, 3), 9, np.uint8), noise[0][:5]]
+    photos = [*real_photos.values(), *map(bundled, GOLDEN), *noise, *edges]
+    found = batched.score([batched.preprocess(rgb) for rgb in photos])
+    for rgb, index in zip(photos, found, strict=True):
+        if isinstance(index, UndefinedMetricError):
+            with pytest.raises(UndefinedMetricError, match=re.escape(str(index))) as alone:
+                brisque.score(preview(rgb, 512))
+            assert alone.value.reason == index.reason
+        else:
+            assert index == pytest.approx(brisque.score(preview(rgb, 512)), abs=1e-6)
+    assert sum(isinstance(index, UndefinedMetricError) for index in found) >= 3
+
+
+def test_a_batch_larger_than_memory_permits_is_taken_in_parts(brisque, batched, monkeypatch):
+    sizes = []
+    whole = brisque.scores_of
+    monkeypatch.setattr(brisque_batches, "PIXELS_AT_ONCE", 2 * 40 * 40)
+    monkeypatch.setattr(brisque, "scores_of", lambda lumas: sizes.append(len(lumas)) or whole(lumas))
+    photos = RNG.integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    found = batched.score([batched.preprocess(rgb) for rgb in photos])
+    assert sizes == [2, 2, 1]
+    assert found == pytest.approx([brisque.score(rgb) for rgb in photos], abs=1e-6)
+
+
+def test_a_device_without_float64_leaves_brisque_to_the_cpu(brisque, monkeypatch, caplog):
+    def refuse(lumas):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    assert batched_brisque(brisque, "cpu", 512) is not None
+    monkeypatch.setattr(brisque, "scores_of", refuse)
+    assert batched_brisque(brisque, "cpu", 512) is None
+    assert "falls back from cpu to the CPU: Cannot convert" in caplog.text
+
+
+def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch, caplog):
+    monkeypatch.setattr(brisque, "scores_of", lambda lumas: [12.0] * len(lumas))
+    assert batched_brisque(brisque, "cpu", 512) is None
+    assert "it gives 12.0 for a pattern" in caplog.text
 
 
 def test_threads_give_what_one_thread_gives(real_photos, brisque):

@@ -22,6 +22,7 @@ from curation_features.errors import InvalidWeightsError
 from curation_features.models import ClipWeights, Weights
 from curation_features.models.copies import Copies
 from curation_features.technical.clip_iqa import ClipIqa, clip_iqa_model, load_clip_iqa, prompt_tokens
+from curation_features.uploads import Uploads, stacked
 
 SIDE = 64
 
@@ -90,6 +91,23 @@ def test_inputs_are_floats_in_range_even_where_bicubic_overshoots(model, shape):
 def test_a_read_only_photo_is_no_trouble(model, photos):
     photos[0].flags.writeable = False
     assert np.isfinite(model.preprocess(photos[0])).all()
+
+
+def test_photos_that_are_reduced_on_a_device_have_the_same_scores(model, photos, monkeypatch):
+    expected = model.score(np.stack([model.preprocess(photo) for photo in photos]))
+    monkeypatch.setattr(model, "_uploads", Uploads("cpu"))
+    there = stacked([model.preprocess(photo) for photo in photos])
+    assert isinstance(there, torch.Tensor)
+    assert np.array_equal(model.score(there), expected)
+
+
+def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(model, photos, monkeypatch):
+    def refuse(array, work):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = model.preprocess(photos[0])
+    monkeypatch.setattr(model, "_uploads", refuse)
+    assert np.array_equal(model.preprocess(photos[0]), expected)
 
 
 def test_nan_in_one_photo_stays_there(model, photos):

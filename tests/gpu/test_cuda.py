@@ -1,0 +1,87 @@
+"""On a real CUDA device: the numbers of the CPU, and a batch from files to features. Skipped where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from checkpoints import weights_in
+from PIL import Image
+
+from curation_features.clip.engine import load_open_clip
+from curation_features.device import Device
+from curation_features.models import Weights
+from curation_features.stages import FeatureStages, Models, RunStats
+from curation_features.stages.plan import ALL_PARTS
+from curation_features.technical.brisque import Brisque, load_brisque
+from curation_features.technical.brisque_batches import batched_brisque
+from curation_features.technical.clip_iqa import load_clip_iqa
+from curation_features.uploads import stacked
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+PHOTOS = [np.array(Image.fromarray(getattr(skimage.data, name)()).convert("RGB")) for name in ("astronaut", "coffee")]
+PHOTOS += [PHOTOS[0][:, ::-1].copy(), PHOTOS[1][:80], np.full((40, 50, 3), 200, np.uint8)]
+
+
+@pytest.fixture(scope="module")
+def brisque(brisque_file: Path) -> Brisque:
+    return load_brisque(Weights("test", brisque_file, ""))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_vectors_are_those_of_the_cpu(clip_checkpoint: Path, precision) -> None:
+    found = []
+    for device in (Device("cpu", "fp32"), Device("cuda", precision)):
+        engine = load_open_clip(weights_in(clip_checkpoint), device)
+        found.append(engine.encode_images(stacked([engine.preprocess(photo) for photo in PHOTOS])))
+        assert engine.device == device
+    assert (found[0] * found[1]).sum(axis=1).min() > 0.999
+
+
+def test_a_photo_that_the_operator_cannot_make_so_small_is_reduced_on_the_cpu(clip_checkpoint: Path) -> None:
+    engine = load_open_clip(weights_in(clip_checkpoint), Device("cuda", "fp32"))
+    photo = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
+    assert np.isfinite(engine.encode_images(stacked([engine.preprocess(photo)]))).all()
+
+
+def test_clip_iqa_is_that_of_the_cpu(rn50_archive: Path) -> None:
+    scores = []
+    for device in ("cpu", "cuda"):
+        model = load_clip_iqa(Weights("test", rn50_archive, ""), device=device, side=64)
+        scores.append(model.score(stacked([model.preprocess(photo) for photo in PHOTOS])))
+    assert scores[1] == pytest.approx(scores[0], abs=5e-3)  # convolutions are in TF32 there
+
+
+def test_brisque_is_that_of_the_cpu(brisque: Brisque) -> None:
+    batched = batched_brisque(brisque, "cuda", 1024)
+    assert batched is not None
+    found = batched.score([batched.preprocess(photo) for photo in PHOTOS])
+    assert found[:4] == pytest.approx([brisque.score(photo) for photo in PHOTOS[:4]], abs=1e-6)
+    assert str(found[4]) == "the image has one brightness all over"
+
+
+def test_a_batch_has_the_features_of_the_cpu(world, clip_checkpoint, rn50_archive, brisque_file) -> None:
+    batch = world.batch([world.photo(f"{n}.png", n, (90 + n % 3, 64)) for n in range(150)])
+    records = {}
+    for device in ("cpu", "cuda"):
+        settings = world.settings.replace(
+            device=device,
+            data_dir=f"data-{device}",
+            model=f"local-dir:{clip_checkpoint}",
+            clip_iqa_weights=str(rn50_archive),
+            brisque_weights=str(brisque_file),
+            clip_iqa_side=64,
+        )
+        stages = FeatureStages(settings, models=Models.from_settings(settings))
+        plan, stats = stages.plan(ALL_PARTS), RunStats()
+        records[device] = list(stages.label(stages.measure(batch, plan, stats), plan, stats))
+    for cpu, cuda in zip(records["cpu"], records["cuda"], strict=True):
+        assert cpu.photo_id == cuda.photo_id
+        assert float(cpu.embedding.vector @ cuda.embedding.vector) > 0.999
+        for name, measurement in cpu.measurements.items():
+            tolerance = 5e-3 if name == "clip_iqa" else 1e-6
+            assert cuda.measurements[name].score == pytest.approx(measurement.score, abs=tolerance)
