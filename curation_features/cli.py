@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -123,11 +124,12 @@ def process(args: argparse.Namespace, settings: Settings) -> int:
 def materialize(args: argparse.Namespace, settings: Settings) -> int:
     """Process a manifest through Dagster, now."""
     from curation_features.manifest import read_manifest
-    from curation_features.orchestration import launch
-    from curation_features.orchestration.project import build_definitions
     from curation_features.settings import packaged_file
     from curation_features.store import ArtifactStore
 
+    with _no_collections():
+        from curation_features.orchestration import launch
+        from curation_features.orchestration.project import build_definitions
     batch = read_manifest(args.manifest)
     stages, store = _stages(settings), ArtifactStore(settings.data_path)
     definitions = build_definitions(settings, resources={"stages": stages, "store": store})
@@ -245,6 +247,19 @@ def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
     count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
     print(f"{settings.cache_path}: {count} files deleted")
     return 0
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """No garbage collection while a large library is imported, nor of what it left: none of that is ever garbage."""
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:

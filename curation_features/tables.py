@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curation_features.arrow_arrays import arrow_array
 from curation_features.errors import StoreError
 from curation_features.files import replacing
 from curation_features.schema import (
@@ -332,22 +333,5 @@ def _arrow_type(kind: str) -> pa.DataType:
 def _arrow_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
-    def column(field: pa.Field) -> pa.Array:
-        values = [row[field.name] for row in rows]
-        try:
-            return pa.array(values, field.type)
-        except UnicodeEncodeError:
-            return pa.array(_encodable(values), field.type)
-
-    return pa.table({field.name: column(field) for field in schema}, schema)
-
-
-def _encodable(value: Any) -> Any:
-    """`value` with text that UTF-8 can hold: JSON allows lone surrogates, and Arrow does not."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _encodable(item) for name, item in value.items()}
-    return value
+    columns = [arrow_array([row[field.name] for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
