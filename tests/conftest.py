@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,12 +27,31 @@ pytest_plugins = ["checkpoints", "hubs", "webhooks"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# The same examples each time, and as long as a busy machine takes for them: no run fails by chance.
+hypothesis.settings.register_profile(
+    "tests", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this process, and those that it starts, a folder of their own for downloads and copies of weights."""
     folder = tempfile.TemporaryDirectory(prefix="weights-")
     config.add_cleanup(folder.cleanup)
     os.environ["HF_HOME"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every worker of `--dist worksteal` begin with its share of the slow tests: they mostly wait, and end last."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    share = -(-len(quick) // workers)  # they are dealt out in equal parts, in this order
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (*slow[worker::workers], *quick[worker * share : (worker + 1) * share])
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,9 +24,12 @@ Query = Callable[..., dict[str, Any]]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, and that stays free: it lies below those that the system gives to programs by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(found: Callable[[], Any], seconds: float) -> Any:
@@ -39,14 +43,15 @@ def wait_for(found: Callable[[], Any], seconds: float) -> Any:
 
 @contextmanager
 def process(command: list[str], log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is stopped as a whole at the end."""
+    """A process in a group of its own, which is stopped as a whole at the end. A daemon looks at backfills often."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY / "tests" / "impatient"), os.environ.get("PYTHONPATH")]))
     with log.open("ab") as stream:
         running = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=stream,
             stderr=stream,
             start_new_session=True,
-            env={**os.environ, **environ},
+            env={**os.environ, "PYTHONPATH": path, **environ},
         )
     try:
         yield running

@@ -53,6 +53,7 @@ class Hub:
         wrong: for a file's name, what is sent in place of its bytes; what is said of it stays true.
         sign_in: answer everything with a web page, as a network that wants a sign-in does.
         pace: seconds to wait before each 16 kB.
+        stop_at: when so many bytes were sent in all, no more is sent until this is None.
         no_ranges: ignore what part of a file is asked for.
     """
 
@@ -66,7 +67,13 @@ class Hub:
     wrong: dict[str, bytes] = field(default_factory=dict)
     sign_in: bool = False
     pace: float = 0.0
+    stop_at: int | None = None
     no_ranges: bool = False
+
+    @property
+    def sent(self) -> int:
+        """Bytes of all bodies so far."""
+        return sum(request.sent for request in self.requests)
 
     def gets(self, name: str = "") -> list[Request]:
         """The requests so far that asked for a body (and were not sent elsewhere for it)."""
@@ -191,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = data if cut is None else data[:cut]
         for start in range(0, len(body), 1 << 14):
             time.sleep(self.hub.pace)
+            while self.hub.stop_at is not None and self.hub.sent >= self.hub.stop_at:
+                time.sleep(0.005)
             chunk = body[start : start + (1 << 14)]
             self.wfile.write(chunk)
             self.request_made.sent += len(chunk)
@@ -266,7 +275,7 @@ class Machine:
     def run(self, script: str, *arguments: str | Path, **environ: str) -> tuple[str, str, int]:
         """Standard output, standard error and exit code of a script."""
         process = self.start(script, *arguments, **environ)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         return out, err, process.returncode
 
     def pull(self, *folder: Path, **environ: str) -> dict[str, dict[str, Any]]:

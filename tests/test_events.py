@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhooks import Receiver
 
+import curation_features.events
 from curation_features.errors import EventError, SettingsError, StoreError
 from curation_features.events import FileSink, Flushed, Outbox, features_completed
 from curation_features.manifest import to_json
@@ -202,12 +203,10 @@ def test_two_errors_of_the_server_cost_two_more_attempts(receiver: Receiver) -> 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503, 599])
 def test_a_passing_failure_means_that_the_sink_is_down(receiver: Receiver, status: int) -> None:
     receiver.answers = [status, status]
-    began = time.monotonic()
     with pytest.raises(EventError, match=str(status)) as failure:
-        WebhookSink(receiver.url, attempts=2).deliver(event_of())
+        WebhookSink(receiver.url, attempts=2).deliver(event_of())  # without the hour that the server asks for
     assert failure.value.retry
     assert len(receiver.posts) == 2
-    assert time.monotonic() - began < 60  # and not the hour that the server asks for
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 400, 401, 404, 410, 422])
@@ -226,9 +225,9 @@ def test_any_other_failure_means_that_the_event_is_refused_and_no_redirect_is_fo
 def test_a_server_that_does_not_answer_is_down(receiver: Receiver, fault: str) -> None:
     receiver.answers = [getattr(receiver, fault)] * 2
     with pytest.raises(EventError, match="no answer") as failure:
-        WebhookSink(receiver.url, timeout_s=1.0 if fault == "hang" else 30.0, attempts=2).deliver(event_of())
+        WebhookSink(receiver.url, timeout_s=0.3 if fault == "hang" else 30.0, attempts=2).deliver(event_of())
     assert failure.value.retry
-    assert len(receiver.posts) == 2
+    receiver.wait_for(posts=2)
 
 
 @pytest.mark.parametrize("fault", ["port", "hang", "drop", 500, 429])
@@ -237,14 +236,17 @@ def test_events_wait_for_a_sink_that_is_down_and_come_in_order(
 ) -> None:
     events = [event_of(f"batch-{9 - n}") for n in range(4)]  # by name they would come the other way round
     ids = [event["id"] for event in events]
-    outbox = outbox_to(receiver, tmp_path, timeout_s=2.0 if fault == "hang" else 30.0, quiet_s=0)
+    outbox = outbox_to(receiver, tmp_path, quiet_s=0)
+    impatient = outbox_to(receiver, tmp_path, timeout_s=0.3, quiet_s=0) if fault == "hang" else outbox
     outbox.publish(events[0])
     if fault == "port":
         receiver.down()
     else:
         receiver.answers = [fault if isinstance(fault, int) else getattr(receiver, fault)] * 2
     for event in events[1:3]:
-        outbox.publish(event)
+        impatient.publish(event)
+    if fault != "port":
+        receiver.wait_for(posts=3)
     assert receiver.taken() == ids[:1]
     assert waiting(tmp_path) == ids[1:3]
     if fault == "port":
@@ -281,29 +283,51 @@ def test_a_refused_event_is_kept_and_holds_up_no_other(receiver: Receiver, tmp_p
     assert waiting(tmp_path) == []
 
 
-class Picky:
-    """A sink that takes 0.1 s for an event, and refuses those of some batches."""
+class Clock:
+    """The time of outboxes, which passes only when it is told to."""
 
-    def __init__(self, *refuses: str) -> None:
+    time_ns = staticmethod(time.time_ns)
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(curation_features.events, "time", found)
+    return found
+
+
+class Picky:
+    """A sink that takes a second for an event, and refuses those of some batches."""
+
+    def __init__(self, clock: Clock, *refuses: str) -> None:
+        self.clock = clock
         self.refuses = refuses
         self.taken: list[str] = []
 
     def deliver(self, event: Any) -> None:
-        time.sleep(0.1)
+        self.clock.seconds += 1
         if event["subject"] in self.refuses:
             raise EventError("refused", retry=False)
         self.taken.append(event["subject"])
 
 
-def test_refused_events_starve_neither_new_ones_nor_each_other(receiver: Receiver, tmp_path: Path) -> None:
+def test_refused_events_starve_neither_new_ones_nor_each_other(
+    receiver: Receiver, tmp_path: Path, clock: Clock
+) -> None:
     receiver.down()
     names = [f"batch-{number}" for number in range(5)]
     for name in names:
         outbox_to(receiver, tmp_path).publish(event_of(name))
-    sink = Picky(*names[:4])
+    sink = Picky(clock, *names[:4])
 
     def tick() -> Flushed:  # as the sensor does it; the time is over after one event
-        return Outbox(tmp_path, sink).flush(force=True, seconds=0.1)
+        return Outbox(tmp_path, sink).flush(force=True, seconds=1)
 
     assert [tick().pending for _ in names] == [5, 5, 5, 5, 4]
     assert sink.taken == names[4:]
@@ -314,7 +338,7 @@ def test_refused_events_starve_neither_new_ones_nor_each_other(receiver: Receive
     assert len(refused(tmp_path)) == 3
 
 
-def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
     receiver.answers = [500, 500]
     outbox = outbox_to(receiver, tmp_path)
     for n in range(60):
@@ -327,17 +351,19 @@ def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_p
     assert receiver.taken() == [event_of(f"batch-{n}")["id"] for n in range(60)]
 
 
-def test_the_quiet_time_ends(receiver: Receiver, tmp_path: Path) -> None:
+def test_the_quiet_time_ends(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
     receiver.answers = [500]
-    outbox = outbox_to(receiver, tmp_path, quiet_s=0.05)
+    outbox = outbox_to(receiver, tmp_path, quiet_s=30)
     outbox.publish(event_of())
-    time.sleep(0.06)
+    clock.seconds += 29
+    assert outbox.flush().delivered == 0
+    clock.seconds += 1
     assert outbox.flush() == Flushed(1, 0)
 
 
-def test_a_flush_ends_in_time_and_the_next_one_goes_on(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_flush_ends_in_time_and_the_next_one_goes_on(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
     def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
-        time.sleep(0.3)
+        clock.seconds += 3
         handler.send_response(204)
         handler.end_headers()
 
@@ -346,7 +372,7 @@ def test_a_flush_ends_in_time_and_the_next_one_goes_on(receiver: Receiver, tmp_p
         outbox_to(receiver, tmp_path).publish(event_of(f"batch-{number}"))
     receiver.up()
     receiver.answers = [slow]
-    assert outbox_to(receiver, tmp_path).flush(seconds=0.2) == Flushed(1, 2)
+    assert outbox_to(receiver, tmp_path).flush(seconds=2) == Flushed(1, 2)
     assert outbox_to(receiver, tmp_path).flush() == Flushed(2, 0)
 
 
@@ -417,9 +443,7 @@ def test_pending_events_of_an_earlier_configuration_remain(receiver: Receiver, t
 
 def test_only_one_process_delivers_at_a_time(receiver: Receiver, tmp_path: Path) -> None:
     with FileLock(tmp_path / "events" / "pending" / ".lock"):
-        began = time.monotonic()
-        outbox_to(receiver, tmp_path).publish(event_of())
-        assert time.monotonic() - began < 20  # and not for ever
+        outbox_to(receiver, tmp_path).publish(event_of())  # does not wait for it
         assert receiver.posts == []
         assert waiting(tmp_path) == [event_of()["id"]]
     assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
@@ -528,9 +552,7 @@ def test_a_killed_delivery_does_not_keep_the_lock(receiver: Receiver, tmp_path: 
         Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2])).publish({"id": "x"})
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), tmp_path, receiver.url])
-    while not receiver.posts:
-        assert process.poll() is None
-        time.sleep(0.01)
+    receiver.wait_for(posts=1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
@@ -560,7 +582,7 @@ def test_secrets_of_the_webhook_appear_nowhere(
     receiver.answers = [fault if isinstance(fault, int) else getattr(receiver, fault, 500)] * 4
     if fault == "port":
         receiver.down()
-    sink = WebhookSink(url, "t0ken", timeout_s=0.5 if fault == "hang" else 30.0, attempts=2)
+    sink = WebhookSink(url, "t0ken", timeout_s=0.3 if fault == "hang" else 30.0, attempts=2)
     with pytest.raises(EventError) as failure:
         sink.deliver(event_of())
     flushed = Outbox(tmp_path, sink).publish(event_of()) and Outbox(tmp_path, sink).flush()
@@ -575,7 +597,7 @@ def test_the_log_of_other_requests_goes_on_as_before(receiver: Receiver, caplog:
 
     caplog.set_level(logging.DEBUG)
     WebhookSink(receiver.url).deliver(event_of())
-    requests.post(receiver.url, b'{"id": "other"}', timeout=5)
+    requests.post(receiver.url, b'{"id": "other"}', timeout=60)
     assert any(record.name == "urllib3.connectionpool" for record in caplog.records)
 
 

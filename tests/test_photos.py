@@ -103,7 +103,7 @@ def test_what_may_not_or_cannot_be_read_says_why(reader: PhotoReader, uri: str, 
     assert reason_of(lambda: reader.read(uri)) == reason
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_special_files_are_refused_without_blocking(reader: PhotoReader, settings: Settings) -> None:
     os.mkfifo(settings.root / "fifo.jpg")
     with socket.socket(socket.AF_UNIX) as server:
@@ -494,13 +494,13 @@ def test_real_photos_have_pillows_own_pixels(shared_data: Path) -> None:
 
 def test_pillow_is_quiet_in_threads_and_no_filter_stays_behind() -> None:
     before = list(warnings.filters)
-    both_inside, first_left = threading.Barrier(2, timeout=10), threading.Event()
+    both_inside, first_left = threading.Barrier(2, timeout=60), threading.Event()
     noise: list[object] = []
 
     def second() -> None:
         with quiet_pillow():
             both_inside.wait()
-            first_left.wait(10)
+            first_left.wait(60)
             try:
                 warnings.warn_explicit("still quiet", UserWarning, "f.py", 1, module="PIL.TiffImagePlugin")
             except UserWarning as warning:

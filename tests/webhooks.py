@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from devserver import free_port
 
 Answer = int | Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -34,7 +36,7 @@ class Receiver:
         self.posts: list[Post] = []
         self.others: list[str] = []
         self.released = threading.Event()
-        self.port = 0
+        self.port = free_port()
         self._server: http.server.ThreadingHTTPServer | None = None
         self.up()
 
@@ -45,6 +47,11 @@ class Receiver:
     def taken(self) -> list[str]:
         """Ids of the events that were answered with success, in order."""
         return [post.id for post in self.posts if post.answered in range(200, 300)]
+
+    def wait_for(self, posts: int) -> None:
+        """Until so many posts have been read; those of a client that has gone away by then, too."""
+        while len(self.posts) < posts:
+            time.sleep(0.01)
 
     def up(self) -> None:
         receiver = self
@@ -70,7 +77,6 @@ class Receiver:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def down(self) -> None:
@@ -81,7 +87,7 @@ class Receiver:
             self._server = None
 
     def hang(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        self.released.wait(10)
+        self.released.wait(250)
         handler.close_connection = True
 
     def drop(self, handler: http.server.BaseHTTPRequestHandler) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -25,9 +27,10 @@ class Reconciler:
 
     def tick(self) -> dict[str, set[str]]:
         """What is requested: asset -> batches."""
-        result = dg.evaluate_automation_conditions(
-            self.pipeline.definitions(), self.pipeline.instance, cursor=self.cursor
-        )
+        instance = self.pipeline.instance
+        once = functools.cache(instance.get_dynamic_partitions)  # as in the daemon, which does not ask 500 times a tick
+        with mock.patch.object(instance, "get_dynamic_partitions", once):
+            result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
         self.cursor = result.cursor
         requested = {name: set(result.get_requested_partitions(dg.AssetKey(name))) for name in ALL}
         return {name: batches for name, batches in requested.items() if batches}

@@ -101,8 +101,7 @@ class FakeDagster:
 
 @pytest.fixture
 def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDagster]:
-    for name, value in (("_POLL_S", 0.01), ("_DAEMON_START_S", 0.3)):
-        monkeypatch.setattr(backfill, name, value)
+    monkeypatch.setattr(backfill, "_POLL_S", 0.01)
     fake = FakeDagster()
     yield fake
     fake.server.shutdown()
@@ -180,8 +179,12 @@ def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], url: str
 
 @pytest.mark.parametrize("heartbeat", [None, 1_700_000_000.0])
 def test_nothing_is_launched_without_a_daemon(
-    dagster: FakeDagster, capsys: pytest.CaptureFixture[str], heartbeat: float | None
+    dagster: FakeDagster,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    heartbeat: float | None,
 ) -> None:
+    monkeypatch.setattr(backfill, "_DAEMON_START_S", 0.1)
     dagster.heartbeat = lambda: heartbeat
     assert main(["backfill", "--url", dagster.url]) == 1
     assert "make dev" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from devserver import free_port
 
 from curation_features.orchestration import launch
 from curation_features.orchestration.partitions import DIMENSION
@@ -68,7 +68,7 @@ class Server:
         command = [str(self.programs / program), *arguments]
         called = subprocess.run(
             command, **self.as_account, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            env={"PGPASSWORD": PASSWORD, "PATH": os.defpath, "LC_ALL": "C"}, timeout=60,
+            env={"PGPASSWORD": PASSWORD, "PATH": os.defpath, "LC_ALL": "C"}, timeout=240,
         )  # fmt: skip
         assert called.returncode == 0, called.stdout + called.stderr
 
@@ -111,10 +111,8 @@ def server() -> Iterator[Server]:
     if programs is None:
         pytest.skip("no initdb in PATH or in Debian's folders: install PostgreSQL's server")
     account = "postgres" if os.geteuid() == 0 else None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = Server(programs, Path(tempfile.mkdtemp(prefix="postgres-")), port, account)  # pytest's folder is private
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's folder is private
+    found = Server(programs, folder, free_port(), account)
     try:
         shutil.chown(found.folder, account or os.geteuid())
     except LookupError:
@@ -130,16 +128,17 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def database(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty database, and a DAGSTER_HOME that uses it."""
+def home(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A DAGSTER_HOME that uses an empty database."""
     for name, value in server.create_database(tmp_path.name).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "home").mkdir()
     shutil.copy(INSTANCE, tmp_path / "home" / "dagster.yaml")
+    return tmp_path / "home"
 
 
 @pytest.fixture
-def pipeline(database: None, pipeline: Any) -> Any:
+def pipeline(pipeline: Any) -> Any:
     """The pipeline of the other tests, in a DAGSTER_HOME that was made ready for PostgreSQL."""
     assert type(pipeline.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
     return pipeline
@@ -239,7 +238,7 @@ def test_four_processes_write_at_once(pipeline, start_writers) -> None:
     shared = [f"shared_{number}" for number in range(10)]
     given = [[*shared, *(f"own_{writer}_{number}" for number in range(10))] for writer in range(4)]
     for writer, batch_ids in zip(start_writers(*given), given, strict=True):
-        output, errors = writer.communicate(timeout=60)
+        output, errors = writer.communicate(timeout=240)
         assert output.split() == batch_ids, errors
     everything = sorted(itertools.chain(["batch_1"], *given))
     assert sorted(pipeline.instance.get_dynamic_partitions(DIMENSION)) == sorted(set(everything))
