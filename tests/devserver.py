@@ -63,7 +63,7 @@ def stop(running: subprocess.Popen[bytes]) -> None:
     """Interrupt a group of processes, and kill what is left of it after a while."""
     with suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(running.pid, signal.SIGINT)
-        running.wait(30)
+        running.wait(60)
     with suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)
     running.wait()
@@ -91,7 +91,7 @@ def dagster_dev(root: Path, port: int | None = None) -> Iterator[Query]:
     def query(text: str, **variables: Any) -> dict[str, Any]:
         body = json.dumps({"query": text, "variables": variables}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=300) as response:
             answer = json.load(response)
         assert "errors" not in answer, answer
         return answer["data"]
@@ -105,5 +105,5 @@ def dagster_dev(root: Path, port: int | None = None) -> Iterator[Query]:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 return False
 
-        wait_for(ready, 180)
+        wait_for(ready, 400)
         yield query

@@ -22,7 +22,7 @@ from curation_features.settings import load_settings, packaged_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def commands(document: str) -> list[str]:
@@ -59,11 +59,11 @@ def test_the_walk_through_of_dagster(
     with dagster_dev(tmp_path, port):
         for command in commands("dagster.md"):
             given = command.replace("features backfill", f"features backfill --url http://127.0.0.1:{port}")
-            done = subprocess.run(["bash", "-c", given], capture_output=True, text=True, timeout=300)
+            done = subprocess.run(["bash", "-c", given], capture_output=True, text=True, timeout=400)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
             told.append(done.stdout)
             if " submit " in command:
-                wait_for(succeeded, 120)
+                wait_for(succeeded, 400)
     assert succeeded() == 4  # the sensor's run, and three backfills
     backfills = [text for text in told if " made, 0 failed" in text]
     assert [text.rsplit("\n", 2)[-2] for text in backfills] == [

@@ -87,7 +87,7 @@ class Receiver:
             self._server = None
 
     def hang(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        self.released.wait(250)
+        self.released.wait(500)
         handler.close_connection = True
 
     def drop(self, handler: http.server.BaseHTTPRequestHandler) -> None:

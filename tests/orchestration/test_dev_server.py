@@ -12,6 +12,8 @@ from devserver import Query, dagster_dev, project, wait_for
 
 from curation_features.cli import main
 
+pytestmark = pytest.mark.timeout(1200)
+
 ASSETS = "{ assetNodes { assetKey { path } partitionKeys isObservable opVersion } }"
 LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on RunConfigValidationInvalid { errors { message } }
@@ -61,7 +63,7 @@ def test_the_ui_shows_the_assets_and_launches_a_run_with_its_own_settings(server
         run: dict[str, Any] = server(STATUS, run=run_id)["runOrError"]
         return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-    run = wait_for(ended, 120)
+    run = wait_for(ended, 400)
     assert (run["status"], run["stats"]["stepsSucceeded"]) == ("SUCCESS", 1)
     after = (tmp_path / "data" / "features" / "trip.json").read_bytes()
     for old, new in zip(json.loads(before)["artifacts"], json.loads(after)["artifacts"], strict=True):

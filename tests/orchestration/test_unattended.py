@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.scheduler.instigation import TickStatus
 from devserver import Query, dagster_dev, process, project, wait_for
 from PIL import Image
 
@@ -90,6 +91,19 @@ def idle(root: Path, finished: int) -> bool:
     return len([run for run in found if run.is_success]) >= finished and all(run.is_finished for run in found)
 
 
+def a_tick_more(root: Path, sensor: str) -> None:
+    """Wait until a sensor has looked once more; what it launches is there by then."""
+    now = time.time()
+
+    def looked(instance: dg.DagsterInstance) -> bool:
+        states = [state for state in instance.all_instigator_state() if state.name == sensor]
+        ticks = [instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1) for state in states]
+        return any(tick.timestamp > now and tick.status is not TickStatus.STARTED for tick, *_ in filter(None, ticks))
+
+    with instance_of(root) as instance:
+        wait_for(lambda: looked(instance), 400)
+
+
 def outputs(root: Path) -> dict[str, bytes]:
     """Finished features and events, by their path."""
     folders = (root / "data" / "features", root / "data" / "events" / "features.completed")
@@ -112,16 +126,16 @@ def test_twenty_manifests_become_what_they_should_by_themselves(root: Path) -> N
         (incoming / "half.json").write_text(slow[:50])
         (incoming / "broken.json").write_text('{"batch_id": "x" "artifacts": []}')
         (incoming / "wrong.json").write_text('{"batch_id": "../x", "artifacts": []}')
-        wait_for(lambda: idle(root, 17), 600)
+        wait_for(lambda: idle(root, 17), 1000)
         assert (incoming / "half.json").exists()
         with (incoming / "half.json").open("a") as file:
             file.write(slow[50:])
         changed = manifest(root, "batch_07", photos=2, seed=1)
         drop(root, changed)
-        wait_for(lambda: idle(root, 19), 300)
+        wait_for(lambda: idle(root, 19), 400)
         drop(root, documents[9], name="and-once-more")
-        wait_for(lambda: not list(incoming.glob("*.json")), 60)
-        time.sleep(12)  # a tick more
+        wait_for(lambda: not list(incoming.glob("*.json")), 400)
+        a_tick_more(root, "preprocess_outputs")
     found = runs(root)
     assert len(found) == 19
     assert all(run.is_success for run in found)
@@ -196,15 +210,15 @@ def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_e
         drop(root, manifest(root, f"batch_{number}"))
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
     with process(command, root / "daemon.log", **dying(root, IN_THE_DAEMON)) as daemon:
-        wait_for(lambda: daemon.poll() is not None, 120)
+        wait_for(lambda: daemon.poll() is not None, 400)
         assert daemon.returncode == -signal.SIGKILL
     assert not (root / "die").exists()
     with instance_of(root) as instance:
         assert set(instance.get_dynamic_partitions("batch_id")) == {"batch_0", "batch_1"}
         assert not instance.get_runs()
     with process(command, root / "daemon.log"):
-        wait_for(lambda: idle(root, 2), 200)
-        time.sleep(12)  # a tick more
+        wait_for(lambda: idle(root, 2), 400)
+        a_tick_more(root, "preprocess_outputs")
     assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.SUCCESS] * 2
     assert len(events(root)) == 2
 
@@ -217,7 +231,7 @@ def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
     drop(root, document)
     patched = dying(root, IN_THE_RUN, MOMENT=moment)
     with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log", **patched):
-        wait_for(lambda: [run for run in runs(root) if run.is_success], 300)
+        wait_for(lambda: [run for run in runs(root) if run.is_success], 400)
     assert not (root / "die").exists()
     assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS"]
     undisturbed = tmp_path_factory.mktemp("undisturbed")
@@ -235,7 +249,7 @@ def test_a_machine_that_restarts_in_a_run_finishes_it_and_goes_on(root: Path) ->
     drop(root, manifest(root, "trip", photos=3))
     patched = dying(root, IN_THE_RUN, MOMENT="image_embeddings", WITH_ALL_OTHERS="1")
     with process(command, root / "daemon.log", **patched) as daemon:
-        wait_for(lambda: daemon.poll() is not None, 200)
+        wait_for(lambda: daemon.poll() is not None, 400)
     assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.STARTED]
     drop(root, manifest(root, "next"))
     with process(command, root / "daemon.log"):
@@ -258,7 +272,7 @@ def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str,
         found: dict[str, Any] = query(BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
         return found if found["status"].startswith("COMPLETED") or found["status"] in ("FAILED", "CANCELED") else None
 
-    return wait_for(ended, 600)
+    return wait_for(ended, 1000)
 
 
 def messages(query: Query, run_id: str) -> list[str]:
@@ -314,11 +328,11 @@ def test_reconciliation_relabels_what_new_labels_touch_by_itself_and_then_rests(
     with dagster_dev(root) as query:
         for batch_id in batch_ids:
             drop(root, manifest(root, batch_id))
-        wait_for(lambda: idle(root, 3), 200)
+        wait_for(lambda: idle(root, 3), 400)
         command = ["sensor", "start", "reconcile", "-w", "workspace.yaml"]
-        subprocess.run([sys.executable, "-m", "dagster", *command], check=True, timeout=120)
+        subprocess.run([sys.executable, "-m", "dagster", *command], check=True, timeout=400)
         selector = {**SELECTOR, "sensorName": "reconcile"}
-        wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 120)
+        wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 400)
         (root / "config").mkdir()
         (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
         query(RELOAD)
@@ -326,10 +340,12 @@ def test_reconciliation_relabels_what_new_labels_touch_by_itself_and_then_rests(
         def relabelled() -> bool:
             return all(_features(store, batch_id)[0]["clip_labels"][0]["label"] in LABELS for batch_id in batch_ids)
 
-        wait_for(relabelled, 300)
-        wait_for(lambda: all(run.is_finished for run in runs(root)), 60)
+        wait_for(relabelled, 400)
+        wait_for(lambda: all(run.is_finished for run in runs(root)), 400)
         launched = [run for run in runs(root) if "dagster/backfill" in run.tags]
-        time.sleep(45)  # a tick more
+        a_tick_more(root, "reconcile")
+        with instance_of(root) as instance:
+            wait_for(lambda: all(found.status.value.startswith("COMPLETED") for found in instance.get_backfills()), 400)
         assert len(runs(root)) == 3 + len(launched)
     assert len(launched) == 1
     assert {key.path[-1] for key in launched[0].asset_selection} == {"label_embeddings", "clip_labels", "features"}
