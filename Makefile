@@ -57,9 +57,8 @@ types: $(INSTALLED) ## types
 layers: $(INSTALLED) ## imports point downward
 	"$(BIN)/lint-imports"
 
-unit: $(INSTALLED) ## tests; those with real daemons, which mostly wait, side by side
-	"$(BIN)/python" -m pytest -m "not slow" -n 2
-	"$(BIN)/python" -m pytest -m slow -n 4
+unit: $(INSTALLED) ## tests; compiled modules are kept, as tests start hundreds of processes
+	PYTHONDONTWRITEBYTECODE= "$(BIN)/python" -m pytest -n 4 --dist worksteal
 
 bench: $(INSTALLED) ## photos per second against the limit and a straightforward script (a quarter of an hour)
 	"$(BIN)/python" benchmarks/throughput.py
