@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,12 +11,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import sqlalchemy
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import RUN_KEY_TAG
 
 from curation_features.incoming import submit
@@ -117,33 +110,6 @@ class Pipeline:
         before = self.data_versions()
         action()
         return {name for name, version in self.data_versions().items() if version != before[name]}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def economical_dagster() -> Iterator[None]:
-    """Dagster as it is, in half the time.
-
-    Each run has a database of its own, for each of which Dagster reads all migrations anew; and it makes an engine for
-    each query, none of which remembers a statement. Connections are still made anew each time.
-    """
-    read, known = ScriptDirectory.from_config, {}
-
-    def read_once(config: Config) -> ScriptDirectory:
-        location = config.get_main_option("script_location")
-        return known.get(location) or known.setdefault(location, read(config))
-
-    @functools.lru_cache(maxsize=16)
-    def engine(location: str, connect_args: tuple[tuple[str, Any], ...]) -> sqlalchemy.Engine:
-        return sqlalchemy.create_engine(location, poolclass=sqlalchemy.NullPool, connect_args=dict(connect_args))
-
-    def create_engine(location: str, poolclass: Any, connect_args: dict[str, Any] | None = None) -> sqlalchemy.Engine:
-        return engine(location, tuple((connect_args or {}).items()))
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ScriptDirectory, "from_config", read_once)
-        for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-            patched.setattr(storage, "create_engine", create_engine)
-        yield
 
 
 @pytest.fixture(scope="session")
