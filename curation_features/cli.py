@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CurationError as error:
         if args.verbose:
             logging.getLogger("curation_features").exception("The command failed")
-        print(f"curation-features: {error}", file=sys.stderr)
+        _complain(str(error))
         return next((code for kind, code in ERROR_CODES.items() if isinstance(error, kind)), 1)
 
 
@@ -139,7 +139,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> int:
             stages.progress = advance
             result = launch.materialize(batch, definitions, instance)
     for step, failure in result.failures.items():
-        print(f"curation-features: {step} failed: {failure}", file=sys.stderr)
+        _complain(f"{step} failed: {failure}")
     if result.failures:
         return 1
     json_path, table_path = store.feature_paths(batch.batch_id)
@@ -185,7 +185,7 @@ def backfill(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     missing = server.not_made(batch_ids, args.assets, status.launched)
     more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-    console.print(f"not made: {', '.join(missing[:10])}{more}", markup=False, soft_wrap=True)
+    console.print(_printable(f"not made: {', '.join(missing[:10])}{more}"), markup=False, soft_wrap=True)
     return 1
 
 
@@ -281,7 +281,11 @@ def _stages(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
             f"These will be defaults, and marked as such: {defaults}.",
             "How to get the weights: curation-features models pull",
         ]
-        panel = Panel(Text("\n".join(lines)), title="Degraded run: model weights are missing", border_style="yellow")
+        panel = Panel(
+            Text("\n".join(map(_printable, lines))),
+            title="Degraded run: model weights are missing",
+            border_style="yellow",
+        )
         _console(to_stderr).print(panel)
     return stages
 
@@ -362,6 +366,11 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def _complain(text: str) -> None:
+    """Say on standard error what is wrong; it may have several lines."""
+    print("\n".join(map(_printable, f"curation-features: {text}".split("\n"))), file=sys.stderr)
+
+
 def _write_output(target: str, data: bytes) -> None:
     from curation_features.errors import StoreError
     from curation_features.files import write_bytes
@@ -407,7 +416,7 @@ def _downloads() -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image
 
-from curation_features.photos import PhotoFile, PhotoReader, decode
+from curation_features.photos import PhotoFile, PhotoReader, decode, quiet_pillow
 from curation_features.settings import Settings
 
 IMAGE_TYPES = (np.ndarray, Image.Image, Path, str)
@@ -60,7 +60,8 @@ def _read(uri: str, settings: Settings) -> PhotoFile:
 def _as_file(image: Image.Image) -> PhotoFile:
     """A PIL image as an uncompressed file, so that its colours and orientation are treated as those of any photo."""
     buffer, exif = BytesIO(), Image.Exif()
-    exif[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
-    image.save(buffer, "TIFF", exif=exif)
+    with quiet_pillow():
+        exif[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        image.save(buffer, "TIFF", exif=exif)
     data = buffer.getvalue()
     return PhotoFile(data, hashlib.sha256(data).hexdigest())

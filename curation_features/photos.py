@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -327,8 +328,15 @@ def _is_short_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
+_TAG_LOG = logging.getLogger("PIL.TiffImagePlugin")  # at DEBUG it tells the value of every tag: positions, owners
+
+
+def _tells_no_tag(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
 class _Silence:
-    """Ignores warnings raised inside Pillow while at least one thread asks for it.
+    """Ignores warnings raised inside Pillow, and what it logs of tags, while at least one thread asks for it.
 
     Pillow warns about damaged metadata and about sizes that are limited here anyway. `warnings.catch_warnings` is no
     help in threads: it swaps a list that all of them share, and restores it in whatever order they end. Here one entry
@@ -347,12 +355,14 @@ class _Silence:
             self._users += 1
             if self._entry not in self._filters():
                 self._filters().insert(0, self._entry)
+            _TAG_LOG.addFilter(_tells_no_tag)  # once, however often it is added
         try:
             yield
         finally:
             with self._lock:
                 self._users -= 1
                 if not self._users:
+                    _TAG_LOG.removeFilter(_tells_no_tag)
                     with suppress(ValueError):  # somebody restored an older list meanwhile
                         self._filters().remove(self._entry)
 
@@ -362,4 +372,4 @@ class _Silence:
 
 
 quiet_pillow = _Silence().__call__
-"""Context in which Pillow does not warn; threads may enter it at the same time."""
+"""Context in which Pillow neither warns nor logs what tags hold; threads may enter it at the same time."""

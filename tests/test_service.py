@@ -182,7 +182,7 @@ def test_a_model_that_fails_on_one_photo_fails_on_that_photo(world, batch, caplo
     stages = world.stages(world.settings.replace(batch_size=4))
     result = features(FeaturesService(stages=stages).process(batch))
     assert [record["status"] for record in result] == ["ok", "ok", "degraded", "ok"]
-    assert reasons(result[2]) == [("image_embedding", "model_error")]
+    assert reasons(result[2]) == [("image_embedding", "out_of_memory")]
 
 
 def test_nan_out_of_a_model_is_a_default_with_a_reason(world, batch) -> None:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from curation_features.incoming import IncomingFolders
 from curation_features.manifest import Batch
+from curation_features.orchestration.metadata import one_line
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
 from curation_features.settings import Settings
@@ -60,14 +61,15 @@ def nothing_quarantined(incoming: dg.ResourceParam[IncomingFolders]) -> dg.Asset
 def quarantine_evaluation(names: Sequence[str], incoming: IncomingFolders) -> dg.AssetCheckEvaluation:
     """The result of the check on the quarantine, where the files `names` lie."""
     records = [
-        dg.TableRecord({"file": name, "reason": incoming.reason(name)[:_REASON_SHOWN]}) for name in names[:_FILES_SHOWN]
+        dg.TableRecord({"file": one_line(name, 255), "reason": one_line(incoming.reason(name), _REASON_SHOWN)})
+        for name in names[:_FILES_SHOWN]
     ]
     return dg.AssetCheckEvaluation(
         asset_key=_QUARANTINE.asset_key,
         check_name=_QUARANTINE.name,
         passed=not names,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(names)} quarantined: {', '.join(names[:5])}" if names else None,
+        description=f"{len(names)} quarantined" if names else None,
         metadata={"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
     )
 

@@ -75,7 +75,7 @@ def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict
 
 def missing_metadata(plan: Plan) -> dg.JsonMetadataValue:
     """Why parts of a degraded run are defaults."""
-    return dg.MetadataValue.json({part: _text(error.message, 400) for part, error in plan.missing.items()})
+    return dg.MetadataValue.json({part: one_line(error.message, 400) for part, error in plan.missing.items()})
 
 
 def artifact_links(artifact: FeatureArtifact) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _label_table(merged: Merged) -> dg.TableMetadataValue:
     shares = label_distribution(merged)
     rows = [
         {
-            "label": _text(share.label, _LABEL_LENGTH),
+            "label": one_line(share.label, _LABEL_LENGTH),
             "photos": share.photos,
             "share": f"{share.share:.1%}",
             "": "█" * max(1, round(_BAR_LENGTH * share.photos / shares[0].photos)),
@@ -196,10 +196,10 @@ def _error_table(merged: Merged) -> dg.TableMetadataValue:
         _ERROR_COLUMNS,
         [
             {
-                "stage": _text(error.stage, _LABEL_LENGTH),
-                "reason": _text(error.reason, _LABEL_LENGTH),
+                "stage": one_line(error.stage, _LABEL_LENGTH),
+                "reason": one_line(error.reason, _LABEL_LENGTH),
                 "photos": error.photos,
-                "message": _text(error.message),
+                "message": one_line(error.message),
             }
             for error in error_counts(merged)[:_ROWS_SHOWN]
         ],
@@ -217,8 +217,8 @@ def _failed_table(failed: tuple[Pick, ...]) -> dg.TableMetadataValue:
     rows = [
         {
             "photo": _file_name(pick),
-            "reason": _text(pick.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
-            "photo_id": _text(pick.record.photo_id, 12),
+            "reason": one_line(pick.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
+            "photo_id": one_line(pick.record.photo_id, 12),
         }
         for pick in failed[:_ROWS_SHOWN]
     ]
@@ -267,7 +267,7 @@ def _labels(record: PhotoRecord) -> str:
     if labelling is None or labelling.error is not None or not labelling.labels:
         return "-"
     return ", ".join(
-        f"{_inert(_text(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in labelling.labels[:3]
+        f"{_inert(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in labelling.labels[:3]
     )
 
 
@@ -282,10 +282,10 @@ def _file_name(pick: Pick) -> str:
     """The name of the file that a photo came in, without its folder; the photo's id where there is no name."""
     uri = str(pick.artifact.get("original_uri") or pick.record.image_uri)
     path = unquote(uri.partition("?")[0]) if "://" in uri else uri
-    return _text(path.rstrip("/").rpartition("/")[2] or pick.record.photo_id, _NAME_LENGTH)
+    return one_line(path.rstrip("/").rpartition("/")[2] or pick.record.photo_id, _NAME_LENGTH)
 
 
-def _text(text: str, length: int = _MESSAGE_LENGTH) -> str:
+def one_line(text: str, length: int = _MESSAGE_LENGTH) -> str:
     """Text of one line, without control characters and secrets, of at most `length` characters."""
     printable = "".join(character if character.isprintable() else " " for character in _QUERY.sub(r"\1...", text))
     line = " ".join(printable.split())

@@ -39,6 +39,8 @@ MOST_WORKERS = 16
 GROUPS_AT_ONCE = 2
 """Groups of photos that models work on at once, where the device is CUDA."""
 
+_NORM_TOLERANCE = 1e-3  # of a unit vector's norm
+
 Photo = tuple[str, str]
 
 
@@ -208,4 +210,7 @@ def _embedding(vector: NDArray[np.float32]) -> Embedding:
     if not np.isfinite(vector).all():
         message = "the model gave a vector that is not finite"
         return Embedding(error=FeatureError("image_embedding", "not_finite", message))
+    if abs(float(np.linalg.norm(vector)) - 1) > _NORM_TOLERANCE:
+        message = f"the model gave a vector of norm {np.linalg.norm(vector):g}, which is not 1"
+        return Embedding(error=FeatureError("image_embedding", "out_of_range", message))
     return Embedding(np.ascontiguousarray(vector, dtype=np.float32))

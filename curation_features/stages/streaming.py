@@ -73,7 +73,8 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory was lacking, the machine's or a GPU's; without an import of torch."""
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    # torch has an error of its own for CUDA, and for MPS a plain RuntimeError that says so.
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "out of memory" in str(error)
 
 
 class BatchRunner:

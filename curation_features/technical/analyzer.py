@@ -143,7 +143,7 @@ class TechnicalQualityAnalyzer:
             inputs: (N, 3, S, S), in [0, 1].
 
         Returns:
-            N measurements; an error `not_finite` where the model gives no finite number.
+            N measurements; an error where the model gives no finite number within 0 and 1.
 
         Raises:
             WeightsError: the model cannot be loaded. What it raises itself (out of memory, say) is passed on.
@@ -201,10 +201,12 @@ def _scores(measurements: Mapping[str, Measurement]) -> dict[str, float]:
 
 
 def _quantised(metric: str, measurement: Measurement) -> Measurement:
-    """Plain numbers rounded to `SCORE_DECIMALS`, or an error if one of them is not finite."""
+    """Plain numbers rounded to `SCORE_DECIMALS`, or an error if one is not finite or the score is out of range."""
     score, raw = measurement.score, measurement.raw
     if score is None or not all(map(math.isfinite, (score, *raw.values()))):
         return _failed(metric, "not_finite", f"{metric} gave a number that is not finite")
+    if not 0 <= _rounded(score) <= 1:
+        return _failed(metric, "out_of_range", f"{metric} gave {score:g}, which is not within 0 and 1")
     return Measurement(_rounded(score), {name: _rounded(value) for name, value in raw.items()})
 
 

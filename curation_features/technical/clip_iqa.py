@@ -151,7 +151,7 @@ def clip_iqa_model(settings: Settings, progress: Progress = no_progress) -> Lazy
 
 
 def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:
-    """Load CLIP-IQA and try it once. Runs no code from a file.
+    """Load CLIP-IQA and try it once; on the CPU where the device cannot run it. Runs no code from a file.
 
     The image tower and the anchors are taken out of the weights once and kept as a copy, which from then on is mapped
     in place of them: the text tower is never built again. The scores are the same, bit for bit.
@@ -168,7 +168,7 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
 
     def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
         with alone_on(device):
-            return _tried(_assembled(tensors, device=device, side=side))
+            return _that_runs(tensors, device=device, side=side)
 
     try:
         if copies is None:
@@ -258,6 +258,21 @@ def _empty_tower(tensors: Mapping[str, torch.Tensor]) -> Any:
             )
     except (LookupError, ValueError) as error:
         raise Mismatch(f"it does not hold CLIP's ResNet ({error!r})") from error
+
+
+def _that_runs(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
+    """CLIP-IQA on a device, or on the CPU where the device lacks an operator; a warning says so."""
+    import torch
+
+    try:
+        return _tried(_assembled(tensors, device=device, side=side))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # NotImplementedError among them
+        if device == "cpu":
+            raise
+        logger.warning("CLIP-IQA falls back to the CPU: %s", _one_line(error))
+    return _tried(_assembled(tensors, device="cpu", side=side))
 
 
 def _tried(model: ClipIqa) -> ClipIqa:
