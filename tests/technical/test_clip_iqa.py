@@ -118,6 +118,15 @@ def test_nan_in_one_photo_stays_there(model, photos):
     assert np.array_equal(model.score(batch)[[0, 2]], clean[[0, 2]])
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_a_device_that_lacks_an_operator_gives_way_to_the_cpu_and_the_log_says_so(model, photos, rn50_archive, caplog):
+    """torch's `meta` device stands in for it: it computes nothing, and to read a result back is not implemented."""
+    fallen = load_clip_iqa(Weights("test", rn50_archive, ""), device="meta", side=model.side)
+    assert any(message.startswith("CLIP-IQA falls back to the CPU: ") for message in caplog.messages)
+    batch = np.stack([model.preprocess(rgb) for rgb in photos])
+    assert np.array_equal(fallen.score(batch), model.score(batch))
+
+
 def save_script(module: torch.nn.Module, path) -> None:
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.script(module), str(path))
