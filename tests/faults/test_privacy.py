@@ -1,0 +1,348 @@
+"""Positions, serial numbers and owners' names stay in the artifact: all else is searched for them, byte by byte.
+
+One project for all tests: photos whose files tell of their owner in every way that their formats have, and a manifest
+with more of it, go through `ingest`, `process`, `materialize`, the sensor and failures of each, with all logs at DEBUG.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from curation_features.cli import main
+from curation_features.images import pixels
+from curation_features.incoming import submit
+from curation_features.manifest import read_manifest
+from curation_features.models import LazyModel
+from curation_features.orchestration import launch
+from curation_features.orchestration.project import build_definitions
+from curation_features.settings import Settings, packaged_file
+from curation_features.stages import FeatureStages, Models
+from curation_features.store import ArtifactStore
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+
+SECRET = "Kanarie9"  # part of every text that must not get out
+LATITUDE, LONGITUDE = (47.0, 18.0, 50.97432), (8.0, 32.0, 41.31987)
+NUMBERS = ("50.97432", "41.31987", "47.314159", "8.544811", "12.34567891")  # as tags hold them, and in degrees
+BATCH = "private"
+
+
+def secret(name: str) -> str:
+    return f"{SECRET}-{name}"
+
+
+def exif() -> Image.Exif:
+    found = Image.Exif()
+    base, gps = ExifTags.Base, ExifTags.GPS
+    found[base.Make], found[base.Model] = "Fujifilm", "X100"
+    for tag in (base.Artist, base.Copyright, base.ImageDescription):
+        found[tag] = secret(tag.name)
+    for tag in (base.XPAuthor, base.XPComment):
+        found[tag] = secret(tag.name).encode("utf-16-le")
+    camera = found.get_ifd(ExifTags.IFD.Exif)
+    for tag in (base.CameraOwnerName, base.BodySerialNumber, base.LensSerialNumber, base.ImageUniqueID):
+        camera[tag] = secret(tag.name)
+    camera[base.MakerNote] = b"FUJIFILM" + secret("MakerNote").encode()
+    camera[base.UserComment] = b"ASCII\0\0\0" + secret("UserComment").encode()
+    place = found.get_ifd(ExifTags.IFD.GPSInfo)
+    place[gps.GPSLatitudeRef], place[gps.GPSLatitude] = "N", LATITUDE
+    place[gps.GPSLongitudeRef], place[gps.GPSLongitude] = "E", LONGITUDE
+    place[gps.GPSAreaInformation] = b"ASCII\0\0\0" + secret("GPSAreaInformation").encode()
+    return found
+
+
+def photo(kind: str, seed: int) -> bytes:
+    """A photo that names its owner wherever its format has room for it."""
+    image = Image.fromarray(np.random.default_rng(seed).integers(90, 160, (64, 96, 3), dtype=np.uint8))
+    xmp = f"<x:xmpmeta><dc:creator>{secret('creator')}</dc:creator></x:xmpmeta>".encode()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + secret("profile").encode()
+    options: dict[str, Any] = {"exif": exif(), "icc_profile": profile}
+    if kind == "PNG":
+        options["pnginfo"] = text = PngImagePlugin.PngInfo()
+        text.add_text("Author", secret("Author"))
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif kind != "TIFF":
+        options["xmp"] = xmp
+    if kind == "JPEG":
+        options["comment"] = secret("comment").encode()
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class Project:
+    """What ran, and what was said meanwhile."""
+
+    root: Path
+    manifest: dict[str, Any] = field(default_factory=dict)
+    terminal: StringIO = field(default_factory=StringIO)
+    logs: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(root=self.root, device="cpu")
+
+    def command(self, *arguments: str) -> int:
+        with redirect_stdout(self.terminal), redirect_stderr(self.terminal):
+            return main(["--root", str(self.root), *arguments])
+
+
+class Listener(logging.Handler):
+    """Keeps every record as text, its traceback too."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.DEBUG)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(logging.Formatter("%(levelname)s:%(name)s:%(message)s").format(record))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    found = Project(tmp_path_factory.mktemp("private"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(found.root / "data" / "dagster"))
+        models = Models(
+            *(LazyModel.ready(fake, "fake") for fake in (FakeClipEngine(), FakeQualityModel(), FakeBrisque()))
+        )
+        patch.setattr(Models, "from_settings", lambda *_: models)
+        write_photos(found)  # before anybody listens: to write tags makes Pillow talk of them
+        configure_dagster(found)
+        images = [Image.open(BytesIO(path.read_bytes())) for path in sorted((found.root / "photos").glob("[0-9]*"))]
+        listener, loggers = Listener(found.logs), [logging.getLogger(name) for name in ("PIL", "curation_features")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(listener)
+            logger.setLevel(logging.DEBUG)
+        try:
+            for image in images:
+                pixels(image, found.settings)
+            use(found, models)
+            yield found
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.removeHandler(listener)
+                logger.setLevel(level)
+
+
+def write_photos(project: Project) -> None:
+    for seed, kind in enumerate(("JPEG", "PNG", "TIFF", "WEBP")):
+        path = project.root / "photos" / f"{seed}.{kind.lower()}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(photo(kind, seed))
+    (project.root / "photos" / "torn.jpg").write_bytes(photo("JPEG", 9)[:-300])
+
+
+def configure_dagster(project: Project) -> None:
+    """Dagster keeps what Pillow and this package log, at DEBUG."""
+    home = project.root / "data" / "dagster"
+    home.mkdir(parents=True)
+    usual = packaged_file("dagster.yaml").read_text()
+    told = usual.replace("python_log_level: INFO", "python_log_level: DEBUG").replace(
+        "- curation_features", "- curation_features\n    - PIL"
+    )
+    assert told.count("DEBUG") == told.count("- PIL") == 1
+    (home / "dagster.yaml").write_text(told)
+
+
+def use(project: Project, models: Models) -> None:
+    """Everything that a person does with a batch, and what may go wrong with it."""
+    assert project.command("ingest", str(project.root / "photos"), "--batch-id", BATCH) == 0
+    path = project.root / "data" / "batches" / f"{BATCH}.json"
+    project.manifest = with_more(json.loads(path.read_bytes()))
+    path.write_text(json.dumps(project.manifest))
+    assert project.command("-v", "process", str(path)) == 0
+    assert project.command("-v", "materialize", str(path)) == 0
+    look_for_manifests(project, models)
+    damage_what_was_made(project, models)
+
+
+def with_more(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with private fields at every level, known and not; its originals are analysed, with all their tags."""
+    manifest |= {"photographer": secret("photographer"), "studio": {"address": [secret("address"), 12.34567891]}}
+    for artifact in manifest["artifacts"]:
+        artifact.pop("std_uri", None)
+        artifact.pop("ranking_uri", None)
+        artifact["exif"] |= {"serial": secret("serial"), "owner": {"name": secret("name")}, "path": [12.34567891]}
+        artifact["XPAuthor"] = secret("XPAuthor")
+        artifact.setdefault("processing_metadata", {})["operator"] = secret("operator")
+    return manifest
+
+
+def look_for_manifests(project: Project, models: Models) -> None:
+    """Ticks of the sensor over a good manifest and over some that can never be valid."""
+    folder = project.root / "data" / "incoming"
+    first = project.manifest["artifacts"][0]
+    bad = {
+        "number": json.dumps({**project.manifest, "artifacts": [{**first, "photo_id": 7}]}),
+        "nan": json.dumps({**project.manifest, "altitude": 0}).replace('"altitude": 0', '"altitude": NaN'),
+        "twice": json.dumps(project.manifest).replace('"photographer"', f'"batch_id": "{SECRET}", "photographer"'),
+        "cut": json.dumps(project.manifest)[:-2] + "]]",
+    }
+    for name, text in {**bad, "good": json.dumps(project.manifest | {"batch_id": "other"})}.items():
+        submit(text.encode(), folder, name)
+    stages = FeatureStages(project.settings, models=models)
+    store = ArtifactStore(project.settings.data_path)
+    definitions = build_definitions(project.settings, resources={"stages": stages, "store": store})
+    with launch.project_instance(project.settings, packaged_file("dagster.yaml")) as instance:
+        context = dg.build_sensor_context(
+            instance=instance,
+            instance_ref=instance.get_ref(),
+            repository_def=definitions.get_repository_def(),
+            resources=dict(definitions.resources or {}),
+        )
+        tick = definitions.resolve_sensor_def("preprocess_outputs").evaluate_tick(context)
+        project.logs.append(repr(tick))
+        assert len(tick.run_requests) == 1
+        for event in tick.asset_events:
+            instance.report_runless_asset_event(event)
+    assert len(list((project.root / "data" / "quarantine").glob("*.reason.json"))) == len(bad)
+
+
+def damage_what_was_made(project: Project, models: Models) -> None:
+    """A run whose artifact says something else than the manifest by the time that it is checked."""
+
+    class Forgetful(ArtifactStore):
+        def write_features(self, document: Any, *rest: Any) -> Any:
+            damaged = json.loads(json.dumps(document))
+            damaged["artifacts"][0]["exif"]["owner"]["name"] = secret("another")
+            return super().write_features(damaged, *rest)
+
+    store = Forgetful(project.settings.data_path)
+    stages = FeatureStages(project.settings, models=models)
+    definitions = build_definitions(project.settings, resources={"stages": stages, "store": store})
+    batch = read_manifest(project.root / "data" / "batches" / f"{BATCH}.json")
+    with launch.project_instance(project.settings, packaged_file("dagster.yaml")) as instance:
+        result = launch.materialize(batch, definitions, instance)
+    assert "metadata_unchanged" in str(result.failures)
+    project.logs.append(str(result.failures))
+    assert project.command("process", str(project.root / "data" / "batches" / f"{BATCH}.json")) == 0
+
+
+# Where it may be
+
+
+def test_every_field_of_ingest_and_preprocess_is_in_the_artifact(project) -> None:
+    folder = project.root / "data" / "features"
+    document = json.loads((folder / f"{BATCH}.json").read_bytes())
+    table = pq.read_table(folder / f"{BATCH}.parquet").to_pylist()
+    kept = [json.loads(row["artifact"]) for row in table]
+    for artifact in document["artifacts"]:
+        assert artifact.pop("features")["status"] in ("ok", "failed")
+    assert document == project.manifest
+    assert kept == project.manifest["artifacts"]
+    assert document["artifacts"][0]["exif"]["gps"] == {"latitude": 47.3141595, "longitude": 8.5448111}
+
+
+def may_tell(path: Path) -> bool:
+    """The artifact itself, manifests and their copies, and the photos."""
+    manifests = ("data/batches/", "data/manifests/", "data/incoming/", "data/quarantine/")
+    name = path.as_posix()
+    if name.endswith(".reason.json"):
+        return False
+    return name.startswith((*manifests, "photos/")) or re.fullmatch(r"data/features/[^/]*\.json", name) is not None
+
+
+# Where it may not
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """All that a file tells: its bytes, and what is packed in them."""
+    data = path.read_bytes()
+    if path.parent.name != "features" or path.suffix != ".parquet":
+        yield data
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        yield str(table.schema.metadata).encode()
+        for name in table.column_names:
+            if (path.parent.name, name) != ("features", "artifact"):
+                yield str(table.column(name).to_pylist()).encode()
+    if data.startswith(b"SQLite format 3"):
+        yield from unpacked(path)
+
+
+def unpacked(path: Path) -> Iterator[bytes]:
+    """What a database holds in compressed form, and the pictures in its texts."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for row in database.execute(f'SELECT * FROM "{table}"'):
+                for value in row:
+                    if isinstance(value, bytes):
+                        yield zlib.decompress(value)
+                    if isinstance(value, str):
+                        yield from map(base64.b64decode, re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", value))
+
+
+def told(data: bytes) -> list[str]:
+    """The private texts and numbers in some bytes."""
+    codings = [(word, word.encode(coding)) for word in (SECRET, *NUMBERS) for coding in ("utf-8", "utf-16-le")]
+    return [word for word, coded in codings if coded in data]
+
+
+def test_no_other_file_tells_anything(project) -> None:
+    searched = 0
+    for path in sorted(project.root.rglob("*")):
+        name = path.relative_to(project.root)
+        if path.is_file() and not may_tell(name):
+            searched += 1
+            for part in contents(path):
+                assert told(part) == [], name
+    found = {path.relative_to(project.root).parts[1:3] for path in project.root.rglob("*") if path.is_file()}
+    assert {"dagster", "stages", "events", "cache", "rankingInput", "features"} <= {
+        parts[0] for parts in found if parts
+    }
+    assert searched > 25
+
+
+def test_dagster_has_shown_pictures_and_kept_its_logs_at_debug(project) -> None:
+    """Else the search of its databases would prove little."""
+    parts = [part for path in (project.root / "data" / "dagster").rglob("*.db") for part in unpacked(path)]
+    pictures = [part for part in parts if part.startswith(b"\xff\xd8")]
+    assert len(pictures) >= 4
+    for picture in pictures:
+        assert not Image.open(BytesIO(picture)).getexif()
+    logs = b"".join(path.read_bytes() for path in (project.root / "data" / "dagster").rglob("*.db"))
+    assert b"STREAM b'IHDR'" in logs  # Pillow's own, at DEBUG
+    assert b"Features of batch private are finished" in logs
+
+
+def test_neither_logs_nor_the_terminal_tell_anything(project) -> None:
+    said = project.terminal.getvalue()
+    assert "0.jpeg" in said  # paths of photos may be told
+    assert told(said.encode()) == []
+    text = "\n".join(project.logs)
+    assert "DEBUG:PIL.PngImagePlugin:STREAM" in text
+    assert "Quarantined" in text or "quarantined" in text
+    assert told(text.encode()) == []
+
+
+def test_the_search_finds_what_it_looks_for(project, tmp_path) -> None:
+    for seed, kind in enumerate(("JPEG", "PNG", "TIFF", "WEBP")):
+        assert SECRET in told(photo(kind, seed))
+    assert {"47.314159", "8.544811"} <= set(told((project.root / "data" / "batches" / f"{BATCH}.json").read_bytes()))
+    table = project.root / "data" / "features" / f"{BATCH}.parquet"
+    pq.write_table(pq.read_table(table).select(["artifact"]), tmp_path / "moved.parquet")
+    assert any(SECRET in told(part) for part in contents(tmp_path / "moved.parquet"))
+    with closing(sqlite3.connect(tmp_path / "packed.db")) as database:
+        database.execute("CREATE TABLE t (body BLOB)")
+        database.execute("INSERT INTO t VALUES (?)", (zlib.compress(secret("packed").encode() * 50),))
+        database.commit()
+    assert any(told(part) for part in contents(tmp_path / "packed.db"))
