@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
-from io import BytesIO, StringIO
+from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from projects import Project, listening, project_at
 
-from curation_features.cli import main
 from curation_features.images import pixels
-from curation_features.incoming import submit
 from curation_features.manifest import read_manifest
-from curation_features.models import LazyModel
 from curation_features.orchestration import launch
-from curation_features.orchestration.project import build_definitions
-from curation_features.settings import Settings, packaged_file
-from curation_features.stages import FeatureStages, Models
+from curation_features.settings import packaged_file
 from curation_features.store import ArtifactStore
-from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 SECRET = "Kanarie9"  # part of every text that must not get out
 LATITUDE, LONGITUDE = (47.0, 18.0, 50.97432), (8.0, 32.0, 41.31987)
@@ -86,61 +78,17 @@ def photo(kind: str, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-@dataclass
-class Project:
-    """What ran, and what was said meanwhile."""
-
-    root: Path
-    manifest: dict[str, Any] = field(default_factory=dict)
-    terminal: StringIO = field(default_factory=StringIO)
-    logs: list[str] = field(default_factory=list)
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(root=self.root, device="cpu")
-
-    def command(self, *arguments: str) -> int:
-        with redirect_stdout(self.terminal), redirect_stderr(self.terminal):
-            return main(["--root", str(self.root), *arguments])
-
-
-class Listener(logging.Handler):
-    """Keeps every record as text, its traceback too."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.DEBUG)
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._texts.append(logging.Formatter("%(levelname)s:%(name)s:%(message)s").format(record))
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    found = Project(tmp_path_factory.mktemp("private"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAGSTER_HOME", str(found.root / "data" / "dagster"))
-        models = Models(
-            *(LazyModel.ready(fake, "fake") for fake in (FakeClipEngine(), FakeQualityModel(), FakeBrisque()))
-        )
-        patch.setattr(Models, "from_settings", lambda *_: models)
+    with project_at(tmp_path_factory.mktemp("private")) as found:
         write_photos(found)  # before anybody listens: to write tags makes Pillow talk of them
         configure_dagster(found)
         images = [Image.open(BytesIO(path.read_bytes())) for path in sorted((found.root / "photos").glob("[0-9]*"))]
-        listener, loggers = Listener(found.logs), [logging.getLogger(name) for name in ("PIL", "curation_features")]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.addHandler(listener)
-            logger.setLevel(logging.DEBUG)
-        try:
+        with listening(found):
             for image in images:
                 pixels(image, found.settings)
-            use(found, models)
-            yield found
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.removeHandler(listener)
-                logger.setLevel(level)
+            use(found)
+        yield found
 
 
 def write_photos(project: Project) -> None:
@@ -163,16 +111,15 @@ def configure_dagster(project: Project) -> None:
     (home / "dagster.yaml").write_text(told)
 
 
-def use(project: Project, models: Models) -> None:
+def use(project: Project) -> None:
     """Everything that a person does with a batch, and what may go wrong with it."""
+    path = project.manifest_path(BATCH)
     assert project.command("ingest", str(project.root / "photos"), "--batch-id", BATCH) == 0
-    path = project.root / "data" / "batches" / f"{BATCH}.json"
-    project.manifest = with_more(json.loads(path.read_bytes()))
-    path.write_text(json.dumps(project.manifest))
+    path.write_text(json.dumps(with_more(project.manifest(BATCH))))
     assert project.command("-v", "process", str(path)) == 0
     assert project.command("-v", "materialize", str(path)) == 0
-    look_for_manifests(project, models)
-    damage_what_was_made(project, models)
+    look_for_manifests(project)
+    damage_what_was_made(project)
 
 
 def with_more(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -187,37 +134,22 @@ def with_more(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def look_for_manifests(project: Project, models: Models) -> None:
-    """Ticks of the sensor over a good manifest and over some that can never be valid."""
-    folder = project.root / "data" / "incoming"
-    first = project.manifest["artifacts"][0]
+def look_for_manifests(project: Project) -> None:
+    """A tick of the sensor over a good manifest and over some that can never be valid."""
+    manifest = project.manifest(BATCH)
     bad = {
-        "number": json.dumps({**project.manifest, "artifacts": [{**first, "photo_id": 7}]}),
-        "nan": json.dumps({**project.manifest, "altitude": 0}).replace('"altitude": 0', '"altitude": NaN'),
-        "twice": json.dumps(project.manifest).replace('"photographer"', f'"batch_id": "{SECRET}", "photographer"'),
-        "cut": json.dumps(project.manifest)[:-2] + "]]",
+        "number": json.dumps({**manifest, "artifacts": [{**manifest["artifacts"][0], "photo_id": 7}]}),
+        "nan": json.dumps({**manifest, "altitude": 0}).replace('"altitude": 0', '"altitude": NaN'),
+        "twice": json.dumps(manifest).replace('"photographer"', f'"batch_id": "{SECRET}", "photographer"'),
+        "cut": json.dumps(manifest)[:-2] + "]]",
     }
-    for name, text in {**bad, "good": json.dumps(project.manifest | {"batch_id": "other"})}.items():
-        submit(text.encode(), folder, name)
-    stages = FeatureStages(project.settings, models=models)
-    store = ArtifactStore(project.settings.data_path)
-    definitions = build_definitions(project.settings, resources={"stages": stages, "store": store})
-    with launch.project_instance(project.settings, packaged_file("dagster.yaml")) as instance:
-        context = dg.build_sensor_context(
-            instance=instance,
-            instance_ref=instance.get_ref(),
-            repository_def=definitions.get_repository_def(),
-            resources=dict(definitions.resources or {}),
-        )
-        tick = definitions.resolve_sensor_def("preprocess_outputs").evaluate_tick(context)
-        project.logs.append(repr(tick))
-        assert len(tick.run_requests) == 1
-        for event in tick.asset_events:
-            instance.report_runless_asset_event(event)
+    tick = project.tick({**bad, "good": json.dumps(manifest | {"batch_id": "other"})})
+    project.logs.append(repr(tick))
+    assert len(tick.run_requests) == 1
     assert len(list((project.root / "data" / "quarantine").glob("*.reason.json"))) == len(bad)
 
 
-def damage_what_was_made(project: Project, models: Models) -> None:
+def damage_what_was_made(project: Project) -> None:
     """A run whose artifact says something else than the manifest by the time that it is checked."""
 
     class Forgetful(ArtifactStore):
@@ -226,15 +158,12 @@ def damage_what_was_made(project: Project, models: Models) -> None:
             damaged["artifacts"][0]["exif"]["owner"]["name"] = secret("another")
             return super().write_features(damaged, *rest)
 
-    store = Forgetful(project.settings.data_path)
-    stages = FeatureStages(project.settings, models=models)
-    definitions = build_definitions(project.settings, resources={"stages": stages, "store": store})
-    batch = read_manifest(project.root / "data" / "batches" / f"{BATCH}.json")
-    with launch.project_instance(project.settings, packaged_file("dagster.yaml")) as instance:
-        result = launch.materialize(batch, definitions, instance)
+    definitions = project.definitions(Forgetful(project.settings.data_path))
+    with project.instance() as instance:
+        result = launch.materialize(read_manifest(project.manifest_path(BATCH)), definitions, instance)
     assert "metadata_unchanged" in str(result.failures)
     project.logs.append(str(result.failures))
-    assert project.command("process", str(project.root / "data" / "batches" / f"{BATCH}.json")) == 0
+    assert project.command("process", str(project.manifest_path(BATCH))) == 0
 
 
 # Where it may be
@@ -247,8 +176,8 @@ def test_every_field_of_ingest_and_preprocess_is_in_the_artifact(project) -> Non
     kept = [json.loads(row["artifact"]) for row in table]
     for artifact in document["artifacts"]:
         assert artifact.pop("features")["status"] in ("ok", "failed")
-    assert document == project.manifest
-    assert kept == project.manifest["artifacts"]
+    assert document == project.manifest(BATCH)
+    assert kept == document["artifacts"]
     assert document["artifacts"][0]["exif"]["gps"] == {"latitude": 47.3141595, "longitude": 8.5448111}
 
 
@@ -337,7 +266,7 @@ def test_neither_logs_nor_the_terminal_tell_anything(project) -> None:
 def test_the_search_finds_what_it_looks_for(project, tmp_path) -> None:
     for seed, kind in enumerate(("JPEG", "PNG", "TIFF", "WEBP")):
         assert SECRET in told(photo(kind, seed))
-    assert {"47.314159", "8.544811"} <= set(told((project.root / "data" / "batches" / f"{BATCH}.json").read_bytes()))
+    assert {"47.314159", "8.544811"} <= set(told(project.manifest_path(BATCH).read_bytes()))
     table = project.root / "data" / "features" / f"{BATCH}.parquet"
     pq.write_table(pq.read_table(table).select(["artifact"]), tmp_path / "moved.parquet")
     assert any(SECRET in told(part) for part in contents(tmp_path / "moved.parquet"))
