@@ -96,8 +96,11 @@ class FeatureCache:
 
     def load(self, photo_id: str, image_sha256: str) -> CacheEntry | None:
         """The entry of this photo made from these very bytes; None where there is none that can be trusted."""
+        path = self.path(photo_id)
         try:
-            return _decode(self.path(photo_id).read_bytes(), photo_id, image_sha256)
+            if not path.is_file():  # opening a FIFO would wait for ever
+                return None
+            return _decode(path.read_bytes(), photo_id, image_sha256)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 

@@ -1,0 +1,126 @@
+"""Cache entries that cannot be trusted, and photos that change under their id: never a stale result."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation_features.photos import PhotoReader
+from curation_features.service import FeaturesService
+
+
+@pytest.fixture
+def batch(world) -> dict[str, Any]:
+    artifacts = [{**world.photo(f"{n}.png", n), "photo_id": f"photo {n}"} for n in range(4)]
+    return {"batch_id": "b", "artifacts": artifacts}
+
+
+def run(world, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    result = FeaturesService(stages=world.stages()).process(batch)
+    return [artifact["features"] for artifact in result["artifacts"]]
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+def older(data: bytes) -> bytes:
+    """The same entry, whole and with its digest, made by other versions of everything."""
+    from curation_features.cache import _decode, _encode
+
+    document = json.loads(data)
+    entry = _decode(data, "photo 1", document["version"]["image"])
+    assert entry is not None
+    entry.versions = {part: f"{version}-older" for part, version in entry.versions.items()}
+    return _encode("photo 1", entry)
+
+
+DAMAGE: dict[str, Callable[[bytes, bytes, Path], bytes]] = {
+    "empty": lambda data, other, folder: b"",
+    "truncated": lambda data, other, folder: data[: len(data) // 2],
+    "bits flipped": lambda data, other, folder: data[:400] + bytes(255 - byte for byte in data[400:440]) + data[440:],
+    "number altered": lambda data, other, folder: data.replace(b'"score": 0.', b'"score": 0.9', 1),
+    "of another photo": lambda data, other, folder: other,
+    "of other versions": lambda data, other, folder: older(data),
+    "hostile": lambda data, other, folder: pickle.dumps(Bomb(folder / "exploded")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_an_entry_that_cannot_be_trusted_is_computed_anew_and_replaced(world, batch, damage) -> None:
+    sound = run(world, batch)
+    cache = world.stages().cache
+    path = cache.path("photo 1")
+    kept = path.read_bytes()
+    damaged = DAMAGE[damage](kept, cache.path("photo 2").read_bytes(), world.root)
+    assert damaged != kept
+    path.write_bytes(damaged)
+    results: list[Any] = []
+    done = world.done_by(lambda: results.append(run(world, batch)))
+    assert results == [sound]
+    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}  # and the neighbours out of the cache
+    assert path.read_bytes() == kept
+    assert world.done_by(lambda: run(world, batch)) == {}
+    assert not (world.root / "exploded").exists()
+
+
+@pytest.mark.timeout(120)
+def test_an_entry_that_is_a_folder_or_a_fifo_is_passed_over_and_blocks_nothing(world, batch) -> None:
+    sound = run(world, batch)
+    cache = world.stages().cache
+    cache.path("photo 1").unlink()
+    cache.path("photo 1").mkdir()
+    cache.path("photo 2").unlink()
+    os.mkfifo(cache.path("photo 2"))
+    assert run(world, batch) == sound
+    assert cache.path("photo 2").is_file()  # replaced
+
+
+def test_a_photo_replaced_while_it_is_read_has_the_features_of_the_bytes_that_were_decoded(
+    world, batch, monkeypatch
+) -> None:
+    """Its file is another one as soon as its bytes are read; what is kept is kept for the bytes, not for the id."""
+    new = Image.fromarray(np.random.default_rng(77).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    old = run(world, batch)
+    world.stages().cache.clear()
+    read, replaced = PhotoReader.read, []
+
+    def overtaken(reader: PhotoReader, uri: str) -> Any:
+        file = read(reader, uri)
+        if uri.endswith("1.png") and not replaced:
+            replaced.append(uri)
+            new.save(world.root / "photos" / "1.png")
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PhotoReader, "read", overtaken)
+        assert run(world, batch) == old
+    assert replaced
+    results: list[Any] = []
+    assert world.done_by(lambda: results.append(run(world, batch)))["decoded"] == 1
+    [found] = results
+    assert found[1]["tech"] != old[1]["tech"]
+    assert [found[n] for n in (0, 2, 3)] == [old[n] for n in (0, 2, 3)]
+    world.photo("1.png", 1)
+    assert run(world, batch) == old
+
+
+def test_a_photo_that_two_batches_share_is_computed_once(world, batch) -> None:
+    first = run(world, batch)
+    other = {"batch_id": "other", "artifacts": [batch["artifacts"][2], {**world.photo("9.png", 9), "photo_id": "new"}]}
+    results: list[Any] = []
+    done = world.done_by(lambda: results.append(run(world, other)))
+    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
+    assert results[0][0] == first[2]
