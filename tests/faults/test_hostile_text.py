@@ -119,11 +119,11 @@ def test_no_file_is_named_by_it(project) -> None:
 def test_the_terminal_shows_it_and_does_not_obey(project) -> None:
     said = project.terminal.getvalue()
     assert not CONTROL.search(said)
-    assert "[bold red on w" in said  # rich's markup is not obeyed, either
-    assert "<img src=x" in said
     assert not [line for line in said.splitlines() if line.startswith("ERROR:curation_features:forged")]
     rows = [line for line in said.splitlines() if re.search(r"\b(ok|failed) +(0\.|1\.|-)", line)]
     assert len(rows) == 2 * len(TEXTS)
+    for beginning in ("<img src", "[bold red"):  # rich's markup is not obeyed, either
+        assert len([row for row in rows if row.startswith(beginning)]) == 2
 
 
 def test_the_log_has_a_line_for_each_record(project) -> None:
