@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from io import BytesIO
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from curation_features.photos import FORMATS, quiet_pillow
+from curation_features.confinement import open_image, read_tags
+from curation_features.photos import quiet_pillow
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATETIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
@@ -46,7 +46,7 @@ def _read_tags(data: bytes) -> tuple[_Tags, _Tags, _Tags]:
     """The main, the Exif and the GPS directory, each empty where it is missing or damaged."""
     directories: list[_Tags] = [{}, {}, {}]
     with quiet_pillow(), suppress(Exception):  # broken metadata raises anything; what was read before it stays
-        exif = Image.open(BytesIO(data), formats=FORMATS).getexif()
+        exif = read_tags(open_image(data))
         directories[0] = dict(exif)
         directories[1] = dict(exif.get_ifd(ExifTags.IFD.Exif))
         directories[2] = dict(exif.get_ifd(ExifTags.IFD.GPSInfo))

@@ -37,7 +37,7 @@ def pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return checked_rgb(image)
     file = _as_file(image) if isinstance(image, Image.Image) else _read(str(image), settings)
-    return decode(file, max_pixels=settings.max_pixels).rgb
+    return decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds).rgb
 
 
 def checked_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

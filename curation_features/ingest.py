@@ -142,7 +142,7 @@ def _artifact(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict
 
 
 def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[str, Any]:
-    photo = decode(file, max_pixels=settings.max_pixels)
+    photo = decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds)
     image = Image.fromarray(photo.rgb)
     folder = settings.data_path / RANKING_FOLDER
     ranking, standard = folder / f"{file.sha256}.jpg", folder / f"{file.sha256}_1024.jpg"

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, unquote_to_bytes
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from curation_features.confinement import FORMATS, MAX_SECONDS, check_before_pixels, open_image, read_tags
 from curation_features.errors import PhotoError
 from curation_features.schema import PhotoInfo
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curation_features.settings import Settings
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""What is read, whatever a file is called. A multi-picture or Ultra HDR JPEG counts as the JPEG it begins with."""
 
 RANKING_FOLDER = "rankingInput"
 """Folder in `Settings.data_dir` with reduced and standardised photos; it may always be read."""
@@ -220,8 +217,10 @@ _OTHER_FORMATS = {  # first bytes -> formats that are known and not read
 }
 _ENDS_EARLY = re.compile(r"truncated|incomplete", re.IGNORECASE)  # in the messages of Pillow and its codecs
 
+_UNPACKS_TOO_LARGE = re.compile(r"MAX_TEXT_CHUNK|MAX_TEXT_MEMORY")  # texts and profiles of a PNG, 1 MB and 64 MB
 
-def decode(file: PhotoFile, *, max_pixels: int) -> Photo:
+
+def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS) -> Photo:
     """Decode a photo: its first frame, turned upright by its EXIF or XMP orientation, as 8-bit RGB.
 
     Transparency is composited on white, 16-bit gray is scaled by 1/257, gray becomes three equal channels. Colour
@@ -232,13 +231,15 @@ def decode(file: PhotoFile, *, max_pixels: int) -> Photo:
     Args:
         max_pixels: width times height above which the photo is refused before its pixels are decoded. Pillow's own
             limit, twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million as it comes), applies as well.
+        max_seconds: the thread's own work after which parsing is given up. One call of a decoder cannot be
+            interrupted; `confinement` bounds what it may be given.
 
     Raises:
-        PhotoError: `too_large`, `truncated`, `unsupported_format` or `unreadable`.
+        PhotoError: `too_large`, `too_slow`, `truncated`, `unsupported_format` or `unreadable`.
     """
     with quiet_pillow():
         try:
-            image = _opened(file.data, max_pixels)
+            image = _opened(file.data, max_pixels, max_seconds)
             image.load()
             rgb = _rgb(image)
             turn = _UPRIGHT.get(orientation(image))
@@ -256,24 +257,24 @@ def decode(file: PhotoFile, *, max_pixels: int) -> Photo:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, of a loaded image; 1 where there is none or it cannot be read."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = read_tags(image).get(ExifTags.Base.Orientation, 1)
+    except PhotoError:  # out of time
+        raise
     except Exception:  # broken metadata raises anything; the pixels are still whole
         return 1
     return value if value in _UPRIGHT else 1
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _opened(data: bytes, max_pixels: int, max_seconds: float) -> Image.Image:
     """The image with its pixels not yet decoded; of a PNG, the checksums of all its parts are verified."""
-    image = Image.open(BytesIO(data), formats=FORMATS)
-    if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height}"
-        raise PhotoError("too_large", f"the image has {size} px, more than max_pixels ({max_pixels})")
+    image = open_image(data, seconds=max_seconds)
+    check_before_pixels(image, data, max_pixels)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & _REDUCED_IMAGE:
         raise PhotoError("unsupported_format", "camera raw, of which only a thumbnail could be read; export it as JPEG")
     if image.format != "PNG":
         return image
     image.verify()  # Pillow's load() does not look at them; a verified image cannot be loaded
-    return Image.open(BytesIO(data), formats=("PNG",))
+    return open_image(data, formats=("PNG",), seconds=max_seconds)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -318,6 +319,8 @@ def _failure(data: bytes, error: Exception) -> PhotoError:
             if start.match(data):
                 return PhotoError("unsupported_format", f"{name} files are not read; export it as JPEG")
         return PhotoError("unreadable", f"it is no {', '.join(FORMATS)} image, or its beginning is damaged")
+    if isinstance(error, MemoryError) or _UNPACKS_TOO_LARGE.search(str(error)):
+        return PhotoError("too_large", f"it needs more memory than there is or than Pillow's limits allow ({detail})")
     if _ENDS_EARLY.search(str(error)) or _is_short_webp(data):
         return PhotoError("truncated", f"the file ends before the image does ({detail}); copy it again")
     return PhotoError("unreadable", f"the image is damaged ({detail})")

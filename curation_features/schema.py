@@ -26,7 +26,8 @@ PHOTO_REASONS = (
     "forbidden_path",  # outside the allowed roots, or a path that is never legal
     "unsupported_uri",  # a scheme that nothing here can open
     "unsupported_format",  # not one of the image formats that are read, or a pixel type without a meaning in RGB
-    "too_large",  # more pixels or bytes than the limit; found before pixels are decoded
+    "too_large",  # more pixels, bytes or parts than the limits; found before pixels are decoded
+    "too_slow",  # decoding took more work than the limit
     "truncated",  # the file ends before the image does
     "unreadable",  # empty, damaged, or no image at all
 )

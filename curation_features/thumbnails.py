@@ -16,8 +16,9 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from curation_features.confinement import check_before_pixels, open_image
 from curation_features.files import write_bytes
-from curation_features.photos import FORMATS, PhotoFile, PhotoReader, decode, orientation, quiet_pillow
+from curation_features.photos import PhotoFile, PhotoReader, decode, orientation, quiet_pillow
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 
@@ -86,9 +87,12 @@ def _kept(path: Path, side: int) -> bytes | None:
             return None
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        with quiet_pillow(), Image.open(BytesIO(data), formats=["JPEG"]) as image:
-            if len(data) > MAX_BYTES or max(image.size) > side:
+        if len(data) > MAX_BYTES:
+            return None
+        with quiet_pillow(), open_image(data, formats=("JPEG",)) as image:
+            if max(image.size) > side:
                 return None
+            check_before_pixels(image, data, side * side)
             image.load()
     except Exception:  # hostile bytes raise whatever the decoder did not think of
         return None
@@ -121,9 +125,10 @@ def _reduced(file: PhotoFile, side: int, max_pixels: int) -> PhotoFile:
     those of any photo.
     """
     with quiet_pillow():
-        image = Image.open(BytesIO(file.data), formats=FORMATS)
-        if not isinstance(image, JpegImageFile) or image.width * image.height > max_pixels:
+        image = open_image(file.data)
+        if not isinstance(image, JpegImageFile):
             return file
+        check_before_pixels(image, file.data, max_pixels)
         image.draft("RGB", (2 * side, 2 * side))
         image.load()
         buffer, exif = BytesIO(), Image.Exif()

@@ -103,7 +103,9 @@ class Preparation:
         record.cached = entry is not None and not todo
         if entry is None or todo:
             with stats.timing("decode"):
-                photo = decode(file, max_pixels=self._settings.max_pixels)
+                photo = decode(
+                    file, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_decode_seconds
+                )
             item.entry = entry = entry or CacheEntry(photo.info)
             self._measure(item, photo.rgb, todo, plan, stats)
         record.info = entry.info
