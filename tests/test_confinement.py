@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 from skimage import data as bundled
 
-from curation_features.confinement import MAX_EXIF_BYTES, MAX_SCANS
+from curation_features.confinement import FORMATS, MAX_EXIF_BYTES, MAX_SCANS
 from curation_features.errors import PhotoError
 from curation_features.exif import read_exif
 from curation_features.photos import PhotoFile, decode
@@ -169,6 +169,26 @@ def test_a_text_or_profile_that_unpacks_to_too_much_is_refused(chunk: bytes) -> 
     data = png(HEADER, chunk + zlib.compress(bytes(50_000_000)), PIXELS, b"IEND")
     assert len(data) < 60_000
     assert refusal(data) == "too_large"
+
+
+# --- formats ---
+
+
+@pytest.mark.parametrize("kind", ["TGA", "PPM", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "SPIDER", "MSP", "EPS", "PDF"])
+def test_only_listed_formats_are_tried(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow could read it, and is never asked to: whatever it opens, it is told which formats."""
+    asked: list[object] = []
+    opens = Image.open
+    monkeypatch.setattr(
+        Image, "open", lambda file, mode="r", formats=None: asked.append(formats) or opens(file, mode, formats)
+    )
+    image = CAT.convert({"MSP": "1", "SPIDER": "F"}.get(kind, "RGB"))
+    data = encoded(kind, image)
+    assert refusal(data) in ("unreadable", "unsupported_format")
+    assert read_exif(data)["camera"] == "Unknown"
+    assert thumbnail(file_of(data), max_pixels=10_000) is None
+    assert len(asked) == 3
+    assert set(asked) == {FORMATS}
 
 
 # --- whole photos ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,25 @@
+"""Manifests that reach new lines of the parser (needs `pip install atheris`, which no other part of the project does).
+
+    python fuzz/guided.py -atheris_runs=100000
+
+An input that finds something is left as `crash-*`; libFuzzer's other options work, too.
+"""
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["curation_features.manifest", "curation_features.json_prefix"]):
+    import curation_features.json_prefix
+    import curation_features.manifest  # noqa: F401
+
+from manifests import parsed
+
+
+def _try(data: bytes) -> None:
+    parsed(data)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, _try)
+    atheris.Fuzz()
