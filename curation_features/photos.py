@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from curation_features.confinement import FORMATS, MAX_SECONDS, check_before_pixels, open_image, read_tags
 from curation_features.errors import PhotoError
+from curation_features.jpeg import jpeg_pixels
 from curation_features.schema import PhotoInfo
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
 
     Transparency is composited on white, 16-bit gray is scaled by 1/257, gray becomes three equal channels. Colour
     profiles are not applied. Metadata that cannot be read is ignored; pixels that cannot be read are an error.
-    A PNG's checksums are verified. A JPEG has none, and Pillow does not pass on libjpeg's warnings: one that ends early
-    or whose structure is broken is refused, but bits that were flipped, or lost, within its pixels may go unseen.
+    A PNG's checksums are verified. A JPEG has none: one that ends early or whose structure is broken is refused, and so
+    is one in which the decoder loses its step; a flipped bit that leaves the code well formed goes unseen.
 
     Args:
         max_pixels: width times height above which the photo is refused before its pixels are decoded. Pillow's own
@@ -240,10 +241,13 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
     with quiet_pillow():
         try:
             image = _opened(file.data, max_pixels, max_seconds)
-            image.load()
-            rgb = _rgb(image)
+            pixels = jpeg_pixels(file.data) if _is_plain_jpeg(image) else None
+            if pixels is None:
+                image.load()
+                pixels = np.array(_rgb(image))
             turn = _UPRIGHT.get(orientation(image))
-            pixels = np.array(rgb if turn is None else rgb.transpose(turn))
+            if turn is not None:
+                pixels = np.array(Image.fromarray(pixels).transpose(turn))
         except PhotoError:
             raise
         except Image.DecompressionBombError as error:
@@ -275,6 +279,10 @@ def _opened(data: bytes, max_pixels: int, max_seconds: float) -> Image.Image:
         return image
     image.verify()  # Pillow's load() does not look at them; a verified image cannot be loaded
     return open_image(data, formats=("PNG",), seconds=max_seconds)
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -21,14 +21,14 @@ PARTS = (*METRIC_NAMES, "embedding", "labels")
 ALGORITHMS: Mapping[str, int] = dict.fromkeys(PARTS, 1)
 """Raised by hand when our own computation of a part changes its numbers."""
 
-_DECODE = ("pillow", "opencv-python", "numpy")
+_DECODE = ("pillow", "simplejpeg", "opencv-python", "numpy")
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "sharpness": _DECODE,
     "exposure": _DECODE,
     "noise": _DECODE,
     "brisque": (*_DECODE, "piq", "torch"),
     "clip_iqa": (*_DECODE, "piq", "torch"),
-    "embedding": ("pillow", "open_clip_torch", "torch", "torchvision"),
+    "embedding": ("pillow", "simplejpeg", "open_clip_torch", "torch", "torchvision"),
     "labels": ("numpy",),
 }
 """The libraries whose release (major and minor) can change the numbers of a part."""

@@ -45,7 +45,7 @@ from curation_features.technical.brisque import FEATURES, SUPPORT_VECTORS, Brisq
 from curation_features.thumbnails import thumbnail
 
 MAX_PIXELS = 4_000_000
-SECONDS = 30.0
+SECONDS = 120.0  # five passes over one photo, each of which `max_decode_seconds` bounds, on a busy machine
 MEMORY_MB = 400
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -467,6 +467,7 @@ def test_real_damaged_files_are_photos_or_photo_errors(shared_data: Path) -> Non
         "truncated_image.png": "truncated",
         "truncated_end_chunk.png": "truncated",
         "ultrahdr.jpg": "truncated",
+        "hopper_bad_exif.jpg": "unreadable",
         "broken.png": "unreadable",
         "decompression_bomb.ico": "unsupported_format",
         "LICENSE": "unreadable",
