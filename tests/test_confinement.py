@@ -142,6 +142,19 @@ def test_a_bigtiff_is_looked_at_like_any_other() -> None:
     assert refusal(many) == "too_large"
 
 
+@pytest.mark.parametrize(("scans", "reason"), [(20, None), (3000, "unreadable")])
+def test_the_scans_of_a_jpeg_in_a_tiff_are_limited_too(scans: int, reason: str | None) -> None:
+    """By libtiff, to as many."""
+    jpeg = with_empty_scans(scans, side=1000)
+    strip = [(259, 4, 1, 7), (273, 4, 1, 200), (278, 4, 1, 1000), (279, 4, 1, len(jpeg))]
+    size = [(256, 4, 1, 1000), (257, 4, 1, 1000)]
+    data = tiff(sorted([*size, *GRAY[2:], *strip])).ljust(200, b"\0") + jpeg
+    if reason is None:
+        assert decode(file_of(data), max_pixels=10_000_000).rgb.shape == (1000, 1000, 3)
+    else:
+        assert refusal(data) == reason
+
+
 def test_a_tile_beyond_the_limit_is_refused() -> None:
     """64 x 64 px in one tile of 40,000 x 40,000: a file of 2 MB that would be unpacked to 1.6 GB."""
     tiles = [(259, 4, 1, 8), (322, 4, 1, 40_000), (323, 4, 1, 40_000), (324, 4, 1, 200), (325, 4, 1, 1000)]

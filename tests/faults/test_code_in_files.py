@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+from checkpoints import PREPROCESS, TEXT, VIT
 
 RUN = """
 import pickle, sys
@@ -55,7 +58,7 @@ for torch_file in (True, False):
         clip_iqa_weights=plant(root / "rn50.pt", torch_file),
     )
     plant(model / "open_clip_pytorch_model.bin", torch_file)
-    (model / "open_clip_config.json").write_text(Path(sys.argv[2]).read_text())
+    (model / "open_clip_config.json").write_text(sys.argv[2])
     degraded = FeaturesService(settings).process(batch)["artifacts"][0]["features"]
     assert degraded["status"] == "degraded", degraded
     assert {"brisque", "clip_iqa", "image_embedding"} <= {error["stage"] for error in degraded["errors"]}, degraded
@@ -78,7 +81,9 @@ print("seen:", bool(found), (root / "went off").exists())
 """
 
 
-def test_hostile_caches_and_weights_are_never_executed(tmp_path: Path, clip_checkpoint: Path) -> None:
-    command = [sys.executable, "-c", RUN, str(tmp_path), str(clip_checkpoint / "open_clip_config.json")]
+def test_hostile_caches_and_weights_are_never_executed(tmp_path: Path) -> None:
+    architecture = {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}
+    config = json.dumps({"model_cfg": architecture, "preprocess_cfg": PREPROCESS})
+    command = [sys.executable, "-c", RUN, str(tmp_path), config]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.stdout.splitlines() == ["unpickled: []", "seen: True True"], done.stdout + done.stderr
