@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_features.files import write_bytes
+from curation_features.files import sweep, write_bytes
 from curation_features.schema import (
     METRIC_NAMES,
     PERMANENT_REASONS,
@@ -83,6 +83,7 @@ class FeatureCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._warned = False
+        self._swept = False
 
     @property
     def label_embeddings(self) -> Path:
@@ -106,6 +107,9 @@ class FeatureCache:
 
     def save(self, photo_id: str, entry: CacheEntry) -> None:
         """Replace this photo's entry. A cache that cannot be written is reported once, as a warning."""
+        if not self._swept:
+            self._swept = True
+            sweep(self.folder)
         try:
             write_bytes(self.path(photo_id), _encode(photo_id, entry), durable=False)
         except OSError as error:

@@ -373,12 +373,13 @@ def _complain(text: str) -> None:
 
 def _write_output(target: str, data: bytes) -> None:
     from curation_features.errors import StoreError
-    from curation_features.files import write_bytes
+    from curation_features.files import sweep, write_bytes
 
     if target == "-":
         sys.stdout.buffer.write(data)
         return
     try:
+        sweep(Path(target).parent)
         write_bytes(Path(target), data)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror or error})") from error

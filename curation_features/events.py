@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from filelock import FileLock, Timeout
 
 from curation_features.errors import CurationError, EventError
-from curation_features.files import uri, write_bytes
+from curation_features.files import sweep, uri, write_bytes
 from curation_features.manifest import to_json
 from curation_features.tables import cannot_write
 from curation_features.webhook import WebhookSink
@@ -95,11 +95,11 @@ class FileSink:
     """The journal: each event as a file of its own, whole or not at all."""
 
     def __init__(self, data_path: Path) -> None:
-        self._folder = data_path / "events" / FEATURES_COMPLETED
+        self.folder = data_path / "events" / FEATURES_COMPLETED
 
     def path(self, event: Mapping[str, Any]) -> Path:
         """The file of an event."""
-        return self._folder / f"{event['id']}.json"
+        return self.folder / f"{event['id']}.json"
 
     def holds(self, event: Mapping[str, Any]) -> bool:
         """Whether this very event is there."""
@@ -144,6 +144,7 @@ class Outbox:
         self._sink = sink
         self._quiet_s = quiet_s
         self._quiet = (0.0, "")  # until when, on the monotonic clock, and why
+        self._swept = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Outbox:
@@ -160,6 +161,9 @@ class Outbox:
         Raises:
             StoreError: it could not be recorded.
         """
+        if not self._swept:
+            self._swept = True
+            sweep(self.pending, self.journal.folder)
         if self._sink is not None and not self.journal.holds(event):
             # Before the journal: an event that is there counts as sent or waiting, whenever the process dies.
             _write(self.pending / f"{time.time_ns():020d}-{event['id']}.json", to_json(event))

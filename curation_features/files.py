@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+_WRITER = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$", re.DOTALL)
+_FOREIGN_S = 7 * 86400.0
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to, and rename it to `path` when the block succeeds.
 
-    A block that raises leaves whatever was at `path` before, and no temporary file. Parent folders are made.
+    A block that raises leaves whatever was at `path` before, and no temporary file. Parent folders are made. What a
+    killed process leaves is for `sweep`.
 
     Args:
         path: the final name.
@@ -24,7 +32,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         OSError: the folder or the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:32]}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         if durable:
@@ -38,12 +46,39 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         flush(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Delete the temporary files of `replacing` anywhere in `folder` whose processes are gone."""
-    for path in folder.rglob(".*.tmp"):
-        owner = re.search(r"\.(\d+)\.[0-9a-f]{8}\.tmp$", path.name)
-        if owner and not _is_alive(int(owner[1])):
+def sweep(*folders: Path) -> None:
+    """Delete from the folders (not from those in them) what killed processes have left of `replacing`; never raises."""
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:  # of 20,000 names it takes 20 ms
+            for entry in entries:
+                if entry.name.startswith("."):
+                    remove_leftover(Path(entry.path))
+
+
+def remove_leftover(path: Path) -> None:
+    """Delete a file if it is a temporary one of `replacing` whose writer is gone; never raises.
+
+    The writer's name is in that of its file. Of another machine, or container, nobody can tell whether it still runs:
+    its files go once they have not been written to for a week.
+    """
+    writer = _WRITER.search(path.name)
+    with suppress(OSError):
+        if writer is not None and (
+            not _is_alive(int(writer["process"]))
+            if writer["machine"] == _machine()
+            else time.time() - path.lstat().st_mtime > _FOREIGN_S
+        ):
             path.unlink(missing_ok=True)
+
+
+@cache
+def _machine() -> str:
+    """Names the machine, since it was started, and the container, whose process ids this process knows (hex)."""
+    words = [platform.node()]
+    with suppress(OSError):  # only Linux has these
+        words.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        words.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
 
 
 def _is_alive(process: int) -> bool:
@@ -51,7 +86,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except (OSError, OverflowError):  # of another user; or of none that could be
         return True
     return True
 

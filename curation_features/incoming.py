@@ -29,7 +29,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from curation_features.errors import ManifestError
-from curation_features.files import flush, replacing, write_bytes
+from curation_features.files import flush, remove_leftover, replacing, write_bytes
 from curation_features.json_prefix import is_incomplete
 from curation_features.manifest import Batch, parse_manifest, to_json
 
@@ -395,10 +395,15 @@ def _claimed(folder: Path) -> Iterator[_File]:
 
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """What has a name ending in `.json` and is no folder, with its own status, not that of a link's target."""
+    """What has a name ending in `.json` and is no folder, with its own status, not that of a link's target.
+
+    What killed processes have left of their writes goes on the way.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(".json") and not entry.name.startswith("."):
+            if entry.name.startswith("."):
+                remove_leftover(Path(entry.path))
+            elif entry.name.endswith(".json"):
                 with suppress(FileNotFoundError):  # gone meanwhile
                     found = entry.stat(follow_symlinks=False)
                     if not stat.S_ISDIR(found.st_mode):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from curation_features.errors import InputError, PhotoError, StoreError
 from curation_features.exif import read_exif
-from curation_features.files import uri, write_bytes
+from curation_features.files import sweep, uri, write_bytes
 from curation_features.manifest import batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.stages.streaming import bounded_map
@@ -105,6 +105,7 @@ def ingest(
         StoreError: an image or the manifest cannot be written.
     """
     batch_from({"batch_id": batch_id, "artifacts": []})  # before any work
+    sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     paths = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 (a link keeps its own name)
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
     workers = settings.workers or min(os.cpu_count() or 1, 8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from curation_features.files import write_bytes
+from curation_features.files import sweep, write_bytes
 
 SAMPLES = (
     "astronaut",
@@ -33,6 +33,7 @@ def write_samples(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
+    sweep(folder)
     paths = [folder / f"{name}.jpg" for name in SAMPLES]
     for name, path in zip(SAMPLES, paths, strict=True):
         if not path.exists():

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.files import write_bytes
+from curation_features.files import sweep, write_bytes
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
 from curation_features.tables import (
@@ -60,6 +60,7 @@ class ArtifactStore:
 
     def __init__(self, data_path: Path) -> None:
         self.data_path = data_path
+        self._swept = False
 
     def manifest_path(self, batch_id: str) -> Path:
         """Where the accepted manifest of a batch lies."""
@@ -89,7 +90,8 @@ class ArtifactStore:
     def exclusive(self, batch_id: str) -> Iterator[None]:
         """Keep every other process from making the same batch at the same time; waits until it may.
 
-        Without it, a run that began with an older manifest could end last. Raises `StoreError`: no lock can be had.
+        Without it, a run that began with an older manifest could end last. The first time, what killed runs have left
+        of their writes goes. Raises `StoreError`: no lock can be had.
         """
         bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
         path = self.data_path / "locks" / f"{bucket}.lock"
@@ -100,9 +102,18 @@ class ArtifactStore:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
+            self._sweep()
             yield
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        if self._swept:
+            return
+        self._swept = True
+        stages = [f"stages/{stage}" for stage in STAGE_TABLES]
+        for name in ("manifests", "features", "cache", "cache/thumbnails", *stages):
+            sweep(self.data_path / name)
 
     def batch_ids(self) -> list[str]:
         """The batches with an accepted manifest, sorted."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.files import replacing, write_bytes
+from curation_features.files import replacing, sweep, write_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -157,3 +157,18 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert list(tmp_path.glob("*.json")) == [path]
+    assert len(names(tmp_path)) == 2
+    sweep(tmp_path, tmp_path / "missing")
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_what_others_may_still_be_writing_is_not_swept(tmp_path: Path) -> None:
+    foreign, forgotten = tmp_path / ".a.0123abcd.1.0123abcd.tmp", tmp_path / ".b.0123abcd.1.0123abcd.tmp"
+    hidden = tmp_path / ".x.tmp"
+    for path in (foreign, forgotten, hidden):
+        path.write_bytes(b"half")
+    os.utime(forgotten, (0, 0))
+    with replacing(tmp_path / "c.json") as temporary:
+        temporary.write_bytes(b"half")
+        sweep(tmp_path)
+        assert sorted(names(tmp_path)) == sorted([foreign.name, hidden.name, temporary.name])

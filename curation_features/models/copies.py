@@ -99,6 +99,7 @@ class Copies:
     def _write(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save_file
 
+        files.sweep(self._folder)
         with files.replacing(path) as temporary:
             save_file(tensors, temporary)
         files.write_bytes(path.with_suffix(".sha256"), f"{digest(self._settings, path)}  {path.name}\n".encode())

@@ -37,7 +37,7 @@ def pull(settings: Settings, *, progress: Progress = no_progress, folder: Path |
     statuses = [status_of(model, settings, partial(_pulled, model, settings, progress, folder)) for model in MODELS]
     if weights_folder().is_dir():
         with suppress(OSError), alone():
-            files.sweep(weights_folder())
+            files.sweep(weights_folder(), weights_folder() / "prepared")
     return statuses
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from filelock import FileLock
 
-from curation_features.files import write_bytes
+from curation_features.files import sweep, write_bytes
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
@@ -41,6 +41,7 @@ def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.Da
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
         if not (home / "dagster.yaml").exists():
+            sweep(home)
             write_bytes(home / "dagster.yaml", default_config.read_bytes())
         instance = dg.DagsterInstance.from_config(str(home))
         instance.get_dynamic_partitions(DIMENSION)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hubs import CLI, COMMIT, PULL, blob_of
 
+from curation_features.files import replacing
+
 CHECKPOINT = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
 PICKLE = b"\x80\x02" + bytes(range(256)) * 2000
@@ -225,21 +227,27 @@ def test_leftovers_of_others_go_too_but_nothing_that_is_in_use(connected, machin
     machine.pull()
     blobs = [machine.blobs() / f"{'0' * 64}.{name}" for name in ("89abcdef.incomplete", "%22x%22.part")]
     refs = machine.blobs().parent / "refs"
-    gone, alive = (
-        machine.weights / "prepared" / f".copy.{process}.0123abcd.tmp" for process in (dead_process(machine), 1)
-    )
-    gone.parent.mkdir()
-    for path in (*blobs, refs / ".main.1.0123abcd.tmp", gone, alive, machine.weights / "RN50.pt.%22x%22.part"):
+    for path in (*blobs, refs / ".main.1.0123abcd.tmp", machine.weights / "RN50.pt.%22x%22.part"):
         path.write_bytes(b"half")
-    assert problems(machine.pull()) == {}
-    alive.unlink()
+    copy = machine.weights / "prepared" / "copy"
+    machine.start(KILLED_WRITER.format(path=str(copy))).communicate()
+    assert len(list(copy.parent.iterdir())) == 1
+    with replacing(copy) as alive:
+        alive.write_bytes(b"half")
+        assert problems(machine.pull()) == {}
+        assert alive.exists()
+    copy.unlink()
     assert machine.files() == connected.files()
 
 
-def dead_process(machine) -> int:
-    process = machine.start("")
-    process.communicate()
-    return process.pid
+KILLED_WRITER = """
+import os, signal
+from pathlib import Path
+from curation_features.files import replacing
+with replacing(Path({path!r})) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_blob_that_the_hubs_client_is_downloading_is_left_to_it(machine):
