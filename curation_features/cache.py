@@ -32,6 +32,7 @@ from curation_features.schema import (
     Measurement,
     PhotoInfo,
 )
+from curation_features.tables import cannot_write
 from curation_features.versions import digest
 
 log = logging.getLogger(__name__)
@@ -126,12 +127,25 @@ class FeatureCache:
         return CacheStats(len(sizes), sum(sizes), self.label_embeddings.exists())
 
     def clear(self, *, label_embeddings: bool = False) -> int:
-        """Delete every photo's entry (and the label embeddings, if asked); returns how many files went."""
+        """Delete every photo's entry (and the label embeddings, if asked); returns how many files went.
+
+        What killed processes have left of their writes goes too.
+
+        Raises:
+            StoreError: a file cannot be deleted.
+        """
+        sweep(self.folder)
         doomed = [*self._entries(), *([self.label_embeddings] if label_embeddings else [])]
-        existing = [path for path in doomed if path.exists()]
-        for path in existing:
-            path.unlink(missing_ok=True)
-        return len(existing)
+        count = 0
+        for path in doomed:
+            try:
+                path.unlink()
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            count += 1
+        return count
 
     def _entries(self) -> Iterator[Path]:
         return self.folder.glob("[0-9a-f]*.json") if self.folder.is_dir() else iter(())

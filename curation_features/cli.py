@@ -372,8 +372,8 @@ def _complain(text: str) -> None:
 
 
 def _write_output(target: str, data: bytes) -> None:
-    from curation_features.errors import StoreError
     from curation_features.files import sweep, write_bytes
+    from curation_features.tables import cannot_write
 
     if target == "-":
         sys.stdout.buffer.write(data)
@@ -382,7 +382,7 @@ def _write_output(target: str, data: bytes) -> None:
         sweep(Path(target).parent)
         write_bytes(Path(target), data)
     except OSError as error:
-        raise StoreError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise cannot_write(Path(target), error) from error
 
 
 def _distinct(batch: Batch) -> int:

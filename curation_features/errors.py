@@ -9,6 +9,7 @@
     ├── WeightsError             a model that cannot be used
     │   ├── MissingWeightsError  its weights are not on this machine and cannot be fetched
     │   └── InvalidWeightsError  its weights are not what they should be
+    ├── ResourceError            the machine has run out of something
     ├── StoreError               an artifact that could not be written or read back
     └── EventError               an event that a sink did not take
 
@@ -18,6 +19,8 @@ which file or field is at fault, why, and what to do.
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class CurationError(Exception):
@@ -86,6 +89,19 @@ class InvalidWeightsError(WeightsError):
 
     def __init__(self, summary: str, remedy: str = "") -> None:
         super().__init__("invalid_weights", summary, remedy)
+
+
+class ResourceError(CurationError):
+    """The machine has run out of something that every photo needs: nothing is said of any of them, and nothing kept."""
+
+
+TOO_MANY_FILES = "allow the process more open files (`ulimit -n`)"
+"""What to do where `too_many_files`."""
+
+
+def too_many_files(error: BaseException) -> bool:
+    """Whether a file could not be opened because too many are open; it may be as good as any other."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class StoreError(CurationError):

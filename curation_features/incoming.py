@@ -32,6 +32,7 @@ from curation_features.errors import ManifestError
 from curation_features.files import flush, remove_leftover, replacing, write_bytes
 from curation_features.json_prefix import is_incomplete
 from curation_features.manifest import Batch, parse_manifest, to_json
+from curation_features.tables import cannot_write
 
 MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
 INCOMPLETE_AFTER_S = 3600.0
@@ -345,12 +346,15 @@ def submit(data: bytes, folder: Path, name: str) -> Path:
 
     Raises:
         ValueError: a name that is no file name, or would not be looked at.
-        OSError: the file cannot be written.
+        StoreError: the file cannot be written.
     """
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} cannot name a manifest: give a file name that does not begin with '.'")
     path = folder / f"{name}.json"
-    write_bytes(path, data)
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return path
 
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from curation_features.errors import InputError, PhotoError, StoreError
+from curation_features.errors import InputError, PhotoError
 from curation_features.exif import read_exif
 from curation_features.files import sweep, uri, write_bytes
 from curation_features.manifest import batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.stages.streaming import bounded_map
+from curation_features.tables import cannot_write
 
 if TYPE_CHECKING:
     from curation_features.settings import Settings
@@ -179,4 +180,4 @@ def _write(path: Path, data: bytes, *, durable: bool) -> None:
     try:
         write_bytes(path, data, durable=durable)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error

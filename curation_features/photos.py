@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from curation_features.confinement import FORMATS, MAX_SECONDS, check_before_pixels, open_image, read_tags
-from curation_features.errors import PhotoError
+from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
 from curation_features.jpeg import jpeg_pixels
 from curation_features.schema import PhotoInfo
 
@@ -102,12 +102,15 @@ class PhotoReader:
         Raises:
             PhotoError: the URI is not legal or not allowed, or nothing here opens it; or the file is missing, no
                 regular file, not permitted, empty, or of more than `settings.max_file_bytes` bytes.
+            ResourceError: too many files are open, for which no photo is to blame.
         """
         if _CONTROL.search(unquote(uri)):
             raise PhotoError("forbidden_path", f"{_shown(uri)} holds control characters; rename the file")
         try:
             data = self._read_remote(uri) if _is_remote(uri) else self._read_local(uri)
         except OSError as error:
+            if too_many_files(error):
+                raise ResourceError(f"{_shown(uri)} cannot be opened: {error.strerror}; {TOO_MANY_FILES}") from error
             reason = _ERRNO_REASONS.get(error.errno or 0) or _CLASS_REASONS.get(type(error), "unreadable")
             raise PhotoError(reason, f"{_shown(uri)} cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # a lone surrogate, say, which no file system can hold
@@ -237,6 +240,7 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
 
     Raises:
         PhotoError: `too_large`, `too_slow`, `truncated`, `unsupported_format` or `unreadable`.
+        ResourceError: too many files are open.
     """
     with quiet_pillow():
         try:
@@ -253,6 +257,8 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
         except Image.DecompressionBombError as error:
             raise PhotoError("too_large", f"{error}; PIL.Image.MAX_IMAGE_PIXELS sets this limit") from error
         except Exception as error:  # hostile bytes raise whatever the decoders did not think of
+            if too_many_files(error):  # Pillow loads its decoders when it first needs them
+                raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
             raise _failure(file.data, error) from error
     height, width = pixels.shape[:2]
     return Photo(PhotoInfo(file.sha256, _format(image), width, height), pixels)

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from curation_features.files import sweep, write_bytes
+from curation_features.tables import cannot_write
 
 SAMPLES = (
     "astronaut",
@@ -31,13 +32,16 @@ def write_samples(folder: Path) -> list[Path]:
     same bytes.
 
     Raises:
-        OSError: the folder cannot be written.
+        StoreError: the folder cannot be written.
     """
     sweep(folder)
     paths = [folder / f"{name}.jpg" for name in SAMPLES]
     for name, path in zip(SAMPLES, paths, strict=True):
         if not path.exists():
-            write_bytes(path, _jpeg(name), durable=False)
+            try:
+                write_bytes(path, _jpeg(name), durable=False)
+            except OSError as error:
+                raise cannot_write(path, error) from error
     return paths
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.files import sweep, write_bytes
+from curation_features.files import flush, replacing, sweep, write_bytes
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
 from curation_features.tables import (
@@ -190,16 +190,24 @@ class ArtifactStore:
     ) -> FeatureArtifact:
         """Write the enriched artifacts. The JSON file comes last: where it stands, the table stands too.
 
+        Neither replaces the one before until there was room for both.
+
         Args:
             version: the `version` of the features.
             labels: the vocabulary, in the order of the table's cosines.
         """
         json_path, table_path = self.feature_paths(document["batch_id"])
         data = to_json(document)
-        with table_writer(table_path, FEATURE_COLUMNS, {"version": dict(version), "labels": list(labels)}) as add:
-            for row in rows:
-                add(row)
-        self._write(json_path, data)
+        metadata = {"version": dict(version), "labels": list(labels)}
+        try:
+            with replacing(json_path) as temporary:
+                temporary.write_bytes(data)
+                flush(temporary)
+                with table_writer(table_path, FEATURE_COLUMNS, metadata) as add:
+                    for row in rows:
+                        add(row)
+        except OSError as error:
+            raise cannot_write(json_path, error) from error
         return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())
 
     def _write(self, path: Path, data: bytes) -> None:

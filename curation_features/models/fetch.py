@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -201,7 +202,8 @@ def _remedy(error: Exception) -> str:
         return (
             f"check the name; where {constants.ENDPOINT} asks for it, accept its terms and set HF_TOKEN; then {FETCH}"
         )
-    return FETCH
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"free space there, then {FETCH}" if full else FETCH
 
 
 def _cause(error: BaseException) -> str:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
+from sqlalchemy.exc import DBAPIError
 
+from curation_features.errors import StoreError
 from curation_features.files import sweep, write_bytes
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
+from curation_features.tables import cannot_write
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -36,19 +39,34 @@ class LaunchResult:
 
 @contextmanager
 def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.DagsterInstance]:
-    """The project's Dagster instance; a new one starts with `default_config` as its `dagster.yaml`."""
+    """The project's Dagster instance; a new one starts with `default_config` as its `dagster.yaml`.
+
+    Raises:
+        StoreError: its records cannot be written, now or at any moment of the block.
+    """
     home = dagster_home(settings).resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
-        if not (home / "dagster.yaml").exists():
-            sweep(home)
-            write_bytes(home / "dagster.yaml", default_config.read_bytes())
-        instance = dg.DagsterInstance.from_config(str(home))
-        instance.get_dynamic_partitions(DIMENSION)
-        instance.get_run_records(limit=1)
-        instance.all_instigator_state()
-    with instance:
-        yield instance
+    try:
+        with _instance(home, default_config) as instance:
+            yield instance
+    except DBAPIError as error:
+        remedy = "free space or permissions, or see to the database, then run again"
+        raise StoreError(f"{home}: Dagster cannot keep its records ({error.orig}); {remedy}") from error
+
+
+def _instance(home: Path, default_config: Path) -> dg.DagsterInstance:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
+            if not (home / "dagster.yaml").exists():
+                sweep(home)
+                write_bytes(home / "dagster.yaml", default_config.read_bytes())
+            instance = dg.DagsterInstance.from_config(str(home))
+            instance.get_dynamic_partitions(DIMENSION)
+            instance.get_run_records(limit=1)
+            instance.all_instigator_state()
+            return instance
+    except OSError as error:
+        raise cannot_write(home, error) from error
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:

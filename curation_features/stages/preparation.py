@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from curation_features.cache import CacheEntry, FeatureCache
-from curation_features.errors import CurationError, PhotoError, WeightsError
+from curation_features.errors import (
+    TOO_MANY_FILES,
+    CurationError,
+    PhotoError,
+    ResourceError,
+    WeightsError,
+    too_many_files,
+)
 from curation_features.photos import PhotoReader, decode
 from curation_features.schema import Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.settings import Settings
@@ -86,6 +93,8 @@ class Preparation:
         except CurationError:
             raise
         except Exception as error:
+            if too_many_files(error):  # a module that is loaded late, say
+                raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
             log.exception("An unexpected error in one photo of the batch; the others go on")
             record.failure = FeatureError("photo", "internal_error", f"{type(error).__name__}: {error}")
         return Item(record)

@@ -1,0 +1,102 @@
+"""Commands of the package as processes of their own, with fake models: one process imports everything, and is forked.
+
+A run takes a second in this way, where it is imports that take the most of one that is started anew.
+
+    python faults/processes.py '[["process", "a.json"], ["materialize", "a.json"]]'
+
+runs both at once in the current folder, and prints their exit codes as JSON; what they say is in `{number}.log`.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # a process with threads is not safely forked
+
+import importlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import PIL.Image
+
+from curation_features import cli
+from curation_features.models import LazyModel
+from curation_features.stages import Models
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+
+for name in (
+    *("dagster", "pyarrow.parquet", "pywt", "requests", "rich.progress", "rich.table", "torch"),
+    *("curation_features.orchestration.launch", "curation_features.orchestration.project", "curation_features.service"),
+):
+    importlib.import_module(name)
+PIL.Image.init()
+cv2.setNumThreads(1)
+
+
+def fake_models(*_: object) -> Models:
+    """Models that are ready at once and give the same numbers in every process."""
+    return Models(
+        LazyModel.ready(FakeClipEngine(), "fake-clip"),
+        LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
+        LazyModel.ready(FakeBrisque(), "fake-brisque"),
+    )
+
+
+def start(
+    root: Path, arguments: Sequence[str], log: Path, *, before: Callable[[], None] = lambda: None, **environ: str
+) -> int:
+    """Start a command in a process group of its own, and give its process id.
+
+    Args:
+        before: called in the new process before the command.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(root)
+        os.environ.update(environ)
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        Models.from_settings = fake_models  # type: ignore[method-assign]
+        before()
+        code = cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(process: int) -> int:
+    """The exit code of a process, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def kill(process: int) -> None:
+    """`kill -9` for the whole process group."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:  # ended, or not yet a group of its own
+        os.kill(process, signal.SIGKILL)
+
+
+def main() -> None:
+    """Run commands at once."""
+    commands: list[list[str]] = json.loads(sys.argv[1])
+    here = Path.cwd()
+    processes = [start(here, command, here / f"{number}.log") for number, command in enumerate(commands)]
+    print(json.dumps([wait(process) for process in processes]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Full and read-only disks, for real: small file systems in the place of one folder after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from curation_features.cli import main
+from curation_features.errors import MissingWeightsError
+from curation_features.models.copies import Copies
+from curation_features.models.fetch import fetch_known_file
+from curation_features.models.known_files import KnownFile
+from curation_features.stages import Models
+
+STATES = ("full", "read-only")
+
+
+class Disk:
+    """A file system of 4 MB, mounted on a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder))
+
+    @staticmethod
+    def _mount(*arguments: str) -> None:
+        try:
+            done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("no mount command here")
+        if done.returncode:
+            pytest.skip(f"may not mount a file system here ({done.stderr.strip()}); try `unshare -rm python -m pytest`")
+
+    def spoil(self, state: str, *, leaving: int = 0) -> None:
+        """Make it full, but for some bytes, or read-only."""
+        if state == "read-only":
+            self._mount("-o", "remount,ro", str(self.folder))
+            return
+        with (self.folder / "filler").open("wb", buffering=0) as file:
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            file.truncate(file.tell() - leaving)
+
+    def heal(self) -> None:
+        """Make it writable, and give room."""
+        self._mount("-o", "remount,rw", str(self.folder))
+        (self.folder / "filler").unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.name != "filler")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
+    """Mounts a small file system on a folder of the project."""
+    mounted: list[Disk] = []
+
+    def mount(folder: str) -> Disk:
+        mounted.append(Disk(tmp_path / folder))
+        return mounted[-1]
+
+    yield mount
+    for found in reversed(mounted):
+        subprocess.run(["umount", "-l", str(found.folder)], check=True)
+
+
+@pytest.fixture
+def project(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A project, the current one, with fake models and two versions of a batch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr(Models, "from_settings", lambda *_: world.models())
+    artifacts = [world.photo(f"{number}.png", number, (64, 48)) for number in range(3)]
+    for name, count in (("old", 2), ("new", 3)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"batch_id": "trip", "artifacts": artifacts[:count]}))
+    return tmp_path
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+OUTPUTS = ("data/locks", "data/manifests", "data/stages", "data/features", "data/events", "data/dagster")
+FAULTS = {  # the events come last: by then the new features are there
+    "process": [
+        ("data/locks", "read-only"),
+        *(("data/features", state) for state in STATES),
+        *(("data/events", state) for state in STATES),
+    ],
+    "materialize": [
+        ("data/manifests", "full"),
+        *(("data/stages", state) for state in STATES),
+        ("data/features", "full"),
+        *(("data/dagster", state) for state in STATES),
+        ("data/events", "full"),
+    ],
+}
+
+
+@pytest.mark.parametrize("command", FAULTS)
+def test_an_output_that_cannot_be_written_fails_the_run_in_a_line_and_leaves_the_old_ones(
+    project: Path, disk, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disks = {name: disk(name) for name in OUTPUTS}
+    assert main([command, "old.json"]) == 0
+    old = features(project)
+    for name, state in FAULTS[command]:
+        before = [disks[folder].names() for folder in OUTPUTS[:5]]
+        disks[name].spoil(state)
+        capsys.readouterr()
+        assert main([command, "new.json"]) == 1, (name, state)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        assert str(project / name) in said
+        assert "free space or permissions" in said
+        assert "No space left" in said or "Read-only" in said or "disk I/O error" in said
+        assert name == "data/events" or features(project) == old
+        assert [event["data"]["features"] for event in events(project)] == [digest(old)]
+        disks[name].heal()
+        assert [disks[folder].names() for folder in OUTPUTS[:5]] == before, (name, state)
+    assert main([command, "new.json"]) == 0
+    assert {event["data"]["features"] for event in events(project)} == {digest(old), digest(features(project))}
+    (project / "elsewhere").mkdir()
+    assert main(["process", "new.json", "--output", "elsewhere/new.json"]) == 0
+    assert (project / "elsewhere/new.json").read_bytes() == features(project)[0]
+
+
+def test_a_table_and_its_json_file_are_replaced_together_or_not_at_all(project: Path, disk) -> None:
+    """Room for the table alone is no room."""
+    place = disk("data/features")
+    assert main(["process", "old.json"]) == 0
+    old = features(project)
+    document = json.loads((project / "new.json").read_text())
+    (project / "new.json").write_text(json.dumps({**document, "note": "x" * 100_000}))  # is in the JSON file alone
+    place.spoil("full", leaving=65536)
+    assert main(["process", "new.json"]) == 1
+    assert features(project) == old
+    assert place.names() == ["trip.json", "trip.parquet"]
+
+
+def features(project: Path) -> tuple[bytes, bytes]:
+    folder = project / "data" / "features"
+    return (folder / "trip.json").read_bytes(), (folder / "trip.parquet").read_bytes()
+
+
+def digest(files: tuple[bytes, bytes]) -> str:
+    return hashlib.sha256(files[0]).hexdigest()
+
+
+def events(project: Path) -> list[Any]:
+    return [json.loads(path.read_bytes()) for path in project.glob("data/events/features.completed/*.json")]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["submit", "old.json"], "data/incoming"),
+        (["ingest", "photos", "--batch-id", "new"], "data/rankingInput"),
+        (["ingest", "photos", "--batch-id", "new"], "data/batches"),
+        (["ingest", "--samples"], "data/input"),
+        (["process", "new.json", "--output", "elsewhere/new.json"], "elsewhere"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_other_commands_say_it_in_a_line_too(
+    project: Path, disk, arguments: list[str], folder: str, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = disk(folder)
+    (place.folder / "older.json").write_text("{}")
+    place.spoil(state)
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert folder in said
+    assert "cannot be written (No space left" in said or "cannot be written (Read-only" in said
+    place.heal()
+    assert [name for name in place.names() if "." in name] == ["older.json"]
+    if folder != "data/input":  # it would take long
+        assert main(arguments) == 0
+
+
+def test_a_cache_that_cannot_be_cleared_says_so(project: Path, disk, capsys: pytest.CaptureFixture[str]) -> None:
+    place = disk("data/cache")
+    assert main(["process", "old.json"]) == 0
+    place.spoil("read-only")
+    assert main(["cache", "clear"]) == 1
+    assert "Read-only" in capsys.readouterr().err
+    place.heal()
+    assert main(["cache", "clear", "--all"]) == 0
+
+
+# --- caches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_cache_that_cannot_be_written_is_a_warning_and_changes_no_result(
+    project: Path, disk, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["process", "new.json"]) == 0
+    expected = features(project)
+    shutil.rmtree(project / "data")
+    place = disk("data/cache")
+    place.spoil(state)
+    command = "materialize" if state == "full" else "process"  # the former makes thumbnails, too
+    with caplog.at_level(logging.WARNING):
+        assert main([command, "new.json"]) == 0
+    assert features(project) == expected
+    warnings = [record for record in caplog.records if record.name.startswith("curation_features")]
+    assert sorted(record.name for record in warnings) == [
+        "curation_features.cache",
+        "curation_features.clip.label_embeddings",
+    ]
+    place.heal()
+    assert [name for name in place.names() if "." in name] == []
+    assert main(["process", "new.json"]) == 0
+    entries = [name for name in place.names() if name.startswith("features/")]
+    assert len(entries) == 3 + 1  # photos, and the label embeddings
+    assert features(project) == expected
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(disk, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk for downloads and copies of weights."""
+    place = disk("assets")
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(place.folder))
+    return place
+
+
+def test_a_download_for_which_there_is_no_room_goes_on_once_there_is(hub, weights: Disk) -> None:
+    content = b"\x80\x02" + bytes(1_000_000)
+    hub.plain["x.pt"] = content
+    known = KnownFile("x", f"{hub.url}/files/x.pt", "x.pt", Path(), "x", hashlib.sha256(content).hexdigest())
+    known.path.parent.mkdir(parents=True)
+    weights.spoil("full", leaving=500_000)
+    with pytest.raises(MissingWeightsError) as caught:
+        fetch_known_file(known)
+    for part in ("No space left", str(weights.folder), "free space there", "models pull"):
+        assert part in str(caught.value)
+    assert not known.path.exists()
+    weights.heal()
+    hub.requests.clear()
+    fetch_known_file(known)
+    assert known.path.read_bytes() == content
+    assert [request.range is None for request in hub.gets("x.pt")] == [False]
+
+
+def test_a_copy_of_weights_for_which_there_is_no_room_costs_time_alone(
+    settings, weights: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    tensors = {"a": torch.ones(100_000)}
+    weights.spoil("full", leaving=100_000)
+    assert Copies(settings).tensors("key", lambda: tensors)["a"].equal(tensors["a"])
+    assert "the next run reads the original again" in caplog.text
+    assert [name for name in weights.names() if "." in name] == []
+    weights.heal()
+    Copies(settings).tensors("key", lambda: tensors)
+    assert [name.rpartition("/")[2] for name in weights.names() if "." in name] == ["key.safetensors", "key.sha256"]
