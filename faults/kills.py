@@ -4,7 +4,8 @@
 
 Two ways, `curation-features process` and `curation-features materialize`, each so many kills; half of them in an empty
 project, half where an older version of the batch is finished. Every other kill comes at a random moment of the run,
-the others just before a chosen step: the opening of a file for writing, a flush to disk, a rename or a removal.
+the others just before a chosen step: the opening of a file for writing, a flush to disk, a rename, a removal, or the
+opening of one of Dagster's databases.
 
 After the kill: whatever has a final name is whole, and of the old or the new version; no event is in the journal or was
 posted without its artifacts. After the next run: the same bytes as undisturbed, the same events, and nothing left over.
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +40,8 @@ from curation_features.cache import FeatureCache
 from curation_features.clip.label_embeddings import read, stored_version
 
 WAYS = ("process", "materialize")
-STEPS = frozenset({"open", "os.rename", "os.remove", "os.link", "faults.flush"})
+BEGINS = ("empty", "old")
+STEPS = frozenset({"open", "os.rename", "os.remove", "os.link", "sqlite3.connect", "faults.flush"})
 UNCOMPARED = ("dagster", "locks")  # folders of the data folder with what differs from run to run
 
 Files = dict[str, bytes]
@@ -181,27 +183,28 @@ class Bench:
     folder: Path
     way: str
     url: str
+    begins: Sequence[str]
+    expected: dict[str, Files] = field(default_factory=dict)
+    expected_cache: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
 
     def prepare(self) -> None:
         """Make the undisturbed runs: of the old version, of the new one upon it, and of the new one alone."""
-        self.folder.mkdir(parents=True)
         (self.folder / "posts").mkdir()
         make_project(self.folder / "empty")
         old = self._copy("empty", "old")
         self._undisturbed(old, "old.json")
         self.old = outputs(old)
-        self.expected, self.expected_cache, self.seconds, self.steps = {}, {}, {}, {}
-        for begin in ("empty", "old"):
+        for begin in self.begins:
             root = self._copy(begin, f"{begin}-undisturbed")
             began = time.monotonic()
-            self._undisturbed(root, "new.json")
+            self._undisturbed(root, "new.json", count=root / "steps")
             self.seconds[begin] = time.monotonic() - began
+            self.steps[begin] = len((root / "steps").read_bytes())
             self.expected[begin], self.expected_cache[begin] = outputs(root), cached(root)
-            counted = self._copy(begin, f"{begin}-counted")
-            self._undisturbed(counted, "new.json", count=counted / "steps")
-            self.steps[begin] = len((counted / "steps").read_bytes())
 
     def kill_once(self, number: int, begin: str, share: float, aimed: bool) -> None:
         """Kill a run after a share of its time, or before a share of its steps; check, run again, and check."""
@@ -302,26 +305,20 @@ def _said(root: Path) -> str:
     return (root / "log").read_text(errors="replace")[-2000:]
 
 
-def run(way: str, kills: int, seed: int) -> list[str]:
+def run(way: str, begins: Sequence[str], kills: int, seed: int) -> list[str]:
     """Kill runs of one way so many times; prints the totals and gives the problems."""
     chance = random.Random(f"{seed} {way}")
-    with tempfile.TemporaryDirectory() as folder, webhook_in(Path(folder) / way) as bench:
+    with tempfile.TemporaryDirectory() as folder, webhook(Path(folder) / "posts") as url:
+        bench = Bench(Path(folder), way, url, begins)
         bench.prepare()
         number = 0
         while bench.kills["killed"] < kills:
-            # Spread over the whole run: every fourth kill is of the same kind.
-            share = ((number // 4 + chance.random()) / max(1, -(-kills // 4))) % 1.0
-            bench.kill_once(number, begin=("empty", "old")[number // 2 % 2], share=share, aimed=bool(number % 2))
+            kinds = 2 * len(begins)  # each is spread over the whole run
+            share = ((number // kinds + chance.random()) / max(1, -(-kills // kinds))) % 1.0
+            bench.kill_once(number, begin=begins[number // 2 % len(begins)], share=share, aimed=bool(number % 2))
             number += 1
         print(f"{way}: {json.dumps(bench.kills)}, problems {len(bench.problems)}, steps {bench.steps}", flush=True)
         return bench.problems
-
-
-@contextmanager
-def webhook_in(folder: Path) -> Iterator[Bench]:
-    """A bench with its webhook."""
-    with webhook(folder / "posts") as url:
-        yield Bench(folder, way=folder.name, url=url)
 
 
 def main() -> int:
@@ -330,8 +327,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="kills of each way (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--from", dest="begins", nargs="+", choices=BEGINS, default=BEGINS)
     args = parser.parse_args()
-    problems = [problem for way in args.ways for problem in run(way, args.kills, args.seed)]
+    problems = [problem for way in args.ways for problem in run(way, args.begins, args.kills, args.seed)]
     for problem in problems:
         print(problem)
     return 1 if problems else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from filelock import FileLock
 from sqlalchemy.exc import DBAPIError
 
 from curation_features.errors import StoreError
-from curation_features.files import sweep, write_bytes
+from curation_features.files import flush
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
@@ -20,6 +21,7 @@ from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
 from curation_features.tables import cannot_write
 
+_NEW = ".new"  # where an instance is made
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -57,16 +59,34 @@ def _instance(home: Path, default_config: Path) -> dg.DagsterInstance:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
+            shutil.rmtree(home / _NEW, ignore_errors=True)
             if not (home / "dagster.yaml").exists():
-                sweep(home)
-                write_bytes(home / "dagster.yaml", default_config.read_bytes())
-            instance = dg.DagsterInstance.from_config(str(home))
-            instance.get_dynamic_partitions(DIMENSION)
-            instance.get_run_records(limit=1)
-            instance.all_instigator_state()
-            return instance
+                _create(home, default_config)
+            return _opened(home)
     except OSError as error:
         raise cannot_write(home, error) from error
+
+
+def _create(home: Path, default_config: Path) -> None:
+    """Make a new instance whole or not at all: Dagster never completes a database whose making was broken off."""
+    new = home / _NEW
+    new.mkdir()
+    shutil.copyfile(default_config, new / "dagster.yaml")
+    _opened(new).dispose()
+    for path in sorted(new.iterdir(), key=lambda path: path.name == "dagster.yaml"):  # it says that all is there
+        if not (home / path.name).exists():
+            path.rename(home / path.name)
+            flush(home)
+    shutil.rmtree(new)
+
+
+def _opened(home: Path) -> dg.DagsterInstance:
+    """An instance whose databases are there."""
+    instance = dg.DagsterInstance.from_config(str(home))
+    instance.get_dynamic_partitions(DIMENSION)
+    instance.get_run_records(limit=1)
+    instance.all_instigator_state()
+    return instance
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:

@@ -99,8 +99,7 @@ FAULTS = {  # the events come last: by then the new features are there
     ],
     "materialize": [
         ("data/manifests", "full"),
-        *(("data/stages", state) for state in STATES),
-        ("data/features", "full"),
+        ("data/stages", "full"),
         *(("data/dagster", state) for state in STATES),
         ("data/events", "full"),
     ],

@@ -1,0 +1,161 @@
+"""Several processes and threads at once: on one batch, on batches that share photos, on a cache that is cleared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from curation_features.models import LazyModel
+from curation_features.models.weights import Weights
+from curation_features.service import FeaturesService
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+T = TypeVar("T")
+
+BATCHES = {"one": range(8), "two": range(2, 10), "three": range(4, 12), "four": (*range(4), *range(8, 12))}
+
+SCRIPT = """
+import json, os, shutil, sys, time
+from pathlib import Path
+from processes import kill, start, wait
+from curation_features.cache import FeatureCache
+
+folder = Path(sys.argv[1])
+
+def at_once(name, *commands, meanwhile=None):
+    root = shutil.copytree(folder / "project", folder / name)
+    processes = [start(root, command, root / f"{number}.log") for number, command in enumerate(commands)]
+    other = meanwhile and os.fork()
+    if other == 0:
+        os.setsid()
+        while True:
+            meanwhile(root / "data/cache/features")
+            time.sleep(0.002)
+    codes = [wait(process) for process in processes]
+    if meanwhile:
+        kill(other)
+        wait(other)
+    return codes
+
+def clear(cache):
+    FeatureCache(cache).clear(label_embeddings=True)
+
+def remove(cache):
+    shutil.rmtree(cache, ignore_errors=True)
+
+names = ["one", "two", "three", "four"]
+process = [["process", f"{name}.json"] for name in names]
+alone = shutil.copytree(folder / "project", folder / "alone")
+print(json.dumps({
+    "alone": [wait(start(alone, command, alone / "log")) for command in process],
+    "same": at_once("same", process[0], process[0], ["materialize", "one.json"]),
+    "shared": at_once("shared", *process),
+    "cleared": at_once("cleared", *process, meanwhile=clear),
+    "removed": at_once("removed", *process, meanwhile=remove),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of all projects, and the exit codes of their processes."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("projects")
+    photos = folder / "project" / "photos"
+    photos.mkdir(parents=True)
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(90, 160, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    for name, numbers in BATCHES.items():
+        artifacts = [{"photo_id": f"id {n}", "original_uri": f"./photos/{n}.png"} for n in numbers]
+        (folder / "project" / f"{name}.json").write_text(json.dumps({"batch_id": name, "artifacts": artifacts}))
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "faults")])
+    environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    done = subprocess.run(command, env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    """Finished features and events."""
+    files = [*root.glob("data/features/*"), *root.glob("data/events/*/*")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def said(root: Path) -> str:
+    return "\n".join(path.read_text() for path in root.glob("*.log"))
+
+
+def entries(root: Path) -> set[str]:
+    return {path.name for path in root.glob("data/cache/features/*")}
+
+
+def test_processes_at_work_on_one_batch_all_finish_and_make_it_once(codes) -> None:
+    folder, found = codes
+    assert found["alone"] == [0, 0, 0, 0]
+    assert found["same"] == [0, 0, 0], said(folder / "same")
+    expected = {name: data for name, data in outputs(folder / "alone").items() if "/one" in name}
+    assert outputs(folder / "same") == expected
+    assert len(expected) == 3
+
+
+def test_processes_whose_batches_share_photos_make_what_each_makes_alone(codes) -> None:
+    folder, found = codes
+    assert found["shared"] == [0, 0, 0, 0], said(folder / "shared")
+    assert outputs(folder / "shared") == outputs(folder / "alone")
+    assert entries(folder / "shared") == entries(folder / "alone")  # and nothing temporary; one set of label vectors
+    assert len(entries(folder / "alone")) == 12 + 1
+    assert "Traceback" not in said(folder / "shared")
+
+
+@pytest.mark.parametrize("way", ["cleared", "removed"])
+def test_a_cache_that_is_cleared_all_the_time_costs_no_result(codes, way: str) -> None:
+    folder, found = codes
+    assert found[way] == [0, 0, 0, 0], said(folder / way)
+    assert outputs(folder / way) == outputs(folder / "alone")
+
+
+def test_threads_in_one_service_give_what_one_gives_and_load_each_model_once(world) -> None:
+    loads: list[str] = []
+
+    def counted(name: str, model: T) -> LazyModel[T]:
+        def load(_: Weights) -> T:
+            loads.append(name)
+            time.sleep(0.05)  # all the others come meanwhile
+            return model
+
+        return LazyModel(lambda: Weights(name, Path(), ""), load)
+
+    models: dict[str, Callable[[], LazyModel[Any]]] = {
+        "clip": lambda: counted("clip", world.clip),
+        "clip_iqa": lambda: counted("clip_iqa", world.clip_iqa),
+        "brisque": lambda: counted("brisque", world.brisque),
+    }
+
+    def service(data: str) -> FeaturesService:
+        settings = world.settings.replace(data_dir=data)
+        return FeaturesService(stages=world.stages(settings, **{name: make() for name, make in models.items()}))
+
+    artifacts = [world.photo(f"{number}.png", number, (64, 48)) for number in range(10)]
+    batches = [
+        {"batch_id": f"b{start}", "artifacts": [artifacts[(start + n) % 10] for n in range(6)]} for start in range(8)
+    ]
+    alone = service("alone")
+    expected = [alone.process(batch) for batch in batches]
+    loads.clear()
+    together = service("together")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(together.process, batches * 2)) == expected * 2
+    assert sorted(loads) == ["brisque", "clip", "clip_iqa"]

@@ -1,0 +1,89 @@
+"""`kill -9` in the middle of runs, and of the making of Dagster's databases. `faults/kills.py` does more of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+import kills, processes
+from curation_features.orchestration import launch
+from curation_features.settings import Settings, packaged_file
+
+def instance(root, before=lambda: None):
+    process = os.fork()
+    if not process:
+        before()
+        with launch.project_instance(Settings(root=root), packaged_file("dagster.yaml")) as found:
+            os._exit(0 if found.get_dynamic_partitions("batch_id") == [] else 1)
+    return processes.wait(process)
+
+def killed_before(event, call):
+    def before():
+        left = call
+        def hook(name, arguments):
+            nonlocal left
+            if name == event:
+                left -= 1
+                if left < 0:
+                    processes.kill(os.getpid())
+        os.setsid()
+        sys.addaudithook(hook)
+    return before
+
+folder = Path(sys.argv[1])
+problems = kills.run("process", ("empty", "old"), 6, 7)
+made = {}
+for event, call in (("sqlite3.connect", 31), ("os.rename", 1)):
+    root = folder / f"{event}-{call}"
+    root.mkdir()
+    codes = [instance(root, killed_before(event, call)), instance(root)]
+    made[root.name] = [codes, sorted(os.listdir(root / "data/dagster"))]
+print(json.dumps({"problems": problems, "made": made}))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of all kills; in one process, as it has much to import."""
+    found: dict[str, Any] = json.loads(ran("-c", SCRIPT, str(tmp_path_factory.mktemp("instances"))).splitlines()[-1])
+    return found
+
+
+def ran(*arguments: str) -> str:
+    """The output of a Python process that finds the harness."""
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "faults")])
+    environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_killed_run_is_finished_by_the_next_one_with_the_same_bytes_and_leaves_nothing(outcome) -> None:
+    assert outcome["problems"] == []
+
+
+def test_an_instance_of_dagster_whose_making_was_killed_is_made_by_the_next_run(outcome) -> None:
+    assert {name: codes for name, (codes, _) in outcome["made"].items()} == {
+        "sqlite3.connect-31": [-9, 0],
+        "os.rename-1": [-9, 0],
+    }
+    for _, names in outcome["made"].values():
+        assert names == [".creating.lock", "dagster.yaml", "history", "schedules"]
+
+
+@pytest.mark.slow
+def test_the_same_through_dagster() -> None:
+    assert "problems 0" in ran(str(REPOSITORY / "faults" / "kills.py"), "--ways", "materialize", "--kills", "4")
