@@ -1,4 +1,4 @@
-"""Full and read-only disks, for real: small file systems in the place of one folder after the other."""
+"""Full and read-only disks, as small file systems in the place of one folder after the other; no file descriptors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -269,3 +270,72 @@ def test_a_copy_of_weights_for_which_there_is_no_room_costs_time_alone(
     weights.heal()
     Copies(settings).tensors("key", lambda: tensors)
     assert [name.rpartition("/")[2] for name in weights.names() if "." in name] == ["key.safetensors", "key.sha256"]
+
+
+# --- file descriptors -------------------------------------------------------------------------------------------------
+
+WITHOUT_DESCRIPTORS = """
+import json, os, resource, sys
+from pathlib import Path
+from curation_features.errors import CurationError
+from curation_features.models import LazyModel
+from curation_features.photos import PhotoReader, decode
+from curation_features.service import FeaturesService
+from curation_features.settings import Settings
+from curation_features.stages import FeatureStages, Models
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+
+root = Path(sys.argv[1])
+batch = json.loads((root / "new.json").read_text())
+fakes = [LazyModel.ready(model, "fake") for model in (FakeClipEngine(), FakeQualityModel(), FakeBrisque())]
+
+def exhaust(left):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for descriptor in held[:left]:
+            os.close(descriptor)
+
+def process(left):
+    settings = Settings(root=root, device="cpu", workers=4)
+    service = FeaturesService(stages=FeatureStages(settings, models=Models(*fakes)))
+    if left is not None:
+        exhaust(left)
+    return [artifact["features"] for artifact in service.process(batch)["artifacts"]]
+
+def decoded(_):
+    file = PhotoReader(Settings(root=root)).read(batch["artifacts"][0]["original_uri"])
+    exhaust(0)
+    return decode(file, max_pixels=10**6).info.format
+
+def outcome(what, left):
+    reader, writer = os.pipe()
+    if not os.fork():
+        try:
+            found = what(left)
+        except CurationError as error:
+            found = f"{type(error).__name__}: {error}"
+        os.write(writer, json.dumps(found).encode())
+        os._exit(0)
+    os.wait()
+    return json.loads(os.read(reader, 1 << 16))
+
+outcomes = [outcome(process, left) for left in (0, 1, 1, 2, 3)]
+print(json.dumps([outcome(decoded, 0), outcomes, outcome(process, None)]))
+"""
+
+
+def test_a_process_without_file_descriptors_blames_no_photo_and_keeps_nothing_of_it(project: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    decoded, outcomes, healed = json.loads(done.stdout)
+    assert [features["status"] for features in healed] == ["ok"] * 3
+    assert decoded.startswith("ResourceError:")
+    assert outcomes[0].startswith("ResourceError: './photos/")
+    assert "Too many open files" in outcomes[0]
+    assert "ulimit -n" in outcomes[0]
+    for outcome in outcomes:  # the run has failed, or was not harmed
+        assert outcome == healed or outcome.startswith("ResourceError:")
