@@ -1,4 +1,4 @@
-"""Full and read-only disks, as small file systems in the place of one folder after the other; no file descriptors."""
+"""Full and read-only disks: small file systems in the place of one folder after the other. Descriptors; memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +23,8 @@ from curation_features.errors import MissingWeightsError
 from curation_features.models.copies import Copies
 from curation_features.models.fetch import fetch_known_file
 from curation_features.models.known_files import KnownFile
-from curation_features.stages import Models
+from curation_features.service import FeaturesService
+from curation_features.stages import Models, preparation
 
 STATES = ("full", "read-only")
 
@@ -339,3 +342,40 @@ def test_a_process_without_file_descriptors_blames_no_photo_and_keeps_nothing_of
     assert "ulimit -n" in outcomes[0]
     for outcome in outcomes:  # the run has failed, or was not harmed
         assert outcome == healed or outcome.startswith("ResourceError:")
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pixels_of_a_long_batch_are_not_kept(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many images at once for 120 photos as for 40: those that are read ahead."""
+    alive: list[int] = []
+    lock = threading.Lock()
+    counted = preparation.decode
+    now = 0
+
+    def tracked(file: Any, **limits: Any) -> Any:
+        nonlocal now
+        photo = counted(file, **limits)
+
+        def gone() -> None:
+            nonlocal now
+            with lock:
+                now -= 1
+
+        with lock:
+            now += 1
+            alive.append(now)
+        weakref.finalize(photo.rgb, gone)
+        return photo
+
+    monkeypatch.setattr(preparation, "decode", tracked)
+    settings = world.settings.replace(workers=2, batch_size=4)
+    photo = world.photo("a.png", size=(32, 32))
+    for count in (40, 120):
+        artifacts = [{**photo, "photo_id": f"{count} {number}"} for number in range(count)]
+        merged = FeaturesService(stages=world.stages(settings)).run(world.batch(artifacts))
+        assert {record.failure for record in merged.records} == {None}
+        assert all(record.embedding is None for record in merged.records)
+    assert len(alive) == 160
+    assert max(alive) <= 4 * settings.workers + settings.batch_size
