@@ -46,6 +46,17 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         flush(path.parent)
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name `path` in an error of the disk that names no file. (Errors of the network have no number.)"""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def sweep(*folders: Path) -> None:
     """Delete from the folders (not from those in them) what killed processes have left of `replacing`; never raises."""
     for folder in folders:

@@ -209,7 +209,7 @@ def _put(carried: _Repository, repo: str, revision: str, progress: Progress) -> 
 
 def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
     done, total = 0, source.stat().st_size
-    with source.open("rb") as reader, target.open("wb") as writer:
+    with files.named(target), source.open("rb") as reader, target.open("wb") as writer:
         while data := reader.read(COPY_BYTES):
             writer.write(data)
             done += len(data)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -116,7 +115,7 @@ def _receive(url: str, target: Path, headers: Mapping[str, str], tell: Tell) -> 
             part, done = _new_part(target, response.headers.get("ETag", "")), 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with _named(part), part.open("ab") as file:
+        with files.named(part), part.open("ab") as file:
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
                 done += len(chunk)
@@ -125,17 +124,6 @@ def _receive(url: str, target: Path, headers: Mapping[str, str], tell: Tell) -> 
     if total is not None and done != total:
         raise requests.ConnectionError(f"the server sent {done} of {total} bytes")
     return part
-
-
-@contextmanager
-def _named(part: Path) -> Iterator[None]:
-    """Put the file into errors of the disk, which do not name it; those of the network have no number."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(part)
-        raise
 
 
 def _continues(response: requests.Response, done: int) -> bool:

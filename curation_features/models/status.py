@@ -98,10 +98,10 @@ def status_of(model: Model, settings: Settings, find: Callable[[], Weights]) -> 
             model.name, source, weights.path, weights.sha256, size, origin, None, None, model.without_it, licence
         )
     except (CurationError, OSError) as error:
-        reason = error.reason if isinstance(error, ReasonedError) else "settings"
+        reason, problem = error.reason if isinstance(error, ReasonedError) else "settings", str(error)
         if isinstance(error, OSError):
-            reason = "invalid_weights"
-        return ModelStatus(model.name, source, None, None, 0, "", str(error), reason, model.without_it)
+            reason, problem = "invalid_weights", f"{error}; free space or permissions, then try again"
+        return ModelStatus(model.name, source, None, None, 0, "", problem, reason, model.without_it)
 
 
 def _origin(weights: Weights) -> str:

@@ -260,6 +260,20 @@ def test_a_download_for_which_there_is_no_room_goes_on_once_there_is(hub, weight
     assert [request.range is None for request in hub.gets("x.pt")] == [False]
 
 
+def test_weights_that_are_carried_in_where_there_is_no_room_leave_nothing(
+    project: Path, weights: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(project / "torch"))
+    (project / "stick").mkdir()
+    (project / "stick" / "brisque_svm_weights.pt").write_bytes(b"\x80\x02" + bytes(1_000_000))
+    weights.spoil("full", leaving=500_000)
+    assert main(["models", "pull", "--from", "stick"]) == 1
+    [said] = [line for line in capsys.readouterr().out.splitlines() if "No space left" in line]
+    assert str(weights.folder) in said
+    assert "free space" in said
+    assert [name for name in weights.names() if "brisque" in name] == []
+
+
 def test_a_copy_of_weights_for_which_there_is_no_room_costs_time_alone(
     settings, weights: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
