@@ -67,15 +67,17 @@ def clip_model(settings: Settings, progress: Progress = no_progress) -> LazyMode
     def load(weights: ClipWeights) -> ClipEngine:
         device = select_device(settings)
         announce(device)
-        return load_open_clip(weights, device, Copies(settings))
+        return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size or 1)
 
     return LazyModel(lambda: locate_clip(settings, progress=progress), load)
 
 
-def load_open_clip(weights: ClipWeights, device: Device, copies: Copies | None = None) -> OpenClipEngine:
+def load_open_clip(
+    weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 1
+) -> OpenClipEngine:
     """An open_clip checkpoint as an engine (see `OpenClipEngine`), and a line in the log."""
     logger.info("Loading OpenCLIP model: %s", weights.source)
-    return OpenClipEngine(weights, device, copies)
+    return OpenClipEngine(weights, device, copies, at_once=at_once)
 
 
 class OpenClipEngine:
@@ -84,20 +86,23 @@ class OpenClipEngine:
     Each tower is read when it is first needed, and tried once: where the device lacks an operator, or fp16 cannot hold
     the numbers, that tower runs in fp32 or on the CPU, and a warning says so. A single photo that overflows fp16 is
     computed again in fp32. On CUDA a photo is reduced on the device. On the CPU photos go through
-    the model one at a time: that is as fast, and a photo's vector is the same whatever its neighbours are.
+    the model one at a time unless asked otherwise: four at once are up to a sixth faster, and then the last bits of a
+    photo's vector depend on how many it went with.
 
     Args:
         weights: a checkpoint and its configuration.
         device: where the towers run if they can.
         copies: keeps a mapped copy of a checkpoint that cannot be mapped itself.
+        at_once: photos that go through the model together on a CPU.
 
     Raises:
         InvalidWeightsError: the checkpoint does not fit its configuration, or is damaged. The methods raise it too,
             where a tower holds no usable numbers.
     """
 
-    def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None) -> None:
+    def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 1) -> None:
         self._weights = weights
+        self._at_once = at_once
         self._copies = copies
         self._lock = threading.Lock()
         self._models: dict[Device, ClipModel] = {}
@@ -175,7 +180,7 @@ class OpenClipEngine:
                 tensor = tensor.half() if device.precision == "fp16" else tensor
                 if device.name == "cuda":
                     tensor = tensor.contiguous(memory_format=torch.channels_last)
-                parts = torch.split(tensor, 1) if device.name == "cpu" else [tensor]
+                parts = torch.split(tensor, self._at_once) if device.name == "cpu" else [tensor]
                 vectors = torch.cat([model.encode_image(part).float() for part in parts])
             unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
         return unit

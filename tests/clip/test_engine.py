@@ -20,6 +20,7 @@ from curation_features.device import Device
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.models import locate_clip
 from curation_features.models.catalog import PUBLISHED_CLIPS
+from curation_features.settings import Settings
 from curation_features.uploads import Uploads, stacked
 
 CPU = Device("cpu", "fp32")
@@ -100,6 +101,19 @@ def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(eng
     monkeypatch.setattr(engine, "_uploads", Uploads("cpu"))
     there = stacked([engine.preprocess(image) for image in photos(5)])
     assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(0, [1] * 5), (2, [2, 2, 1])])
+def test_on_a_cpu_as_many_photos_go_together_as_settings_say(clip_checkpoint, tmp_path, batch_size, sizes):
+    settings = Settings(root=tmp_path, model=f"local-dir:{clip_checkpoint}", device="cpu", batch_size=batch_size)
+    engine = clip_model(settings).get()
+    batch = np.stack([engine.preprocess(image) for image in photos(5)])
+    seen = []
+    engine._placed("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    vectors = engine.encode_images(batch)
+    assert seen == sizes
+    alone = load_open_clip(weights_in(clip_checkpoint), CPU).encode_images(batch)
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
 
 
 def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(engine, monkeypatch):
