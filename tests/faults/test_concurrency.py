@@ -163,34 +163,3 @@ def test_threads_in_one_service_give_what_one_gives_and_load_each_model_once(wor
 
 
 # --- what others do to a batch meanwhile ------------------------------------------------------------------------------
-
-
-def test_a_photo_that_two_batches_share_is_computed_once(world) -> None:
-    artifacts = [world.photo(f"{number}.png", number) for number in range(3)]
-    FeaturesService(stages=world.stages()).process({"batch_id": "one", "artifacts": artifacts[:2]})
-    again = {"batch_id": "two", "artifacts": artifacts[1:]}
-    done = world.done_by(lambda: FeaturesService(stages=world.stages()).process(again))
-    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
-
-
-def test_a_photo_that_is_replaced_while_it_is_measured_counts_as_what_was_read(world) -> None:
-    """All of its scores are of the old bytes, and the next run takes none of them for the new ones."""
-    artifact = {**world.photo("a.png", 1), "photo_id": "a"}
-    batch = {"batch_id": "b", "artifacts": [artifact]}
-    new = (world.root / world.photo("new.png", 2)["original_uri"]).read_bytes()
-
-    def measured(data: str) -> Any:
-        service = FeaturesService(stages=world.stages(world.settings.replace(data_dir=data)))
-        return service.process(batch)["artifacts"][0]["features"]
-
-    old_alone = measured("old alone")
-    preprocess = world.clip_iqa.preprocess  # by then the photo was read, and its other scores made
-
-    def replacing(rgb: Any) -> Any:
-        (world.root / artifact["original_uri"]).write_bytes(new)
-        return preprocess(rgb)
-
-    world.clip_iqa.preprocess = replacing
-    assert measured("data") == old_alone
-    world.clip_iqa.preprocess = preprocess
-    assert measured("data") == measured("new alone") != old_alone
