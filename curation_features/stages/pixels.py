@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BATCH_SIZES = {"cpu": 1, "mps": 32, "cuda": 64}  # on a CPU one at a time is as fast, and needs the least memory
+_BATCH_SIZES = {"cpu": 1, "mps": 32, "cuda": 64}  # on a CPU one, so that its neighbours do not touch a photo's bits
 
 MOST_WORKERS = 16
 """Threads that prepare photos, at most: beyond them Python's lock is what they wait for."""
