@@ -60,8 +60,8 @@ layers: $(INSTALLED) ## imports point downward
 unit: $(INSTALLED) ## tests; compiled modules are kept, as tests start hundreds of processes
 	PYTHONDONTWRITEBYTECODE= "$(BIN)/python" -m pytest -n 4 --dist worksteal
 
-bench: $(INSTALLED) ## photos per second against the limit and a straightforward script (a quarter of an hour)
-	"$(BIN)/python" benchmarks/throughput.py
+bench: $(INSTALLED) ## every measure of speed and memory, with what it should be, in one table (half an hour)
+	"$(BIN)/python" benchmarks/measures.py
 
 clean: ## remove caches and build outputs (neither data nor the environment)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -39,8 +39,16 @@ def write_small_ones(folder: Path) -> tuple[Path, Path]:
     example = (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(folder / RN50))
+    return folder / RN50, write_brisque(folder)
+
+
+def write_brisque(folder: Path) -> Path:
+    """A regressor of BRISQUE's shape, under the name that piq knows."""
+    import torch
+
+    torch.manual_seed(7)
     torch.save((torch.randn(774, 1), torch.rand(774, 36) * 2 - 1), folder / BRISQUE)
-    return folder / RN50, folder / BRISQUE
+    return folder / BRISQUE
 
 
 def main() -> None:
