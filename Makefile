@@ -57,8 +57,10 @@ types: $(INSTALLED) ## types
 layers: $(INSTALLED) ## imports point downward
 	"$(BIN)/lint-imports"
 
-unit: $(INSTALLED) ## tests; compiled modules are kept, as tests start hundreds of processes
-	PYTHONDONTWRITEBYTECODE= "$(BIN)/python" -m pytest -n 4 --dist worksteal
+# Tests start hundreds of processes: compiled modules are kept for them. Threads of torch that wait must not spin while
+# other tests need the core.
+unit: $(INSTALLED) ## tests
+	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest -n 4 --dist worksteal
 
 bench: $(INSTALLED) ## every measure of speed and memory, with what it should be, in one table (half an hour)
 	"$(BIN)/python" benchmarks/measures.py
