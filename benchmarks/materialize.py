@@ -44,7 +44,7 @@ stand_ins = Models(
     clip_iqa=LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
     brisque=LazyModel.ready(FakeBrisque(), "fake-brisque"),
 )
-Models.from_settings = lambda settings: stand_ins
+Models.from_settings = lambda *_: stand_ins
 code = main(["materialize", sys.argv[1]])
 print("torch" if "torch" in sys.modules else "no torch")
 sys.exit(code)
@@ -56,9 +56,10 @@ def run(code: str, manifest: Path, root: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, str(manifest)]
-    return subprocess.run(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-    ).stdout
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
 
 
 def batches(root: Path, photos: int) -> dict[int, Path]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
-from sqlalchemy.exc import DBAPIError
 
 from curation_features.errors import StoreError
 from curation_features.files import flush
@@ -50,7 +49,11 @@ def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.Da
     try:
         with _instance(home, default_config) as instance:
             yield instance
-    except DBAPIError as error:
+    except Exception as error:
+        from sqlalchemy.exc import DBAPIError  # not at the top: whoever only loads the definitions needs no database
+
+        if not isinstance(error, DBAPIError):
+            raise
         remedy = "free space or permissions, or see to the database, then run again"
         raise StoreError(f"{home}: Dagster cannot keep its records ({error.orig}); {remedy}") from error
 
