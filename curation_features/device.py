@@ -88,6 +88,7 @@ def announce(device: Device) -> None:
 def alone_on(name: str) -> AbstractContextManager[object]:
     """Keeps other threads of this process off a device that does not survive two at once.
 
-    That is MPS: torch 2.14 ends the process, without an exception, when two threads compute there (pytorch/pytorch#197805).
+    That is MPS: torch 2.14 ends the process, without an exception, when two threads compute there
+    (pytorch/pytorch#197805).
     """
     return _ON_MPS if name == "mps" else nullcontext()
