@@ -22,7 +22,7 @@ from curation_features.exif import read_exif
 from curation_features.files import sweep, uri, write_bytes
 from curation_features.manifest import batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
-from curation_features.stages.streaming import bounded_map
+from curation_features.stages.streaming import bounded_map, worker_count
 from curation_features.tables import cannot_write
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def ingest(
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     paths = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 (a link keeps its own name)
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
-    workers = settings.workers or min(os.cpu_count() or 1, 8)
+    workers = worker_count(settings.workers)
     artifacts: list[dict[str, Any]] = []
     rejected: list[tuple[Path, str]] = []
     rows = bounded_map(partial(_artifact, reader=reader, settings=settings), paths, workers=workers, ahead=2 * workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +19,7 @@ from curation_features.settings import Settings
 from curation_features.stages.plan import MODEL_PARTS, STAGE_OF_PART, Models, Plan, tolerated
 from curation_features.stages.preparation import Item, Preparation, Result, failed
 from curation_features.stages.stats import RunStats
-from curation_features.stages.streaming import BatchRunner, bounded_map, finished, in_order
+from curation_features.stages.streaming import BatchRunner, bounded_map, finished, in_order, worker_count
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 from curation_features.uploads import stacked
 
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH_SIZES = {"cpu": 1, "mps": 32, "cuda": 64}  # on a CPU one, so that its neighbours do not touch a photo's bits
-
-MOST_WORKERS = 16
-"""Threads that prepare photos, at most: beyond them Python's lock is what they wait for."""
 
 GROUPS_AT_ONCE = 2
 """Groups of photos that models work on at once, where the device is CUDA."""
@@ -85,7 +81,7 @@ class PixelPass:
 
     def _measured(self, photos: Sequence[Photo], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
         cpu_is_busy = False
-        workers = self._settings.workers or min(usable_cores(), MOST_WORKERS)
+        workers = worker_count(self._settings.workers)
         prepared = bounded_map(
             lambda photo: self._prepare(photo, plan, stats),
             photos,
@@ -199,11 +195,6 @@ class PixelPass:
                 with stats.timing("cache"):
                     self._cache.save(item.record.photo_id, item.entry)
         return items
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _embedding(vector: NDArray[np.float32]) -> Embedding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -11,6 +12,17 @@ from typing import TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+MOST_WORKERS = 16
+"""Threads, at most: beyond them Python's lock is what they wait for."""
+
+
+def worker_count(wanted: int = 0) -> int:
+    """Threads for work on photos: as many as are wanted, or one for each core that this process may use."""
+    if wanted:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 def bounded_map(
