@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_features.files import sweep, write_bytes
+from curation_features.files import cannot_write, sweep, write_bytes
 from curation_features.schema import (
     METRIC_NAMES,
     PERMANENT_REASONS,
@@ -32,7 +32,6 @@ from curation_features.schema import (
     Measurement,
     PhotoInfo,
 )
-from curation_features.tables import cannot_write
 from curation_features.versions import digest
 
 log = logging.getLogger(__name__)

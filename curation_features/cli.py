@@ -372,17 +372,13 @@ def _complain(text: str) -> None:
 
 
 def _write_output(target: str, data: bytes) -> None:
-    from curation_features.files import sweep, write_bytes
-    from curation_features.tables import cannot_write
+    from curation_features.files import store_bytes, sweep
 
     if target == "-":
         sys.stdout.buffer.write(data)
         return
-    try:
-        sweep(Path(target).parent)
-        write_bytes(Path(target), data)
-    except OSError as error:
-        raise cannot_write(Path(target), error) from error
+    sweep(Path(target).parent)
+    store_bytes(Path(target), data)
 
 
 def _distinct(batch: Batch) -> int:

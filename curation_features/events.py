@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from filelock import FileLock, Timeout
 
 from curation_features.errors import CurationError, EventError
-from curation_features.files import sweep, uri, write_bytes
+from curation_features.files import store_bytes, sweep, uri
 from curation_features.manifest import to_json
-from curation_features.tables import cannot_write
 from curation_features.webhook import WebhookSink
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class FileSink:
     def deliver(self, event: Mapping[str, Any]) -> None:
         """Write `event`, durably; one that is there is not touched. Raises `StoreError`."""
         if not self.holds(event):
-            _write(self.path(event), to_json(event))
+            store_bytes(self.path(event), to_json(event))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ class Outbox:
             sweep(self.pending, self.journal.folder)
         if self._sink is not None and not self.journal.holds(event):
             # Before the journal: an event that is there counts as sent or waiting, whenever the process dies.
-            _write(self.pending / f"{time.time_ns():020d}-{event['id']}.json", to_json(event))
+            store_bytes(self.pending / f"{time.time_ns():020d}-{event['id']}.json", to_json(event))
         self.journal.deliver(event)
         self.flush(seconds=_SECONDS_IN_A_RUN)
         return self.journal.path(event)
@@ -267,10 +266,3 @@ def _is_refused(path: Path) -> bool:
 def _refuse(path: Path) -> None:
     """Mark a pending file as refused, now; it is behind all others until each of them was offered."""
     os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise cannot_write(path, error) from error

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from curation_features.errors import TOO_MANY_FILES, StoreError, too_many_files
+
 _WRITER = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$", re.DOTALL)
 _FOREIGN_S = 7 * 86400.0
 
@@ -125,3 +127,18 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def store_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """As `write_bytes`, for what a run cannot do without. Raises `StoreError`: the file cannot be written."""
+    try:
+        write_bytes(path, data, durable=durable)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """The error of a file that could not be written."""
+    cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
+    remedy = TOO_MANY_FILES if too_many_files(error) else "free space or permissions"
+    return StoreError(f"{path}: cannot be written ({cause}); {remedy}, then run again")

@@ -29,10 +29,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from curation_features.errors import ManifestError
-from curation_features.files import flush, remove_leftover, replacing, write_bytes
+from curation_features.files import flush, remove_leftover, replacing, store_bytes, write_bytes
 from curation_features.json_prefix import is_incomplete
 from curation_features.manifest import Batch, parse_manifest, to_json
-from curation_features.tables import cannot_write
 
 MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
 INCOMPLETE_AFTER_S = 3600.0
@@ -351,10 +350,7 @@ def submit(data: bytes, folder: Path, name: str) -> Path:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} cannot name a manifest: give a file name that does not begin with '.'")
     path = folder / f"{name}.json"
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    store_bytes(path, data)
     return path
 
 

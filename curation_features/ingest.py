@@ -19,11 +19,10 @@ from PIL import Image
 
 from curation_features.errors import InputError, PhotoError
 from curation_features.exif import read_exif
-from curation_features.files import sweep, uri, write_bytes
+from curation_features.files import store_bytes, sweep, uri
 from curation_features.manifest import batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.stages.streaming import bounded_map, worker_count
-from curation_features.tables import cannot_write
 
 if TYPE_CHECKING:
     from curation_features.settings import Settings
@@ -121,7 +120,7 @@ def ingest(
             progress(1)
     manifest = {"batch_id": batch_id, "artifacts": artifacts}
     path = settings.data_path / "batches" / f"{batch_id}.json"
-    _write(path, to_json(manifest), durable=True)
+    store_bytes(path, to_json(manifest), durable=True)
     return IngestResult(manifest, path, tuple(rejected))
 
 
@@ -172,12 +171,5 @@ def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
         reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         buffer = BytesIO()
         reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
-        _write(path, buffer.getvalue(), durable=False)
+        store_bytes(path, buffer.getvalue(), durable=False)
     return list(size)
-
-
-def _write(path: Path, data: bytes, *, durable: bool) -> None:
-    try:
-        write_bytes(path, data, durable=durable)
-    except OSError as error:
-        raise cannot_write(path, error) from error

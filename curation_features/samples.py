@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from curation_features.files import sweep, write_bytes
-from curation_features.tables import cannot_write
+from curation_features.files import store_bytes, sweep
 
 SAMPLES = (
     "astronaut",
@@ -38,10 +37,7 @@ def write_samples(folder: Path) -> list[Path]:
     paths = [folder / f"{name}.jpg" for name in SAMPLES]
     for name, path in zip(SAMPLES, paths, strict=True):
         if not path.exists():
-            try:
-                write_bytes(path, _jpeg(name), durable=False)
-            except OSError as error:
-                raise cannot_write(path, error) from error
+            store_bytes(path, _jpeg(name), durable=False)
     return paths
 
 

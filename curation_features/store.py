@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.files import flush, replacing, sweep, write_bytes
+from curation_features.files import cannot_write, flush, replacing, store_bytes, sweep
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
 from curation_features.tables import (
@@ -29,7 +29,6 @@ from curation_features.tables import (
     Row,
     RowDigest,
     StageTable,
-    cannot_write,
     read_metadata,
     read_rows,
     record_of,
@@ -68,7 +67,7 @@ class ArtifactStore:
 
     def put_manifest(self, batch: Batch) -> None:
         """Accept a manifest: from now on it is the one that the batch's assets are made from."""
-        self._write(self.manifest_path(batch.batch_id), to_json(batch.document))
+        store_bytes(self.manifest_path(batch.batch_id), to_json(batch.document))
 
     def manifest(self, batch_id: str) -> Batch:
         """The accepted manifest of a batch. Raises `StoreError` where there is none, or it cannot be read."""
@@ -209,12 +208,6 @@ class ArtifactStore:
         except OSError as error:
             raise cannot_write(json_path, error) from error
         return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())
-
-    def _write(self, path: Path, data: bytes) -> None:
-        try:
-            write_bytes(path, data)
-        except OSError as error:
-            raise cannot_write(path, error) from error
 
 
 def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curation_features.arrow_arrays import arrow_array
-from curation_features.errors import TOO_MANY_FILES, StoreError, too_many_files
-from curation_features.files import replacing
+from curation_features.files import cannot_write, replacing
 from curation_features.schema import (
     METRICS,
     Embedding,
@@ -248,13 +246,6 @@ def table_writer(
             flush()
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> StoreError:
-    """The error of a file that could not be written."""
-    cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
-    remedy = TOO_MANY_FILES if too_many_files(error) else "free space or permissions"
-    return StoreError(f"{path}: cannot be written ({cause}); {remedy}, then run again")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import dagster as dg
 from filelock import FileLock
 
 from curation_features.errors import StoreError
-from curation_features.files import flush
+from curation_features.files import cannot_write, flush
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
-from curation_features.tables import cannot_write
 
 _NEW = ".new"  # where an instance is made
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
