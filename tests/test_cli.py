@@ -246,9 +246,9 @@ def test_help_shows_an_example_that_parses(command, capsys, monkeypatch) -> None
     assert stopped.value.code == 0
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert example.startswith(f"curation-features {command}")
-    from curation_features.cli import _parser
+    from curation_features.cli.app import parser
 
-    assert callable(_parser().parse_args(shlex.split(example)[1:]).command)
+    assert callable(parser().parse_args(shlex.split(example)[1:]).command)
 
 
 def test_help_lists_the_exit_codes(capsys) -> None:
