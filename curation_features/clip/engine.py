@@ -13,7 +13,7 @@ from PIL import Image
 
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
-from curation_features.device import Device, alone_on, announce, select_device
+from curation_features.device import BATCH_SIZES, Device, alone_on, announce, select_device
 from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.models import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
 from curation_features.models.assembly import Mismatch
@@ -38,6 +38,7 @@ COSINE_TOLERANCE = 0.01
 """How far a cosine may be from a recorded one: recorded ones and fp16 are exact to a thousandth or two."""
 
 _TOWERS: tuple[Tower, ...] = get_args(Tower)
+_PAIR = BATCH_SIZES["cpu"]
 
 
 class ClipEngine(Protocol):
@@ -67,13 +68,13 @@ def clip_model(settings: Settings, progress: Progress = no_progress) -> LazyMode
     def load(weights: ClipWeights) -> ClipEngine:
         device = select_device(settings)
         announce(device)
-        return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size or 1)
+        return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size)
 
     return LazyModel(lambda: locate_clip(settings, progress=progress), load)
 
 
 def load_open_clip(
-    weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 1
+    weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 0
 ) -> OpenClipEngine:
     """An open_clip checkpoint as an engine (see `OpenClipEngine`), and a line in the log."""
     logger.info("Loading OpenCLIP model: %s", weights.source)
@@ -86,21 +87,21 @@ class OpenClipEngine:
     Each tower is read when it is first needed, and tried once: where the device lacks an operator, or fp16 cannot hold
     the numbers, that tower runs in fp32 or on the CPU, and a warning says so. A single photo that overflows fp16 is
     computed again in fp32. On CUDA a photo is reduced on the device. On the CPU photos go through
-    the model one at a time unless asked otherwise: four at once are up to a sixth faster, and then the last bits of a
-    photo's vector depend on how many it went with.
+    the model two at a time where that gives the bits of one at a time, which the first pair shows: so no photo's vector
+    depends on its neighbours, unless another number is asked for.
 
     Args:
         weights: a checkpoint and its configuration.
         device: where the towers run if they can.
         copies: keeps a mapped copy of a checkpoint that cannot be mapped itself.
-        at_once: photos that go through the model together on a CPU.
+        at_once: photos that go through the model together on a CPU; 0: two or one, as above.
 
     Raises:
         InvalidWeightsError: the checkpoint does not fit its configuration, or is damaged. The methods raise it too,
             where a tower holds no usable numbers.
     """
 
-    def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 1) -> None:
+    def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 0) -> None:
         self._weights = weights
         self._at_once = at_once
         self._copies = copies
@@ -180,10 +181,22 @@ class OpenClipEngine:
                 tensor = tensor.half() if device.precision == "fp16" else tensor
                 if device.name == "cuda":
                     tensor = tensor.contiguous(memory_format=torch.channels_last)
-                parts = torch.split(tensor, self._at_once) if device.name == "cpu" else [tensor]
-                vectors = torch.cat([model.encode_image(part).float() for part in parts])
+                on_cpu = device.name == "cpu"
+                vectors = self._on_cpu(model, tensor) if on_cpu else _forward(model, tensor, len(tensor))
             unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
         return unit
+
+    def _on_cpu(self, model: Any, photos: torch.Tensor) -> torch.Tensor:
+        """Vectors of photos on a CPU, not normalised; how many go together, see the class."""
+        import torch
+
+        if self._at_once or len(photos) < _PAIR:
+            return _forward(model, photos, self._at_once or 1)
+        pair, others = photos[:_PAIR], photos[_PAIR:]
+        alone = _forward(model, pair, 1)
+        if alone.isfinite().all():
+            self._at_once = _PAIR if _forward(model, pair, _PAIR).equal(alone) else 1
+        return torch.cat([alone, self._on_cpu(model, others)]) if len(others) else alone
 
     def _first_that_runs(self, tower: Tower, device: Device, _: Weights) -> Device:
         """The first of the possible devices and precisions that can run a tower."""
@@ -246,6 +259,13 @@ class OpenClipEngine:
                 except Exception as error:  # a damaged checkpoint or configuration can raise anything
                     raise _invalid(self._weights, error) from error
             return self._models[device]
+
+
+def _forward(model: Any, photos: torch.Tensor, at_once: int) -> torch.Tensor:
+    """Vectors of photos in fp32, as a model gives them, `at_once` at a time."""
+    import torch
+
+    return torch.cat([model.encode_image(part).float() for part in torch.split(photos, at_once)])
 
 
 def _tokenizer(weights: ClipWeights) -> Any:

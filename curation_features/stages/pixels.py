@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BATCH_SIZES = {"cpu": 1, "mps": 32, "cuda": 64}  # on a CPU one, so that its neighbours do not touch a photo's bits
-
 GROUPS_AT_ONCE = 2
 """Groups of photos that models work on at once, where the device is CUDA."""
 
@@ -130,10 +128,10 @@ class PixelPass:
     @cached_property
     def _batch_size(self) -> int:
         """Photos per forward pass. Asked for only when a model runs, since an automatic device is found by torch."""
-        from curation_features.device import select_device
+        from curation_features.device import BATCH_SIZES, select_device
 
         self._device = select_device(self._settings).name
-        return self._settings.batch_size or _BATCH_SIZES[self._device]
+        return self._settings.batch_size or BATCH_SIZES[self._device]
 
     def _copies(self, photos: Sequence[Photo], batch: Batch) -> dict[Photo, Photo]:
         """Photos that have the id and the bytes of an earlier one under another URI: photo -> the earlier one."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(eng
     assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(0, [1] * 5), (2, [2, 2, 1])])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (3, [3, 2])])
 def test_on_a_cpu_as_many_photos_go_together_as_settings_say(clip_checkpoint, tmp_path, batch_size, sizes):
     settings = Settings(root=tmp_path, model=f"local-dir:{clip_checkpoint}", device="cpu", batch_size=batch_size)
     engine = clip_model(settings).get()
@@ -112,8 +113,34 @@ def test_on_a_cpu_as_many_photos_go_together_as_settings_say(clip_checkpoint, tm
     engine._placed("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     vectors = engine.encode_images(batch)
     assert seen == sizes
-    alone = load_open_clip(weights_in(clip_checkpoint), CPU).encode_images(batch)
+    alone = load_open_clip(weights_in(clip_checkpoint), CPU, at_once=1).encode_images(batch)
     np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+def test_on_a_cpu_two_photos_go_together_where_that_changes_no_bit(clip_checkpoint, monkeypatch):
+    engine = load_open_clip(weights_in(clip_checkpoint), CPU)
+    batch = np.stack([engine.preprocess(image) for image in photos(7)])
+    seen: list[int] = []
+
+    def model(noise):
+        def encode_image(inputs):
+            seen.append(len(inputs))
+            return inputs.flatten(1)[:, : engine.dimension] + noise * len(inputs)
+
+        return SimpleNamespace(encode_image=encode_image)
+
+    monkeypatch.setattr(engine, "_placed", lambda tower, device: model(noise=0))
+    engine.encode_images(batch)
+    assert seen == [1, 1, 2, 2, 2, 1]  # the first pair in both ways
+    seen.clear()
+    engine.encode_images(batch[:3])
+    assert seen == [2, 1]
+    other = load_open_clip(weights_in(clip_checkpoint), CPU)
+    monkeypatch.setattr(other, "_placed", lambda tower, device: model(noise=1e-6))
+    seen.clear()
+    alone = [other.encode_images(batch[index : index + 1])[0] for index in range(7)]
+    assert np.array_equal(other.encode_images(batch), alone)
+    assert seen == [1] * 7 + [1, 1, 2] + [1] * 5
 
 
 def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(engine, monkeypatch):
