@@ -87,6 +87,8 @@ class Settings:
     batch_size: int = _setting(0, "photos per forward pass; 0: 2 or 1 on CPU, 32 on MPS, 64 on CUDA", minimum=0)
     workers: int = _setting(0, "threads that read, decode and measure; 0: one per core, at most 16", minimum=0)
 
+    contact_sheet: bool = _setting(True, "make data/features/{batch_id}.html, a page to look at, for each batch")
+
     warn_degraded_share: float = _setting(0.1, "share of degraded photos of a batch that is worth a warning", minimum=0)
     warn_label_shift: float = _setting(
         0.4, "distance of a batch's labels from those of the last batches, 0 to 1, that is worth a warning", minimum=0
@@ -219,6 +221,10 @@ def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise SettingsError(f"{spec.name}: expected a list of strings, not {value!r}")
+    if kind == "bool" and isinstance(value, str):
+        if value.lower() not in _TRUTHS:
+            raise SettingsError(f"{spec.name}: expected true or false, not {value!r}")
+        return _TRUTHS[value.lower()]
     number = int if kind.startswith("int") else float if kind.startswith("float") else None
     if number and (isinstance(value, str) or (number is float and type(value) is int)):
         try:
@@ -228,6 +234,7 @@ def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
     return value
 
 
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _PATHS = ("photo_roots", "incoming_dirs")
 
 
@@ -250,6 +257,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "Path": (Path,),
     "str": (str,),
     "int": (int,),
+    "bool": (bool,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "tuple[str, ...]": (tuple,),
@@ -258,7 +266,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value of the wrong type or out of its range."""
-    if not isinstance(value, _TYPES[str(spec.type)]) or isinstance(value, bool):
+    if not isinstance(value, _TYPES[str(spec.type)]) or (isinstance(value, bool) and spec.type != "bool"):
         raise SettingsError(f"{spec.name}: expected {spec.type}, not {value!r}")
     if value == "" and spec.default != "":
         raise SettingsError(f"{spec.name}: must not be empty")

@@ -37,6 +37,24 @@ def env(**values: str) -> dict[str, str]:
     return {f"CURATION_FEATURES_{name.upper()}": value for name, value in values.items()}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_a_switch_in_the_environment(tmp_path: Path, text: str, value: bool) -> None:
+    assert load_settings(tmp_path, env(contact_sheet=text)).contact_sheet is value
+
+
+def test_a_switch_is_true_or_false_and_nothing_else(tmp_path: Path, write_toml: WriteToml) -> None:
+    with pytest.raises(SettingsError, match="environment: contact_sheet: expected true or false, not 'perhaps'"):
+        load_settings(tmp_path, env(contact_sheet="perhaps"))
+    write_toml("contact_sheet = 1")
+    with pytest.raises(SettingsError, match="contact_sheet: expected bool, not 1"):
+        load_settings(tmp_path, {})
+    write_toml("workers = true")
+    with pytest.raises(SettingsError, match="workers: expected int, not True"):
+        load_settings(tmp_path, {})
+
+
 # --- sources ------------------------------------------------------------------------------------------------------
 
 
