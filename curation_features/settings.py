@@ -10,16 +10,19 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from curation_features.errors import SettingsError
 from curation_features.schema import LABELS_PER_PHOTO
 
 ENV_PREFIX = "CURATION_FEATURES_"
+_ROOT = f"{ENV_PREFIX}ROOT"
 DEFAULT_MODEL = "hf-hub:laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"
 
 
@@ -28,16 +31,30 @@ def _setting(
     help: str,
     *,
     affects: tuple[str, ...] = (),
+    through: tuple[str, ...] = (),
     choices: tuple[str, ...] = (),
     above: float | None = None,
     minimum: float | None = None,
     secret: bool = False,
 ) -> Any:
-    """Declare a setting: its default, what it means, what it changes, and which values are legal."""
+    """Declare a setting: its default, what it means, what it changes, and which values are legal.
+
+    Args:
+        affects: the parts of a result that its value is a constant of.
+        through: the parts that it changes by what it names (a file's content, say), not by its value.
+    """
     return field(
         default=default,
         repr=not secret,
-        metadata={"help": help, "affects": affects, "choices": choices, "above": above, "minimum": minimum},
+        metadata={
+            "help": help,
+            "affects": affects,
+            "through": through,
+            "choices": choices,
+            "above": above,
+            "minimum": minimum,
+            "secret": secret,
+        },
     )
 
 
@@ -48,8 +65,10 @@ class Settings:
     root: Path = field(default_factory=Path.cwd, metadata={"help": "the project's root", "affects": ()})
 
     data_dir: str = _setting("data", "folder for inputs, caches, artifacts and events")
-    labels_file: str = _setting("config/labels.json", "the labels, as {'labels': [...]}")
-    templates_file: str = _setting("config/templates.json", "the prompt templates, as {'templates': [...]}")
+    labels_file: str = _setting("config/labels.json", "the labels, as {'labels': [...]}", through=("labels",))
+    templates_file: str = _setting(
+        "config/templates.json", "the prompt templates, as {'templates': [...]}", through=("labels",)
+    )
     photo_roots: tuple[str, ...] = _setting(
         (), "folders and URI prefixes that photos may be read from; empty: the project's root"
     )
@@ -62,7 +81,12 @@ class Settings:
     model: str = _setting(
         DEFAULT_MODEL, "CLIP model: hf-hub:ORG/REPO, local-dir:FOLDER or NAME/TAG", affects=("embedding",)
     )
-    device: str = _setting("auto", "where models run", choices=("auto", "mps", "cuda", "cpu"))
+    device: str = _setting(
+        "auto",
+        "where models run; auto: MPS, else CUDA, else CPU",
+        through=("embedding",),
+        choices=("auto", "mps", "cuda", "cpu"),
+    )
     precision: str = _setting(
         "auto",
         "auto: fp16 on MPS and CUDA, fp32 on CPU; int8: the CPU in half the time, nearly the same labels",
@@ -72,8 +96,12 @@ class Settings:
     on_missing_weights: str = _setting(
         "fail", "fail: stop; degrade: measure what can be measured", choices=("fail", "degrade")
     )
-    clip_iqa_weights: str = _setting("", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's own")
-    brisque_weights: str = _setting("", "file with BRISQUE's regressor; empty: the known download")
+    clip_iqa_weights: str = _setting(
+        "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's own", through=("clip_iqa",)
+    )
+    brisque_weights: str = _setting(
+        "", "file with BRISQUE's regressor; empty: the known download", through=("brisque",)
+    )
     temperature: float | None = _setting(
         None, "softmax scale over labels; unset: the model's learned scale", affects=("labels",), above=0
     )
@@ -153,6 +181,35 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
 
+SPECS = MappingProxyType({spec.name: spec for spec in dataclasses.fields(Settings) if spec.name != "root"})
+"""Every setting by name, with its default and, as metadata, what `_setting` was told of it."""
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # annotations are strings here -> types, and what people call them
+    "Path": ((Path,), "a path"),
+    "str": ((str,), "text"),
+    "int": ((int,), "a whole number"),
+    "bool": ((bool,), "true or false"),
+    "float": ((int, float), "a number"),
+    "float | None": ((int, float, type(None)), "a number"),
+    "tuple[str, ...]": ((tuple,), "a list of texts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, with where they came from.
+
+    Attributes:
+        origins: for each setting that was given `FILE:LINE` or the name of an environment variable; the others are
+            defaults. `root` is `CURATION_FEATURES_ROOT`, or absent.
+        file: the settings file, which need not be there.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    file: Path
+
+
 def load_settings(root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings of the project at `root`: defaults, then its `config/settings.toml`, then the environment.
 
@@ -163,23 +220,52 @@ def load_settings(root: Path | str | None = None, environ: Mapping[str, str] | N
     Raises:
         SettingsError: an unknown name, or a value that is not legal; says where it came from.
     """
+    return load_with_origins(root, environ).settings
+
+
+def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
+    """Like `load_settings`, and also tells where each value came from."""
     environ = os.environ if environ is None else environ
-    base = Path(root or environ.get(f"{ENV_PREFIX}ROOT") or Path.cwd()).resolve()
-    specs = {spec.name: spec for spec in dataclasses.fields(Settings) if spec.name != "root"}
+    base = Path(root or environ.get(_ROOT) or Path.cwd()).resolve()
+    file = base / "config" / "settings.toml"
     values: dict[str, Any] = {}
-    for source, given in (
-        (str(base / "config" / "settings.toml"), _read_toml(base / "config" / "settings.toml")),
-        ("environment", _from_environ(environ)),
-    ):
-        for name, value in given.items():
-            if name not in specs:
-                raise SettingsError(f"{source}: unknown setting {name!r}{_nearest(name, specs)}")
-            try:
-                values[name] = _convert(specs[name], value)
-                _check(specs[name], values[name])
-            except SettingsError as error:
-                raise SettingsError(f"{source}: {error}") from error
-    return Settings(root=base, **values)
+    origins = {} if root or not environ.get(_ROOT) else {"root": _ROOT}
+    for given in (*_from_toml(file), *_from_environ(environ)):
+        spec = SPECS.get(given.name)
+        if spec is None:
+            raise SettingsError(f"{given.source}: {_unknown(given)}")
+        try:
+            values[given.name] = _convert(spec, given.value)
+            _check(spec, values[given.name])
+        except SettingsError as error:
+            raise SettingsError(f"{given.source}: {error}") from error
+        origins[given.name] = given.origin
+    return LoadedSettings(Settings(root=base, **values), origins, file)
+
+
+def legal_values(spec: dataclasses.Field[Any]) -> str:
+    """The values that a setting may have, in words."""
+    limits = spec.metadata
+    if limits["choices"]:
+        return f"one of {', '.join(limits['choices'])}"
+    kind = _KINDS[str(spec.type)][1]
+    if limits["above"] is not None:
+        return f"{kind} greater than {limits['above']:g}"
+    if limits["minimum"] is not None:
+        return f"{kind} of at least {limits['minimum']:g}"
+    return kind if spec.default in ("", ()) or kind != "text" else f"{kind}, not empty"
+
+
+def recomputed(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The parts of a result that a change of a setting makes anew: metrics, `embedding`, `labels`."""
+    parts: tuple[str, ...] = (*spec.metadata["affects"], *spec.metadata["through"])
+    return (*parts, "labels") if "embedding" in parts else parts
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is nearest to an unknown one; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def packaged_file(name: str) -> Path:
@@ -189,27 +275,41 @@ def packaged_file(name: str) -> Path:
     return carried if carried.exists() else package.parent / "config" / name
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that was given: `source` is named in errors, `origin` is what the value is said to come from."""
+
+    name: str
+    value: Any
+    source: str
+    origin: str
+
+
+def _from_toml(path: Path) -> Iterator[_Given]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        text = path.read_bytes().decode()
+        found = tomllib.loads(text)
     except FileNotFoundError:
-        return {}
+        return
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, or no UTF-8
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
+    for name, value in found.items():
+        key = re.compile(rf"""[\s\[]*["']?{re.escape(name)}["']?\s*[=.\]]""")
+        lines = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
+        place = f"{path}:{next(lines, 1)}"
+        yield _Given(name, value, place, place)
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name[len(ENV_PREFIX) :].lower(): value
-        for name, value in environ.items()
-        if name.startswith(ENV_PREFIX) and name not in (f"{ENV_PREFIX}ROOT", f"{ENV_PREFIX}SHARED_DATA")
-    }
+def _from_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
+    for variable, value in environ.items():
+        if variable.startswith(ENV_PREFIX) and variable not in (_ROOT, f"{ENV_PREFIX}SHARED_DATA"):
+            yield _Given(variable[len(ENV_PREFIX) :].lower(), value, "environment", variable)
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _unknown(given: _Given) -> str:
+    if isinstance(given.value, dict):
+        return f"unknown table [{given.name}]: settings stand in no table, each on a line of its own: device = 'cpu'"
+    return f"unknown setting {given.name!r}{nearest(given.name, SPECS)}"
 
 
 def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
@@ -220,7 +320,7 @@ def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
             return tuple(_split_roots(value) if spec.name in _PATHS else _split_list(value))
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise SettingsError(f"{spec.name}: expected a list of strings, not {value!r}")
+        raise SettingsError(f"{spec.name}: expected a list of texts, not {value!r}")
     if kind == "bool" and isinstance(value, str):
         if value.lower() not in _TRUTHS:
             raise SettingsError(f"{spec.name}: expected true or false, not {value!r}")
@@ -253,21 +353,12 @@ def _split_roots(value: str) -> list[str]:
     return roots
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "Path": (Path,),
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "tuple[str, ...]": (tuple,),
-}
-
-
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value of the wrong type or out of its range."""
-    if not isinstance(value, _TYPES[str(spec.type)]) or (isinstance(value, bool) and spec.type != "bool"):
-        raise SettingsError(f"{spec.name}: expected {spec.type}, not {value!r}")
+    types, words = _KINDS[str(spec.type)]
+    if not isinstance(value, types) or (isinstance(value, bool) and spec.type != "bool"):
+        given = "a value of another type" if spec.metadata.get("secret") else repr(value)
+        raise SettingsError(f"{spec.name}: expected {words}, not {given}")
     if value == "" and spec.default != "":
         raise SettingsError(f"{spec.name}: must not be empty")
     choices = spec.metadata.get("choices")

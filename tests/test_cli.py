@@ -236,6 +236,9 @@ COMMANDS = [
     "models status",
     "cache stats",
     "cache clear",
+    "submit",
+    "backfill",
+    "config show",
 ]
 
 
@@ -244,7 +247,7 @@ def test_help_shows_an_example_that_parses(command, capsys, monkeypatch) -> None
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])
     assert stopped.value.code == 0
-    example = capsys.readouterr().out.split("example:\n")[1].strip()
+    example = capsys.readouterr().out.split("example:\n")[1].split("\n\n")[0].strip()
     assert example.startswith(f"curation-features {command}")
     from curation_features.cli.app import parser
 
@@ -257,7 +260,8 @@ def test_help_lists_the_exit_codes(capsys) -> None:
     assert "exit codes:" in capsys.readouterr().out
 
 
-def test_wrong_usage_is_code_2() -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["process"])
-    assert stopped.value.code == 2
+def test_wrong_usage_is_code_2_and_shows_the_usage(capsys) -> None:
+    assert main(["process"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("curation-features: the following arguments are required: MANIFEST\n")
+    assert "usage: curation-features process" in error

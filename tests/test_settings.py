@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from curation_features.cli import main
 from curation_features.errors import SettingsError
 from curation_features.schema import METRICS
-from curation_features.settings import Settings, load_settings
+from curation_features.settings import SPECS, Settings, legal_values, load_settings, load_with_origins, recomputed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -48,10 +51,10 @@ def test_a_switch_is_true_or_false_and_nothing_else(tmp_path: Path, write_toml: 
     with pytest.raises(SettingsError, match="environment: contact_sheet: expected true or false, not 'perhaps'"):
         load_settings(tmp_path, env(contact_sheet="perhaps"))
     write_toml("contact_sheet = 1")
-    with pytest.raises(SettingsError, match="contact_sheet: expected bool, not 1"):
+    with pytest.raises(SettingsError, match="contact_sheet: expected true or false, not 1"):
         load_settings(tmp_path, {})
     write_toml("workers = true")
-    with pytest.raises(SettingsError, match="workers: expected int, not True"):
+    with pytest.raises(SettingsError, match="workers: expected a whole number, not True"):
         load_settings(tmp_path, {})
 
 
@@ -163,7 +166,7 @@ def test_a_wrong_value_is_named_with_its_source(
     with pytest.raises(SettingsError, match=f"^environment: .*{name}"):
         load_settings(tmp_path, env(**{name: in_environ}))
     path = write_toml(f"{name} = {in_toml}")
-    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: .*{name}"):
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}:1: .*{name}"):
         load_settings(tmp_path, {})
 
 
@@ -174,7 +177,7 @@ def test_a_wrong_value_is_named_with_its_source(
 def test_a_toml_value_of_another_type_is_refused(tmp_path: Path, write_toml: WriteToml, line: str) -> None:
     path = write_toml(line)
     name = line.split(" ")[0].strip("[]")
-    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: {name}: expected "):
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}:1: {name}: expected "):
         load_settings(tmp_path, {})
 
 
@@ -196,9 +199,40 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_name_comes_with_the_nearest_known_one(tmp_path: Path, write_toml: WriteToml) -> None:
     with pytest.raises(SettingsError, match=r"^environment: unknown setting 'devise'; did you mean 'device'\?$"):
         load_settings(tmp_path, env(devise="cpu"))
-    path = write_toml("xyzzy = 1")
-    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}: unknown setting 'xyzzy'$"):
+    path = write_toml("# a comment\n\nxyzzy = 1")
+    with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}:3: unknown setting 'xyzzy'$"):
         load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize("toml", ["[models]\nclip = 'x'", "models.clip = 'x'", "\n  [ 'models' ]\n"])
+def test_a_table_is_told_that_settings_stand_in_none(tmp_path: Path, write_toml: WriteToml, toml: str) -> None:
+    path = write_toml(f"workers = 1\n{toml}")
+    line = 3 if toml.startswith("\n") else 2
+    with pytest.raises(
+        SettingsError, match=rf"^{re.escape(str(path))}:{line}: unknown table \[models\]: settings stand in"
+    ):
+        load_settings(tmp_path, {})
+
+
+def test_a_secret_of_the_wrong_type_is_not_told(tmp_path: Path, write_toml: WriteToml) -> None:
+    write_toml("event_webhook_token = 1234567")
+    with pytest.raises(SettingsError, match=r"event_webhook_token: expected text, not a value of another type$"):
+        load_settings(tmp_path, {})
+
+
+def test_each_value_has_its_origin(tmp_path: Path, write_toml: WriteToml) -> None:
+    path = write_toml("# device = 'mps'\ndevice = 'cuda'\n\n  \"workers\"=3\nphoto_roots = [\n  'a',\n]")
+    loaded = load_with_origins(None, env(device="cpu", batch_size="2", root=str(tmp_path), shared_data="/x"))
+    assert loaded.origins == {
+        "root": "CURATION_FEATURES_ROOT",
+        "device": "CURATION_FEATURES_DEVICE",
+        "workers": f"{path}:4",
+        "photo_roots": f"{path}:5",
+        "batch_size": "CURATION_FEATURES_BATCH_SIZE",
+    }
+    assert (loaded.settings.device, loaded.settings.workers, loaded.file) == ("cpu", 3, path)
+    assert loaded.settings == load_settings(tmp_path, env(device="cpu", batch_size="2"))
+    assert load_with_origins(tmp_path, env(root="/elsewhere")).origins.keys() == {"device", "workers", "photo_roots"}
 
 
 def test_the_root_is_not_a_setting_of_the_file(tmp_path: Path, write_toml: WriteToml) -> None:
@@ -227,7 +261,7 @@ def test_settings_made_in_python_are_checked_too(tmp_path: Path) -> None:
     settings = Settings(root=tmp_path)
     with pytest.raises(SettingsError, match="device: 'gpu' is not one of auto, mps, cuda, cpu"):
         settings.replace(device="gpu")
-    with pytest.raises(SettingsError, match="workers: expected int"):
+    with pytest.raises(SettingsError, match="workers: expected a whole number"):
         Settings(workers="3")  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.device = "cpu"  # type: ignore[misc]
@@ -258,6 +292,26 @@ def test_every_part_that_a_setting_names_exists() -> None:
     assert parts == {metric.name for metric in METRICS} | {"embedding", "labels"}
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("preview_side", ("sharpness", "exposure", "noise")),
+        ("model", ("embedding", "labels")),
+        ("device", ("embedding", "labels")),
+        ("labels_file", ("labels",)),
+        ("brisque_weights", ("brisque",)),
+        ("workers", ()),
+    ],
+)
+def test_a_setting_tells_what_a_change_recomputes(name: str, parts: tuple[str, ...]) -> None:
+    assert recomputed(SPECS[name]) == parts
+
+
+def test_a_device_changes_the_vectors_though_it_is_no_constant() -> None:
+    settings = Settings()
+    assert settings.constants("embedding") != settings.replace(device="cpu").constants("embedding")
+
+
 # --- the file that ships ------------------------------------------------------------------------------------------
 
 
@@ -272,9 +326,44 @@ def test_the_file_in_the_repository_documents_every_setting_and_sets_none(
     specs = {spec.name: spec for spec in dataclasses.fields(Settings) if spec.name != "root"}
     assert list(given) == list(specs)
     assert all(spec.metadata["help"] in text for spec in specs.values())
+    limits = [f"({re.sub('^a (whole )?number (of )?', '', legal_values(spec))})" for spec in specs.values()]
+    assert re.findall(r"^# (\((?:one of|at least|greater).*\))$", text, re.MULTILINE) == [
+        limit for limit in limits if re.match(r"\((one of|at least|greater)", limit)
+    ]
     assert load_settings(tmp_path, {}).replace(temperature=None) == Settings(root=tmp_path)
 
 
 def test_secrets_do_not_show() -> None:
     settings = Settings(event_webhook="https://user:pass@host/secret", event_webhook_token="token")
     assert "event_webhook" not in repr(settings)
+
+
+def test_the_documentation_has_every_setting_as_it_is() -> None:
+    text = (REPOSITORY / "docs" / "settings.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [documented(name) for name in SPECS]
+
+
+def documented(name: str) -> str:
+    """A setting's row in the table of `docs/settings.md`."""
+    spec = SPECS[name]
+    default = "" if spec.default is None else f"`{json.dumps(spec.default)}`"
+    cells = [f"`{name}`", default, spec.metadata["help"], legal_values(spec), ", ".join(recomputed(spec))]
+    return re.sub("  +", " ", f"| {' | '.join(cells)} |")
+
+
+def test_the_commands_of_the_documentation_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (REPOSITORY / "docs" / "settings.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^(?:(\w+)=(\w+) )?curation-features (.+)$", text, re.MULTILINE)
+    assert len(lines) == 4
+    for variable, value, command in lines:
+        with monkeypatch.context() as patch:
+            if variable:
+                patch.setenv(variable, value)
+            assert main(shlex.split(command)) == 0
+        shown = capsys.readouterr().out
+        assert not variable or f"from: {variable}" in shown
+        assert "device" in shown

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from curation_features.cli.command import declare
-from curation_features.cli.terminal import console, printable, progress
+from curation_features.cli.command import Outcome, declare
+from curation_features.cli.terminal import progress, say
+from curation_features.errors import CurationError
 from curation_features.settings import Settings
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
+FIELDS = {
+    "backfill_id": "id of the backfill in Dagster",
+    "url": "where the browser shows it",
+    "batches": "how many batches were asked for",
+    "assets": "the assets that were asked for of each",
+    "made": "how many of batches x assets are made",
+    "failed": "how many failed",
+    "not_made": "ids of the batches that lack one",
+}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels")
+    command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels", FIELDS)
     command.add_argument("batches", nargs="*", metavar="BATCH", help="ids of batches (default: all)")
     command.add_argument(
         "--assets",
@@ -34,7 +46,7 @@ def _assets(text: str) -> tuple[str, ...]:
     return names
 
 
-def backfill(args: argparse.Namespace, settings: Settings) -> int:
+def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make batches anew in a running Dagster, with the labels and settings as they are now."""
     from curation_features.orchestration.backfill import DagsterServer
 
@@ -43,19 +55,29 @@ def backfill(args: argparse.Namespace, settings: Settings) -> int:
     server.check_daemon()
     batch_ids = list(dict.fromkeys(args.batches)) or server.batch_ids()
     backfill_id = server.launch(batch_ids, args.assets)
-    terminal = console()
-    terminal.print(f"{len(batch_ids)} batches: {server.page(backfill_id)}", markup=False, soft_wrap=True)
+    page = server.page(backfill_id)
+    say(f"{len(batch_ids)} batches: {page}")
+    wanted = len(batch_ids) * len(args.assets)
     try:
-        with progress("Making", len(batch_ids) * len(args.assets)) as advance:
-            status = server.wait(backfill_id, advance)
+        with progress("making", wanted, unit="assets") as bar:
+            status = server.wait(backfill_id, bar.advance)
     except KeyboardInterrupt:
-        terminal.print(f"the backfill goes on in Dagster: {server.page(backfill_id)}", markup=False, soft_wrap=True)
-        return 130
-    message = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
-    terminal.print(message, markup=False, soft_wrap=True)
-    if status.made == len(batch_ids) * len(args.assets):
-        return 0
-    missing = server.not_made(batch_ids, args.assets, status.launched)
-    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-    terminal.print(printable(f"not made: {', '.join(missing[:10])}{more}"), markup=False, soft_wrap=True)
-    return 1
+        say(f"the backfill goes on in Dagster: {page}")
+        raise
+    missing = [] if status.made == wanted else server.not_made(batch_ids, args.assets, status.launched)
+    fields = {
+        "backfill_id": backfill_id,
+        "url": page,
+        "batches": len(batch_ids),
+        "assets": args.assets,
+        "made": status.made,
+        "failed": status.failed,
+        "not_made": missing,
+    }
+    told = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
+    return Outcome(fields, partial(say, told), None if status.made == wanted else _not_made(missing))
+
+
+def _not_made(batch_ids: Sequence[str]) -> CurationError:
+    more = f" and {len(batch_ids) - 10} more" if len(batch_ids) > 10 else ""
+    return CurationError(f"not made: {', '.join(batch_ids[:10])}{more}")

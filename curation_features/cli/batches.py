@@ -6,39 +6,56 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import declare
-from curation_features.cli.results import say_cached, show_results
-from curation_features.cli.terminal import complain, console, downloads, printable, progress
-from curation_features.errors import WeightsError
+from curation_features.cli.command import Outcome, UsageError, declare
+from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, Finished, files_of, outcome_of, speed, told_speed
+from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
+from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    from curation_features.manifest import Batch
     from curation_features.stages import FeatureStages
+
+
+MOST_REJECTED = 20
+
+INGEST_FIELDS = {
+    "batch_id": "id of the batch",
+    "photos": "how many files it has",
+    "rejected": "[{path, reason}]: files that cannot be read; they are in the batch, and will fail",
+    "files": "{manifest}: what was written",
+    **SPEED_FIELDS,
+}
+SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    command = declare(commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip --batch-id trip")
+    command = declare(
+        commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip --batch-id trip", INGEST_FIELDS
+    )
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("photos", nargs="?", type=Path, metavar="PHOTOS_DIR", help="folder of photos, read recursively")
     where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
     command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
 
-    command = declare(commands, "process", process, "curation-features process data/batches/trip.json")
+    command = declare(commands, "process", process, "curation-features process data/batches/trip.json", RESULT_FIELDS)
     _batch_arguments(command)
     command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
 
-    command = declare(commands, "materialize", materialize, "curation-features materialize data/batches/trip.json")
+    example = "curation-features materialize data/batches/trip.json"
+    fields = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
+    command = declare(commands, "materialize", materialize, example, fields)
     _batch_arguments(command)
 
-    command = declare(commands, "submit", submit, "curation-features submit data/batches/trip.json")
+    command = declare(commands, "submit", submit, "curation-features submit data/batches/trip.json", SUBMIT_FIELDS)
     command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
 
 
@@ -49,7 +66,7 @@ def _batch_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def ingest(args: argparse.Namespace, settings: Settings) -> int:
+def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make a batch out of a folder of photos."""
     from curation_features.ingest import find_photos, new_batch_id
     from curation_features.ingest import ingest as ingest_photos
@@ -62,50 +79,70 @@ def ingest(args: argparse.Namespace, settings: Settings) -> int:
         write_samples(folder)
     photos = find_photos(folder)
     batch_id = args.batch_id or new_batch_id(datetime.now())
-    with progress("Ingesting", len(photos)) as advance:
-        result = ingest_photos(photos, settings, batch_id=batch_id, progress=advance)
-    terminal = console()
-    for path, reason in result.rejected:
-        message = printable(f"cannot be read, and will be marked as failed: {path}: {reason}")
-        terminal.print(message, style="yellow", markup=False, soft_wrap=True)
-    message = f"{len(result.manifest['artifacts'])} photos in batch {batch_id}: {result.path}"
-    terminal.print(message, markup=False, soft_wrap=True)
-    return 0
+    start = time.monotonic()
+    with progress("ingesting", len(photos)) as bar:
+        result = ingest_photos(photos, settings, batch_id=batch_id, progress=bar.advance)
+    fields = {
+        "batch_id": batch_id,
+        "photos": len(photos),
+        "rejected": [{"path": path, "reason": reason} for path, reason in result.rejected],
+        "files": {"manifest": result.path},
+        **speed(len(photos), time.monotonic() - start),
+    }
+    return Outcome(fields, partial(_show_ingested, fields))
 
 
-def process(args: argparse.Namespace, settings: Settings) -> int:
+def _show_ingested(fields: Mapping[str, Any]) -> None:
+    rejected = fields["rejected"]
+    for photo in rejected[:MOST_REJECTED]:
+        say(f"cannot be read, and will be marked as failed: {photo['path']}: {photo['reason']}", style="yellow")
+    if len(rejected) > MOST_REJECTED:
+        say(f"... and {len(rejected) - MOST_REJECTED} more, {len(rejected)} in all", style="yellow")
+    say(f"{fields['photos']} photos in batch {fields['batch_id']}: {fields['files']['manifest']}")
+    say(told_speed(fields), style="dim")
+
+
+def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events import Outbox
-    from curation_features.manifest import read_manifest, to_json
+    from curation_features.manifest import distinct_photos, read_manifest, to_json
     from curation_features.service import FeaturesService
     from curation_features.stages.completion import completed
     from curation_features.store import ArtifactStore
 
+    to_stdout = args.output == "-"
+    if to_stdout and args.json:
+        raise UsageError("--json and --output -: only one of them can be on standard output")
     batch = read_manifest(args.manifest)
-    stages = stages_of_run(settings, to_stderr=args.output == "-")
-    with progress("Measuring", _distinct(batch)) as advance:
-        stages.progress = advance
+    stages = stages_of_run(settings, to_stderr=to_stdout)
+    start = time.monotonic()
+    with progress("measuring", len(distinct_photos(batch))) as bar:
+        watch(stages, bar)
         merged = FeaturesService(stages=stages).run(batch)
+    finished = Finished(
+        merged.document,
+        photos=len(distinct_photos(batch)),
+        cached=sum({id(record): record.cached for record in merged.records}.values()),
+        seconds=time.monotonic() - start,
+    )
     if args.output:
         _write_output(args.output, to_json(merged.document))
-        return 0
+        return outcome_of(finished, {} if to_stdout else {"features": Path(args.output)}, silent=to_stdout)
     store = ArtifactStore(settings.data_path)
     labels = stages.classifier.vocabulary.labels
     with store.exclusive(batch.batch_id):
         artifact = store.write_features(merged.document, merged.rows(), merged.version, labels)
         Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
-    show_results(merged.document, [artifact.json_path, artifact.table_path])
-    say_cached(sum(record.cached for record in merged.records), len(merged.records))
-    return 0
+    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
-def materialize(args: argparse.Namespace, settings: Settings) -> int:
+def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
-    from curation_features.manifest import read_manifest
+    from curation_features.manifest import distinct_photos, read_manifest
     from curation_features.settings import packaged_file
     from curation_features.store import ArtifactStore
 
-    with _no_collections():
+    with doing("starting Dagster"), _no_collections():
         from curation_features.orchestration import launch
         from curation_features.orchestration.project import build_definitions
     batch = read_manifest(args.manifest)
@@ -113,31 +150,42 @@ def materialize(args: argparse.Namespace, settings: Settings) -> int:
     definitions = build_definitions(settings, resources={"stages": stages, "store": store})
     with launch.project_instance(settings, packaged_file("dagster.yaml")) as instance:
         launch.accept(batch, store, instance)
-        with progress("Measuring", _distinct(batch)) as advance:
-            stages.progress = advance
+        start = time.monotonic()
+        with progress("measuring", len(distinct_photos(batch))) as bar:
+            watch(stages, bar)
             result = launch.materialize(batch, definitions, instance)
-    for step, failure in result.failures.items():
-        complain(f"{step} failed: {failure}")
     if result.failures:
-        return 1
-    json_path, table_path = store.feature_paths(batch.batch_id)
-    show_results(json.loads(json_path.read_bytes()), [json_path, table_path])
-    say_cached(result.cached, _distinct(batch))
-    message = f"Dagster run {result.run_id}; `make dev` shows it in the browser"
-    console().print(message, style="dim", markup=False, soft_wrap=True)
-    return 0
+        raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
+    finished = Finished(
+        json.loads(store.feature_paths(batch.batch_id)[0].read_bytes()),
+        photos=len(distinct_photos(batch)),
+        cached=result.cached,
+        seconds=time.monotonic() - start,
+        run_id=result.run_id,
+    )
+    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
-def submit(args: argparse.Namespace, settings: Settings) -> int:
+def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Hand a manifest to the sensor."""
     from curation_features.incoming import submit as submit_manifest
     from curation_features.manifest import read_manifest
 
     batch = read_manifest(args.manifest)
     path = submit_manifest(args.manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
-    message = f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it"
-    console().print(message, markup=False, soft_wrap=True)
-    return 0
+    fields = {"batch_id": batch.batch_id, "files": {"submitted": path}}
+    return Outcome(
+        fields, partial(say, f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it")
+    )
+
+
+def watch(stages: FeatureStages, bar: Bar) -> None:
+    """Let a bar tell what becomes of the photos, and what they wait for."""
+    stages.progress = bar.photo
+    models = stages.models
+    for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
+        model.loading = partial(bar.waiting, f"loading {name}")
+    stages.classifier.building = partial(bar.waiting, "embedding labels")
 
 
 @contextmanager
@@ -189,9 +237,3 @@ def _write_output(target: str, data: bytes) -> None:
         return
     sweep(Path(target).parent)
     store_bytes(Path(target), data)
-
-
-def _distinct(batch: Batch) -> int:
-    from curation_features.manifest import distinct_photos
-
-    return len(distinct_photos(batch))

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from curation_features.cli.command import declare
+from curation_features.cli.command import Outcome, declare
+from curation_features.cli.terminal import say
 from curation_features.settings import Settings
+
+STATS_FIELDS = {
+    "folder": "where the cache lies",
+    "photos": "how many photos it knows",
+    "bytes": "how large it is",
+    "label_embeddings": "whether it has those of the labels",
+}
+CLEAR_FIELDS = {"folder": "where the cache lies", "deleted": "how many files were deleted"}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar="COMMAND")
-    command = declare(cache, "stats", cache_stats, "curation-features cache stats --json")
-    command.add_argument("--json", action="store_true", help="for machines")
-    command = declare(cache, "clear", cache_clear, "curation-features cache clear --all")
+    declare(cache, "stats", cache_stats, "curation-features cache stats --json", STATS_FIELDS)
+    command = declare(cache, "clear", cache_clear, "curation-features cache clear --all", CLEAR_FIELDS)
     command.add_argument("--all", action="store_true", help="the label embeddings too")
 
 
-def cache_stats(args: argparse.Namespace, settings: Settings) -> int:
+def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show what the cache holds."""
     from curation_features.cache import FeatureCache
 
     stats = FeatureCache(settings.cache_path).stats()
-    if args.json:
-        print(json.dumps(asdict(stats)))
-    else:
-        kept = "with" if stats.label_embeddings else "without"
-        print(f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} label embeddings")
-    return 0
+    kept = "with" if stats.label_embeddings else "without"
+    told = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} label embeddings"
+    return Outcome({"folder": settings.cache_path, **asdict(stats)}, partial(say, told))
 
 
-def cache_clear(args: argparse.Namespace, settings: Settings) -> int:
+def cache_clear(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Delete what the cache holds; artifacts stay."""
     from curation_features.cache import FeatureCache
 
     count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
-    print(f"{settings.cache_path}: {count} files deleted")
-    return 0
+    told = f"{settings.cache_path}: {count} files deleted"
+    return Outcome({"folder": settings.cache_path, "deleted": count}, partial(say, told))

@@ -1,13 +1,27 @@
-"""How a command is declared, and the exit codes."""
+"""How a command is declared, what it gives back, and the exit codes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from curation_features.errors import InputError, ManifestError, MissingWeightsError, SettingsError
+from curation_features.errors import (
+    CurationError,
+    InputError,
+    InvalidWeightsError,
+    ManifestError,
+    MissingWeightsError,
+    ResourceError,
+    SettingsError,
+    StoreError,
+    WeightsError,
+)
 from curation_features.settings import Settings
+
+READER_GONE = 141  # as of a program that SIGPIPE ends
 
 EXIT_CODES = {
     0: "done (photos that could not be read are named in the result, and do not change the exit code)",
@@ -15,23 +29,95 @@ EXIT_CODES = {
     2: "wrong usage, settings or manifest",
     3: "model weights are missing and a degraded run is not permitted, or they could not be got",
     130: "interrupted",
+    READER_GONE: "whoever read the output went away (`| head`)",
 }
 
 
-ERROR_CODES = {MissingWeightsError: 3, ManifestError: 2, SettingsError: 2, InputError: 2}
+class UsageError(CurationError):
+    """Arguments that cannot be understood, or that exclude each other."""
 
-Command = Callable[[argparse.Namespace, Settings], int]
+
+FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for machines, and the exit code; first match
+    UsageError: ("usage", 2),
+    SettingsError: ("settings", 2),
+    ManifestError: ("manifest", 2),
+    InputError: ("input", 2),
+    MissingWeightsError: ("missing_weights", 3),
+    InvalidWeightsError: ("invalid_weights", 1),
+    WeightsError: ("weights", 1),
+    ResourceError: ("resource", 1),
+    StoreError: ("store", 1),
+    CurationError: ("failed", 1),
+    KeyboardInterrupt: ("interrupted", 130),
+    Exception: ("internal", 1),
+}
 
 
-def declare(commands: Any, name: str, run: Command, example: str) -> argparse.ArgumentParser:
-    """Add a command; its help is the docstring of `run`, with an example."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        fields: for machines; the fields that `declare` was told of.
+        show: prints the same for people.
+        failure: why not all was done that was asked for.
+    """
+
+    fields: Mapping[str, Any]
+    show: Callable[[], None]
+    failure: CurationError | None = None
+
+
+Command = Callable[[argparse.Namespace, Settings], Outcome]
+
+
+def failure_kind(error: BaseException) -> tuple[str, int]:
+    """The name of an error for machines, and the exit code."""
+    return next(found for kind, found in FAILURES.items() if isinstance(error, kind))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` where `argparse` would print and exit, and takes no half names of options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> Any:
+        """Raise what is wrong, with the usage."""
+        raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
+
+
+def global_options(parser: argparse.ArgumentParser) -> None:
+    """The options that stand before or after the command. Without a default: what stands before it must last."""
+    parser.add_argument(
+        "--root", type=Path, default=argparse.SUPPRESS, help="the project's root (default: the current folder)"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="log what happens, and show tracebacks",
+    )
+
+
+def declare(commands: Any, name: str, run: Command, example: str, fields: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Add a command; its help is the docstring of `run`, with an example.
+
+    Args:
+        fields: what `--json` prints: name -> meaning.
+    """
     summary = (run.__doc__ or "").strip()
+    listed = "\n".join(f"  {name:18} {meaning}" for name, meaning in fields.items())
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
         description=summary,
-        epilog=f"example:\n  {example}",
+        epilog=f"example:\n  {example}\n\nwith --json, one object on standard output:\n{listed}\n"
+        f"  {'error':18} only where it failed: {{kind, message, exit_code}}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(command=run)
+    command.add_argument("--json", action="store_true", help="print one JSON object for machines, and nothing else")
+    global_options(command)
     return command

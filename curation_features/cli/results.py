@@ -1,55 +1,244 @@
-"""The results of a batch, for a person at a terminal."""
+"""The results of a batch: at a glance for a person at a terminal, and as numbers for machines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.terminal import console, printable
+from curation_features.cli.command import Outcome
+from curation_features.cli.terminal import console, printable, say
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from curation_features.schema import PhotoRecord
+    from curation_features.stages import Merged
+
+FEW = 20
+"""Batches of so many photos are listed whole; of others some of each kind."""
+
+_FAULTY = 10
+_BEST = 5
+_LABELS = 5
+_BAR = 12
+
+SPEED_FIELDS = {"seconds": "how long it took", "photos_per_second": "photos by seconds"}
+RESULT_FIELDS = {
+    "batch_id": "id of the batch",
+    "artifacts": "how many artifacts it has",
+    "photos": "how many distinct photos they are",
+    "cached": "how many of the photos came out of the cache",
+    "statuses": "{ok, degraded, failed}: artifacts by status",
+    "errors": "[{stage, reason, photos}]: why values are defaults, most frequent first",
+    "labels": "[{label, photos, share}]: first labels, most frequent first",
+    "scores": "{metric: {5, 50, 95}}: percentiles of what was measured",
+    "files": "{features, table, page}: those that were written",
+    **SPEED_FIELDS,
+}
 
 
-def show_results(document: dict[str, Any], paths: Sequence[Path]) -> None:
-    """A table of the results, and where they are."""
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A batch that is finished.
+
+    Attributes:
+        document: the enriched manifest.
+        photos: how many distinct photos it has.
+        cached: how many of these came out of the cache.
+        seconds: how long they took.
+        run_id: of the run in Dagster; empty where there was none.
+    """
+
+    document: Mapping[str, Any]
+    photos: int
+    cached: int
+    seconds: float
+    run_id: str = ""
+
+
+def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
+    """The files of a finished batch that are there."""
+    suffixes = {"features": ".json", "table": ".parquet", "page": ".html"}
+    paths = {name: folder / f"{batch_id}{suffix}" for name, suffix in suffixes.items()}
+    return {name: path for name, path in paths.items() if path.exists()}
+
+
+def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = False) -> Outcome:
+    """A finished batch, for people and machines; `silent`: people are told nothing."""
+    from curation_features.stages.summary import error_counts, label_distribution, score_percentiles
+
+    merged = _merged(finished.document)
+    fields = {
+        "batch_id": finished.document["batch_id"],
+        "artifacts": len(merged.records),
+        "photos": finished.photos,
+        "cached": finished.cached,
+        "statuses": merged.statuses(),
+        "errors": [{"stage": e.stage, "reason": e.reason, "photos": e.photos} for e in error_counts(merged)],
+        "labels": [asdict(label) for label in label_distribution(merged)],
+        "scores": score_percentiles(merged),
+        "files": files,
+        **speed(finished.photos, finished.seconds),
+        **({"run_id": finished.run_id} if finished.run_id else {}),
+    }
+    return Outcome(fields, _nothing if silent else partial(_show, merged, fields))
+
+
+def speed(photos: int, seconds: float) -> dict[str, float]:
+    """How long photos took, and how many that is in a second."""
+    return {"seconds": round(seconds, 3), "photos_per_second": round(photos / seconds, 3) if seconds else 0.0}
+
+
+def told_speed(fields: Mapping[str, Any]) -> str:
+    """The same in words."""
+    return f"{fields['seconds']:.1f} s, {fields['photos_per_second']:.1f} photos/s"
+
+
+def _merged(document: Mapping[str, Any]) -> Merged:
+    """What a finished document tells of the records that it was made of: scores and labels that are no defaults."""
+    from curation_features.stages import Merged
+
+    return Merged(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
+
+
+def _record(artifact: Mapping[str, Any]) -> PhotoRecord:
+    from curation_features.schema import Labelling, LabelScore, Measurement, PhotoRecord
+
+    features = artifact["features"]
+    lacking = {error["stage"] for error in features["errors"]}
+    uri = next((artifact[name] for name in ("std_uri", "ranking_uri", "original_uri") if artifact.get(name)), "")
+    record = PhotoRecord(artifact["photo_id"], uri)
+    if "photo" in lacking:
+        return record
+    scores = features["tech"].items()
+    record.measurements = {name: Measurement(score) for name, score in scores if name not in lacking}
+    if not lacking & {"image_embedding", "clip_labels"}:
+        record.labelling = Labelling(tuple(LabelScore(**label) for label in features["clip_labels"]))
+    return record
+
+
+def _nothing() -> None:
+    pass
+
+
+def _show(merged: Merged, fields: Mapping[str, Any]) -> None:
+    from rich.columns import Columns
+    from rich.text import Text
+
+    terminal = console()
+    for title, artifacts in _groups(merged):
+        if title:
+            terminal.print(Text(title, style="bold"))
+        terminal.print(_table(artifacts, terminal.width))
+    if len(merged.records) > FEW:
+        terminal.print(Text(f"All {len(merged.records)} photos are in the files below.", style="dim"))
+    terminal.print()
+    full = "#" if terminal.options.ascii_only else "\N{FULL BLOCK}"
+    shares = [_labels(fields["labels"], full), _percentiles(fields["scores"])]
+    terminal.print(Columns([table for table in shares if table], padding=(0, 4)))
+    for error in fields["errors"]:
+        say(f"{error['photos']} x {error['stage']}: {error['reason']}", style="yellow")
+    statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
+    say(f"{len(merged.records)} photos in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
+    say(f"{told_speed(fields)}; {fields['cached']} of {fields['photos']} photos came out of the cache")
+    for path in fields["files"].values():
+        say(str(path))
+    if "run_id" in fields:
+        say(f"Dagster run {fields['run_id']}; `make dev` shows it in the browser", style="dim")
+
+
+def _groups(merged: Merged) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """What is listed of a batch, with a title where that is not all of it: what went wrong, the best and the worst."""
+    from curation_features.stages.summary import picks
+
+    by_status: dict[str, list[Mapping[str, Any]]] = {"failed": [], "degraded": [], "ok": []}
+    for artifact in merged.document["artifacts"]:
+        by_status[artifact["features"]["status"]].append(artifact)
+    if len(merged.records) <= FEW:
+        yield "", [artifact for artifacts in by_status.values() for artifact in artifacts]
+        return
+    for status in ("failed", "degraded"):
+        found = by_status[status]
+        if found:
+            yield f"{status}: {_of(min(len(found), _FAULTY), len(found))}", found[:_FAULTY]
+    picked = picks(merged, _BEST)
+    for title, chosen in (("best", picked.best), ("worst", picked.worst)):
+        if chosen:
+            yield f"{title} by the mean of their scores", [pick.artifact for pick in chosen]
+
+
+def _of(shown: int, count: int) -> str:
+    return f"{count}" if shown == count else f"{count}, of which these are the first {shown}"
+
+
+def _table(artifacts: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
     from curation_features.schema import METRIC_NAMES
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("photo", max_width=16, no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    names = min(max(16, width - 64), 40)
+    table.add_column("photo", min_width=14, max_width=names, no_wrap=True)
     table.add_column("status", no_wrap=True, min_width=len("degraded"))
     for name in METRIC_NAMES:
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("best label", no_wrap=True, min_width=10)
-    for artifact in document["artifacts"][:50]:
-        features = artifact["features"]
-        defaults = {error["stage"] for error in features["errors"]}
-        unread = "photo" in defaults
-        scores = ["-" if unread or name in defaults else f"{features['tech'][name]:.3f}" for name in METRIC_NAMES]
-        best = features["clip_labels"][0]
-        label = f"{best['confidence']:.2f} {best['label']}" if best["confidence"] else "-"
-        name = Path(str(artifact.get("original_uri") or artifact["photo_id"])).name
-        table.add_row(*(Text(printable(cell)) for cell in (name, features["status"], *scores, label)))
-    terminal = console()
-    terminal.print(table)
-    if len(document["artifacts"]) > 50:
-        terminal.print(f"... and {len(document['artifacts']) - 50} more")
-    for error, count in _error_counts(document).items():
-        terminal.print(Text(f"{count} x {printable(error)}", style="yellow"))
-    for path in paths:
-        terminal.print(Text(str(path)), soft_wrap=True)
+    table.add_column("best label", no_wrap=True, min_width=13)
+    for artifact in artifacts:
+        table.add_row(*(Text(printable(text), style=style) for text, style in _cells(artifact)))
+    return table
 
 
-def say_cached(cached: int, photos: int) -> None:
-    """Say how much of a run was known before."""
-    console().print(f"{cached} of {photos} photos came out of the cache", style="dim", soft_wrap=True)
+def _cells(artifact: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The cells of a photo's row, each with its style."""
+    from curation_features.schema import METRIC_NAMES
+
+    features = artifact["features"]
+    record = _record(artifact)
+    yield Path(str(artifact.get("original_uri") or artifact["photo_id"])).name, ""
+    yield features["status"], {"failed": "red", "degraded": "yellow"}.get(features["status"], "")
+    for name in METRIC_NAMES:
+        measurement = record.measurements.get(name)
+        yield "-" if measurement is None else f"{measurement.score:.3f}", ""
+    if record.labelling:
+        yield f"{record.labelling.labels[0].confidence:.2f} {record.labelling.labels[0].label}", ""
+    else:
+        yield ("- " + features["errors"][0]["reason"] if features["status"] == "failed" else "-"), "yellow"
 
 
-def _error_counts(document: dict[str, Any]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for artifact in document["artifacts"]:
-        for error in artifact["features"]["errors"]:
-            key = f"{error['stage']}: {error['reason']}"
-            counts[key] = counts.get(key, 0) + 1
-    return counts
+def _labels(labels: Sequence[Mapping[str, Any]], full: str) -> RenderableType | None:
+    """The most frequent first labels, with a bar for the share that each has."""
+    if not labels:
+        return None
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("first label", max_width=20, no_wrap=True)
+    table.add_column("", width=_BAR, no_wrap=True)
+    table.add_column("photos", justify="right", no_wrap=True)
+    for label in labels[:_LABELS]:
+        bar = full * max(1, round(_BAR * label["photos"] / labels[0]["photos"]))
+        table.add_row(Text(printable(label["label"])), Text(bar, style="cyan"), str(label["photos"]))
+    if len(labels) > _LABELS:
+        others = sum(label["photos"] for label in labels[_LABELS:])
+        table.add_row(Text(f"{len(labels) - _LABELS} others", style="dim"), "", Text(str(others), style="dim"))
+    return table
+
+
+def _percentiles(scores: Mapping[str, Mapping[int, float]]) -> RenderableType | None:
+    """Where most of the scores lie."""
+    if not scores:
+        return None
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("score", no_wrap=True)
+    for rank in next(iter(scores.values())):
+        table.add_column(f"{rank} %" if rank != 50 else "median", justify="right", no_wrap=True)
+    for name, values in scores.items():
+        table.add_row(name, *(f"{value:.3f}" for value in values.values()))
+    return table

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import ERROR_CODES, declare
-from curation_features.cli.terminal import downloads, printable, size
-from curation_features.errors import MissingWeightsError, WeightsError
+from curation_features.cli.command import Outcome, declare
+from curation_features.cli.terminal import doing, downloads, printable, size
+from curation_features.errors import CurationError, InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.models import ModelStatus
 
 
+STATUS_FIELDS = {
+    "models": "[{name, source, path, sha256, bytes, origin, problem, reason, without_it, licence}], each model of a run"
+}
+LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], each model that is recommended"}
+
+
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar="COMMAND")
-    command = declare(models, "pull", models_pull, "curation-features models pull --from /media/stick")
+    command = declare(models, "pull", models_pull, "curation-features models pull --from /media/stick", STATUS_FIELDS)
     command.add_argument(
         "--from",
         dest="from_folder",
@@ -29,47 +35,58 @@ def register(commands: Any) -> None:
         metavar="DIR",
         help="take the files from here and nothing from the network: a copy of HF_HOME, repositories, or single files",
     )
-    declare(models, "list", models_list, "curation-features models list")
-    command = declare(models, "status", models_status, "curation-features models status --json")
-    command.add_argument("--json", action="store_true", help="for machines")
+    declare(models, "list", models_list, "curation-features models list", LIST_FIELDS)
+    declare(models, "status", models_status, "curation-features models status --json", STATUS_FIELDS)
 
 
-def models_pull(args: argparse.Namespace, settings: Settings) -> int:
+def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Fetch the model weights that a run needs where they are missing or damaged, verify all, load each model once."""
     from curation_features.models import pull
 
     with downloads() as progress:
         statuses = pull(settings, progress=progress, folder=args.from_folder)
     statuses = [_loaded(status, settings) for status in statuses]
-    _show_models(statuses)
-    reasons = {status.reason for status in statuses if status.problem}
-    if not reasons:
-        return 0
-    return ERROR_CODES[MissingWeightsError] if reasons == {"missing_weights"} else 1
+    return Outcome(_fields(statuses), partial(_show_models, statuses), _failure(statuses))
 
 
-def models_status(args: argparse.Namespace, settings: Settings) -> int:
+def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show which model weights are here, where they came from, and what a run does without the others."""
     from curation_features.models import model_status
 
     statuses = model_status(settings)
-    if args.json:
-        print(json.dumps([asdict(status) for status in statuses], default=str))
-    else:
-        _show_models(statuses)
-    return 0
+    return Outcome(_fields(statuses), partial(_show_models, statuses))
 
 
-def models_list(args: argparse.Namespace, settings: Settings) -> int:
+def models_list(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show the CLIP models that are recommended; `model` in the settings takes these and any other of open_clip."""
     from curation_features.models.catalog import LABELLERS
 
-    for clip in LABELLERS:
-        print(f"hf-hub:{clip.repo}")
-        print(f"  {clip.use}")
-        size, top1 = f"{clip.megabytes / 1000:.2f} GB", f"{clip.zero_shot:.1%} of ImageNet right, zero-shot"
-        print(f"  {size}, {clip.gflop:.1f} GFLOP per photo, {top1}, {clip.licence}")
-    return 0
+    names = ("use", "megabytes", "gflop", "zero_shot", "licence")
+    models = [{"model": f"hf-hub:{clip.repo}", **{name: getattr(clip, name) for name in names}} for clip in LABELLERS]
+    return Outcome({"models": models}, partial(_show_list, models))
+
+
+def _show_list(models: Sequence[Mapping[str, Any]]) -> None:
+    for clip in models:
+        print(clip["model"])
+        print(f"  {clip['use']}")
+        size, top1 = f"{clip['megabytes'] / 1000:.2f} GB", f"{clip['zero_shot']:.1%} of ImageNet right, zero-shot"
+        print(f"  {size}, {clip['gflop']:.1f} GFLOP per photo, {top1}, {clip['licence']}")
+
+
+def _fields(statuses: Sequence[ModelStatus]) -> dict[str, Any]:
+    return {"models": [asdict(status) for status in statuses]}
+
+
+def _failure(statuses: Sequence[ModelStatus]) -> CurationError | None:
+    """What a pull that did not get all ends with: missing weights only if nothing else is wrong."""
+    wrong = [status for status in statuses if status.problem]
+    if not wrong:
+        return None
+    summary = "\n".join([f"{len(wrong)} of {len(statuses)} models cannot be used:", *(f"- {w.problem}" for w in wrong)])
+    if {status.reason for status in wrong} == {"missing_weights"}:
+        return MissingWeightsError(summary)
+    return InvalidWeightsError(summary)
 
 
 def _loaded(status: ModelStatus, settings: Settings) -> ModelStatus:
@@ -79,7 +96,8 @@ def _loaded(status: ModelStatus, settings: Settings) -> ModelStatus:
     if status.problem:
         return status
     try:
-        Models.from_settings(settings).try_out(status.name)
+        with doing(f"loading {status.name}"):
+            Models.from_settings(settings).try_out(status.name)
     except WeightsError as error:
         return replace(status, problem=str(error), reason=error.reason)
     return status

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class CLIPClassifier:
         self.vocabulary = load_vocabulary(self.settings)
         logger.info("Loaded %d labels and %d templates", len(self.vocabulary.labels), len(self.vocabulary.templates))
         self.label_file = label_file or self.settings.cache_path / label_embeddings.FILE_NAME
+        self.building: Callable[[], AbstractContextManager[object]] = nullcontext  # entered while vectors are built
         self._engine = engine or clip_model(self.settings)
         self._lock = threading.Lock()
         self._label_embeddings: LabelEmbeddings | None = None
@@ -134,7 +136,8 @@ class CLIPClassifier:
             logger.info("Loaded cached embeddings for %d labels", count)
             return known
         engine = self._engine.get()
-        built = LabelEmbeddings(label_embeddings.embed_labels(engine, self.vocabulary), engine.logit_scale, version)
+        with self.building():
+            built = LabelEmbeddings(label_embeddings.embed_labels(engine, self.vocabulary), engine.logit_scale, version)
         label_embeddings.write(self.label_file, built, self.vocabulary)
         logger.info("Built and cached embeddings for %d labels", count)
         return built

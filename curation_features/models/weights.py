@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -61,11 +62,15 @@ class LazyModel(Generic[T]):
     Args:
         locate: finds or fetches the weights; raises `WeightsError`. Must not import torch.
         load: makes the model out of what `locate` found.
+
+    Attributes:
+        loading: entered while the model is loaded, which may take seconds, for whoever tells people so.
     """
 
     def __init__(self, locate: Callable[[], Weights], load: Callable[..., T]) -> None:
         self._locate = locate
         self._load = load
+        self.loading: Callable[[], AbstractContextManager[object]] = nullcontext
         self._lock = threading.RLock()
         self._weights: Weights | None = None
         self._model: T | None = None
@@ -87,7 +92,8 @@ class LazyModel(Generic[T]):
         with self._lock:
             if self._model is None:
                 weights = self._located()
-                self._model = self._tried(lambda: self._load(weights))
+                with self.loading():
+                    self._model = self._tried(lambda: self._load(weights))
             return self._model
 
     def _located(self) -> Weights:

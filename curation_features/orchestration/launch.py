@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
+
+log = logging.getLogger(__name__)
 
 _NEW = ".new"  # where an instance is made
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -114,7 +117,11 @@ def manifest_tags(batch: Batch) -> dict[str, str]:
 
 
 def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance) -> LaunchResult:
-    """Run the job `extract_features` for a batch that has been accepted."""
+    """Run the job `extract_features` for a batch that has been accepted.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; Dagster knows it as failed.
+    """
     job = definitions.resolve_job_def("extract_features")
     result = job.execute_in_process(
         instance=instance,
@@ -124,11 +131,26 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
         tags=manifest_tags(batch),
     )
     failures = {
-        event.step_key or "": event.step_failure_data.error.to_string() if event.step_failure_data.error else ""
-        for event in result.filter_events(lambda event: event.is_step_failure)
+        event.step_key or "": _told(event) for event in result.filter_events(lambda event: event.is_step_failure)
     }
     if not result.success and not failures:
         failures = {"run": "the run did not succeed; see it in the Dagster UI"}
     made = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
     cached = made.get(dg.AssetKey("technical_metrics"), {}).get("cached")
     return LaunchResult(result.run_id, failures, int(str(cached.value)) if cached else 0)
+
+
+def _told(event: dg.DagsterEvent) -> str:
+    """What went wrong in a step, in the words of the error that it began with; all of it goes to the log."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    if error is None:
+        return "the run did not succeed; see it in the Dagster UI"
+    log.info("Step %s failed: %s", event.step_key, error.to_string())
+    while error.cause:
+        error = error.cause
+    if error.cls_name == "DagsterExecutionInterruptedError":  # what Dagster makes of a KeyboardInterrupt
+        raise KeyboardInterrupt
+    return error.message.strip()

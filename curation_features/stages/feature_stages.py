@@ -28,7 +28,7 @@ class FeatureStages:
         settings: the run's settings.
         models: replaces the models that the settings name (see `curation_features.testing` for fakes).
         cache: replaces the cache in the settings' data folder.
-        progress: called with 1 for each distinct photo that is measured.
+        progress: called with the record of each distinct photo that is measured.
         announce: called once with each error that makes a run a degraded one; by default it goes to the log.
 
     Raises:
@@ -41,7 +41,7 @@ class FeatureStages:
         *,
         models: Models | None = None,
         cache: FeatureCache | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[PhotoRecord], None] | None = None,
         announce: Callable[[WeightsError], None] | None = None,
     ) -> None:
         self.settings = settings

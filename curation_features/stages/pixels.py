@@ -53,7 +53,7 @@ class PixelPass:
         self._device = ""  # where models run, once one is needed
 
     def records(
-        self, batch: Batch, plan: Plan, stats: RunStats, progress: Callable[[int], None] | None = None
+        self, batch: Batch, plan: Plan, stats: RunStats, progress: Callable[[PhotoRecord], None] | None = None
     ) -> Iterator[PhotoRecord]:
         """Records of the batch's distinct photos, in order, with the parts of `plan` that come out of pixels.
 
@@ -74,7 +74,7 @@ class PixelPass:
             if photo in shared:
                 shared[photo] = replace(record)
             if progress:
-                progress(1)
+                progress(record)
             yield record
 
     def _measured(self, photos: Sequence[Photo], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:

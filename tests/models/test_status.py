@@ -58,7 +58,7 @@ def test_the_status_for_machines(local, monkeypatch, capsys):
     brisque_file().path.parent.mkdir(parents=True)
     brisque_file().path.write_bytes(PICKLE)
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
-    clip, clip_iqa, brisque = json.loads(capsys.readouterr().out)
+    clip, clip_iqa, brisque = json.loads(capsys.readouterr().out)["models"]
     assert set(clip) == {
         "name",
         "source",

@@ -220,9 +220,13 @@ def test_batches_that_were_not_made_are_named(dagster: FakeDagster, capsys: pyte
     dagster.made_at = {"b00": LAUNCHED + 9, "b01": LAUNCHED - 9, "b14": LAUNCHED + 9}
     dagster.polls = [lambda: progress("COMPLETED_FAILED", 2, 13)]
     assert main(["backfill", "--assets", "features", "--url", dagster.url]) == 1
-    shown = capsys.readouterr().out
-    assert "not made: b01, b02, b03, b04, b05, b06, b07, b08, b09, b10 and 3 more\n" in shown
-    assert f"{dagster.url}/runs/b/abc" in shown
+    shown = capsys.readouterr()
+    assert "not made: b01, b02, b03, b04, b05, b06, b07, b08, b09, b10 and 3 more\n" in shown.err
+    assert f"{dagster.url}/runs/b/abc" in shown.out
+    assert main(["backfill", "--assets", "features", "--url", dagster.url, "--json"]) == 1
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["made"], fields["failed"], fields["error"]["exit_code"]) == (2, 13, 1)
+    assert fields["not_made"] == [f"b{number:02}" for number in range(1, 14)]
 
 
 def test_many_batches_are_asked_for_in_parts(dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch) -> None:

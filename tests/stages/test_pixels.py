@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
+from curation_features.schema import PhotoRecord
 from curation_features.stages import RunStats
 from curation_features.stages.plan import ALL_PARTS, EMBEDDING_PARTS, TECHNICAL_PARTS
 
@@ -148,12 +149,12 @@ def test_a_run_tells_who_waited_for_whom(world, batch) -> None:
     assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
-def test_progress_counts_every_distinct_photo(world, batch) -> None:
-    done: list[int] = []
+def test_progress_is_told_of_every_distinct_photo(world, batch) -> None:
+    done: list[PhotoRecord] = []
     stages = world.stages()
     stages.progress = done.append
-    list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
-    assert sum(done) == 40
+    assert list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats())) == done
+    assert len(done) == 40
 
 
 def test_a_tower_that_cannot_be_used_stops_the_run_or_is_a_default_of_every_photo(world, batch) -> None:
