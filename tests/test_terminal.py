@@ -423,14 +423,16 @@ def test_wrong_settings_and_missing_weights_are_errors_for_machines(project: Pro
 
 
 @pytest.mark.parametrize("place", [["-v", *PROCESS], [*PROCESS, "-v"], [*PROCESS, "--verbose"], PROCESS])
-def test_a_traceback_is_shown_to_those_who_ask_for_it(project: Project, capsys, caplog, place: list[str]) -> None:
+def test_a_traceback_is_shown_to_those_who_ask_for_it(
+    project: Project, capsys, caplog, monkeypatch, place: list[str]
+) -> None:
     project.ingested(1)
     capsys.readouterr()
 
     def broken(*_: Any) -> Models:
         raise KeyError("a defect \x1b[2J")
 
-    Models.from_settings = broken  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Models, "from_settings", broken)
     assert main(place) == 1
     error = capsys.readouterr().err
     assert error.startswith("curation-features: an unexpected error (KeyError: ")
@@ -438,6 +440,32 @@ def test_a_traceback_is_shown_to_those_who_ask_for_it(project: Project, capsys, 
     assert len(error.splitlines()) == 1
     assert "\x1b" not in error
     assert ("Traceback" in caplog.text) == (place != PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (MemoryError(), "resource", "memory does not suffice; close other programs"),
+        (PermissionError(13, "Permission denied", "/x/y"), "system", "Permission denied: '/x/y'; see to that file"),
+        (
+            ZeroDivisionError("division by zero"),
+            "internal",
+            "an unexpected error (ZeroDivisionError: division by zero)",
+        ),
+    ],
+)
+def test_what_nobody_foresaw_is_said_in_a_line(project: Project, capsys, monkeypatch, error, kind: str, said: str):
+    def broken(*_: Any) -> Models:
+        raise error
+
+    project.ingested(1)
+    capsys.readouterr()
+    monkeypatch.setattr(Models, "from_settings", broken)
+    assert main([*PROCESS, "--json"]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"]["kind"] == kind
+    [line] = shown.err.splitlines()
+    assert said in line
 
 
 def test_what_goes_wrong_with_a_photo_is_logged_in_a_line(project: Project, tmp_path: Path) -> None:

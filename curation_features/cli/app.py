@@ -93,6 +93,10 @@ def _told(failure: BaseException) -> str:
         return str(failure)
     if isinstance(failure, KeyboardInterrupt):
         return "interrupted; the same command goes on from what is done"
+    if isinstance(failure, MemoryError):
+        return "memory does not suffice; close other programs, or set a smaller batch_size or fewer workers"
+    if isinstance(failure, OSError):
+        return f"{failure}; see to that file, device or connection and run again (-v shows where it came from)"
     error = f"{type(failure).__name__}: {failure}"
     return f"an unexpected error ({error}); this is a defect: run again with -v, and report what that shows"
 
@@ -101,7 +105,7 @@ def _reader_is_gone() -> bool:
     """Whether whoever read the output has gone away; what is left to be written goes nowhere then."""
     gone = False
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # what a test has put in its place
+        with suppress(AttributeError, OSError, ValueError):  # no such call, or no file in its place
             end = select.poll()
             end.register(stream.fileno(), 0)
             if any(state & (select.POLLERR | select.POLLHUP) for _, state in end.poll(0)):

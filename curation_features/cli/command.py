@@ -48,6 +48,8 @@ FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for m
     ResourceError: ("resource", 1),
     StoreError: ("store", 1),
     CurationError: ("failed", 1),
+    MemoryError: ("resource", 1),
+    OSError: ("system", 1),
     KeyboardInterrupt: ("interrupted", 130),
     Exception: ("internal", 1),
 }

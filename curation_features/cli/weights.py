@@ -83,7 +83,7 @@ def _failure(statuses: Sequence[ModelStatus]) -> CurationError | None:
     wrong = [status for status in statuses if status.problem]
     if not wrong:
         return None
-    summary = "\n".join([f"{len(wrong)} of {len(statuses)} models cannot be used:", *(f"- {w.problem}" for w in wrong)])
+    summary = f"{len(wrong)} of {len(statuses)} models cannot be used: {', '.join(status.name for status in wrong)}"
     if {status.reason for status in wrong} == {"missing_weights"}:
         return MissingWeightsError(summary)
     return InvalidWeightsError(summary)
