@@ -1,0 +1,1 @@
+"""The contact sheet: a batch as one HTML page to look through."""

@@ -1,0 +1,869 @@
+"use strict";
+(() => {
+  // ---- what the page knows ------------------------------------------------------------------------------------
+
+  const $ = (id) => document.getElementById(id);
+  const sheet = JSON.parse($("sheet").textContent);
+  const photos = JSON.parse($("photos").textContent);
+  const metrics = sheet.metrics;
+
+  const BINS = 32;
+  const STATUSES = ["failed", "degraded", "ok"];
+  const SHORT = { sharpness: "sharp", exposure: "expo", noise: "noise", clip_iqa: "iqa", brisque: "brisq" };
+  const STAGES = { photo: "photo", image_embedding: "image vector", clip_labels: "labels" };
+  const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+  const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // nothing turns the text around it about, or hides
+  const words = (name) => plain(name).replaceAll("_", " ");
+  const folded = (text) => text.normalize("NFC").toLowerCase(); // macOS writes accents as letters of their own
+  const whole = (number) => number.toLocaleString("en");
+  const count = (number, one = "photo") => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
+  const two = (number) => (number === null ? "\u2013" : number.toFixed(2));
+  const percent = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(share * 100)} %`);
+  const stageWords = (stage) => STAGES[stage] ?? words(stage);
+  const reasonWords = (reason) => sheet.reasons[reason] ?? words(reason);
+
+  photos.forEach((photo, number) => {
+    photo.number = number;
+    photo.folded = folded(photo.name);
+    photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
+  });
+
+  /** An element with properties (`class` and names with `-` are attributes; `--x` a property of its style). */
+  function make(tag, properties = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name.startsWith("--")) element.style.setProperty(name, value);
+      else if (name === "class" || name === "role" || name.includes("-")) element.setAttribute(name, value);
+      else element[name] = value;
+    }
+    element.append(...children.filter((child) => child !== null));
+    return element;
+  }
+
+  // ---- orders -------------------------------------------------------------------------------------------------
+
+  const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+  const placeByName = new Map(
+    [...photos].sort((a, b) => collator.compare(a.name, b.name)).map((photo, place) => [photo, place]),
+  );
+  const BEST = ["best first", "worst first"];
+  /** Each order: the value that it goes by (null comes last, both ways), and whether its first direction descends. */
+  const ORDERS = new Map([
+    ["problems", ["problems", (photo) => STATUSES.indexOf(photo.status), false, ["first", "last"]]],
+    ["overall", ["overall", (photo) => photo.overall, true, BEST]],
+    ...metrics.map(({ name, best }, i) => [name, [words(name), (photo) => photo.scores[i], best === 1, BEST]]),
+    ["confidence", ["confidence", (photo) => photo.labels[0]?.[1] ?? null, true, ["surest first", "least sure first"]]],
+    ["margin", ["lead of the first label", (photo) => photo.margin, true, ["largest first", "smallest first"]]],
+    ["name", ["name", (photo) => placeByName.get(photo), false, ["A to Z", "Z to A"]]],
+    ["position", ["place in the batch", (photo) => photo.position, false, ["first to last", "last to first"]]],
+  ]);
+
+  function inOrder(key, turned) {
+    const [, value, descends] = ORDERS.get(key);
+    const sign = descends === turned ? 1 : -1;
+    return [...photos].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === null || y === null) return (x === null) - (y === null) || a.position - b.position;
+      return (x - y) * sign || a.position - b.position;
+    });
+  }
+
+  // ---- the view: what is asked for, and what of it goes into the address -------------------------------------------
+
+  const DEFAULT_ORDER = "problems";
+  let view;
+  const marks = new Set();
+
+  const emptyView = () => ({
+    order: DEFAULT_ORDER,
+    turned: false,
+    text: "",
+    statuses: new Set(),
+    reasons: new Set(),
+    labels: new Set(),
+    any: false,
+    confidence: 0,
+    onlyMarked: false,
+    ranges: metrics.map(() => null),
+  });
+
+  function viewFrom(fragment) {
+    const given = new URLSearchParams(fragment.replace(/^#/, ""));
+    const found = emptyView();
+    if (ORDERS.has(given.get("sort"))) found.order = given.get("sort");
+    found.turned = given.get("turned") === "1";
+    found.text = given.get("text") ?? "";
+    found.statuses = new Set(given.getAll("status").filter((status) => STATUSES.includes(status)));
+    found.reasons = new Set(given.getAll("reason"));
+    found.labels = new Set(given.getAll("label"));
+    found.any = given.get("labels") === "any";
+    found.confidence = within(Number(given.get("confidence")) || 0);
+    found.onlyMarked = given.get("only") === "marked";
+    for (const text of given.getAll("range")) {
+      const [, name, low, high] = /^(\w+):([\d.]+)-([\d.]+)$/.exec(text) ?? [];
+      const i = metrics.findIndex((metric) => metric.name === name);
+      if (i >= 0 && Number(low) <= Number(high)) found.ranges[i] = [within(Number(low)), within(Number(high))];
+    }
+    return [found, given.get("marks")];
+  }
+
+  function fragmentOf(view) {
+    const given = new URLSearchParams();
+    if (view.order !== DEFAULT_ORDER) given.set("sort", view.order);
+    if (view.turned) given.set("turned", "1");
+    if (view.text) given.set("text", view.text);
+    for (const [name, values] of [["status", view.statuses], ["reason", view.reasons], ["label", view.labels]])
+      for (const value of values) given.append(name, value);
+    if (view.any) given.set("labels", "any");
+    if (view.confidence) given.set("confidence", view.confidence);
+    if (view.onlyMarked) given.set("only", "marked");
+    view.ranges.forEach((range, i) => range && given.append("range", `${metrics[i].name}:${range.join("-")}`));
+    if (marks.size) given.set("marks", writtenMarks());
+    return given.toString();
+  }
+
+  const within = (number) => Math.min(1, Math.max(0, number));
+
+  /** The marks as bits, one for each photo, after a digest of the ids: on a page of other photos they mean nothing. */
+  function writtenMarks() {
+    const bytes = new Uint8Array(Math.max(...marks) / 8 + 1);
+    for (const number of marks) bytes[number >> 3] |= 1 << (number & 7);
+    return `${idsDigest}.${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
+  }
+
+  function readMarks(text) {
+    marks.clear();
+    const [digest, bits] = (text ?? "").split(".");
+    if (digest !== idsDigest || !/^[\w-]*$/.test(bits ?? "")) return;
+    const bytes = atob(bits.replaceAll("-", "+").replaceAll("_", "/"));
+    photos.forEach(({ number }) => (bytes.charCodeAt(number >> 3) >> (number & 7)) & 1 && marks.add(number));
+  }
+
+  const idsDigest = photos
+    .reduce((hash, photo) => [...`${photo.id}\n`].reduce((h, c) => Math.imul(h ^ c.codePointAt(0), 16777619), hash), 2166136261)
+    .toString(36)
+    .replace("-", "n");
+
+  let writing = 0;
+  function writeFragment() {
+    clearTimeout(writing); // browsers refuse when it is written too often
+    writing = setTimeout(() => {
+      const fragment = fragmentOf(view);
+      if (fragment !== location.hash.slice(1)) history.replaceState(null, "", `#${fragment}`);
+    }, 150);
+  }
+
+  // ---- filters ------------------------------------------------------------------------------------------------
+
+  const TEXT = 1;
+  const STATUS = 2;
+  const REASON = 4;
+  const LABEL = 8;
+  const SCORE = 16;
+  const MARK = 32;
+
+  const labelsInScope = (photo) => (view.any ? photo.labels : photo.labels.slice(0, 1));
+
+  /** Confidence of the label that a photo counts with: the best of those chosen, else its first; null: it has none. */
+  function confidenceOf(photo) {
+    const label = view.labels.size ? labelsInScope(photo).find(([name]) => view.labels.has(name)) : photo.labels[0];
+    return label ? label[1] : null;
+  }
+
+  /** The filters that a photo does not pass, as bits. */
+  function failing(photo, parts) {
+    let bits = 0;
+    if (!parts.every((part) => photo.folded.includes(part))) bits |= TEXT;
+    if (view.statuses.size && !view.statuses.has(photo.status)) bits |= STATUS;
+    if (view.reasons.size && !photo.reasons.some((reason) => view.reasons.has(reason))) bits |= REASON;
+    if (view.labels.size || view.confidence) {
+      const confidence = confidenceOf(photo);
+      if (confidence === null || confidence < view.confidence) bits |= LABEL;
+    }
+    const isOut = (range, i) => range && (photo.scores[i] === null || photo.scores[i] < range[0] || photo.scores[i] > range[1]);
+    if (view.ranges.some(isOut)) bits |= SCORE;
+    if (view.onlyMarked && !marks.has(photo.number)) bits |= MARK;
+    return bits;
+  }
+
+  let shown = photos;
+
+  /** Filter, sort, and show it all: every change of the view ends here. */
+  function update({ toTop = true } = {}) {
+    const kept = shown[active];
+    const parts = folded(view.text).split(/\s+/).filter(Boolean);
+    const bits = photos.map((photo) => failing(photo, parts));
+    shown = inOrder(view.order, view.turned).filter((photo) => bits[photo.number] === 0);
+    active = Math.max(0, toTop ? 0 : shown.indexOf(kept));
+    anchor = active;
+    showControls();
+    showFacets(bits);
+    showHistograms();
+    if (toTop && window.scrollY > topOfGrid()) window.scrollTo(0, 0);
+    draw();
+    writeFragment();
+  }
+
+  function isFiltered() {
+    const { text, statuses, reasons, labels, confidence, onlyMarked, ranges } = view;
+    return Boolean(text || statuses.size || reasons.size || labels.size || confidence || onlyMarked || ranges.some(Boolean));
+  }
+
+  function clearFilters() {
+    view = { ...emptyView(), order: view.order, turned: view.turned, any: view.any };
+    update();
+  }
+
+  function toggle(set, value) {
+    if (!set.delete(value)) set.add(value);
+    update();
+  }
+
+  // ---- controls -----------------------------------------------------------------------------------------------
+
+  function setUp() {
+    $("batch").textContent = plain(sheet.batch_id);
+    const parts = STATUSES.map((status) => [status, photos.filter((photo) => photo.status === status).length]);
+    const summary = parts.filter(([, number]) => number).map(([status, number]) => `${whole(number)} ${status}`);
+    $("summary").textContent = photos.length ? `${count(photos.length)}: ${summary.join(", ")}` : "no photos";
+    for (const [key, [title]] of ORDERS) $("sort").append(make("option", { value: key, textContent: title }));
+    $("vocabulary-size").textContent = sheet.labels.length || "";
+    $("digest").textContent = plain(sheet.digest).slice(0, 12);
+    $("version-technical").textContent = plain(sheet.version.technical);
+    $("version-clip").textContent = plain(sheet.version.clip);
+    for (const { name, best, description } of metrics)
+      $("help-scores").append(
+        make("dt", { textContent: words(name) }),
+        make("dd", { textContent: `${plain(description)} (${best} is best)` }),
+      );
+    const labelled = photos.some((photo) => photo.labels.length);
+    $("no-labels").hidden = labelled || !photos.length;
+    $("label-scope").hidden = !labelled;
+    $("confidence").closest(".slider").hidden = !labelled;
+    metrics.forEach(makeHistogram);
+    document.body.classList.toggle("empty", !photos.length);
+  }
+
+  function listenToControls() {
+    const on = (id, event, action) => $(id).addEventListener(event, action);
+    on("text", "input", () => ((view.text = $("text").value), update()));
+    on("sort", "change", () => ((view.order = $("sort").value), (view.turned = false), update()));
+    on("direction", "change", () => ((view.turned = $("direction").value === "1"), update()));
+    on("confidence", "input", () => ((view.confidence = Number($("confidence").value)), update()));
+    on("only-marked", "change", () => ((view.onlyMarked = $("only-marked").checked), update()));
+    on("label-scope", "change", (event) => ((view.any = event.target.value === "any"), update()));
+    on("clear-filters", "click", clearFilters);
+    on("mark-shown", "click", () => markAll(shown));
+    on("clear-marks", "click", () => (marks.clear(), marksChanged(), $("mark-shown").focus()));
+    on("toggle-filters", "click", () => {
+      const open = document.body.classList.toggle("filtering");
+      $("toggle-filters").setAttribute("aria-expanded", open);
+    });
+    on("open-help", "click", () => $("help").showModal());
+    on("open-export", "click", openExport);
+    for (const dialog of document.querySelectorAll("dialog"))
+      dialog.addEventListener("click", (event) => {
+        if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+      });
+    window.addEventListener("hashchange", () => (readView(), update()));
+    document.addEventListener("keydown", pressedAnywhere);
+  }
+
+  function pressedAnywhere(event) {
+    const typing = event.target.matches("input:not([type=checkbox], [type=radio], [type=range]), textarea, select");
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape" && event.target.closest("#filters") && !event.target.value && shown.length) focusOn(active);
+    if (typing) return;
+    if (event.key === "?") $("help").showModal();
+    else if (event.key === "/") {
+      document.body.classList.add("filtering");
+      $("text").focus();
+    } else return;
+    event.preventDefault();
+  }
+
+  function readView() {
+    const [found, written] = viewFrom(location.hash);
+    view = found;
+    readMarks(written);
+  }
+
+  function showControls() {
+    const [, , , directions] = ORDERS.get(view.order);
+    if ($("text").value !== view.text) $("text").value = view.text;
+    $("sort").value = view.order;
+    $("direction").replaceChildren(
+      ...directions.map((text, i) => new Option(text, String(i), false, Boolean(i) === view.turned)),
+    );
+    $("confidence").value = view.confidence;
+    $("confidence-shown").value = percent(view.confidence);
+    $("only-marked").checked = view.onlyMarked;
+    for (const input of $("label-scope").querySelectorAll("input")) input.checked = (input.value === "any") === view.any;
+    $("count").value = shown.length === photos.length ? count(photos.length) : `${whole(shown.length)} of ${count(photos.length)}`;
+    $("mark-shown").hidden = !shown.length;
+    $("mark-shown").textContent = isFiltered() ? `Mark these ${whole(shown.length)}` : "Mark all";
+    $("nothing").hidden = shown.length > 0;
+    $("nothing-text").textContent = photos.length ? "No photo matches these filters." : "This batch has no photos.";
+    $("clear-filters").hidden = !photos.length;
+    showChips();
+    showMarks();
+  }
+
+  function showMarks() {
+    $("marked-count").textContent = whole(marks.size);
+    $("clear-marks").hidden = !marks.size;
+    $("clear-marks").textContent = `Clear ${count(marks.size, "mark")}`;
+  }
+
+  /** One button for each filter in use, which takes it away. */
+  function showChips() {
+    const chips = [];
+    const chip = (text, remove) =>
+      chips.push(make("button", { type: "button", class: "chip", title: "Take this filter away", onclick: () => (remove(), update(), focusChip()) }, text));
+    if (view.text) chip(`name: ${plain(view.text)}`, () => (view.text = ""));
+    for (const status of view.statuses) chip(status, () => view.statuses.delete(status));
+    for (const reason of view.reasons) chip(errorWords(reason), () => view.reasons.delete(reason));
+    for (const label of view.labels) chip(`${plain(label)}${view.any ? " (any of five)" : ""}`, () => view.labels.delete(label));
+    if (view.confidence) chip(`confidence \u2265 ${percent(view.confidence)}`, () => (view.confidence = 0));
+    view.ranges.forEach((range, i) => {
+      if (range) chip(`${words(metrics[i].name)} ${range.map(two).join(" to ")}`, () => (view.ranges[i] = null));
+    });
+    if (view.onlyMarked) chip("marked", () => (view.onlyMarked = false));
+    if (chips.length > 1) chips.push(make("button", { type: "button", class: "chip all", onclick: () => (clearFilters(), focusChip()) }, "clear all"));
+    $("chips").replaceChildren(...chips);
+    $("chips").hidden = !chips.length;
+  }
+
+  const focusChip = () => ($("chips").firstElementChild ?? $("sort")).focus();
+
+  // ---- facets: statuses, reasons, labels with their counts -----------------------------------------------------------
+
+  function errorWords(key) {
+    try {
+      const [stage, reason] = JSON.parse(key);
+      return stage === "photo" ? reasonWords(reason) : `${stageWords(stage)}: ${reasonWords(reason)}`;
+    } catch {
+      return plain(key); // somebody's own address
+    }
+  }
+
+  function showFacets(bits) {
+    const passes = (photo, but) => (bits[photo.number] & ~but) === 0;
+    const counted = (but, valuesOf) => {
+      const counts = new Map();
+      for (const photo of photos) {
+        const add = passes(photo, but) ? 1 : 0;
+        for (const value of valuesOf(photo)) counts.set(value, (counts.get(value) ?? 0) + add);
+      }
+      return counts;
+    };
+    const statuses = counted(STATUS, (photo) => [photo.status]);
+    const reasons = counted(REASON, (photo) => photo.reasons);
+    const labels = counted(LABEL, (photo) =>
+      labelsInScope(photo).filter(([, confidence]) => confidence >= view.confidence).map(([label]) => label),
+    );
+    for (const label of view.labels) if (!labels.has(label)) labels.set(label, 0);
+    const ranked = (counts) => [...counts].sort(([, a], [, b]) => b - a);
+    facets($("statuses"), STATUSES.map((status) => [status, statuses.get(status) ?? 0]), view.statuses, (status) => status);
+    facets($("reasons"), ranked(reasons), view.reasons, errorWords);
+    facets($("labels"), ranked(labels), view.labels, plain);
+    $("reasons-group").hidden = !reasons.size;
+  }
+
+  /** Buttons with counts, which choose; those that are there stay, so that the focus does. */
+  function facets(box, counts, chosen, title) {
+    const most = Math.max(1, ...counts.map(([, number]) => number));
+    const old = new Map([...box.children].map((button) => [button.value, button]));
+    const buttons = counts.map(([value, number]) => {
+      const button = old.get(value) ?? facet(value, title(value), chosen);
+      button.onclick = () => toggle(chosen, value);
+      button.setAttribute("aria-pressed", chosen.has(value));
+      button.classList.toggle("none", !number);
+      button.style.setProperty("--share", number / most);
+      button.lastChild.textContent = whole(number);
+      return button;
+    });
+    place(box, buttons);
+  }
+
+  function facet(value, title) {
+    return make(
+      "button",
+      { type: "button", class: "facet", value, title },
+      make("span", { class: "of", textContent: title }),
+      make("span", { class: "count" }),
+    );
+  }
+
+  /** Make `elements` the children of `box`, in order, and move no more than needs to be: what is moved loses focus. */
+  function place(box, elements) {
+    const wanted = new Set(elements);
+    for (const child of [...box.children]) if (!wanted.has(child)) child.remove();
+    const focused = document.activeElement;
+    let next = box.firstChild;
+    for (const element of elements) {
+      if (element === next) next = next.nextSibling;
+      else box.insertBefore(element, next);
+    }
+    if (focused !== document.activeElement && box.contains(focused)) focused.focus({ preventScroll: true });
+  }
+
+  // ---- histograms ---------------------------------------------------------------------------------------------
+
+  const histograms = [];
+
+  function makeHistogram({ name, best, description }, i) {
+    const scores = photos.map((photo) => photo.scores[i]).filter((score) => score !== null);
+    const svg = (tag, attributes, ...children) => {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      element.append(...children);
+      return element;
+    };
+    const bins = binned(scores);
+    const missing = photos.length - scores.length;
+    const [all, some] = [svg("path", { class: "all" }), svg("path", { class: "some" })];
+    const picture = svg("svg", { viewBox: `0 0 ${BINS} 1`, preserveAspectRatio: "none", "aria-hidden": "true" }, all, some);
+    const brush = make("i", { class: "brush" });
+    const plot = make("div", { class: "plot" }, picture, brush);
+    const handle = (title, value) =>
+      make("input", { type: "range", min: 0, max: 1, step: 0.01, value, "aria-label": `${title} ${words(name)}` });
+    const [low, high] = [handle("Least", 0), handle("Most", 1)];
+    const note = make("span", { class: "muted" });
+    const end = (value) => make("span", { class: best === value ? "best" : "", textContent: best === value ? `${value} best` : value });
+    const heading = make("div", { class: "line", title: plain(description) }, make("h3", { textContent: words(name) }), note);
+    $("histograms").append(
+      make("div", { class: "histogram" }, heading, plot, make("div", { class: "handles" }, low, high), make("div", { class: "ends" }, end(0), missing ? make("span", { textContent: `${whole(missing)} not measured` }) : null, end(1))),
+    );
+    const highest = Math.max(1, ...bins);
+    all.setAttribute("d", outline(bins, highest));
+    histograms.push({ some, highest, brush, low, high, note });
+    for (const input of [low, high]) input.addEventListener("input", () => rangeBy(i, input));
+    brushOn(plot, i);
+  }
+
+  function binned(scores) {
+    const bins = new Array(BINS).fill(0);
+    for (const score of scores) bins[Math.min(BINS - 1, Math.floor(score * BINS))] += 1;
+    return bins;
+  }
+
+  /** The path of a histogram: bars from the bottom, none of which is too low to be seen. */
+  function outline(bins, highest) {
+    const bar = (number, i) => number && `M${i + 0.06} 1V${1 - Math.max(0.04, number / highest)}h.88V1z`;
+    return bins.map(bar).filter(Boolean).join("");
+  }
+
+  function showHistograms() {
+    histograms.forEach(({ some, highest, brush, low, high, note }, i) => {
+      const scores = Float64Array.from(shown.map((photo) => photo.scores[i]).filter((score) => score !== null)).sort();
+      some.setAttribute("d", outline(binned(scores), highest));
+      note.textContent = scores.length ? `median ${two(scores[scores.length >> 1])}` : "none shown";
+      const [from, to] = view.ranges[i] ?? [0, 1];
+      [low.value, high.value] = [from, to];
+      brush.hidden = view.ranges[i] === null;
+      brush.style.setProperty("--from", from);
+      brush.style.setProperty("--to", to);
+    });
+  }
+
+  function setRange(i, from, to) {
+    view.ranges[i] = from <= 0 && to >= 1 ? null : [from, to];
+    update();
+  }
+
+  function rangeBy(i, moved) {
+    const { low, high } = histograms[i];
+    const [from, to] = [Number(low.value), Number(high.value)];
+    if (moved === low) setRange(i, Math.min(from, to), to);
+    else setRange(i, from, Math.max(from, to));
+  }
+
+  function brushOn(plot, i) {
+    let start = null;
+    const at = (event) => {
+      const { left, width } = plot.getBoundingClientRect();
+      return Math.round(within((event.clientX - left) / width) * 100) / 100;
+    };
+    plot.addEventListener("pointerdown", (event) => {
+      start = at(event);
+      plot.setPointerCapture(event.pointerId);
+      event.preventDefault();
+    });
+    plot.addEventListener("pointermove", (event) => {
+      if (start === null || Math.abs(at(event) - start) < 0.02) return;
+      setRange(i, Math.min(start, at(event)), Math.max(start, at(event)));
+    });
+    plot.addEventListener("pointerup", (event) => {
+      if (start !== null && Math.abs(at(event) - start) < 0.02) setRange(i, 0, 1);
+      start = null;
+    });
+    plot.addEventListener("pointercancel", () => (start = null));
+  }
+
+  // ---- the grid: only what is seen is built ---------------------------------------------------------------------------
+
+  const grid = $("grid");
+  const cards = new Map(); // by photo
+  let active = 0; // place in `shown` of the photo that the keyboard is on
+  let anchor = 0; // where a range of marks begins
+  let printing = false;
+
+  const topOfGrid = () => grid.getBoundingClientRect().top + window.scrollY - $("sort").closest(".toolbar").offsetHeight;
+
+  function geometry() {
+    const style = getComputedStyle(grid);
+    const [least, row, gap] = [style.gridAutoColumns, style.gridAutoRows, style.columnGap].map(parseFloat);
+    const columns = Math.max(1, Math.floor((grid.clientWidth + gap) / (least + gap)));
+    return { columns, gap, pitch: row + gap, width: (grid.clientWidth - gap * (columns - 1)) / columns };
+  }
+
+  /** Bring the grid to what the window shows of it, and a bit more on both sides. */
+  function draw() {
+    grid.hidden = !shown.length;
+    const { columns, gap, pitch, width } = geometry();
+    const spare = window.innerHeight / 2;
+    const top = -grid.getBoundingClientRect().top;
+    const first = printing ? 0 : Math.max(0, Math.floor((top - spare) / pitch) * columns);
+    const end = printing ? shown.length : Math.min(shown.length, Math.ceil((top + window.innerHeight + spare) / pitch) * columns);
+    grid.style.setProperty("--height", `${Math.ceil(shown.length / columns) * pitch - gap}px`);
+    grid.style.setProperty("--width", `${width}px`);
+    grid.dataset.sorted = metrics.findIndex(({ name }) => name === view.order);
+    const seen = new Set();
+    for (let i = first; i < end; i++) seen.add(i);
+    if (shown.length) seen.add(active); // the keyboard's place is kept
+    const wanted = [...seen].sort((a, b) => a - b).map((i) => {
+      const card = cards.get(shown[i]) ?? makeCard(shown[i]);
+      card.style.setProperty("--x", `${(i % columns) * (width + gap)}px`);
+      card.style.setProperty("--y", `${Math.floor(i / columns) * pitch}px`);
+      card.tabIndex = i === active ? 0 : -1;
+      card.setAttribute("aria-posinset", i + 1);
+      card.setAttribute("aria-setsize", shown.length);
+      return card;
+    });
+    place(grid, wanted);
+    const kept = new Set(wanted);
+    for (const [photo, card] of cards) if (!kept.has(card)) cards.delete(photo);
+    showPictures();
+  }
+
+  function makeCard(photo) {
+    const card = make(
+      "div",
+      { class: `card ${photo.status}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": marks.has(photo.number) },
+      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.status === "ok" ? null : make("span", { class: "badge", textContent: photo.status })),
+      make("p", { class: "name", title: plain(photo.name) }, make("bdi", { textContent: plain(photo.name) })),
+      make("div", { class: "said" }, ...labelsOrReasons(photo)),
+      make("div", { class: "scores" }, ...metrics.map((metric, i) => smallScore(metric, photo.scores[i]))),
+    );
+    cards.set(photo, card);
+    return card;
+  }
+
+  function spoken(photo) {
+    const [label] = photo.labels;
+    const parts = [plain(photo.name), photo.status, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo)];
+    const scores = metrics.map(({ name }, i) => photo.scores[i] !== null && `${words(name)} ${two(photo.scores[i])}`);
+    return [...parts, ...scores].filter(Boolean).join(", ");
+  }
+
+  /** Why values are missing, a line for each reason. */
+  function reasonLines(photo) {
+    const stages = new Map();
+    for (const [stage, reason] of photo.errors) stages.set(reason, [...(stages.get(reason) ?? []), stageWords(stage)]);
+    return [...stages].map(([reason, of]) => (of.includes("photo") ? reasonWords(reason) : `${of.join(", ")}: ${reasonWords(reason)}`));
+  }
+
+  function labelsOrReasons(photo) {
+    const reasons = reasonLines(photo);
+    const labels = photo.labels.slice(0, reasons.length ? 2 : 3).map(([label, confidence]) =>
+      make("p", { class: "label", title: plain(label), "--share": confidence }, make("bdi", { textContent: plain(label) }), make("span", { textContent: percent(confidence) })),
+    );
+    const why = reasons.length ? make("p", { class: labels.length ? "why short" : "why", title: reasons.join("\n"), textContent: reasons.join("; ") }) : null;
+    return [...labels, why];
+  }
+
+  function smallScore({ name, best }, score) {
+    const title = score === null ? `${words(name)}: not measured` : `${words(name)} ${two(score)} (${best} is best)`;
+    return make(
+      "span",
+      { class: score === null ? "score none" : "score", title, "--share": score ?? 0 },
+      make("span", { class: "of", textContent: `${SHORT[name] ?? words(name)}${best ? "\u2191" : "\u2193"}` }),
+      make("b", { textContent: two(score) }),
+    );
+  }
+
+  function pictureOf(photo) {
+    if (!photo.thumbnail) return make("span", { class: "muted", textContent: "no picture" });
+    const [width, height] = photo.thumbnail;
+    return make("img", { alt: "", width, height, decoding: "async", draggable: false, "data-number": photo.number });
+  }
+
+  /** Give the pictures that are built their bytes, as far as the browser has read the file. */
+  function showPictures(root = grid) {
+    for (const image of root.querySelectorAll("img:not([src])")) {
+      const block = $(`t${image.dataset.number}`);
+      if (!block || (document.readyState === "loading" && !block.nextSibling)) continue; // half of it may be here
+      const [mime, text] = JSON.parse(block.textContent);
+      image.src = `data:${mime};base64,${text}`;
+    }
+  }
+
+  function focusOn(place) {
+    active = Math.min(shown.length - 1, Math.max(0, place));
+    draw();
+    const card = cards.get(shown[active]);
+    card.focus({ preventScroll: true });
+    card.scrollIntoView({ block: "nearest" });
+  }
+
+  function listenToGrid() {
+    let waiting = false;
+    const soon = () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => ((waiting = false), draw()));
+    };
+    window.addEventListener("scroll", soon, { passive: true });
+    new ResizeObserver(soon).observe(document.body);
+    window.addEventListener("beforeprint", () => ((printing = true), draw()));
+    window.addEventListener("afterprint", () => ((printing = false), draw()));
+    grid.addEventListener("keydown", pressedInGrid);
+    grid.addEventListener("click", clickedInGrid);
+    const reading = setInterval(showPictures, 100);
+    document.addEventListener("DOMContentLoaded", () => (clearInterval(reading), showPictures()));
+  }
+
+  function pressedInGrid(event) {
+    const { columns, pitch } = geometry();
+    const screen = Math.max(1, Math.floor(window.innerHeight / pitch) - 1) * columns;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -screen, PageDown: screen, Home: -active, End: shown.length };
+    const { key, shiftKey } = event;
+    const held = event.ctrlKey || event.metaKey;
+    if (event.altKey) return;
+    if (held && key.toLowerCase() === "a") markAll(shown);
+    else if (held) return;
+    else if (key in steps) {
+      const goal = active + steps[key];
+      if (Math.abs(steps[key]) === columns && (goal < 0 || goal >= shown.length)) return event.preventDefault();
+      focusOn(goal);
+      if (shiftKey) markAll(between(anchor, active));
+      else anchor = active;
+    } else if (key === " ") toggleMark(active);
+    else if (key === "Enter") openDetail(active);
+    else return;
+    event.preventDefault();
+  }
+
+  function clickedInGrid(event) {
+    const card = event.target.closest(".card");
+    if (!card) return;
+    const place = shown.findIndex((photo) => cards.get(photo) === card);
+    const from = anchor;
+    focusOn(place);
+    if (event.shiftKey) markAll(between(from, place));
+    else if (event.ctrlKey || event.metaKey || event.target.closest(".ring")) toggleMark(place);
+    else openDetail(place);
+  }
+
+  // ---- marks --------------------------------------------------------------------------------------------------
+
+  const between = (a, b) => shown.slice(Math.min(a, b), Math.max(a, b) + 1);
+
+  function toggleMark(place) {
+    const { number } = shown[place];
+    if (!marks.delete(number)) marks.add(number);
+    anchor = place;
+    marksChanged();
+  }
+
+  function markAll(some) {
+    for (const { number } of some) marks.add(number);
+    marksChanged();
+  }
+
+  function marksChanged() {
+    for (const [photo, card] of cards) card.setAttribute("aria-selected", marks.has(photo.number));
+    const inGrid = grid.contains(document.activeElement);
+    const place = active;
+    if (view.onlyMarked && !$("detail").open) {
+      update({ toTop: false });
+      if (inGrid && shown.length) focusOn(place);
+    }
+    showMarks();
+    writeFragment();
+  }
+
+  // ---- details ------------------------------------------------------------------------------------------------
+
+  function openDetail(place) {
+    active = place;
+    showDetail();
+    $("detail").showModal();
+  }
+
+  function showDetail() {
+    const photo = shown[active];
+    $("detail-name").textContent = plain(photo.name);
+    $("detail-place").textContent = `${whole(active + 1)} of ${whole(shown.length)}`;
+    $("detail-mark").checked = marks.has(photo.number);
+    $("previous").disabled = active === 0;
+    $("next").disabled = active === shown.length - 1;
+    $("detail-body").replaceChildren(
+      make("div", { class: "side" }, figure(photo), factsOf(photo)),
+      make("div", { class: "numbers" }, ...errorsOf(photo), labelTable(photo), scoreTable(photo)),
+    );
+    $("detail-body").scrollTop = 0;
+    showPictures($("detail-body"));
+  }
+
+  function figure(photo) {
+    const link = photo.href && make("a", { href: photo.href, target: "_blank", rel: "noopener noreferrer", textContent: "Open the picture" });
+    return make("figure", {}, make("div", { class: "frame" }, pictureOf(photo)), link && make("figcaption", {}, link));
+  }
+
+  function factsOf(photo) {
+    const size = photo.width && photo.height ? `${whole(photo.width)} \u00d7 ${whole(photo.height)} px` : null;
+    const facts = [["Status", photo.status], ["Size", size], ["Format", photo.format], ...photo.facts, ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
+    const rows = facts.filter(([, text]) => text).flatMap(([title, text]) => [make("dt", { textContent: plain(title) }), make("dd", {}, make("bdi", { textContent: plain(text) }))]);
+    return make("dl", { class: "facts" }, ...rows);
+  }
+
+  function errorsOf(photo) {
+    if (!photo.errors.length) return [];
+    const items = photo.errors.map(([stage, reason, message]) =>
+      make("li", {}, make("strong", { textContent: errorWords(JSON.stringify([stage, reason])) }), make("br"), make("bdi", { class: "muted", textContent: plain(message) })),
+    );
+    return [make("h3", { textContent: "Not measured" }), make("ul", { class: "errors" }, ...items)];
+  }
+
+  function table(title, heads, rows) {
+    const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col", textContent: text })));
+    return make("table", {}, make("caption", { textContent: title }), make("thead", {}, head), make("tbody", {}, ...rows));
+  }
+
+  const cell = (text, more = {}) => make("td", { textContent: text, ...more });
+
+  function labelTable(photo) {
+    if (!photo.labels.length) return make("p", { class: "muted", textContent: "No labels were measured." });
+    const rows = photo.labels.map(([label, confidence, cosine]) =>
+      make("tr", { class: "measured", "--share": confidence }, make("th", { scope: "row" }, make("bdi", { textContent: plain(label) })), cell(`${(confidence * 100).toFixed(1)} %`), cell(cosine.toFixed(3))),
+    );
+    const lead = photo.margin === null ? null : make("p", { class: "muted", textContent: `The first label leads by ${(photo.margin * 100).toFixed(1)} %.` });
+    return make("div", {}, table("Labels", ["label", "confidence", "cosine"], rows), lead);
+  }
+
+  function scoreTable(photo) {
+    const rows = metrics.flatMap((metric, i) => [scoreRow(metric, photo.scores[i], i), ...metric.raw.filter(({ name }) => name in photo.raw).map((raw) => rawRow(raw, photo.raw[raw.name]))]);
+    const overall = make("tr", { class: "overall" }, make("th", { scope: "row", textContent: "overall" }), cell(photo.overall === null ? "\u2013" : photo.overall.toFixed(3)), cell(photo.overall === null ? "" : "mean of those measured, 1 is best"));
+    return table("Scores", ["score", "0 to 1", "in this batch"], [...rows, overall]);
+  }
+
+  function scoreRow({ name, best, description }, score, i) {
+    const title = make("th", { scope: "row", title: plain(description) }, words(name), make("small", { textContent: ` ${best} is best` }));
+    if (score === null) return make("tr", {}, title, cell("\u2013"), cell("not measured", { class: "muted" }));
+    const others = photos.map((photo) => photo.scores[i]).filter((other) => other !== null);
+    const worse = others.filter((other) => (best ? other < score : other > score)).length;
+    const rank = others.length > 1 ? `better than ${percent(worse / (others.length - 1))}` : "";
+    return make("tr", { class: "measured", "--share": score }, title, cell(score.toFixed(3)), cell(rank));
+  }
+
+  function rawRow({ name, unit, description }, value) {
+    return make("tr", { class: "raw" }, make("th", { scope: "row", title: plain(description), textContent: words(name) }), cell(precise(value)), cell(plain(unit)));
+  }
+
+  const precise = (value) => (Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4))));
+
+  function listenToDetail() {
+    const detail = $("detail");
+    const go = (step) => {
+      if (!shown[active + step]) return;
+      active += step;
+      showDetail();
+    };
+    $("previous").addEventListener("click", () => go(-1));
+    $("next").addEventListener("click", () => go(1));
+    $("detail-mark").addEventListener("change", () => toggleMark(active));
+    detail.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "ArrowLeft") go(-1);
+      else if (event.key === "ArrowRight") go(1);
+      else if (event.key === " " && !event.target.matches("a, button, input")) $("detail-mark").click();
+      else return;
+      event.preventDefault();
+    });
+    detail.addEventListener("close", () => {
+      const place = active;
+      if (view.onlyMarked) update({ toTop: false });
+      if (shown.length) focusOn(place);
+    });
+  }
+
+  // ---- lists --------------------------------------------------------------------------------------------------
+
+  const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
+  const inBatch = () => inOrder(view.order, view.turned).filter((photo) => marks.has(photo.number));
+  const listed = () => (picked("which") === "marked" ? inBatch() : shown);
+
+  /** A text that no spreadsheet takes for a formula. */
+  const harmless = (text) => (/^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
+
+  function openExport() {
+    $("which-marked").textContent = `marked (${whole(marks.size)})`;
+    $("which-shown").textContent = `shown (${whole(shown.length)})`;
+    for (const input of document.querySelectorAll("input[name=which]")) {
+      input.disabled = input.value === "marked" && !marks.size;
+      input.checked = (input.value === "marked") === marks.size > 0;
+    }
+    showList();
+    $("export").showModal();
+  }
+
+  function showList() {
+    const what = picked("what");
+    $("list").value = listed().map((photo) => harmless(photo[what].replace(/[\r\n\u2028\u2029]/g, "\ufffd"))).join("\n");
+    $("copied").value = "";
+  }
+
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText($("list").value);
+    } catch {
+      $("list").select(); // no clipboard for this page in this browser: the old way
+      if (!document.execCommand("copy")) return ($("copied").value = "press Ctrl+C");
+    }
+    $("copied").value = `${count(listed().length)} copied`;
+  }
+
+  function csv(some) {
+    const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
+    const head = ["place", "name", "id", "status", "marked", "overall", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
+    const row = (photo) => {
+      const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
+      return [photo.position + 1, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, photo.overall, ...photo.scores, ...five(0), ...five(1)];
+    };
+    const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
+    return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;
+  }
+
+  function download() {
+    const address = URL.createObjectURL(new Blob([csv(listed())], { type: "text/csv" }));
+    const name = `${sheet.batch_id.replace(/[^\w.-]/g, "_")}-${picked("which")}.csv`;
+    make("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
+  // -------------------------------------------------------------------------------------------------------------
+
+  setUp();
+  listenToControls();
+  listenToGrid();
+  listenToDetail();
+  $("export").addEventListener("change", showList);
+  $("copy").addEventListener("click", copy);
+  $("download").addEventListener("click", download);
+  readView();
+  update();
+  document.documentElement.dataset.ready = performance.now();
+})();

@@ -1,0 +1,119 @@
+"""Contact sheets to try the page with: what `report.sheet` would make of photos that are drawn here."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from curation_features.schema import METRICS
+
+LABELS = ("landscape", "portrait", "beach", "night", "forest", "street photography", "architecture", "macro")
+
+
+def sheet(photos: Iterable[dict[str, Any]], **replaced: Any) -> dict[str, Any]:
+    """A sheet of these photos."""
+    metrics = [
+        {
+            "name": metric.name,
+            "best": metric.best,
+            "description": metric.description,
+            "raw": [{"name": raw.name, "unit": raw.unit, "description": raw.description} for raw in metric.raw],
+        }
+        for metric in METRICS
+    ]
+    made = {
+        "batch_id": "trip",
+        "version": {"technical": "8c1f", "clip": "1-5d0e"},
+        "metrics": metrics,
+        "labels": list(LABELS),
+        "digest": "d" * 64,
+        "photos": photos,
+    }
+    return made | replaced
+
+
+def photo(position: int, **replaced: Any) -> dict[str, Any]:
+    """A photo with numbers of its own, the same each time."""
+    chance = random.Random(position)
+    scores: list[float | None] = [
+        round(chance.betavariate(a, b), 6) for a, b in ((3, 2), (6, 3), (1.3, 9), (4, 2), (5, 2))
+    ]
+    chosen = chance.sample(LABELS, 5)
+    shares = sorted((chance.random() ** 3 for _ in LABELS), reverse=True)
+    labels = [
+        [label, round(share / sum(shares), 6), round(0.3 - 0.02 * place, 6)]
+        for place, (label, share) in enumerate(zip(chosen, shares, strict=False))
+    ]
+    good = [score if metric.best else 1 - score for metric, score in zip(METRICS, scores, strict=True)]
+    made = {
+        "name": f"IMG_{position + 1}.jpg",
+        "id": f"id-{position}",
+        "position": position,
+        "status": "ok",
+        "scores": scores,
+        "raw": {"tenengrad": 1234.5 + position, "p1": 0.02, "p50": 0.45, "p99": 0.97, "noise_sigma": 0.0041},
+        "overall": sum(good) / len(good),
+        "labels": labels,
+        "margin": labels[0][1] - labels[1][1],
+        "errors": [],
+        "width": 4032,
+        "height": 3024,
+        "format": "JPEG",
+        "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
+        "href": f"../rankingInput/{position}_1024.jpg",
+        "thumbnail": None,
+    }
+    return made | replaced
+
+
+def degraded(position: int, *stages: str, reason: str = "missing_weights", **replaced: Any) -> dict[str, Any]:
+    """A photo that lacks the values of some stages."""
+    made = photo(position)
+    for place, metric in enumerate(METRICS):
+        if metric.name in stages:
+            made["scores"][place] = None
+    if "clip_labels" in stages:
+        made.update(labels=[], margin=None)
+    made.update(status="degraded", errors=[[stage, reason, f"{stage}: the weights are not here"] for stage in stages])
+    return made | replaced
+
+
+def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[str, Any]:
+    """A photo of which nothing was measured."""
+    nothing = {
+        "status": "failed",
+        "scores": [None] * len(METRICS),
+        "raw": {},
+        "overall": None,
+        "labels": [],
+        "margin": None,
+    }
+    unknown = {"width": None, "height": None, "format": None, "facts": [], "href": None, "thumbnail": None}
+    return photo(position) | nothing | unknown | {"errors": [["photo", reason, "the file ends early"]]} | replaced
+
+
+def thumbnail(position: int, side: int = 48, quality: int = 80) -> list[Any]:
+    """A drawn picture, in one of three shapes: a coloured gradient with a disc and some noise."""
+    width, height = ((side, side * 2 // 3), (side * 2 // 3, side), (side, side * 9 // 16))[position % 3]
+    chance = np.random.default_rng(position)
+    y, x = np.mgrid[0:height, 0:width] / side
+    top, bottom, disc = chance.integers(20, 235, (3, 3))
+    pixels = top + (bottom - top) * y[..., None] * side / height
+    centre = chance.uniform(0.2, 0.5, 2)
+    pixels[np.hypot(x - centre[0], y - centre[1]) < chance.uniform(0.08, 0.2)] = disc
+    pixels += chance.normal(0, chance.uniform(1, 14), (height, width, 1))
+    buffer = BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return ["image/jpeg", base64.b64encode(buffer.getvalue()).decode(), width, height]
+
+
+def many(photos: int, **replaced: Any) -> Iterator[dict[str, Any]]:
+    """That many photos without pictures; the tenth of each ten is degraded."""
+    for position in range(photos):
+        yield degraded(position, "brisque", **replaced) if position % 10 == 9 else photo(position, **replaced)

@@ -1,0 +1,231 @@
+"""The page as a file: what it may do, what it holds, and that no text in it is anything but text."""
+
+from __future__ import annotations
+
+import json
+import re
+import tracemalloc
+from base64 import b64decode
+from collections.abc import Iterator
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contact_sheets import LABELS, degraded, failed, many, photo, sheet, thumbnail
+
+from curation_features.report import page
+from curation_features.report.page import REASONS, render
+from curation_features.schema import PERMANENT_REASONS, PHOTO_REASONS
+
+PARTS = Path(page.__file__).parent
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "<!--<script>",
+    "]]>&lt;&amp;",
+    "a\u2028b\u2029c\x00\x1b[2J\r\n",
+    "\u202egpj.txt",
+    "\ud800 half a character",
+    "${title} $photos $pictures",
+    "\U0001f469\u200d\U0001f680 caf\u00e9",
+]
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and text, as a browser would find them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.is_inside = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+        self.is_inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.is_inside:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = (tag, attributes, text + data)
+
+    def texts(self, tag: str) -> list[str]:
+        return [text for found, _, text in self.found if found == tag]
+
+    def json(self, name: str) -> Any:
+        (text,) = [text for tag, attributes, text in self.found if tag == "script" and attributes.get("id") == name]
+        return json.loads(text)
+
+
+def rendered(given: dict[str, Any]) -> Elements:
+    return Elements(b"".join(render(given)).decode())
+
+
+def test_the_page_holds_what_it_was_given() -> None:
+    picture = thumbnail(0)
+    given = [photo(0, thumbnail=picture), degraded(1, "noise", "clip_labels"), failed(2)]
+    elements = rendered(sheet(iter(given)))
+    assert elements.json("photos") == [{**given[0], "thumbnail": picture[2:]}, *given[1:]]
+    assert elements.json("t0") == picture[:2]
+    known = elements.json("sheet")
+    assert known.pop("reasons") == REASONS
+    assert known == {name: value for name, value in sheet([]).items() if name != "photos"}
+
+
+def test_an_empty_batch_is_a_page_too() -> None:
+    assert rendered(sheet([], labels=[])).json("photos") == []
+
+
+def test_texts_stay_texts() -> None:
+    given = [
+        photo(
+            number,
+            name=text,
+            id=text,
+            labels=[[text, 0.5, 0.2]],
+            errors=[[text, text, text]],
+            format=text,
+            facts=[[text, text]],
+            thumbnail=[text, text, 1, 1],
+        )
+        for number, text in enumerate(HOSTILE)
+    ]
+    everywhere = {"batch_id": "".join(HOSTILE), "labels": HOSTILE, "digest": HOSTILE[1]}
+    calm, hostile = (
+        rendered(sheet([photo(i, thumbnail=thumbnail(i)) for i in range(len(HOSTILE))])),
+        rendered(sheet(given, **everywhere)),
+    )
+    assert [(tag, set(more)) for tag, more, _ in hostile.found] == [(tag, set(more)) for tag, more, _ in calm.found]
+    assert hostile.json("photos") == [{**item, "thumbnail": [1, 1]} for item in given]
+    assert [hostile.json(f"t{number}")[0] for number in range(len(HOSTILE))] == HOSTILE
+    assert hostile.json("sheet")["labels"] == HOSTILE
+    (title,) = hostile.texts("title")
+    assert not re.search(r"[\x00-\x1f\u2028\u2029\u202e\ud800]", title)
+
+
+def test_only_the_files_of_the_package_may_run_and_nothing_may_be_fetched() -> None:
+    elements = rendered(sheet([photo(0, thumbnail=thumbnail(0))]))
+    (policy,) = [
+        more["content"] for tag, more, _ in elements.found if more.get("http-equiv") == "Content-Security-Policy"
+    ]
+    rules = dict(rule.split(" ", 1) for rule in str(policy).split("; "))
+    assert set(rules) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
+    assert {rules[name] for name in ("default-src", "base-uri", "form-action")} == {"'none'"}
+    assert rules["img-src"] == "data:"
+    scripts = [text for tag, more, text in elements.found if tag == "script" and "type" not in more]
+    for rule, texts, part in (("script-src", scripts, "page.js"), ("style-src", elements.texts("style"), "page.css")):
+        assert texts == [(PARTS / part).read_text("utf-8")]
+        assert b64decode(rules[rule].removeprefix("'sha256-").removesuffix("'")) == sha256(texts[0].encode()).digest()
+    first = next(place for place, (tag, _, _) in enumerate(elements.found) if tag in ("style", "script", "link"))
+    assert any(more.get("http-equiv") for _, more, _ in elements.found[:first])
+
+
+def test_the_frame_has_no_address_no_handler_and_no_style_of_its_own() -> None:
+    for tag, attributes, _ in rendered(sheet([])).found:
+        assert not [
+            name for name in attributes if name.startswith("on") or name in ("style", "src", "action", "srcset")
+        ]
+        assert attributes.get("href") in (None, "data:,"), tag
+
+
+def test_no_text_becomes_html_or_code_in_the_script() -> None:
+    script = (PARTS / "page.js").read_text("utf-8")
+    html = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|setHTML"
+    assert re.search(html, script) is None
+    assert re.search(r"\beval\b|\bFunction\(|setTimeout\([\"'`]", script) is None
+    assert (
+        re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon|EventSource|import\(|Worker\(|localStorage", script)
+        is None
+    )
+    assert "</" not in script
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "javascript:alert(1)",
+        "java\tscript:alert(1)",
+        " javascript:alert(1)",
+        "data:text/html,x",
+        "http://evil.example/a.jpg",
+        "//evil.example/a.jpg",
+        "/etc/passwd",
+        "\\\\evil\\share",
+        "a b.jpg",
+        "a.jpg?x",
+        "caf\u00e9.jpg",
+        "a.jpg\n",
+        "",
+    ],
+)
+def test_what_is_no_relative_encoded_link_is_none(href: str) -> None:
+    assert rendered(sheet([photo(0, href=href)])).json("photos")[0]["href"] is None
+
+
+@pytest.mark.parametrize(
+    "href", ["../rankingInput/ab_1024.jpg", "a.jpg", "caf%C3%A9%3A1.jpg", "../x/%E6%97%A5%20(1).jpg", None]
+)
+def test_a_relative_encoded_link_stays(href: str | None) -> None:
+    assert rendered(sheet([photo(0, href=href)])).json("photos")[0]["href"] == href
+
+
+def test_a_number_that_json_cannot_hold_is_an_error() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        b"".join(render(sheet([photo(0, raw={"tenengrad": float("inf")})])))
+
+
+def test_every_known_reason_is_told_in_plain_words() -> None:
+    assert set(PHOTO_REASONS) | set(PERMANENT_REASONS) <= set(REASONS)
+    package = PARTS.parent
+    code = "\n".join(path.read_text("utf-8") for path in package.rglob("*.py") if path.parent != PARTS)
+    told = re.findall(r'(?:UndefinedMetricError|PhotoError|WeightsError)\(\s*"([a-z_]+)"', code)
+    told += re.findall(r'(?:FeatureError|_failed)\([\w"]+, "([a-z_]+)"', code)
+    told += re.findall(r'super\(\).__init__\("([a-z_]+)", summary', code)
+    assert len(set(told)) > 15
+    assert set(told) <= set(REASONS)
+
+
+def test_pictures_stand_behind_all_that_the_page_needs_to_begin() -> None:
+    text = b"".join(render(sheet([photo(i, thumbnail=thumbnail(i)) for i in range(3)]))).decode()
+    assert text.index('id="photos"') < text.index('"use strict"') < text.index('id="t0"') < text.index('id="t2"')
+
+
+def test_photos_are_read_once_and_written_on_as_they_come() -> None:
+    taken = 0
+
+    def counted() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for item in many(50):
+            taken += 1
+            yield item
+
+    pieces = render(sheet(counted()))
+    ahead = [taken for piece in pieces if piece.lstrip(b",\n").startswith(b'{"name":"IMG_')]
+    assert ahead == list(range(1, 51))
+
+
+def test_memory_does_not_grow_with_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_IN_MEMORY", 100_000)
+    picture = ["image/jpeg", "A" * 10_000, 320, 240]
+
+    def peak(photos: int) -> int:
+        tracemalloc.start()
+        size = sum(len(piece) for piece in render(sheet(many(photos, thumbnail=picture))))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert size > photos * 10_000
+        return found
+
+    peak(10)
+    assert peak(400) < peak(100) + 200_000
+
+
+def test_labels_need_not_be_known() -> None:
+    assert len(LABELS) == len(rendered(sheet([])).json("sheet")["labels"])
+    assert rendered(sheet([], labels=[])).json("sheet")["labels"] == []
