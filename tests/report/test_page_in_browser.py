@@ -1,0 +1,716 @@
+"""The contact sheet in a browser: what people do with it, with mouse and keyboard, and what it must never do.
+
+Every page that a test opens is watched: it may ask for nothing but its own file, breach no policy and log no error.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from contact_sheets import degraded, failed, many, photo, sheet, thumbnail
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from curation_features.report.page import REASONS, render
+from curation_features.schema import METRIC_NAMES, METRICS
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WATCH = """
+    window.breaches = [];
+    document.addEventListener("securitypolicyviolation", (event) => window.breaches.push(event.blockedURI));
+"""
+HOSTILE = [
+    "<img src=x onerror=document.title='owned'>",
+    "</script><script>document.title='owned'</script>",
+    "=cmd|' /C calc'!A0",
+    "\x1b[2J\u202egpj.txt\u2066\x00",
+    "line\r\nbreak\u2028and",
+    "n" * 300,
+    "\U0001f469\U0001f3fd\u200d\U0001f680 caf\u00e9 \u65e5\u672c\u8a9e \u05e9\u05dc\u05d5\u05dd",
+    "[object Object] __proto__ constructor",
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: install it (apt install chromium)"
+)
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        expect.set_options(timeout=60_000)
+        yield found
+        expect.set_options(timeout=5_000)
+        found.close()
+
+
+@pytest.fixture
+def unwatched(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens a file with the page of a sheet. `page.asked` are the addresses asked for, `page.logged` its errors."""
+    contexts = []
+
+    def opened(given: dict[str, Any], fragment: str = "", change: Callable[[str], str] = str, **options: Any) -> Page:
+        path = tmp_path / f"sheet-{len(contexts)}.html"
+        path.write_text(change(b"".join(render(given)).decode()), encoding="utf-8")
+        context = browser.new_context(**{"viewport": {"width": 1300, "height": 2400}, **options})
+        context.add_init_script(WATCH)
+        context.set_default_timeout(60_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.asked, page.logged = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda message: message.type in ("error", "warning") and page.logged.append(message.text))
+        page.on("pageerror", lambda error: page.logged.append(str(error)))
+        page.goto(path.as_uri() + (f"#{fragment}" if fragment else ""))
+        return page
+
+    opened.contexts = contexts
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def view(unwatched: Open) -> Iterator[Open]:
+    """As `unwatched`, and in the end every page must have kept to itself."""
+    yield unwatched
+    pages = [page for context in unwatched.contexts for page in context.pages if hasattr(page, "asked")]
+    assert pages
+    for page in pages:
+        assert {urlsplit(url).scheme for url in page.asked} <= {"file", "data", "blob"}
+        assert {urlsplit(url).path for url in page.asked if url.startswith("file:")} == {urlsplit(page.url).path}
+        assert page.evaluate("window.breaches") == []
+        assert page.logged == []
+
+
+def photos() -> list[dict[str, Any]]:
+    """Two dozen, of which two failed and four lack something."""
+    made = [photo(position, thumbnail=thumbnail(position)) for position in range(24)]
+    made[3] = degraded(3, "noise", reason="flat_image")
+    made[8] = degraded(8, "clip_labels", "clip_iqa")
+    made[9] = degraded(9, "clip_labels", "clip_iqa")
+    made[15] = degraded(15, "brisque", reason="undefined_statistics")
+    made[11] = failed(11)
+    made[20] = failed(20, "missing", name="an earlier one.png")
+    return made
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Wait until an expression is true. (Playwright's own way compiles it in the page, which the policy forbids.)"""
+    end = time.monotonic() + 60
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
+def names(page: Page) -> list[str]:
+    return page.locator(".card .name").all_text_contents()
+
+
+def fragment(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).fragment, keep_blank_values=True)
+
+
+def expected(given: list[dict[str, Any]], keep: Callable[[dict[str, Any]], bool]) -> set[str]:
+    found = {item["name"] for item in given if keep(item)}
+    assert 0 < len(found) < len(given)
+    return found
+
+
+def goodness(item: dict[str, Any], place: int) -> float | None:
+    """A score turned so that more is better; None if there is none."""
+    score = item["scores"][place]
+    return None if score is None else score if METRICS[place].best else 1 - score
+
+
+def confidence(item: dict[str, Any], label: str, scope: int) -> float:
+    return max((share for name, share, _ in item["labels"][:scope] if name == label), default=-1)
+
+
+def test_failed_and_degraded_photos_come_first_with_their_reasons_in_plain_words(view: Open) -> None:
+    page = view(sheet(photos()))
+    assert names(page)[:7] == [
+        "IMG_12.jpg",
+        "an earlier one.png",
+        "IMG_4.jpg",
+        "IMG_9.jpg",
+        "IMG_10.jpg",
+        "IMG_16.jpg",
+        "IMG_1.jpg",
+    ]
+    cards = page.locator(".card")
+    expect(cards.nth(0)).to_contain_text("failed")
+    expect(cards.nth(0)).to_contain_text(REASONS["truncated"])
+    expect(cards.nth(2)).to_contain_text(f"noise: {REASONS['flat_image']}")
+    expect(cards.nth(3)).to_contain_text(f"labels, clip iqa: {REASONS['missing_weights']}")
+    assert cards.nth(6).locator(".why").count() == 0
+    expect(page.locator("#count")).to_have_text("24 photos")
+    expect(page.locator("#summary")).to_have_text("24 photos: 2 failed, 4 degraded, 18 ok")
+
+
+def test_every_order_goes_both_ways_and_what_was_not_measured_is_last(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given))
+    values: dict[str, Callable[[dict[str, Any]], float | None]] = {
+        "overall": lambda item: item["overall"],
+        "confidence": lambda item: item["labels"][0][1] if item["labels"] else None,
+        "margin": lambda item: item["margin"],
+        **{name: partial(goodness, place=place) for place, name in enumerate(METRIC_NAMES)},
+    }
+    assert len(page.locator("#sort option").all()) == len(values) + 3
+    for key, value in values.items():
+        page.select_option("#sort", key)
+        assert page.input_value("#direction") == "0"
+        last = [item["name"] for item in given if value(item) is None]
+        best = [item["name"] for item in sorted(given, key=lambda item: -(value(item) or 0)) if value(item) is not None]
+        assert last
+        assert names(page) == best + last, key
+        page.select_option("#direction", "1")
+        assert names(page) == best[::-1] + last, key
+    page.select_option("#sort", "name")
+    assert names(page)[:3] == ["an earlier one.png", "IMG_1.jpg", "IMG_2.jpg"]
+    assert names(page)[-1] == "IMG_24.jpg"
+    page.select_option("#sort", "position")
+    page.select_option("#direction", "1")
+    assert names(page) == [item["name"] for item in given[::-1]]
+
+
+def test_each_filter_keeps_what_it_says(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given))
+
+    def shows(keep: Callable[[dict[str, Any]], bool]) -> None:
+        assert set(names(page)) == expected(given, keep)
+        number = len(names(page))
+        expect(page.locator("#count")).to_have_text(f"{number} of 24 photos")
+        page.locator(".chip").last.click()
+        assert len(names(page)) == 24
+
+    page.fill("#text", "mg_1 JPG")
+    shows(lambda item: "IMG_1" in item["name"])
+    page.click("#statuses button[value=degraded]")
+    page.click("#statuses button[value=failed]")
+    shows(lambda item: item["status"] != "ok")
+    page.get_by_role("button", name=f"clip iqa: {REASONS['missing_weights']}").click()
+    shows(lambda item: any(stage == "clip_iqa" for stage, _, _ in item["errors"]))
+    page.click("#labels button[value=beach]")
+    shows(lambda item: confidence(item, "beach", 1) >= 0)
+    page.click("#labels button[value=beach]")
+    page.click("#labels button[value=night]")
+    shows(lambda item: max(confidence(item, label, 1) for label in ("beach", "night")) >= 0)
+    page.fill("#confidence", "0.4")
+    shows(lambda item: bool(item["labels"]) and item["labels"][0][1] >= 0.4)
+    page.check("input[value=any]", force=True)
+    page.click("#labels button[value=beach]")
+    shows(lambda item: confidence(item, "beach", 5) >= 0)
+    page.fill("#confidence", "0.1")
+    page.click("#labels button[value=macro]")
+    shows(lambda item: confidence(item, "macro", 5) >= 0.1)
+    page.get_by_label("Least sharpness").fill("0.6")
+    page.get_by_label("Most noise").fill("0.2")
+    shows(lambda item: (item["scores"][0] or 0) >= 0.6 and item["scores"][2] is not None and item["scores"][2] <= 0.2)
+
+
+def test_counts_tell_what_a_click_would_show(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given), "range=sharpness:0.5-1")
+    sharp = [item for item in given if (item["scores"][0] or 0) >= 0.5]
+    counts = {
+        button.get_attribute("value"): int(button.locator(".count").inner_text())
+        for button in page.locator("#labels button").all()
+    }
+    assert sum(counts.values()) == sum(bool(item["labels"]) for item in sharp)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    label, number = next(iter(counts.items()))
+    page.locator(f"#labels button[value='{label}']").click()
+    assert len(names(page)) == number
+    assert page.locator(f"#labels button[value='{label}']").get_attribute("aria-pressed") == "true"
+    others = {
+        button.get_attribute("value"): int(button.locator(".count").inner_text())
+        for button in page.locator("#labels button").all()
+    }
+    assert others == counts
+
+
+def bars(page: Page, layer: str, metric: int) -> dict[int, float]:
+    """Heights of the bars of a histogram by bin."""
+    path = page.locator(f".histogram path.{layer}").nth(metric).get_attribute("d") or ""
+    return {int(float(x)): 1 - float(top) for x, top in re.findall(r"M([\d.]+) 1V([\d.]+)", path)}
+
+
+def test_histograms_show_the_shown_among_all(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given), "text=img_1")
+    some = [item for item in given if item["name"].startswith("IMG_1")]
+    for metric in range(len(METRICS)):
+        every, few = (
+            Counter(int(item["scores"][metric] * 32) for item in of if item["scores"][metric] is not None)
+            for of in (given, some)
+        )
+        assert bars(page, "all", metric) == {
+            place: pytest.approx(n / max(every.values())) for place, n in every.items()
+        }
+        assert bars(page, "some", metric) == {place: pytest.approx(n / max(every.values())) for place, n in few.items()}
+    assert page.locator(".ends").all_inner_texts()[0].split() == ["0", "2", "not", "measured", "1", "best"]
+    assert page.locator(".ends").all_inner_texts()[2].split() == ["0", "best", "3", "not", "measured", "1"]
+
+
+def test_a_range_is_brushed_with_the_mouse_and_dropped_with_a_click(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given))
+    box = page.locator(".plot").nth(1).bounding_box()
+    assert box
+    at = lambda share: (box["x"] + share * box["width"], box["y"] + 10)  # noqa: E731
+    page.mouse.move(*at(0.8))
+    page.mouse.down()
+    page.mouse.move(*at(0.6))
+    page.mouse.move(*at(0.5))
+    page.mouse.up()
+    low, high = (float(page.get_by_label(f"{end} exposure").input_value()) for end in ("Least", "Most"))
+    assert (low, high) == (pytest.approx(0.5, abs=0.011), pytest.approx(0.8, abs=0.011))
+    assert set(names(page)) == expected(given, lambda item: low <= (item["scores"][1] or -1) <= high)
+    expect(page.locator(".brush").nth(1)).to_be_visible()
+    page.mouse.click(*at(0.3))
+    assert len(names(page)) == 24
+    expect(page.locator(".brush").nth(1)).to_be_hidden()
+
+
+def test_a_range_is_chosen_with_the_keyboard(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given))
+    low = page.get_by_label("Least brisque")
+    low.focus()
+    for _ in range(6):
+        page.keyboard.press("PageUp")
+    page.keyboard.press("ArrowRight")
+    chosen = float(low.input_value())
+    assert 0.3 < chosen < 1
+    assert set(names(page)) == expected(given, lambda item: (item["scores"][4] or 0) >= chosen)
+    page.keyboard.press("End")  # the handles never pass each other
+    assert low.input_value() == page.get_by_label("Most brisque").input_value() == "1"
+    page.keyboard.press("Home")
+    assert len(names(page)) == 24
+
+
+def active(page: Page) -> int:
+    """Place, from 1, of the photo that has the focus; it is the only one that Tab goes to."""
+    assert page.locator(".card[tabindex='0']").count() == 1
+    assert page.evaluate("document.activeElement.tabIndex") == 0
+    return int(page.evaluate("document.activeElement.getAttribute('aria-posinset')"))
+
+
+def marked(page: Page) -> list[int]:
+    return [int(card.get_attribute("aria-posinset") or 0) for card in page.locator(".card[aria-selected=true]").all()]
+
+
+def test_the_keyboard_goes_everywhere_and_marks(view: Open) -> None:
+    page = view(sheet(photos()), viewport={"width": 1300, "height": 900})
+    page.locator("#mark-shown").focus()
+    page.keyboard.press("Tab")
+    assert active(page) == 1
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    columns = page.evaluate("new Set([...document.querySelectorAll('.card')].map((card) => card.offsetLeft)).size")
+    assert columns >= 3
+    for key, place in (
+        ("ArrowRight", 2),
+        ("ArrowDown", 2 + columns),
+        ("ArrowLeft", 1 + columns),
+        ("ArrowUp", 1),
+        ("ArrowUp", 1),
+        ("End", 24),
+        ("ArrowRight", 24),
+        ("Home", 1),
+    ):
+        page.keyboard.press(key)
+        assert active(page) == place, key
+    page.keyboard.press("PageDown")
+    assert active(page) > columns
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    assert marked(page) == [1]
+    page.keyboard.press("ArrowRight")
+    for _ in range(2):
+        page.keyboard.press("Shift+ArrowRight")
+    assert marked(page) == [1, 2, 3, 4]
+    page.keyboard.press("Space")
+    assert marked(page) == [1, 2, 3]
+    page.keyboard.press("End")
+    expect(page.locator(".card[aria-posinset='24']")).to_be_in_viewport()
+    page.keyboard.press("Control+a")
+    expect(page.locator("#marked-count")).to_have_text("24")
+    page.click("#clear-marks")
+    expect(page.locator("#marked-count")).to_have_text("0")
+
+
+def test_keys_open_help_and_search_but_not_while_one_writes(view: Open) -> None:
+    page = view(sheet(photos()))
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    for metric in METRICS:
+        expect(page.locator("#help-scores")).to_contain_text(f"{metric.description} ({metric.best} is best)")
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    page.keyboard.press("/")
+    page.keyboard.type("?/")
+    assert page.input_value("#text") == "?/"
+    expect(page.locator("#help")).to_be_hidden()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    page.keyboard.press("Escape")
+    assert active(page) == 1
+
+
+def test_the_mouse_opens_marks_and_marks_ranges(view: Open) -> None:
+    page = view(sheet(photos()))
+    cards = page.locator(".card")
+    cards.nth(1).click()
+    expect(page.locator("#detail")).to_be_visible()
+    page.keyboard.press("Escape")
+    cards.nth(6).locator(".ring").click()
+    cards.nth(2).click(modifiers=["Control"])
+    assert marked(page) == [3, 7]
+    cards.nth(5).click(modifiers=["Shift"])
+    assert marked(page) == [3, 4, 5, 6, 7]
+    cards.nth(6).locator(".ring").click()
+    assert marked(page) == [3, 4, 5, 6]
+    page.check("#only-marked")
+    assert len(names(page)) == 4
+    cards.nth(3).locator(".ring").click()
+    assert len(names(page)) == 3
+    assert active(page) == 3
+    page.click("#clear-marks")
+    expect(page.locator("#nothing")).to_be_visible()
+
+
+def test_details_tell_all_that_is_known(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given), "sort=position")
+    page.locator(".card").nth(4).click()
+    detail = page.locator("#detail")
+    expect(page.locator("#detail-name")).to_have_text("IMG_5.jpg")
+    expect(page.locator("#detail-place")).to_have_text("5 of 24")
+    item = given[4]
+    rows = [row.all_inner_texts() for row in (row.locator("th, td") for row in detail.locator("tbody tr").all())]
+    assert [row for row in rows if row[0] in {label for label, _, _ in item["labels"]}] == [
+        [label, f"{share * 100:.1f} %", f"{cosine:.3f}"] for label, share, cosine in item["labels"]
+    ]
+    scores = {row[0]: row[1:] for row in rows}
+    for place, metric in enumerate(METRICS):
+        score, rank = scores[f"{metric.name.replace('_', ' ')} {metric.best} is best"]
+        measured = [good for other in given if (good := goodness(other, place)) is not None]
+        worse = sum(good < (goodness(item, place) or 0) for good in measured)
+        assert score == f"{item['scores'][place]:.3f}"
+        assert int(re.findall(r"\d+", rank)[0]) == pytest.approx(100 * worse / (len(measured) - 1), abs=0.51)
+    assert scores["tenengrad"] == ["1,239", "gray level squared"]
+    assert scores["noise sigma"] == ["0.0041", "share of full scale"]
+    assert scores["overall"][0] == f"{item['overall']:.3f}"
+    for title, text in [*item["facts"], ["Size", "4,032 \u00d7 3,024 px"], ["Id", "id-4"]]:
+        expect(detail.locator("dt", has_text=re.compile(f"^{title}$")).locator("+ dd")).to_have_text(text)
+    link = detail.get_by_role("link", name="Open the picture")
+    assert link.get_attribute("href") == "../rankingInput/4_1024.jpg"
+    assert "noopener" in str(link.get_attribute("rel"))
+    wait_for(page, "document.querySelector('#detail img').naturalWidth > 0")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#detail-name")).to_have_text("IMG_4.jpg")
+    expect(detail.locator(".errors")).to_contain_text(f"noise: {REASONS['flat_image']}")
+    expect(detail.locator(".errors")).to_contain_text("noise: the weights are not here")
+
+
+def test_details_go_on_and_mark_and_give_the_focus_back(view: Open) -> None:
+    page = view(sheet(photos()), "sort=position")
+    page.locator(".card").nth(22).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#detail").get_attribute("open") is not None
+    expect(page.locator("#detail-name")).to_have_text("IMG_1.jpg")  # focus() does not move the keyboard's place
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail-name")).to_have_text("IMG_23.jpg")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#detail-name")).to_have_text("IMG_24.jpg")
+    expect(page.locator("#next")).to_be_disabled()
+    page.keyboard.press("ArrowRight")
+    page.check("#detail-mark")
+    page.keyboard.press("Escape")
+    assert active(page) == 24
+    assert marked(page) == [24]
+
+
+def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> None:
+    given = photos()
+    given[2] |= {"name": "=cmd|' /C calc'!A0.jpg", "id": '+1,"2"\r\n3'}
+    given[5] |= {"name": " @sum(1)", "id": "-5"}
+    page = view(sheet(given), "sort=position", permissions=["clipboard-read", "clipboard-write"])
+    for place in (5, 2, 11):
+        page.locator(".card").nth(place).locator(".ring").click()
+    page.click("#open-export")
+    assert page.input_value("#list").split("\n") == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
+    page.check("input[value=id]", force=True)
+    page.click("#copy")
+    expect(page.locator("#copied")).to_have_text("3 photos copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "'+1,\"2\"\ufffd\ufffd3\n'-5\nid-11"
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "trip-marked.csv"
+    path = tmp_path / "list.csv"
+    download.value.save_as(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
+    assert [row["id"] for row in rows] == ['\'+1,"2"\r\n3', "'-5", "id-11"]
+    assert [float(rows[0][name]) for name in METRIC_NAMES] == given[2]["scores"]
+    assert (rows[0]["place"], rows[0]["status"], rows[0]["marked"]) == ("3", "ok", "1")
+    assert float(rows[0]["overall"]) == given[2]["overall"]
+    assert [[rows[0][f"label_{i}"], float(rows[0][f"confidence_{i}"])] for i in range(1, 6)] == [
+        label[:2] for label in given[2]["labels"]
+    ]
+    assert {rows[2][name] for name in (*METRIC_NAMES, "overall", "label_1", "confidence_1")} == {""}
+
+
+def test_shown_photos_are_listed_in_their_order_where_none_is_marked(view: Open) -> None:
+    page = view(sheet(photos()), "sort=noise&turned=1&status=ok")
+    shown = names(page)
+    page.click("#open-export")
+    expect(page.locator("input[value=marked]")).to_be_disabled()
+    assert page.input_value("#list").split("\n") == shown
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
+    assert [row["name"] for row in rows] == shown
+
+
+def test_the_address_brings_the_same_view_back(view: Open) -> None:
+    given = sheet(photos())
+    page = view(given)
+    page.select_option("#sort", "noise")
+    page.select_option("#direction", "1")
+    page.fill("#text", "img &=#\u00e9")
+    page.fill("#text", "img")
+    page.check("input[value=any]", force=True)
+    page.click("#labels button[value='street photography']")
+    page.fill("#confidence", "0.05")
+    page.get_by_label("Least exposure").fill("0.3")
+    page.click("#statuses button[value=ok]")
+    page.locator(".card").nth(1).locator(".ring").click()
+    wait_for(page, "location.hash.includes('marks=')")
+    shown, marks = names(page), marked(page)
+    assert len(shown) > 2
+    again = view(given, urlsplit(page.url).fragment)
+    assert (names(again), marked(again)) == (shown, marks)
+    assert (again.input_value("#sort"), again.input_value("#direction"), again.input_value("#text")) == (
+        "noise",
+        "1",
+        "img",
+    )
+    assert again.locator(".chip").all_inner_texts() == page.locator(".chip").all_inner_texts()
+    again.locator(".chip.all").click()
+    again.click("#clear-marks")
+    wait_for(again, "!/text|marks/.test(location.hash)")
+    assert fragment(again) == {"sort": ["noise"], "turned": ["1"], "labels": ["any"]}
+    again.evaluate("location.hash = 'status=failed'")
+    expect(again.locator("#count")).to_have_text("2 of 24 photos")
+
+
+def test_an_address_of_other_photos_or_without_sense_does_no_harm(view: Open) -> None:
+    given = photos()
+    page = view(sheet(given))
+    page.keyboard.press("/")
+    page.locator(".card").nth(0).locator(".ring").click()
+    wait_for(page, "location.hash.includes('marks=')")
+    other = [item | {"id": f"other-{item['position']}"} for item in given]
+    assert marked(view(sheet(other), urlsplit(page.url).fragment)) == []
+    nonsense = (
+        "sort=__proto__&status=x&range=sharpness:9-a&range=nope:0-1&range=noise:0.9-0.1&confidence=NaN&marks=%00.!&%"
+    )
+    assert len(names(view(sheet(given), nonsense))) == 24
+    strange = view(sheet(given), "label=%3Cimg%20src%3Dx%3E&reason=%5B&text=%3Cb%3E")
+    expect(strange.locator(".chip").nth(0)).to_have_text("name: <b>")
+    expect(strange.locator("#nothing")).to_be_visible()
+    strange.click("#clear-filters")
+    assert len(names(strange)) == 24
+
+
+def test_hostile_texts_are_shown_and_do_nothing(view: Open) -> None:
+    given = [
+        photo(
+            number,
+            name=text,
+            id=text,
+            status="degraded",
+            labels=[[text, 0.6, 0.2], ["<b>bold</b>", 0.2, 0.1]],
+            errors=[[text, text, text]],
+            facts=[[text, text]],
+            format=text,
+            thumbnail=thumbnail(number),
+            href=None,
+        )
+        for number, text in enumerate(HOSTILE)
+    ]
+    page = view(
+        sheet(
+            given,
+            labels=HOSTILE,
+            batch_id=HOSTILE[0],
+            digest=HOSTILE[1],
+            version={"technical": HOSTILE[0], "clip": HOSTILE[3]},
+        )
+    )
+    inside = [re.sub(r"[\x00-\x1f\u2028\u202e\u2066]", "\ufffd", text) for text in HOSTILE]
+    assert names(page) == inside
+    for number in range(len(HOSTILE)):
+        page.locator(".card").nth(number).locator(".ring").click()
+    for group in ("#labels", "#reasons"):
+        for number in range(len(HOSTILE)):
+            page.locator(f"{group} button").nth(number).click()
+    assert page.locator(".chip").count() == 2 * len(HOSTILE) + 1
+    page.locator(".chip.all").click()
+    page.locator(".card").nth(0).click()
+    for text in inside:
+        expect(page.locator("#detail-name")).to_have_text(text)
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    page.click("#open-export")
+    assert page.input_value("#list").split("\n")[2] == f"'{HOSTILE[2]}"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.querySelectorAll('img[src=x], b:not(.score b), script:not([type])').length") == 1
+    assert page.title() == f"{HOSTILE[0]} - contact sheet"
+    assert not re.search(r"[\x00-\x08\u202a-\u202e\u2066-\u2069]", page.evaluate("document.body.innerText"))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_policy_holds_where_a_page_was_altered(unwatched: Open) -> None:
+    breach = (
+        "<script>document.title='owned'</script><img src='http://127.0.0.1:9/a.png'>"
+        "<link rel=stylesheet href='http://127.0.0.1:9/a.css'><p style='color:red' onclick='x()'>"
+        "<iframe src='data:text/html,x'></iframe>"
+    )
+    page = unwatched(sheet(photos()), change=lambda text: text.replace("<body>", f"<body>{breach}"))
+    wait_for(page, "window.breaches.length >= 5")
+    assert page.title() == "trip - contact sheet"
+    assert len(names(page)) == 24
+    assert page.logged
+
+
+def test_the_page_does_not_run_a_script_that_was_altered(unwatched: Open) -> None:
+    page = unwatched(sheet(photos()), change=lambda text: text.replace('"use strict";', '"use strict"; '))
+    assert page.evaluate("[document.documentElement.dataset.ready ?? null, window.breaches]") == [None, ["inline"]]
+
+
+def test_two_thousand_photos_are_all_there_and_few_are_built(view: Open) -> None:
+    picture = thumbnail(1)
+    page = view(sheet(many(2000, thumbnail=picture)), viewport={"width": 1300, "height": 900})
+    expect(page.locator("#count")).to_have_text("2,000 photos")
+    assert 10 < page.locator(".card").count() < 120
+    assert names(page)[0] == "IMG_10.jpg"
+    page.select_option("#sort", "position")
+    page.locator(".card").first.focus()
+    page.keyboard.press("End")
+    expect(page.locator(".card[aria-posinset='2000']")).to_be_in_viewport()
+    expect(page.locator(".card[aria-posinset='2000'] .name")).to_have_text("IMG_2000.jpg")
+    wait_for(page, "document.activeElement.querySelector('img').naturalWidth > 0")
+    page.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
+    wait_for(page, "[...document.querySelectorAll('.card')].some((card) => card.ariaPosInSet === '1000')")
+    assert page.locator(".card").count() < 120
+    assert active(page) == 2000  # out of sight, and kept
+    page.fill("#text", "_1999")
+    assert names(page) == ["IMG_1999.jpg"]
+    assert page.evaluate("scrollY") == 0
+    page.fill("#text", "")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+a")
+    wait_for(page, "location.hash.includes('marks=')")
+    assert len(page.url) < 1000
+
+
+def test_all_photos_are_printed(view: Open) -> None:
+    page = view(sheet(many(300)), viewport={"width": 1300, "height": 700})
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".card").count() == 300
+    page.emulate_media(media="print")
+    expect(page.locator("#filters")).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".card").nth(1).evaluate("(card) => getComputedStyle(card).position") == "static"
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".card").count() < 100
+
+
+def test_where_there_is_nothing_to_show_the_page_says_so(view: Open) -> None:
+    nothing = view(sheet([], labels=[]))
+    expect(nothing.get_by_text("This batch has no photos.")).to_be_visible()
+    expect(nothing.locator("#filters")).to_be_hidden()
+    expect(nothing.locator("#clear-filters")).to_be_hidden()
+    none = view(sheet(photos()), "text=nowhere")
+    expect(none.get_by_text("No photo matches these filters.")).to_be_visible()
+    none.click("#clear-filters")
+    assert len(names(none)) == 24
+    bare = view(sheet([degraded(i, "clip_labels", "clip_iqa") for i in range(5)], labels=[]))
+    expect(bare.get_by_text("No photo has labels.")).to_be_visible()
+    expect(bare.locator("#confidence")).to_be_hidden()
+    bare.select_option("#sort", "confidence")
+    assert len(names(bare)) == 5
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_axe_finds_nothing_to_object_to(view: Open, scheme: str) -> None:
+    axe = Axe()
+    page = view(sheet(photos()), "sort=noise&status=ok&status=degraded&range=sharpness:0.2-1", color_scheme=scheme)
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(243, 243, 241)"
+    assert light == (scheme == "light")
+    page.locator(".card").nth(2).locator(".ring").click()
+
+    def check(where: str) -> None:
+        found = axe.run(page)
+        assert found.violations_count == 0, f"{where}: {found.generate_report()}"
+
+    check("grid")
+    page.locator(".card").nth(1).click()
+    check("details")
+    page.keyboard.press("Escape")
+    page.click("#open-export")
+    check("list")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    check("help")
+    page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.click("#toggle-filters")
+    check("narrow")
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(view: Open) -> None:
+    long = [item | {"name": item["name"] * 30} for item in photos()]
+    page = view(sheet(long), viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    fits = "document.documentElement.scrollWidth <= 360"
+    assert page.evaluate(fits)
+    expect(page.locator("#filters")).to_be_hidden()
+    page.tap("#toggle-filters")
+    expect(page.locator("#filters")).to_be_visible()
+    assert page.evaluate(fits)
+    page.tap("#statuses button[value=ok]")
+    page.tap("#toggle-filters")
+    page.locator(".card").nth(1).tap()
+    expect(page.locator("#detail")).to_be_visible()
+    assert page.evaluate("document.querySelector('#detail').scrollWidth <= 360")
