@@ -1,0 +1,182 @@
+"""The contact sheet of a large batch: seconds to make it, its size, and how long a browser and its user wait.
+
+    first grid    from the start of navigation until the page is in use
+    pictures      until every picture of the first screen is decoded
+    sort, filter  from the event until the grid is laid out anew
+
+Needs Chromium. The pictures are drawn, with the detail of photos, so that their JPEGs are as large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from measure import Report, arguments, elapsed
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from curation_features.report.page import render
+from curation_features.schema import METRICS
+
+LABELS = [f"label {number}" for number in range(50)]
+PICTURES = 50  # drawn; the photos take turns
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ACTIONS = {
+    "sort": "choose('sort', ['noise', 'sharpness', 'overall', 'name'][turn % 4], 'change')",
+    "filter by text": "choose('text', ['1', '12', '7', ''][turn % 4], 'input')",
+    "filter by confidence": "choose('confidence', [0.2, 0.4, 0.1, 0][turn % 4], 'input')",
+    "filter by score": "choose(document.querySelector('.handles input'), [0.2, 0.6, 0.4, 0][turn % 4], 'input')",
+}
+TIMED = """
+([action, turns]) => {
+  const choose = (control, value, event) => {
+    const element = typeof control === "string" ? document.getElementById(control) : control;
+    element.value = value;
+    element.dispatchEvent(new Event(event, { bubbles: true }));
+  };
+  const times = [];
+  for (let turn = 0; turn < turns; turn++) {
+    const start = performance.now();
+    ACTION;
+    document.getElementById("grid").getBoundingClientRect();
+    times.push(performance.now() - start);
+  }
+  return times;
+}
+"""
+SEEN = """
+() => new Promise((done) => {
+  const look = () => {
+    const images = [...document.querySelectorAll(".card img")];
+    if (document.readyState === "complete" && images.every((image) => image.complete && image.naturalWidth))
+      done(performance.now());
+    else setTimeout(look, 5);
+  };
+  look();
+})
+"""
+
+
+def picture(number: int, side: int, quality: int) -> list[Any]:
+    """A JPEG with the spectrum of a photo: noise whose amplitude falls with its frequency."""
+    chance = np.random.default_rng(number)
+    height, width = side * 2 // 3, side
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) + 1 / side
+    noise = chance.normal(size=(height, width)) + 0.2 * chance.normal(size=(3, height, width))  # colours go together
+    pixels = np.fft.ifft2(np.fft.fft2(noise) / frequency**1.3).real
+    pixels = 128 + 55 * pixels / pixels.std(axis=(1, 2), keepdims=True)
+    buffer = BytesIO()
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return ["image/jpeg", base64.b64encode(buffer.getvalue()).decode(), width, height]
+
+
+def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
+    """That many photos; one in fifty is degraded."""
+    chance = random.Random(0)
+    for position in range(number):
+        scores = [round(chance.random(), 6) for _ in METRICS]
+        shares = sorted((chance.random() ** 3 for _ in range(5)), reverse=True)
+        labels = chance.sample(LABELS, 5)
+        is_degraded = position % 50 == 0
+        yield {
+            "name": f"DSC_{position:05}.jpg",
+            "id": f"{chance.getrandbits(256):064x}",
+            "position": position,
+            "status": "degraded" if is_degraded else "ok",
+            "scores": [*scores[:4], None] if is_degraded else scores,
+            "raw": {raw.name: round(chance.random(), 6) for metric in METRICS for raw in metric.raw},
+            "overall": chance.random(),
+            "labels": [
+                [label, round(share / 5, 6), round(share / 3, 6)] for label, share in zip(labels, shares, strict=True)
+            ],
+            "margin": round((shares[0] - shares[1]) / 5, 6),
+            "errors": [["brisque", "flat_image", "the image has one brightness all over"]] if is_degraded else [],
+            "width": 6000,
+            "height": 4000,
+            "format": "JPEG",
+            "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
+            "href": f"../rankingInput/{position}_1024.jpg",
+            "thumbnail": pictures[position % len(pictures)],
+        }
+
+
+def sheet(options: argparse.Namespace, pictures: list[list[Any]]) -> dict[str, Any]:
+    """The sheet that is measured."""
+    metrics = [
+        {
+            "name": metric.name,
+            "best": metric.best,
+            "description": metric.description,
+            "raw": [{"name": raw.name, "unit": raw.unit, "description": raw.description} for raw in metric.raw],
+        }
+        for metric in METRICS
+    ]
+    return {
+        "batch_id": "benchmark",
+        "version": {"technical": "t", "clip": "c"},
+        "metrics": metrics,
+        "labels": LABELS,
+        "digest": "d",
+        "photos": photos(options.photos, pictures),
+    }
+
+
+def write(path: Path, given: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        file.writelines(render(given))
+
+
+def opened(browser: Browser, path: Path) -> tuple[float, float, dict[str, list[float]]]:
+    """Milliseconds to the first grid and to its pictures, and those of each action, in a new page."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(path.as_uri(), wait_until="commit")
+    pictures = page.evaluate(SEEN)
+    ready = float(page.evaluate("document.documentElement.dataset.ready"))
+    actions = {name: page.evaluate(TIMED.replace("ACTION", code), [name, 12]) for name, code in ACTIONS.items()}
+    page.close()
+    return ready, pictures, actions
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--photos", type=int, default=2000, help="photos in the batch (%(default)s)")
+    parser.add_argument("--side", type=int, default=320, help="long side of a picture, px (%(default)s)")
+    parser.add_argument("--quality", type=int, default=75, help="of its JPEG (%(default)s)")
+    options = parser.parse_args()
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("no chromium on this machine: install it (apt install chromium)")
+    pictures = [picture(number, options.side, options.quality) for number in range(PICTURES)]
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        path = Path(folder) / "sheet.html"
+        seconds = median(elapsed(lambda: write(path, sheet(options, pictures))) for _ in range(options.rounds))
+        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        opened(browser, path)  # once, for the disk's cache
+        found = [opened(browser, path) for _ in range(options.rounds)]
+        browser.close()
+        report = Report(f"Contact sheet of {options.photos:,} photos ({options.rounds} rounds)")
+        report.add("render, s", median=seconds)
+        report.add("picture, kB", median=sum(len(p[1]) * 3 / 4 for p in pictures) / len(pictures) / 1000)
+        report.add("file, MB", median=path.stat().st_size / 1e6)
+        report.add("first grid, ms", median=median(ready for ready, _, _ in found))
+        report.add("its pictures, ms", median=median(seen for _, seen, _ in found))
+        for name in ACTIONS:
+            times = [time for _, _, actions in found for time in actions[name]]
+            report.add(f"{name}, ms", median=median(times), longest=max(times))
+        report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()
