@@ -18,7 +18,18 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from curation_features.errors import PhotoError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+}
+"""The formats that are read, and how files of each are called, the usual suffix first."""
+
+FORMATS = tuple(SUFFIXES)
 """What is read, whatever a file is called. A multi-picture or Ultra HDR JPEG counts as the JPEG it begins with."""
 
 MAX_SECONDS = 60.0

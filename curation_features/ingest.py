@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from curation_features.confinement import SUFFIXES
 from curation_features.errors import InputError, PhotoError
 from curation_features.exif import read_exif
 from curation_features.files import store_bytes, sweep, uri
@@ -32,16 +33,6 @@ RANKING_SIDE = 2048
 
 STANDARD_SIDE = 1024
 """Longest side of a standardised image, which is the one that is analysed, px."""
-
-_SUFFIXES = {  # the formats that are read -> how files of that format are called, the usual suffix first
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "AVIF": (".avif",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         InputError: there is no such folder, it cannot be listed, or there is no photo in it.
     """
-    suffixes = {suffix for names in _SUFFIXES.values() for suffix in names}
+    suffixes = {suffix for names in SUFFIXES.values() for suffix in names}
     photos: list[Path] = []
 
     def refuse(error: OSError) -> None:
@@ -154,7 +145,7 @@ def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[st
         "ranking_uri": uri(ranking, settings.root),
         "std_uri": uri(standard, settings.root),
         "exif": read_exif(file.data),
-        "format": _SUFFIXES[photo.info.format][0],
+        "format": SUFFIXES[photo.info.format][0],
         "processing_metadata": {
             "original_size": [photo.info.width, photo.info.height],
             "standardized_size": _reduce(image, STANDARD_SIDE, standard),

@@ -92,9 +92,9 @@ class PhotoReader:
         self._base = os.path.realpath(settings.root)
         self._max_bytes = settings.max_file_bytes
         roots = settings.photo_roots or (self._base,)
-        local = (*(root for root in roots if not _is_remote(root)), str(settings.data_path / RANKING_FOLDER))
+        local = (*(root for root in roots if not is_remote(root)), str(settings.data_path / RANKING_FOLDER))
         self._folders = tuple(Path(self._resolved(root)) for root in local)
-        self._prefixes = tuple(root for root in roots if _is_remote(root))
+        self._prefixes = tuple(root for root in roots if is_remote(root))
 
     def read(self, uri: str) -> PhotoFile:
         """The bytes of one photo.
@@ -107,7 +107,7 @@ class PhotoReader:
         if _CONTROL.search(unquote(uri)):
             raise PhotoError("forbidden_path", f"{_shown(uri)} holds control characters; rename the file")
         try:
-            data = self._read_remote(uri) if _is_remote(uri) else self._read_local(uri)
+            data = self._read_remote(uri) if is_remote(uri) else self._read_local(uri)
         except OSError as error:
             if too_many_files(error):
                 raise ResourceError(f"{_shown(uri)} cannot be opened: {error.strerror}; {TOO_MANY_FILES}") from error
@@ -123,7 +123,7 @@ class PhotoReader:
 
     def _resolved(self, uri: str) -> str:
         """The absolute path of a local URI, without symbolic links (as far as it exists)."""
-        return os.path.realpath(os.path.join(self._base, _local_path(uri)))  # noqa: PTH118 (Path would drop "..")
+        return os.path.realpath(os.path.join(self._base, local_path(uri)))  # noqa: PTH118 (Path would drop "..")
 
     def _read_local(self, uri: str) -> bytes:
         path = self._resolved(uri)
@@ -166,13 +166,18 @@ class PhotoReader:
             raise PhotoError("unreadable", f"{_shown(uri)} cannot be read: {error}") from error
 
 
-def _is_remote(uri: str) -> bool:
+def is_remote(uri: str) -> bool:
+    """Whether a URI names no file of this machine."""
     scheme = _REMOTE.fullmatch(uri)
     return scheme is not None and scheme[1].lower() not in ("file", "local")
 
 
-def _local_path(uri: str) -> str:
-    """The path that a local URI names: `file://` URIs are percent-decoded, plain paths taken as they are."""
+def local_path(uri: str) -> str:
+    """The path that a local URI names: `file://` URIs are percent-decoded, plain paths taken as they are.
+
+    Raises:
+        PhotoError: it names another machine.
+    """
     scheme = _REMOTE.fullmatch(uri)
     if scheme is None:
         return uri

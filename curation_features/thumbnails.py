@@ -1,8 +1,8 @@
-"""Thumbnails: a photo as a JPEG of at most two thousand bytes, small enough to stand inside a text.
+"""Thumbnails: a photo in so few bytes that it can stand inside a text.
 
 A thumbnail holds pixels only: no EXIF, no position, no colour profile. It is never worth an error.
 
-    data/cache/thumbnails/{sha256 of the photo's file}.jpg    those that were made; may be deleted at any time
+    data/cache/thumbnails/{sha256 of the photo's file}-{side}.{format}    those made; may be deleted at any time
 """
 
 from __future__ import annotations
@@ -10,23 +10,51 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from curation_features.confinement import check_before_pixels, open_image
 from curation_features.files import write_bytes
-from curation_features.photos import PhotoFile, PhotoReader, decode, orientation, quiet_pillow
+from curation_features.photos import PhotoFile, PhotoReader, decode, is_remote, orientation, quiet_pillow
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 
-SIDE = 72
-"""Long side of a thumbnail, px."""
 
-MAX_BYTES = 2000
-_QUALITIES = (80, 60, 40, 25, 10, 1)  # JPEG qualities; the first that fits is taken
+@dataclass(frozen=True, slots=True)
+class ThumbnailKind:
+    """What a thumbnail is to be.
+
+    Attributes:
+        side: its long side, px; that of a smaller photo stays as it is.
+        max_bytes: there is none that is larger.
+        format: JPEG or WEBP.
+        qualities: 0 to 100, falling; the first that makes it small enough is taken.
+    """
+
+    side: int
+    max_bytes: int
+    format: str
+    qualities: tuple[int, ...]
+
+    @property
+    def mime(self) -> str:
+        """As in `data:{mime};base64,`."""
+        return f"image/{self.format.lower()}"
+
+
+ICON = ThumbnailKind(72, 2000, "JPEG", (80, 60, 40, 25, 10, 1))
+"""For tables and pages of text."""
+
+PREVIEW = ThumbnailKind(256, 6500, "WEBP", (65, 50, 40, 30, 20, 10, 0))
+"""To judge a photo by. WebP, as a JPEG that looks as good takes one and a half times as many bytes; a page with two
+thousand of the largest in base64 still has less than 20 MB."""
+
+_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 2}}
 
 log = logging.getLogger(__name__)
 
@@ -38,84 +66,76 @@ class Thumbnails:
     are read as `PhotoReader` reads them, from the allowed roots only; nothing remote is fetched for a thumbnail.
 
     Args:
-        side: long side, px.
+        kind: what they are to be.
     """
 
-    def __init__(self, settings: Settings, side: int = SIDE) -> None:
+    def __init__(self, settings: Settings, kind: ThumbnailKind = ICON) -> None:
         self._reader = PhotoReader(settings)
         self._max_pixels = settings.max_pixels
-        self._side = side
+        self._kind = kind
         self._folder = settings.data_path / "cache" / "thumbnails"
 
     def __call__(self, record: PhotoRecord) -> bytes | None:
         """The thumbnail of the photo that a record measured; None if none is kept and that photo cannot be read."""
         if record.info is None:
             return None
-        kept = self._path(record.info.sha256)
+        kept = self._folder / f"{record.info.sha256}-{self._kind.side}.{self._kind.format.lower()}"
         try:
-            return _kept(kept, self._side) or self._made(record.image_uri, record.info.sha256, kept)
+            return _kept(kept, self._kind) or self._made(record.image_uri, record.info.sha256, kept)
         except Exception as error:
             log.debug("No thumbnail: %s", error)
             return None
 
-    def _path(self, sha256: str) -> Path:
-        return self._folder / (f"{sha256}.jpg" if self._side == SIDE else f"{sha256}-{self._side}.jpg")
-
     def _made(self, uri: str, sha256: str, path: Path) -> bytes | None:
         """Make the thumbnail of the photo at `uri` and keep it; None if it is remote, or not of that digest."""
-        if _is_remote(uri):
+        if is_remote(uri):
             return None
         file = self._reader.read(uri)
         if file.sha256 != sha256:
             return None
-        data = thumbnail(file, side=self._side, max_pixels=self._max_pixels)
+        data = thumbnail(file, self._kind, max_pixels=self._max_pixels)
         if data is not None:
             with suppress(OSError):  # it costs the next run the opening of the photo
                 write_bytes(path, data, durable=False)
         return data
 
 
-def _is_remote(uri: str) -> bool:
-    scheme, separator, _ = uri.partition("://")
-    return bool(separator) and scheme.lower() not in ("file", "local")
-
-
-def _kept(path: Path, side: int) -> bytes | None:
+def _kept(path: Path, kind: ThumbnailKind) -> bytes | None:
     """The thumbnail in a file; None if there is none, or what is there is damaged or something else."""
     try:
         if not path.is_file():  # opening a FIFO would wait for ever
             return None
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
+            data = file.read(kind.max_bytes + 1)
+        if len(data) > kind.max_bytes:
             return None
-        with quiet_pillow(), open_image(data, formats=("JPEG",)) as image:
-            if max(image.size) > side:
+        with quiet_pillow(), open_image(data, formats=(kind.format,)) as image:
+            if max(image.size) > kind.side:
                 return None
-            check_before_pixels(image, data, side * side)
+            check_before_pixels(image, data, kind.side * kind.side)
             image.load()
     except Exception:  # hostile bytes raise whatever the decoder did not think of
         return None
     return data
 
 
-def thumbnail(file: PhotoFile, *, side: int = SIDE, max_pixels: int) -> bytes | None:
-    """A photo as a JPEG: upright, RGB, transparency on white, never enlarged.
+def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -> bytes | None:
+    """A photo made small: upright, RGB, transparency on white, never enlarged.
 
     Args:
-        side: long side, px.
         max_pixels: width times height above which there is none.
 
     Returns:
-        At most `MAX_BYTES` bytes; None if the photo cannot be decoded (see `photos.decode`), or does not fit.
+        None if the photo cannot be decoded (see `photos.decode`), or does not fit into `kind.max_bytes`.
     """
     try:
-        small = Image.fromarray(decode(_reduced(file, side, max_pixels), max_pixels=max_pixels).rgb)
-        small.thumbnail((side, side))
+        small = Image.fromarray(decode(_reduced(file, kind.side, max_pixels), max_pixels=max_pixels).rgb)
+        small.thumbnail((kind.side, kind.side))
     except Exception as error:
         log.debug("No thumbnail: %s", error)
         return None
-    return next((data for quality in _QUALITIES if len(data := _jpeg(small, quality)) <= MAX_BYTES), None)
+    encoded = (_encoded(small, kind.format, quality) for quality in kind.qualities)
+    return next((data for data in encoded if len(data) <= kind.max_bytes), None)
 
 
 def _reduced(file: PhotoFile, side: int, max_pixels: int) -> PhotoFile:
@@ -138,7 +158,7 @@ def _reduced(file: PhotoFile, side: int, max_pixels: int) -> PhotoFile:
     return PhotoFile(data, hashlib.sha256(data).hexdigest())
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def _encoded(image: Image.Image, format: str, quality: int) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    image.save(buffer, format, quality=quality, **_OPTIONS[format])
     return buffer.getvalue()

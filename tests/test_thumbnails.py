@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from skimage import data as bundled
+from skimage.metrics import structural_similarity
 
 from curation_features.errors import PhotoError
 from curation_features.photos import PhotoFile, PhotoReader, decode
 from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.thumbnails import MAX_BYTES, SIDE, Thumbnails, thumbnail
+from curation_features.thumbnails import ICON, PREVIEW, ThumbnailKind, Thumbnails, thumbnail
 
 CAT = Image.fromarray(bundled.chelsea())  # 451 x 300, no symmetry
 MAX_PIXELS = 20_000_000
+SMALL = replace(ICON, side=20)
+KINDS = pytest.mark.parametrize("wanted", [ICON, PREVIEW], ids=["icon", "preview"])
 
 
 def file_of(data: bytes) -> PhotoFile:
@@ -35,11 +39,11 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def shown(data: bytes, **limits: int) -> Image.Image:
-    small = thumbnail(file_of(data), **{"max_pixels": MAX_PIXELS, **limits})
+def shown(data: bytes, wanted: ThumbnailKind = ICON) -> Image.Image:
+    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS)
     assert small is not None
-    assert len(small) <= MAX_BYTES
-    image = Image.open(BytesIO(small), formats=["JPEG"])
+    assert len(small) <= wanted.max_bytes
+    image = Image.open(BytesIO(small), formats=[wanted.format])
     assert image.mode == "RGB"
     return image
 
@@ -50,24 +54,28 @@ def difference(image: Image.Image, expected: Image.Image) -> float:
     return float(np.abs(np.asarray(image, dtype=float) - wanted).mean())
 
 
+@KINDS
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_it_is_upright(kind, orientation) -> None:
+def test_it_is_upright(kind, orientation, wanted) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     data = encoded(CAT, kind, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
-    image = shown(data)
-    assert image.size == ((72, 48) if expected.width > expected.height else (48, 72))
+    image = shown(data, wanted)
+    size = {72: (72, 48), 256: (256, 170)}[wanted.side]
+    assert image.size == (size if expected.width > expected.height else size[::-1])
     assert difference(image, expected) < 6
     assert difference(image.rotate(180), expected) > 20
 
 
+@KINDS
 @pytest.mark.parametrize("mode", ["L", "CMYK", "1", "P"])
-def test_colours_are_those_of_the_photo(mode) -> None:
+def test_colours_are_those_of_the_photo(mode, wanted) -> None:
     image = CAT.convert(mode)
     kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
-    assert difference(shown(encoded(image, kind)), image.convert("RGB").resize((144, 96), Image.Resampling.BOX)) < 8
+    small = shown(encoded(image, kind), wanted).resize((72, 48), Image.Resampling.BOX)  # else dots of mode 1 stay
+    assert difference(small, image.convert("RGB").resize((144, 96), Image.Resampling.BOX)) < 8
 
 
 def test_transparency_is_white() -> None:
@@ -85,28 +93,61 @@ def test_gray_of_16_bits_is_scaled() -> None:
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_it_has_72_px_at_most_and_is_never_enlarged(size, expected, kind) -> None:
-    assert SIDE == 72
     assert shown(encoded(CAT.resize(size), kind)).size == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1, 1), (1, 1)), ((200, 30), (200, 30)), ((2000, 100), (256, 13)), ((300, 600), (128, 256))]
+)
+def test_a_preview_has_256_px_at_most_and_is_never_enlarged(size, expected) -> None:
+    assert shown(encoded(CAT.resize(size), "PNG"), PREVIEW).size == expected
+
+
+def test_a_preview_looks_better_than_a_jpeg_of_as_many_bytes() -> None:
+    small = CAT.copy()
+    small.thumbnail((256, 256))
+    preview = thumbnail(file_of(encoded(CAT, "PNG")), PREVIEW, max_pixels=MAX_PIXELS)
+    others = [encoded(small, "JPEG", quality=quality, optimize=True) for quality in range(90, 10, -5)]
+    other = next(data for data in others if len(data) <= len(preview))
+    assert likeness(preview, small) > likeness(other, small)
+
+
+def likeness(data: bytes, image: Image.Image) -> float:
+    """Structural similarity of brightness, 1 at most."""
+    grays = [np.asarray(found.convert("L")) for found in (Image.open(BytesIO(data)), image)]
+    return float(structural_similarity(*grays))
 
 
 def test_noise_is_small_too() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     assert shown(encoded(Image.fromarray(noise), "PNG")).size == (72, 72)
-    assert shown(encoded(Image.fromarray(noise), "PNG"), side=200).size == (200, 200)
+    assert shown(encoded(Image.fromarray(noise), "PNG"), replace(ICON, side=200)).size == (200, 200)
+    assert shown(encoded(Image.fromarray(noise), "PNG"), PREVIEW).size == (256, 256)
 
 
-def test_nothing_but_pixels_is_kept() -> None:
+def test_there_is_none_that_is_too_large() -> None:
+    data = encoded(CAT, "PNG")
+    assert thumbnail(file_of(data), replace(ICON, max_bytes=100), max_pixels=MAX_PIXELS) is None
+
+
+@KINDS
+def test_nothing_but_pixels_is_kept(wanted) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Jane Owner"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.BodySerialNumber] = "SN-12345"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (48.0, 12.0, 30.0)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = encoded(CAT, "JPEG", exif=exif, icc_profile=profile, comment=b"Jane Owner", xmp=b"<x>Jane Owner</x>")
-    image = shown(data)
-    assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    image = shown(data, wanted)
+    assert set(image.info) - ({"loop", "background", "timestamp", "duration"} if wanted is PREVIEW else set()) <= {
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+    }
     assert not image.getexif()
-    small = thumbnail(file_of(data), max_pixels=MAX_PIXELS) or b""
-    assert not any(word in small for word in (b"Jane", b"SN-1", b"Exif", b"ICC_PROFILE", b"http"))
+    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS) or b""
+    assert not any(word in small for word in (b"Jane", b"SN-1", b"Exif", b"EXIF", b"ICC", b"XMP", b"http"))
 
 
 def test_there_is_one_wherever_the_photo_can_be_decoded_and_none_elsewhere(shared_data) -> None:
@@ -162,7 +203,7 @@ def test_a_record_gives_the_thumbnail_of_its_photo(settings, record) -> None:
     found = Thumbnails(settings)(record)
     assert found == thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
     assert found is not None
-    assert Image.open(BytesIO(Thumbnails(settings, side=20)(record) or b"")).size == (20, 13)
+    assert Image.open(BytesIO(Thumbnails(settings, SMALL)(record) or b"")).size == (20, 13)
 
 
 def test_a_photo_that_changed_has_none(settings, record) -> None:
@@ -213,7 +254,7 @@ def kept(settings: Settings) -> list[str]:
 def test_a_photo_is_opened_once_and_not_missed_when_it_is_gone(settings, record, opened) -> None:
     first = Thumbnails(settings)(record)
     assert first is not None
-    assert kept(settings) == [f"{record.info.sha256}.jpg"]
+    assert kept(settings) == [f"{record.info.sha256}-72.jpeg"]
     assert Thumbnails(settings)(record) == first
     (settings.root / "cat.jpg").unlink()
     assert Thumbnails(settings)(record) == first
@@ -222,10 +263,10 @@ def test_a_photo_is_opened_once_and_not_missed_when_it_is_gone(settings, record,
 
 def test_thumbnails_of_two_sizes_are_kept_apart(settings, record, opened) -> None:
     for _ in range(2):
-        sizes = [Image.open(BytesIO(Thumbnails(settings, side)(record))).size for side in (SIDE, 20)]
-        assert sizes == [(72, 48), (20, 13)]
-    assert len(opened) == 2
-    assert len(kept(settings)) == 2
+        sizes = [Image.open(BytesIO(Thumbnails(settings, kind)(record))).size for kind in (ICON, SMALL, PREVIEW)]
+        assert sizes == [(72, 48), (20, 13), (256, 170)]
+    assert len(opened) == 3
+    assert len(kept(settings)) == 3
 
 
 def test_a_replaced_photo_has_a_thumbnail_of_its_own(settings, record) -> None:
@@ -268,7 +309,7 @@ def test_a_folder_that_cannot_be_made_costs_nothing(settings, record, opened, bl
 
 def test_a_folder_that_cannot_be_written_costs_nothing(settings, record, monkeypatch) -> None:
     expected = Thumbnails(settings)(record)
-    (settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg").unlink()
+    (settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}-72.jpeg").unlink()
 
     def read_only(path: Path, data: bytes) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
@@ -278,24 +319,25 @@ def test_a_folder_that_cannot_be_written_costs_nothing(settings, record, monkeyp
     assert kept(settings) == []
 
 
+@KINDS
 @pytest.mark.parametrize(
     "damage",
     [
         lambda whole: b"",
         lambda whole: whole[: len(whole) // 2],
         lambda whole: bytes(len(whole)),
-        lambda whole: whole + bytes(MAX_BYTES),
+        lambda whole: whole + bytes(PREVIEW.max_bytes),
         lambda whole: b"<script>",
         lambda whole: encoded(CAT.resize((20, 13)), "PNG"),
-        lambda whole: encoded(Image.new("RGB", (SIDE + 1, 10)), "JPEG"),
+        lambda whole: encoded(Image.new("RGB", (PREVIEW.side + 1, 10)), Image.open(BytesIO(whole)).format),
     ],
     ids=["empty", "truncated", "zeros", "too long", "text", "PNG", "larger"],
 )
-def test_a_damaged_or_foreign_file_is_replaced(settings, record, opened, damage) -> None:
-    whole = Thumbnails(settings)(record)
-    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg"
+def test_a_damaged_or_foreign_file_is_replaced(settings, record, opened, damage, wanted) -> None:
+    whole = Thumbnails(settings, wanted)(record)
+    [path] = (settings.data_path / "cache" / "thumbnails").iterdir()
     path.write_bytes(damage(whole))
-    assert Thumbnails(settings)(record) == whole
+    assert Thumbnails(settings, wanted)(record) == whole
     assert path.read_bytes() == whole
     assert len(opened) == 2
 
@@ -303,7 +345,7 @@ def test_a_damaged_or_foreign_file_is_replaced(settings, record, opened, damage)
 @pytest.mark.skipif(os.name != "posix", reason="needs a FIFO")
 def test_what_is_no_file_is_never_waited_for(settings, record) -> None:
     whole = Thumbnails(settings)(record)
-    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}.jpg"
+    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}-72.jpeg"
     path.unlink()
     os.mkfifo(path)
     assert Thumbnails(settings)(record) == whole

@@ -40,7 +40,7 @@ from curation_features.service import FeaturesService
 from curation_features.stages import Merged, Plan, RunStats, merge
 from curation_features.store import FeatureArtifact, StageArtifact
 from curation_features.tables import FEATURE_COLUMNS
-from curation_features.thumbnails import MAX_BYTES, Thumbnails
+from curation_features.thumbnails import ICON, Thumbnails
 
 HOSTILE = "<img src=x onerror=alert(1)>|`a|b`**c**_d_~~e~~[f](http:x)![g](h)&amp;\\|#\x1b[31m\u202e\n=1+1.jpg"
 LABELS = tuple("abcdef")
@@ -250,7 +250,7 @@ def test_it_stays_small_whatever_the_batch_holds() -> None:
             record.measurements["noise"] = Measurement(error=FeatureError("noise", f"{n}{wide}", wide * 9))
         if n % 5 == 0:
             records[n] = PhotoRecord(record.photo_id, record.image_uri, failure=FeatureError("photo", wide, wide))
-    shown = feature_metadata(merged_of(records), lambda _: b"\xff" * MAX_BYTES)
+    shown = feature_metadata(merged_of(records), lambda _: b"\xff" * ICON.max_bytes)
     assert len(stored(shown)) < 60_000
     assert records_of(shown, "label_distribution")[-1]["label"].endswith("more")
     assert sum(row["photos"] for row in records_of(shown, "label_distribution")) == 1600
