@@ -254,7 +254,7 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
             if pixels is None:
                 image.load()
                 pixels = np.array(_rgb(image))
-            turn = _UPRIGHT.get(orientation(image))
+            turn = _UPRIGHT.get(_orientation(image))
             if turn is not None:
                 pixels = np.array(Image.fromarray(pixels).transpose(turn))
         except PhotoError:
@@ -269,7 +269,17 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
     return Photo(PhotoInfo(file.sha256, _format(image), width, height), pixels)
 
 
-def orientation(image: Image.Image) -> int:
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image as the picture that it shows: RGB, transparency on white, turned as its EXIF says.
+
+    Raises:
+        PhotoError: `unsupported_format`; `too_slow`.
+    """
+    rgb, turn = _rgb(image), _UPRIGHT.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, of a loaded image; 1 where there is none or it cannot be read."""
     try:
         value = read_tags(image).get(ExifTags.Base.Orientation, 1)
@@ -305,7 +315,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode not in _RGB_MODES:
         raise PhotoError("unsupported_format", f"pixels of type {image.mode} cannot be read as RGB; export it as JPEG")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image.convert("RGBA")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(layer, mask=layer)

@@ -7,7 +7,6 @@ A thumbnail holds pixels only: no EXIF, no position, no colour profile. It is ne
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from curation_features.confinement import check_before_pixels, open_image
 from curation_features.files import write_bytes
-from curation_features.photos import PhotoFile, PhotoReader, decode, is_remote, orientation, quiet_pillow
+from curation_features.photos import PhotoFile, PhotoReader, decode, is_remote, quiet_pillow, upright
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 
@@ -129,7 +129,7 @@ def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -
         None if the photo cannot be decoded (see `photos.decode`), or does not fit into `kind.max_bytes`.
     """
     try:
-        small = Image.fromarray(decode(_reduced(file, kind.side, max_pixels), max_pixels=max_pixels).rgb)
+        small = _reduced(file, kind.side, max_pixels)
         small.thumbnail((kind.side, kind.side))
     except Exception as error:
         log.debug("No thumbnail: %s", error)
@@ -138,24 +138,20 @@ def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -
     return next((data for data in encoded if len(data) <= kind.max_bytes), None)
 
 
-def _reduced(file: PhotoFile, side: int, max_pixels: int) -> PhotoFile:
-    """A JPEG with an eighth, a quarter or a half of its sides, which its decoder gives for little; others as they are.
+def _reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
+    """A photo; of a JPEG, an eighth, a quarter or a half of its sides, which its decoder gives for little.
 
-    The result is a TIFF of at least twice the thumbnail's sides, so that `decode` treats colours and orientation as
-    those of any photo.
+    That is at least twice the thumbnail's sides.
     """
     with quiet_pillow():
         image = open_image(file.data)
-        if not isinstance(image, JpegImageFile):
-            return file
-        check_before_pixels(image, file.data, max_pixels)
-        image.draft("RGB", (2 * side, 2 * side))
-        image.load()
-        buffer, exif = BytesIO(), Image.Exif()
-        exif[ExifTags.Base.Orientation] = orientation(image)
-        image.save(buffer, "TIFF", exif=exif)
-    data = buffer.getvalue()
-    return PhotoFile(data, hashlib.sha256(data).hexdigest())
+        if isinstance(image, JpegImageFile):
+            check_before_pixels(image, file.data, max_pixels)
+            scale = 2 * side / max(image.size)
+            image.draft("RGB", (int(image.width * scale) or 1, int(image.height * scale) or 1))
+            image.load()
+            return Image.fromarray(np.asarray(upright(image)))  # pixels alone: a comment would be written again
+    return Image.fromarray(decode(file, max_pixels=max_pixels).rgb)
 
 
 def _encoded(image: Image.Image, format: str, quality: int) -> bytes:
