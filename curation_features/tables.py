@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ROWS_PER_GROUP = 1024
+ROWS_READ = 128  # at a time: as Python's objects they are large
 METADATA_KEY = b"curation_features"
 
 
@@ -257,13 +258,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table in order, a row group at a time."""
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a table in order, some at a time; of all columns, or of those that are named."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for group in file.iter_batches(ROWS_PER_GROUP):
+        for group in file.iter_batches(ROWS_READ, columns=columns):
             yield from group.to_pylist()
+
+
+def row_count(path: Path) -> int:
+    """How many rows a table has."""
+    import pyarrow.parquet as pq
+
+    count: int = pq.read_metadata(path).num_rows
+    return count
 
 
 def record_of(row: Row) -> PhotoRecord:

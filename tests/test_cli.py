@@ -231,6 +231,7 @@ COMMANDS = [
     "ingest",
     "process",
     "materialize",
+    "report",
     "models pull",
     "models list",
     "models status",

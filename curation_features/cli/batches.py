@@ -106,6 +106,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events import Outbox
     from curation_features.manifest import distinct_photos, read_manifest, to_json
+    from curation_features.report.sheet import refresh
     from curation_features.service import FeaturesService
     from curation_features.stages.completion import completed
     from curation_features.store import ArtifactStore
@@ -132,6 +133,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     labels = stages.classifier.vocabulary.labels
     with store.exclusive(batch.batch_id):
         artifact = store.write_features(merged.document, merged.rows(), merged.version, labels)
+        refresh(artifact, settings)
         Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 

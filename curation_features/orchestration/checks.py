@@ -11,9 +11,9 @@ import dagster as dg
 
 from curation_features.incoming import IncomingFolders
 from curation_features.manifest import Batch
-from curation_features.orchestration.metadata import one_line
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
+from curation_features.report.text import one_line
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
 from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift, verify

@@ -8,6 +8,7 @@ import dagster as dg
 
 from curation_features.manifest import Batch
 from curation_features.orchestration.metadata import artifact_links, feature_metadata, missing_metadata, stage_metadata
+from curation_features.report.sheet import refresh
 from curation_features.schema import FeatureError, Labelling, PhotoRecord
 from curation_features.stages import FeatureStages, Merged, RunStats, merge
 from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
@@ -88,7 +89,8 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made
     vocabulary = stages.classifier.vocabulary
     merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
     artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels)
-    metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact)}
+    sheet = refresh(artifact, stages.settings)  # before the event: who gets that finds the page, and so does Dagster
+    metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact, sheet)}
     return Made("features", artifact.digest, metadata, (merged, artifact))
 
 

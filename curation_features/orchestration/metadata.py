@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import dagster as dg
 
+from curation_features.report.text import file_name, one_line
 from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
 from curation_features.stages import Merged, Plan, RunStats
 from curation_features.stages.summary import (
@@ -38,7 +38,7 @@ Columns = Mapping[str, tuple[str, str]]
 
 _ROWS_SHOWN = 10
 _LABELS_SIZE = 9_000  # characters of JSON
-_NAME_LENGTH, _LABEL_LENGTH, _MESSAGE_LENGTH = 40, 40, 160  # characters
+_NAME_LENGTH, _LABEL_LENGTH = 40, 40  # characters
 _BAR_LENGTH = 20
 
 
@@ -78,9 +78,12 @@ def missing_metadata(plan: Plan) -> dg.JsonMetadataValue:
     return dg.MetadataValue.json({part: one_line(error.message, 400) for part, error in plan.missing.items()})
 
 
-def artifact_links(artifact: FeatureArtifact) -> dict[str, Any]:
-    """Where the finished features are."""
-    files = {"json": artifact.json_path, "parquet": artifact.table_path}
+def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict[str, Any]:
+    """Where the finished features are, and their contact sheet if there is one.
+
+    It is a path to copy: browsers follow no link from a server's page to a file.
+    """
+    files = {"json": artifact.json_path, "parquet": artifact.table_path, **({"contact_sheet": sheet} if sheet else {})}
     return {
         **{name: dg.MetadataValue.path(str(path)) for name, path in files.items()},
         "dagster/uri": _uri(artifact.json_path),
@@ -216,7 +219,7 @@ _FAILED_COLUMNS = {
 def _failed_table(failed: tuple[Pick, ...]) -> dg.TableMetadataValue:
     rows = [
         {
-            "photo": _file_name(pick),
+            "photo": _name(pick),
             "reason": one_line(pick.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
             "photo_id": one_line(pick.record.photo_id, 12),
         }
@@ -249,7 +252,7 @@ def _gallery(best: Iterable[Pick], worst: Iterable[Pick], thumbnail: Thumbnail |
             cells = [
                 f"**{title}&nbsp;{place}**",
                 _image(pick.record, thumbnail),
-                _inert(_file_name(pick)),
+                _inert(_name(pick)),
                 *("-" if score is None else f"{score:.3f}" for score in scores),
                 _labels(pick.record),
             ]
@@ -273,23 +276,12 @@ def _labels(record: PhotoRecord) -> str:
 
 # Text and numbers -----------------------------------------------------------------------------------------------------
 
-_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")  # of a URL; it may hold a signature
 _AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
 
-def _file_name(pick: Pick) -> str:
-    """The name of the file that a photo came in, without its folder; the photo's id where there is no name."""
-    uri = str(pick.artifact.get("original_uri") or pick.record.image_uri)
-    path = unquote(uri.partition("?")[0]) if "://" in uri else uri
-    return one_line(path.rstrip("/").rpartition("/")[2] or pick.record.photo_id, _NAME_LENGTH)
-
-
-def one_line(text: str, length: int = _MESSAGE_LENGTH) -> str:
-    """Text of one line, without control characters and secrets, of at most `length` characters."""
-    printable = "".join(character if character.isprintable() else " " for character in _QUERY.sub(r"\1...", text))
-    line = " ".join(printable.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"
+def _name(pick: Pick) -> str:
+    return file_name(pick.artifact, pick.record, _NAME_LENGTH)
 
 
 def _inert(text: str) -> str:

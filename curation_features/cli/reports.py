@@ -1,0 +1,81 @@
+"""The command `report`: the contact sheet of a finished batch."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation_features.cli.command import Outcome, declare
+from curation_features.cli.terminal import complain, progress, say
+from curation_features.errors import InputError, StoreError
+from curation_features.settings import Settings
+
+if TYPE_CHECKING:
+    from curation_features.store import ArtifactStore
+
+
+FIELDS = {"batch_id": "id of the batch", "photos": "how many photos are shown", "files": "path of the `page`"}
+
+
+def register(commands: Any) -> None:
+    """Declare the command of this module."""
+    command = declare(commands, "report", report, "curation-features report trip --open", FIELDS)
+    command.add_argument("batch", metavar="BATCH", help="id of a finished batch")
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the page here (default: data/features/BATCH.html)"
+    )
+    command.add_argument("--open", action="store_true", help="show it in the system's browser")
+
+
+def report(args: argparse.Namespace, settings: Settings) -> Outcome:
+    """Make the contact sheet of a finished batch: one page with its photos, labels and scores."""
+    from curation_features.report.sheet import photo_count, sheet_path, write_sheet
+    from curation_features.store import ArtifactStore
+
+    store = ArtifactStore(settings.data_path)
+    json_path, table_path = _finished(store, args.batch)
+    page = args.output or sheet_path(table_path)
+    photos = photo_count(table_path)
+    # Beside the features no run may replace them meanwhile; elsewhere, the data folder need not be one to write to.
+    alone = nullcontext() if args.output else store.exclusive(args.batch)
+    with alone, progress("making the page", photos) as bar:
+        write_sheet(page, table_path, _digest(json_path), settings, bar.advance)
+    if args.open:
+        _show(page)
+    fields = {"batch_id": args.batch, "photos": photos, "files": {"page": page}}
+    return Outcome(fields, partial(say, str(page)))
+
+
+def _finished(store: ArtifactStore, batch_id: str) -> tuple[Path, Path]:
+    """The JSON file and the table of a batch. Raises `InputError`: it was never finished; says what to do."""
+    folder = store.data_path / "features"
+    finished = sorted(path.stem for path in folder.glob("[A-Za-z0-9]*.json"))
+    if batch_id in finished:
+        json_path, table_path = store.feature_paths(batch_id)
+        return json_path, table_path
+    name = Path(batch_id).stem  # of a manifest, perhaps
+    near = [name] if name in finished else difflib.get_close_matches(batch_id, finished)
+    remedy = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else "to make them: curation-features process MANIFEST"
+    )
+    raise InputError(f"there are no finished features of batch {batch_id!r} in {folder}; {remedy}")
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); make the features again") from error
+
+
+def _show(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        complain(f"no browser was found; open {page} in one")

@@ -1,0 +1,271 @@
+"""The contact sheet of a batch, beside its finished features: made of the table that lies there, a row group at a time.
+
+    data/features/{batch_id}.html    the page, in one file
+
+It shows what consumers read, and is the same whether a run or a person asks for it. Of a photo's EXIF it tells the
+fields of `TEXTS` and `EXPOSURE` and nothing else: no place, no owner, no serial number, no comment.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from curation_features.confinement import SUFFIXES, open_image
+from curation_features.errors import PhotoError, StoreError
+from curation_features.files import cannot_write, replacing
+from curation_features.photos import is_remote, local_path
+from curation_features.report.page import render
+from curation_features.report.text import file_name, one_line
+from curation_features.schema import METRICS, PhotoRecord
+from curation_features.settings import Settings
+from curation_features.stages.streaming import bounded_map, worker_count
+from curation_features.stages.summary import overall
+from curation_features.store import FeatureArtifact
+from curation_features.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
+from curation_features.thumbnails import PREVIEW, Thumbnails
+
+TEXTS = {"Taken": "datetime", "Camera": "camera", "Lens": "lens"}
+EXPOSURE = {"shutter_speed": "{} s", "aperture": "f/{}", "iso": "ISO {}", "focal_length": "{}mm"}
+"""With `TEXTS`: the fields of an artifact's `exif` that a page may tell; plain numbers get their unit."""
+
+_NAME_LENGTH, _FACT_LENGTH, _MESSAGE_LENGTH = 120, 60, 400  # characters
+_LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d) ")
+_NUMBER = re.compile(r"[0-9]+([./][0-9]+)?")
+_COLUMNS = (
+    *("position", "photo_id", "image_uri", "sha256", "format", "width", "height", "status", "errors"),
+    *(metric.name for metric in METRICS),
+    *(raw.name for metric in METRICS for raw in metric.raw),
+    *("clip_labels", "label_margin", "artifact"),
+)
+
+log = logging.getLogger(__name__)
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def sheet_path(table: Path) -> Path:
+    """Where the contact sheet of the features in a table lies: beside it."""
+    return table.with_suffix(".html")
+
+
+def refresh(features: FeatureArtifact, settings: Settings) -> Path | None:
+    """See to it that the right contact sheet, or none, lies beside features that were just written.
+
+    A page that was made of the same features by the same code is left alone. Any other goes before the new one is made,
+    so that none shows what does not lie beside it, and goes for good where `settings.contact_sheet` is off. A page that
+    cannot be made costs a warning.
+
+    Returns:
+        The page; None if there is none.
+    """
+    page = sheet_path(features.table_path)
+    try:
+        if _ends_with(page, _mark(features.digest)):
+            return page
+        page.unlink(missing_ok=True)
+        if not settings.contact_sheet:
+            return None
+        write_sheet(page, features.table_path, features.digest, settings)
+    except Exception as error:
+        log.warning("No contact sheet of batch %s: %s", features.table_path.stem, one_line(str(error)))
+        return None
+    return page
+
+
+def write_sheet(
+    page: Path, table: Path, digest: str, settings: Settings, progress: Callable[[int], None] = lambda count: None
+) -> None:
+    """Write the contact sheet of finished features, whole or not at all. Memory does not grow with the photos.
+
+    Args:
+        page: the file to write.
+        table: the features, as `ArtifactStore` writes them.
+        digest: of these features.
+        progress: called with 1 for each photo that is on the page.
+
+    Raises:
+        StoreError: the table cannot be read, or the page cannot be written; names it.
+    """
+    folder = Path(os.path.abspath(page)).parent  # noqa: PTH100 (a link keeps its own name)
+    sheet = contents(table, digest, settings, folder)
+    with closing(sheet["photos"]) as photos:
+        try:
+            with replacing(page, durable=False) as temporary, temporary.open("wb") as file:
+                file.writelines(render({**sheet, "photos": _counted(photos, progress)}))
+                file.write(_mark(digest))
+        except OSError as error:
+            raise cannot_write(page, error) from error
+
+
+def photo_count(table: Path) -> int:
+    """How many photos there are in a table of features. Raises `StoreError`: it cannot be read."""
+    try:
+        return row_count(table)
+    except (OSError, ValueError) as error:
+        raise _unreadable(table, error) from error
+
+
+def _mark(digest: str) -> bytes:
+    """The end of a page: what it was made of, and by what."""
+    return f"\n<!-- features {digest} page {_page_version()} -->\n".encode()
+
+
+@cache
+def _page_version() -> str:
+    """A digest of the code that makes pages."""
+    found = hashlib.sha256(repr(PREVIEW).encode())
+    for path in sorted(Path(__file__).parent.glob("*.*")):
+        if path.suffix in (".py", ".html", ".css", ".js"):
+            found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether a file ends so; a folder or a FIFO does not, and is not waited for."""
+    if not path.is_file() or path.stat().st_size < len(end):
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end
+
+
+# What the page shows -------------------------------------------------------------------------------------------------
+
+
+def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict[str, Any]:
+    """What a page in `folder` shows, as `page.render` takes it; the photos are made as they are asked for.
+
+    Raises:
+        StoreError: the table cannot be read, now or when a photo is asked for.
+    """
+    try:
+        metadata = read_metadata(table)
+        version, labels = dict(metadata["version"]), list(metadata["labels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(table, error) from error
+    return {
+        "batch_id": table.stem,
+        "version": version,
+        "metrics": [asdict(metric) for metric in METRICS],
+        "labels": labels,
+        "digest": digest,
+        "photos": _photos(table, folder, settings),
+    }
+
+
+def _photos(table: Path, folder: Path, settings: Settings) -> Generator[dict[str, Any]]:
+    workers = worker_count(settings.workers)
+    root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
+    shown = partial(_photo, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
+    try:
+        yield from bounded_map(shown, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(table, error) from error
+
+
+def _unreadable(table: Path, error: Exception) -> StoreError:
+    return StoreError(f"{table}: cannot be read ({one_line(str(error))}): make the features of this batch again")
+
+
+def _counted(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+    for photo in photos:
+        yield photo
+        progress(1)
+
+
+def _photo(row: Row, thumbnails: Thumbnails, folder: Path, root: Path) -> dict[str, Any]:
+    """One photo: its place, its measurements, and what may be told of its file."""
+    record = record_of(row)
+    STAGE_TABLES["technical_metrics"].restore(record, row)
+    artifact = json.loads(row["artifact"])
+    return {
+        "name": file_name(artifact, record, _NAME_LENGTH),
+        "id": row["photo_id"],
+        "position": row["position"],
+        "status": row["status"],
+        "scores": [row[metric.name] for metric in METRICS],
+        "raw": {name: value for metric in METRICS for name, value in record.measurements[metric.name].raw.items()},
+        "overall": overall(record),
+        "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
+        "margin": row["label_margin"],
+        "errors": [
+            [error["stage"], error["reason"], one_line(error["message"], _MESSAGE_LENGTH)] for error in row["errors"]
+        ],
+        "width": row["width"],
+        "height": row["height"],
+        "format": row["format"],
+        "facts": facts(artifact),
+        "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
+        "thumbnail": _picture(record, thumbnails),
+    }
+
+
+def _picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | None:
+    data = thumbnails(record)
+    if data is None:
+        return None
+    return [PREVIEW.mime, base64.b64encode(data).decode(), *open_image(data, formats=(PREVIEW.format,)).size]
+
+
+def _link(uris: Iterable[Any], folder: Path, root: Path) -> str | None:
+    """A relative link from a page in `folder` to the first of the files that are there, both in the project's `root`.
+
+    What is not called like a picture is never linked: a browser might take it for a page, and run what is in it.
+    """
+    for uri in uris:
+        if not folder.is_relative_to(root) or not isinstance(uri, str) or is_remote(uri):
+            continue
+        with suppress(PhotoError, OSError, ValueError):  # another machine; a NUL, or a name that is too long
+            path = Path(os.path.abspath(root / local_path(uri)))  # noqa: PTH100 (a link keeps its own name)
+            if path.is_relative_to(root) and path.suffix.lower() in _LINKED and path.is_file():
+                return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
+    return None
+
+
+# Facts ---------------------------------------------------------------------------------------------------------------
+
+
+def facts(artifact: Mapping[str, Any]) -> list[list[str]]:
+    """What may be told of how a photo was taken, as title and text.
+
+    Services disagree on what EXIF looks like: what is neither a short text nor a finite number is left out.
+    """
+    exif = artifact.get("exif")
+    known = exif if isinstance(exif, Mapping) else {}
+    found = {title: _fact(known.get(name)) for title, name in TEXTS.items()}
+    found["Taken"] = _DATE.sub(r"\1-\2-\3 ", found["Taken"])
+    exposure = ((_fact(known.get(name)), unit) for name, unit in EXPOSURE.items())
+    parts = (unit.format(text) if _NUMBER.fullmatch(text) else text for text, unit in exposure)
+    found["Exposure"] = ", ".join(filter(None, parts))
+    found["Original"] = _original_size(artifact)
+    return [[title, text] for title, text in found.items() if text]
+
+
+def _fact(value: Any) -> str:
+    """A field as text; empty where it says nothing."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9:  # NaN fails, too
+        value = f"{value:g}" if value < 1e6 else str(round(value))
+    text = one_line(value, _FACT_LENGTH) if isinstance(value, str) else ""
+    return "" if text.lower() == "unknown" else text
+
+
+def _original_size(artifact: Mapping[str, Any]) -> str:
+    processing = artifact.get("processing_metadata")
+    size = processing.get("original_size") if isinstance(processing, Mapping) else None
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 10**6 for side in size):
+        return f"{size[0]} x {size[1]} px"
+    return ""

@@ -1,0 +1,490 @@
+"""What the contact sheet shows of a batch, and when it is made, left alone or removed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import ExifTags, Image
+from skimage import data as bundled
+
+from curation_features.errors import MissingWeightsError, StoreError
+from curation_features.exif import read_exif
+from curation_features.models import LazyModel
+from curation_features.report import sheet as sheets
+from curation_features.report.sheet import contents, facts, photo_count, refresh, sheet_path, write_sheet
+from curation_features.report.text import file_name, one_line
+from curation_features.schema import METRIC_NAMES, METRICS, PhotoRecord
+from curation_features.service import FeaturesService
+from curation_features.settings import Settings
+from curation_features.stages.summary import overall
+from curation_features.store import ArtifactStore, FeatureArtifact
+
+CAT = Image.fromarray(bundled.chelsea())
+
+
+def finish(world, artifacts, batch_id: str = "batch_1", **models: LazyModel[Any]) -> FeatureArtifact:
+    """Process a batch, and write its features as a run does."""
+    stages = world.stages(world.settings.replace(on_missing_weights="degrade"), **models)
+    merged = FeaturesService(stages=stages).run(world.batch(artifacts, batch_id))
+    labels = stages.classifier.vocabulary.labels
+    return ArtifactStore(world.settings.data_path).write_features(
+        merged.document, merged.rows(), merged.version, labels
+    )
+
+
+def shown(features: FeatureArtifact, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
+    """What the page shows, with all of its photos; it is all JSON."""
+    sheet = contents(features.table_path, features.digest, settings, folder or features.table_path.parent)
+    with closing(sheet["photos"]) as photos:
+        whole = {**sheet, "photos": list(photos)}
+    return json.loads(json.dumps(whole, allow_nan=False))
+
+
+def absent(reason: str) -> LazyModel[Any]:
+    def locate():
+        raise MissingWeightsError(reason)
+
+    return LazyModel(locate, lambda _: None)
+
+
+# What it shows
+
+
+def test_the_page_shows_the_batch(world) -> None:
+    features = finish(world, [world.photo("0.png")])
+    sheet = shown(features, world.settings)
+    document = json.loads(features.json_path.read_bytes())
+    assert sheet["batch_id"] == "batch_1"
+    assert sheet["digest"] == hashlib.sha256(features.json_path.read_bytes()).hexdigest()
+    assert sheet["version"] == document["artifacts"][0]["features"]["version"]
+    assert len(sheet["labels"]) == 50
+    assert [metric["name"] for metric in sheet["metrics"]] == list(METRIC_NAMES)
+    assert [metric["best"] for metric in sheet["metrics"]] == [1, 1, 0, 1, 1]
+    assert sheet["metrics"][0]["raw"][0].keys() == {"name", "unit", "description"}
+
+
+def test_a_photo_has_the_numbers_of_its_features(world) -> None:
+    features = finish(world, [world.photo(f"{n}.png", n) for n in range(5)])
+    document = json.loads(features.json_path.read_bytes())
+    rows = pq.read_table(features.table_path).to_pylist()
+    photos = shown(features, world.settings)["photos"]
+    assert [photo["position"] for photo in photos] == list(range(5))
+    for photo, artifact, row in zip(photos, document["artifacts"], rows, strict=True):
+        found = artifact["features"]
+        assert photo["id"] == artifact["photo_id"]
+        assert photo["scores"] == [found["tech"][name] for name in METRIC_NAMES]
+        labels = [[label["label"], label["confidence"], label["cosine_score"]] for label in found["clip_labels"]]
+        assert photo["labels"] == labels
+        assert photo["margin"] == pytest.approx(labels[0][1] - labels[1][1], abs=2e-6)
+        assert photo["raw"] == {raw.name: row[raw.name] for metric in METRICS for raw in metric.raw}
+        turned = [1 - score if name == "noise" else score for name, score in found["tech"].items()]
+        assert photo["overall"] == pytest.approx(sum(turned) / 5)
+        assert (photo["status"], photo["errors"]) == ("ok", [])
+        assert (photo["width"], photo["height"], photo["format"]) == (96, 64, "PNG")
+
+
+def test_what_was_not_measured_is_none_and_not_a_default(world) -> None:
+    (world.root / "photos").mkdir()
+    Image.new("RGB", (64, 64), "gray").save(world.root / "photos" / "flat.png")
+    artifacts = [{"photo_id": "flat", "original_uri": "photos/flat.png"}, {"photo_id": "no", "original_uri": "no.jpg"}]
+    features = finish(world, artifacts, clip=absent("CLIP is not here"))
+    flat, failed = shown(features, world.settings)["photos"]
+    document = json.loads(features.json_path.read_bytes())
+    for photo, artifact in zip((flat, failed), document["artifacts"], strict=True):
+        assert photo["status"] == artifact["features"]["status"]
+        assert [error[:2] for error in photo["errors"]] == [
+            [error["stage"], error["reason"]] for error in artifact["features"]["errors"]
+        ]
+        assert photo["labels"] == []
+        assert photo["margin"] is None
+    assert flat["status"] == "degraded"
+    undefined = {error[0] for error in flat["errors"]} & set(METRIC_NAMES)
+    assert undefined
+    for name, score in zip(METRIC_NAMES, flat["scores"], strict=True):
+        assert (score is None) == (name in undefined)
+    assert flat["overall"] is not None
+    assert flat["thumbnail"]
+    assert failed["status"] == "failed"
+    assert failed["scores"] == [None] * 5
+    assert failed["raw"] == {}
+    assert [failed[name] for name in ("overall", "width", "height", "format", "href", "thumbnail")] == [None] * 6
+    assert failed["errors"][0][:2] == ["photo", "missing"]
+
+
+def test_a_batch_without_photos_has_a_page(world) -> None:
+    features = finish(world, [])
+    assert shown(features, world.settings)["photos"] == []
+    assert refresh(features, world.settings)
+    assert photo_count(features.table_path) == 0
+
+
+def test_overall_is_that_of_dagsters_page(world) -> None:
+    merged = FeaturesService(stages=world.stages()).run(world.batch([world.photo("0.png")]))
+    features = finish(world, [world.photo("0.png")])
+    assert [photo["overall"] for photo in shown(features, world.settings)["photos"]] == [overall(merged.records[0])]
+
+
+# Names
+
+
+def name_of(artifact: Mapping[str, Any], image_uri: str = "a.jpg", photo_id: str = "id") -> str:
+    return file_name(artifact, PhotoRecord(photo_id, image_uri), 40)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("./photos/cat.jpg", "cat.jpg"),
+        ("s3://bucket/a/cat%20one.jpg?signature=SECRET", "cat one.jpg"),
+        ("a\x1b[2J\u202e\nb.jpg", "a [2J b.jpg"),
+        (f"{'x' * 50}.jpg", f"{'x' * 39}…"),
+        ("photos/", "photos"),
+        ("\u2028", "id"),
+        ("s3://bucket/%0a?x", "id"),
+    ],
+)
+def test_a_photo_is_called_like_its_file(uri, name) -> None:
+    assert name_of({"original_uri": uri}) == name
+
+
+def test_a_photo_always_has_a_name() -> None:
+    assert name_of({}, "folder/b.jpg") == "b.jpg"
+    assert name_of({"original_uri": 7}, "b.jpg") == "7"
+    assert name_of({"original_uri": "\x00"}, photo_id="\x00\u2028") == "(no name)"
+
+
+def test_messages_are_one_line_without_secrets() -> None:
+    assert one_line("a\nb\x1b\u2028c") == "a b c"
+    assert "SECRET" not in one_line("https://x.example/y?token=SECRET: gone")
+
+
+# Facts
+
+
+def test_the_facts_of_a_camera_are_told_with_their_units(world) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Fujifilm", "X100"
+    camera = exif.get_ifd(ExifTags.IFD.Exif)
+    camera[ExifTags.Base.LensModel], camera[ExifTags.Base.ISOSpeedRatings] = "23mm f/2", 400
+    camera[ExifTags.Base.FNumber], camera[ExifTags.Base.ExposureTime] = 2.8, 1 / 60
+    camera[ExifTags.Base.FocalLength], camera[ExifTags.Base.DateTimeOriginal] = 23.0, "2024:12:25 11:25:57"
+    buffer = BytesIO()
+    CAT.save(buffer, "JPEG", exif=exif)
+    artifact = {"exif": read_exif(buffer.getvalue()), "processing_metadata": {"original_size": [4000, 3000]}}
+    assert facts(artifact) == [
+        ["Taken", "2024-12-25 11:25:57"],
+        ["Camera", "Fujifilm X100"],
+        ["Lens", "23mm f/2"],
+        ["Exposure", "1/60 s, f/2.8, ISO 400, 23mm"],
+        ["Original", "4000 x 3000 px"],
+    ]
+
+
+def test_what_a_camera_did_not_say_is_not_told() -> None:
+    assert facts({"exif": read_exif(b"")}) == []
+
+
+def test_plain_numbers_get_their_units() -> None:
+    exif = {"shutter_speed": 0.5, "aperture": 4, "iso": "100", "focal_length": 35.0}
+    assert facts({"exif": exif}) == [["Exposure", "0.5 s, f/4, ISO 100, 35mm"]]
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 7, "text", [], {}, [["camera", "x"]], True, {"camera": {"make": "x"}, "iso": [100], "lens": None}]
+)
+def test_exif_of_another_shape_is_passed_over(odd) -> None:
+    assert facts({"exif": odd}) == facts({}) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, 10**400, True, "", " \n", "unknown", {"a": 1}])
+def test_a_field_that_says_nothing_is_left_out(value) -> None:
+    fields = ("datetime", "camera", "lens", "shutter_speed", "aperture", "iso", "focal_length")
+    assert facts({"exif": dict.fromkeys(fields, value)}) == []
+
+
+@pytest.mark.parametrize("size", [None, 5, [1], [1, 2, 3], ["a", "b"], [1.5, 2], [0, 4], [-3, 4], {"w": 1}, [True, 1]])
+def test_a_size_that_is_none_is_left_out(size) -> None:
+    assert facts({"processing_metadata": {"original_size": size}}) == facts({"processing_metadata": size}) == []
+
+
+def test_facts_are_one_short_line_each() -> None:
+    [[_, text]] = facts({"exif": {"camera": "a\x1b[2J\u202e\n" + "b" * 500}})
+    assert len(text) == 60
+    assert text.isprintable()
+
+
+def test_nothing_else_of_exif_is_told(world) -> None:
+    private = {
+        "gps": {"latitude": 47.314159, "longitude": 8.544811, "altitude": 431.7},
+        **dict.fromkeys(("owner", "artist", "copyright", "serial", "comment", "Lens ", "CAMERA"), "Kanarie9"),
+    }
+    artifact = world.photo("0.png") | {"exif": {"camera": "X100", **private}, "owner": "Kanarie9"}
+    artifact["processing_metadata"] = {"operator": "Kanarie9", "original_size": [96, 64]}
+    features = finish(world, [artifact])
+    page = refresh(features, world.settings).read_text()
+    assert "X100" in page
+    for word in ("Kanarie9", "47.314159", "8.544811", "431.7"):
+        assert word not in page
+
+
+# Links
+
+
+def link(world, artifact: Mapping[str, Any], settings: Settings | None = None, folder: Path | None = None) -> Any:
+    features = finish(world, [{"photo_id": "x", **artifact}])
+    return shown(features, settings or world.settings, folder)["photos"][0]["href"]
+
+
+def test_a_link_leads_from_the_page_to_the_photo_that_was_analysed(world) -> None:
+    world.photo("odd name#?%41&'<b>.png")
+    world.photo("std.png")
+    found = link(world, {"original_uri": "./photos/odd name#?%41&'<b>.png"})
+    assert found == "../../photos/odd%20name%23%3F%2541%26%27%3Cb%3E.png"
+    assert (world.settings.data_path / "features" / unquote(found)).samefile(
+        world.root / "photos" / "odd name#?%41&'<b>.png"
+    )
+    both = {"original_uri": "photos/odd name#?%41&'<b>.png", "std_uri": (world.root / "photos/std.png").as_uri()}
+    assert link(world, both) == "../../photos/std.png"
+    (world.root / "photos" / "std.png").unlink()
+    assert link(world, both) == found
+
+
+def test_a_link_of_a_page_elsewhere_in_the_project_starts_there(world) -> None:
+    world.photo("0.png")
+    assert link(world, {"original_uri": "photos/0.png"}, folder=world.root) == "photos/0.png"
+
+
+def test_a_page_outside_of_the_project_tells_no_folders(world) -> None:
+    world.photo("0.png")
+    assert link(world, {"original_uri": "photos/0.png"}, folder=world.root.parent) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "{outside}",
+        "file://{outside}",
+        "photos/../../outside.png",
+        "s3://bucket/0.png",
+        "https://evil.example/0.png",
+        "file://elsewhere/photos/0.png",
+        "photos",
+        "photos/absent.png",
+        "photos/page.html",
+        "photos/drawing.svg",
+        "javascript:alert(1)//.png",
+        "photos/\x00.png",
+        "photos/" + "x" * 300 + ".png",
+    ],
+)
+def test_there_is_no_link_out_of_the_project_or_to_what_is_no_picture(world, uri) -> None:
+    world.photo("0.png")
+    outside = world.root.parent / "outside.png"
+    for path in (outside, world.root / "photos" / "page.html", world.root / "photos" / "drawing.svg"):
+        path.write_bytes((world.root / "photos" / "0.png").read_bytes())
+    assert link(world, {"original_uri": uri.format(outside=outside)}) is None
+
+
+# Thumbnails
+
+
+def test_a_photo_is_shown_as_a_small_picture(world) -> None:
+    world.photo("0.png")
+    CAT.save(world.root / "photos" / "0.png")
+    features = finish(world, [{"photo_id": "x", "original_uri": "photos/0.png"}])
+    mime, text, width, height = shown(features, world.settings)["photos"][0]["thumbnail"]
+    image = Image.open(BytesIO(base64.b64decode(text)))
+    assert mime == "image/webp" == f"image/{image.format.lower()}"
+    assert image.size == (width, height) == (256, 170)
+    expected = np.asarray(CAT.resize(image.size), dtype=float)
+    assert np.abs(np.asarray(image.convert("RGB"), dtype=float) - expected).mean() < 8
+
+
+def test_a_photo_that_changed_or_is_gone_costs_its_picture_only(world) -> None:
+    features = finish(world, [world.photo(f"{n}.png", n) for n in range(3)])
+    CAT.save(world.root / "photos" / "0.png")
+    (world.root / "photos" / "1.png").unlink()
+    photos = shown(features, world.settings)["photos"]
+    assert [photo["thumbnail"] is None for photo in photos] == [True, True, False]
+    assert [len(photo["labels"]) for photo in photos] == [5, 5, 5]
+
+
+def test_photos_are_made_only_a_little_ahead(world, monkeypatch) -> None:
+    made: list[int] = []
+    make = sheets._photo
+    monkeypatch.setattr(sheets, "_photo", lambda row, **rest: made.append(row["position"]) or make(row, **rest))
+    features = finish(world, [world.photo("0.png") | {"photo_id": str(n)} for n in range(40)])
+    settings = world.settings.replace(workers=2)
+    with closing(contents(features.table_path, "", settings, world.root)["photos"]) as photos:
+        for taken in range(1, 20):
+            next(photos)
+            assert len(made) <= taken + 4
+    assert len(made) < 40
+
+
+# The file
+
+
+@pytest.fixture
+def features(world) -> FeatureArtifact:
+    return finish(world, [world.photo(f"{n}.png", n) for n in range(3)])
+
+
+def files(features: FeatureArtifact) -> set[str]:
+    return {path.name for path in features.json_path.parent.iterdir()}
+
+
+def test_the_page_lies_beside_the_features(world, features) -> None:
+    page = refresh(features, world.settings)
+    assert page == sheet_path(features.table_path) == world.settings.data_path / "features" / "batch_1.html"
+    assert files(features) == {"batch_1.json", "batch_1.parquet", "batch_1.html"}
+    assert page.read_bytes().startswith(b"<!doctype html>")
+
+
+def test_the_same_features_make_the_same_page(world, features) -> None:
+    first = refresh(features, world.settings).read_bytes()
+    for path in [sheet_path(features.table_path), *(world.settings.data_path / "cache" / "thumbnails").iterdir()]:
+        path.unlink()
+    assert refresh(features, world.settings.replace(workers=1)).read_bytes() == first
+    write_sheet(sheet_path(features.table_path), features.table_path, features.digest, world.settings)
+    assert sheet_path(features.table_path).read_bytes() == first
+
+
+def test_progress_is_told_photo_by_photo(world, features) -> None:
+    told: list[int] = []
+    write_sheet(world.root / "x.html", features.table_path, features.digest, world.settings, told.append)
+    assert told == [1, 1, 1]
+
+
+@pytest.fixture
+def written(monkeypatch) -> Iterator[list[Path]]:
+    """The pages that are written."""
+    paths: list[Path] = []
+    write = sheets.write_sheet
+    monkeypatch.setattr(sheets, "write_sheet", lambda page, *rest: paths.append(page) or write(page, *rest))
+    return paths
+
+
+def test_a_page_of_the_same_features_is_left_alone(world, features, written) -> None:
+    page = refresh(features, world.settings)
+    assert refresh(features, world.settings) == page
+    assert refresh(finish(world, [world.photo(f"{n}.png", n) for n in range(3)]), world.settings) == page
+    assert written == [page]
+
+
+def test_a_page_of_other_features_is_made_anew(world, features, written) -> None:
+    first = refresh(features, world.settings).read_bytes()
+    page = refresh(finish(world, [world.photo("0.png", 9)]), world.settings)
+    assert page.read_bytes() != first
+    assert len(written) == 2
+
+
+def test_a_page_of_another_version_of_the_code_is_made_anew(world, features, written, monkeypatch) -> None:
+    refresh(features, world.settings)
+    monkeypatch.setattr(sheets, "_page_version", lambda: "another")
+    refresh(features, world.settings)
+    refresh(features, world.settings)
+    assert len(written) == 2
+
+
+def test_the_version_of_the_code_follows_its_files(tmp_path, monkeypatch) -> None:
+    for name in ("sheet.py", "page.css"):
+        (tmp_path / name).write_text("a")
+    monkeypatch.setattr(sheets, "__file__", str(tmp_path / "sheet.py"))
+    version = sheets._page_version.__wrapped__
+    before = version()
+    (tmp_path / "page.pyc").write_text("b")
+    assert version() == before
+    (tmp_path / "page.css").write_text("b")
+    assert version() != before
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole[: len(whole) // 2]]
+)
+def test_a_page_that_is_not_whole_is_made_anew(world, features, damage) -> None:
+    page = refresh(features, world.settings)
+    whole = page.read_bytes()
+    page.write_bytes(damage(whole))
+    assert refresh(features, world.settings).read_bytes() == whole
+
+
+def test_none_is_made_where_settings_want_none(world, features) -> None:
+    assert refresh(features, world.settings.replace(contact_sheet=False)) is None
+    assert files(features) == {"batch_1.json", "batch_1.parquet"}
+
+
+def test_an_old_page_is_removed_where_settings_want_none(world, features) -> None:
+    refresh(features, world.settings)
+    other = finish(world, [world.photo("0.png", 9)])
+    assert refresh(other, world.settings.replace(contact_sheet=False)) is None
+    assert files(features) == {"batch_1.json", "batch_1.parquet"}
+
+
+def test_a_page_that_a_person_asked_for_stays_as_long_as_it_is_true(world, features) -> None:
+    page = refresh(features, world.settings)
+    assert refresh(features, world.settings.replace(contact_sheet=False)) == page
+    assert page.exists()
+
+
+def test_a_page_that_cannot_be_made_is_a_warning_and_leaves_no_old_one(world, features, monkeypatch, caplog) -> None:
+    def broken(sheet):
+        yield b"<!doctype html>"
+        next(iter(sheet["photos"]))
+        raise RuntimeError("no page today")
+
+    refresh(features, world.settings)
+    other = finish(world, [world.photo("0.png", 9)])
+    monkeypatch.setattr(sheets, "render", broken)
+    with caplog.at_level(logging.WARNING):
+        assert refresh(other, world.settings) is None
+    assert files(features) == {"batch_1.json", "batch_1.parquet"}
+    [record] = caplog.records
+    assert record.getMessage() == "No contact sheet of batch batch_1: no page today"
+
+
+def test_a_page_that_breaks_off_leaves_what_was_there(world, features, monkeypatch) -> None:
+    page = world.root / "mine.html"
+    page.write_text("old")
+
+    def full(sheet):
+        yield b"<!doctype html>"
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(sheets, "render", full)
+    with pytest.raises(StoreError, match=r"mine\.html: cannot be written \(No space left on device\)"):
+        write_sheet(page, features.table_path, features.digest, world.settings)
+    assert page.read_text() == "old"
+    assert [path.name for path in world.root.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"no table"),
+        lambda path: pq.write_table(pa.table({"x": [1]}), path),
+        lambda path: pq.write_table(pq.read_table(path).drop_columns(["status"]), path),
+        lambda path: path.write_bytes(path.read_bytes()[:2000] + bytes(2000) + path.read_bytes()[4000:]),
+    ],
+    ids=["gone", "text", "another", "a column less", "damaged"],
+)
+def test_a_table_that_cannot_be_read_is_named_with_the_remedy(world, features, damage) -> None:
+    damage(features.table_path)
+    with pytest.raises(StoreError, match=r"batch_1\.parquet: cannot be read .*: make the features of this batch again"):
+        write_sheet(world.root / "x.html", features.table_path, features.digest, world.settings)
+    assert not (world.root / "x.html").exists()
