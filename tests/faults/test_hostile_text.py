@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ def use(project: Project) -> None:
     path.write_text(json.dumps(manifest))
     assert project.command("-v", "process", str(path)) == 0
     assert project.command("-v", "materialize", str(path)) == 0
+    harmless = {"batch_id": "harmless", "artifacts": [{"photo_id": "a", "original_uri": "absent.jpg"}]}
+    path.with_name("harmless.json").write_text(json.dumps(harmless))
+    assert project.command("process", str(path.with_name("harmless.json"))) == 0
     readable = [artifact for artifact in manifest["artifacts"] if not CONTROL.search(artifact["original_uri"])]
     clash = [{**artifact, "photo_id": TERMINAL + LINES} for artifact in readable[:2]]
     path.with_name("clash.json").write_text(json.dumps({"batch_id": "clash", "artifacts": clash}))
@@ -121,7 +125,7 @@ def test_the_terminal_shows_it_and_does_not_obey(project) -> None:
     assert not CONTROL.search(said)
     assert not [line for line in said.splitlines() if line.startswith("ERROR:curation_features:forged")]
     rows = [line for line in said.splitlines() if re.search(r"\b(ok|failed) +(0\.|1\.|-)", line)]
-    assert len(rows) == 2 * len(TEXTS)
+    assert len(rows) == 2 * len(TEXTS) + 1  # and the harmless one
     for beginning in ("<img src", "[bold red"):  # rich's markup is not obeyed, either
         assert len([row for row in rows if row.startswith(beginning)]) == 2
 
@@ -134,6 +138,61 @@ def test_the_log_has_a_line_for_each_record(project) -> None:
         assert not CONTROL.search(first)
         assert not trace or trace[0].startswith("Traceback"), text
         assert not [line for line in trace if line.startswith("ERROR")]
+
+
+# The contact sheet
+
+
+class Elements(HTMLParser):
+    """The elements of a page as a browser finds them, and the texts of its blocks of data."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
+        self.data: list[str] = []
+        self._in_data = False
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_data = tag == "script" and ("type", "application/json") in attrs
+        if self._in_data:
+            self.data.append("")
+        else:
+            self.elements.append((tag, tuple(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self._in_data:
+            self.data[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_data = False
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in [*value, *(value.values() if isinstance(value, dict) else [])]:
+            yield from strings(item)
+
+
+def test_the_contact_sheet_has_it_as_data_and_nothing_else(project) -> None:
+    """Its elements, and all that a browser could run, are those of a page without hostile text."""
+    folder = project.settings.data_path / "features"
+    text = (folder / f"{BATCH}.html").read_text()
+    page, harmless = Elements(text), Elements((folder / "harmless.html").read_text())
+    assert page.elements == harmless.elements
+    found = {string for block in page.data for string in strings(json.loads(block))}
+    assert set(TEXTS) <= found  # labels, as they are
+    assert {f"../{text}" for text in TEXTS} <= found  # ids
+    assert any(name.startswith("<img src=x onerror=alert(1)>") and name.endswith(".png") for name in found)
+    assert HTML in found  # a lens
+    for block in page.data:
+        assert not set("<>&\u2028\u2029") & set(block)
+    assert (
+        re.findall(r"alert\(\d\)", re.sub(r"<script type=\"application/json\".*?</script>", "", text, flags=re.S)) == []
+    )
 
 
 # What Dagster shows

@@ -206,6 +206,8 @@ def contents(path: Path) -> Iterator[bytes]:
                 yield str(table.column(name).to_pylist()).encode()
     if data.startswith(b"SQLite format 3"):
         yield from unpacked(path)
+    if path.suffix == ".html":
+        yield from pictures(data.decode())
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
@@ -217,7 +219,12 @@ def unpacked(path: Path) -> Iterator[bytes]:
                     if isinstance(value, bytes):
                         yield zlib.decompress(value)
                     if isinstance(value, str):
-                        yield from map(base64.b64decode, re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", value))
+                        yield from pictures(value)
+
+
+def pictures(text: str) -> Iterator[bytes]:
+    """The pictures in a text, whatever stands between their type and their base64."""
+    yield from map(base64.b64decode, re.findall(r"image/(?:jpeg|webp)[^\w/+]+(?:base64,)?([A-Za-z0-9+/=]{100,})", text))
 
 
 def told(data: bytes) -> list[str]:
@@ -244,13 +251,26 @@ def test_no_other_file_tells_anything(project) -> None:
 def test_dagster_has_shown_pictures_and_kept_its_logs_at_debug(project) -> None:
     """Else the search of its databases would prove little."""
     parts = [part for path in (project.root / "data" / "dagster").rglob("*.db") for part in unpacked(path)]
-    pictures = [part for part in parts if part.startswith(b"\xff\xd8")]
-    assert len(pictures) >= 4
-    for picture in pictures:
+    found = [part for part in parts if part.startswith(b"\xff\xd8")]
+    assert len(found) >= 4
+    for picture in found:
         assert not Image.open(BytesIO(picture)).getexif()
     logs = b"".join(path.read_bytes() for path in (project.root / "data" / "dagster").rglob("*.db"))
     assert b"STREAM b'IHDR'" in logs  # Pillow's own, at DEBUG
     assert b"Features of batch private are finished" in logs
+
+
+def test_the_contact_sheet_shows_the_photos_and_tells_what_they_were_taken_with(project) -> None:
+    """Else the search of it would prove little; the originals are shown, whose files tell all."""
+    page = (project.root / "data" / "features" / f"{BATCH}.html").read_text()
+    assert page.count("Fujifilm X100") == 4
+    found = list(pictures(page))
+    assert len(found) == 4
+    for picture in found:
+        image = Image.open(BytesIO(picture))
+        assert image.size == (96, 64)
+        assert not image.getexif()
+        assert not {"exif", "xmp", "icc_profile", "comment"} & image.info.keys()
 
 
 def test_neither_logs_nor_the_terminal_tell_anything(project) -> None:
@@ -275,3 +295,6 @@ def test_the_search_finds_what_it_looks_for(project, tmp_path) -> None:
         database.execute("INSERT INTO t VALUES (?)", (zlib.compress(secret("packed").encode() * 50),))
         database.commit()
     assert any(told(part) for part in contents(tmp_path / "packed.db"))
+    packed = base64.b64encode(photo("JPEG", 0)).decode()
+    (tmp_path / "page.html").write_text(f'["image/webp","{packed}"]')
+    assert any(told(part) for part in contents(tmp_path / "page.html"))
