@@ -36,11 +36,18 @@ PHOTO_REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class RawMeasurement:
-    """A number kept beside a score, in the unit in which it was measured."""
+    """A number kept beside a score, in the unit in which it was measured.
+
+    Attributes:
+        range: the least and the greatest value, where there are such.
+        best: "low" where less is better; None where neither end is.
+    """
 
     name: str
     unit: str
     description: str
+    range: tuple[float, float] | None = None
+    best: Literal["low"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +82,22 @@ METRICS: tuple[Metric, ...] = (
         1,
         "midtone proximity and dynamic range less the clipped share",
         (
-            RawMeasurement("p1", "share of full scale", "1st percentile of luma"),
-            RawMeasurement("p50", "share of full scale", "median luma"),
-            RawMeasurement("p99", "share of full scale", "99th percentile of luma"),
-            RawMeasurement("clipped_low", "share of pixels", "pixels at or under the dark limit"),
-            RawMeasurement("clipped_high", "share of pixels", "pixels at or over the bright limit"),
+            RawMeasurement("p1", "share of full scale", "1st percentile of luma", (0.0, 1.0)),
+            RawMeasurement("p50", "share of full scale", "median luma", (0.0, 1.0)),
+            RawMeasurement("p99", "share of full scale", "99th percentile of luma", (0.0, 1.0)),
+            RawMeasurement("clipped_low", "share of pixels", "pixels at or under the dark limit", (0.0, 1.0), "low"),
+            RawMeasurement("clipped_high", "share of pixels", "pixels at or over the bright limit", (0.0, 1.0), "low"),
         ),
     ),
     Metric(
         "noise",
         0,
         "wavelet estimate of the noise sigma against the largest that is told apart",
-        (RawMeasurement("noise_sigma", "share of full scale", "robust wavelet estimate of Gaussian noise"),),
+        (
+            RawMeasurement(
+                "noise_sigma", "share of full scale", "robust wavelet estimate of Gaussian noise", best="low"
+            ),
+        ),
     ),
     Metric(
         "clip_iqa",
@@ -98,7 +109,11 @@ METRICS: tuple[Metric, ...] = (
         "brisque",
         1,
         "BRISQUE turned round: 1 - clamp(b / 100)",
-        (RawMeasurement("brisque_raw", "BRISQUE index", "lower is better; mostly 0..100, not bounded"),),
+        (
+            RawMeasurement(
+                "brisque_raw", "BRISQUE index", "BRISQUE as it is published; mostly 0..100, not bounded", best="low"
+            ),
+        ),
     ),
 )
 

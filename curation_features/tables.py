@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from curation_features.schema import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 Row = dict[str, Any]
 ROWS_PER_GROUP = 1024
@@ -39,47 +42,87 @@ METADATA_KEY = b"curation_features"
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """What a column holds. All but the type stands in the metadata of the file's field, too.
+
+    Attributes:
+        type: Arrow's type, as text.
+        unit: of its numbers.
+        range: the least and the greatest number that it can hold.
+        best: the end that a good photo is at: a number of the range, or `low`.
+    """
+
+    type: str
+    description: str
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    best: float | Literal["low"] | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known of its numbers, as text: `unit`, `range` ("[0, 1]") and `direction` ("1 is best")."""
+        best = self.best if self.best is None or isinstance(self.best, str) else f"{self.best:g}"
+        given = {
+            "unit": self.unit,
+            "range": self.range and "[{:g}, {:g}]".format(*self.range),
+            "direction": best and f"{best} is best",
+        }
+        return {name: text for name, text in given.items() if text}
+
+    @property
+    def told(self) -> str:
+        """Its description and its facts, for people."""
+        return "; ".join([self.description, *(f"{name} {text}" for name, text in self.facts.items())])
+
+
+Columns = Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
 class StageTable:
     """How the records of one stage become rows and come back.
 
     Attributes:
-        columns: name -> (Arrow type as text, description).
+        columns: what it holds.
         to_row: the row of a record.
         restore: puts what a row holds back into a record.
         digested: the columns that make up the table's data version.
     """
 
-    columns: Mapping[str, tuple[str, str]]
+    columns: Columns
     to_row: Callable[[PhotoRecord], Row]
     restore: Callable[[PhotoRecord, Row], None]
     digested: tuple[str, ...]
 
 
 _ERROR = "list<struct<stage: string, reason: string, message: string>>"
+_SHARE = (0.0, 1.0)
 _PHOTO = {
-    "photo_id": ("string", "id of the photo"),
-    "image_uri": ("string", "the image that was analysed"),
-    "sha256": ("string", "digest of the bytes that were decoded; null where none could be"),
-    "format": ("string", "real format of the file"),
-    "width": ("int32", "width of the upright image, px"),
-    "height": ("int32", "height of the upright image, px"),
-    "errors": (_ERROR, "why a value is missing"),
+    "photo_id": Column("string", "id of the photo"),
+    "image_uri": Column("string", "the image that was analysed"),
+    "sha256": Column("string", "digest of the bytes that were decoded; null where none could be"),
+    "format": Column("string", "real format of the file"),
+    "width": Column("int32", "width of the upright image", "px"),
+    "height": Column("int32", "height of the upright image", "px"),
+    "errors": Column(_ERROR, "why a value is missing"),
 }
 _SCORES = {
     name: column
     for metric in METRICS
     for name, column in {
-        metric.name: ("double", f"{metric.description}; range [0, 1], {metric.best} is best"),
-        **{raw.name: ("double", f"{raw.description} [{raw.unit}]") for raw in metric.raw},
+        metric.name: Column("double", metric.description, None, _SHARE, metric.best),
+        **{raw.name: Column("double", raw.description, raw.unit, raw.range, raw.best) for raw in metric.raw},
     }.items()
 }
 _LABELS = {
-    "clip_labels": (
+    "clip_labels": Column(
         "list<struct<label: string, confidence: double, cosine_score: double>>",
-        "the most probable labels, most probable first; confidence is a softmax probability",
+        "the most probable labels, most probable first",
     ),
-    "label_margin": ("double", "confidence of the first label less that of the second"),
-    "label_cosines": ("list<double>", "cosine of every label of the vocabulary, in its order"),
+    "label_margin": Column("double", "confidence of the first label less that of the second", "probability", _SHARE),
+    "label_cosines": Column(
+        "list<double>", "cosine of every label of the vocabulary, in its order", "cosine", (-1.0, 1.0)
+    ),
 }
 
 
@@ -161,8 +204,8 @@ def _all_but(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
 _TECHNICAL_COLUMNS = {**_PHOTO, **_SCORES}
 _EMBEDDING_COLUMNS = {
     **_PHOTO,
-    "embedding": ("list<float>", "CLIP image vector, unit norm"),
-    "has_embedding": ("bool", "whether there is a vector"),
+    "embedding": Column("list<float>", "CLIP image vector, of norm 1"),
+    "has_embedding": Column("bool", "whether there is a vector"),
 }
 _LABEL_COLUMNS = {**_PHOTO, **_LABELS}
 
@@ -177,20 +220,69 @@ STAGE_TABLES: Mapping[str, StageTable] = {
     "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _all_but(_LABEL_COLUMNS, "image_uri")),
 }
 
-FEATURE_COLUMNS: Mapping[str, tuple[str, str]] = {
-    "batch_id": ("string", "id of the batch"),
-    "position": ("int32", "place in the manifest, from 0"),
-    **{name: column for name, column in _PHOTO.items() if name != "errors"},
-    "status": ("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
+_TAKEN = {
+    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
+    "camera": Column("string", "`exif.camera`"),
+    "lens": Column("string", "`exif.lens`"),
+    "iso": Column("int32", "`exif.iso`", "ISO speed"),
+}
+
+FEATURE_COLUMNS: Columns = {
+    "batch_id": Column("string", "id of the batch"),
+    "position": Column("int32", "place in the manifest, from 0"),
+    "photo_id": _PHOTO["photo_id"],
+    "original_uri": Column("string", "the photo as it was found"),
+    **{name: _PHOTO[name] for name in ("image_uri", "sha256", "format", "width", "height")},
+    **_TAKEN,
+    "status": Column("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
     "errors": _PHOTO["errors"],
     **_SCORES,
-    "label": ("string", "the most probable label"),
-    "confidence": ("double", "softmax probability of that label"),
+    "label": Column("string", "the most probable label"),
+    "confidence": Column("double", "softmax over all labels, of the most probable one", "probability", _SHARE),
     **_LABELS,
-    "version_technical": ("string", "version of the technical scores"),
-    "version_clip": ("string", "version of the labels"),
-    "artifact": ("string", "the artifact as it came in, as JSON: every field of ingest and preprocess"),
+    "version_technical": Column("string", "version of the technical scores"),
+    "version_clip": Column("string", "version of the labels"),
+    "artifact": Column("string", "the artifact as it came in, as JSON: every field of ingest and preprocess"),
 }
+
+EMBEDDING_COLUMNS: Columns = {
+    "batch_id": FEATURE_COLUMNS["batch_id"],
+    "photo_id": _PHOTO["photo_id"],
+    "sha256": _PHOTO["sha256"],
+    "embedding": Column("list<float>", "CLIP image vector, of norm 1; null where there is none"),
+}
+
+_DATETIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
+_INT32 = range(1, 2**31)
+
+
+def taken_columns(artifact: Mapping[str, Any]) -> Row:
+    """What a table tells of a photo's origin; null where the artifact says nothing, or nothing that makes sense.
+
+    `ingest` says "Unknown" of a camera or a lens that the photo does not name: that is nothing, too.
+    """
+    exif = artifact.get("exif")
+    exif = exif if isinstance(exif, dict) else {}
+    iso = exif.get("iso")
+    return {
+        "original_uri": artifact.get("original_uri"),
+        "taken": _taken(exif.get("datetime")),
+        "camera": _named(exif.get("camera")),
+        "lens": _named(exif.get("lens")),
+        "iso": iso if type(iso) is int and iso in _INT32 else None,
+    }
+
+
+def _taken(value: Any) -> datetime | None:
+    found = _DATETIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return datetime(*map(int, found.groups())) if found else None  # type: ignore[arg-type]
+    except ValueError:  # a camera without a clock: 0000:00:00 00:00:00
+        return None
+
+
+def _named(value: Any) -> str | None:
+    return value if isinstance(value, str) and value not in ("", "Unknown") else None
 
 
 def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], record: PhotoRecord) -> Row:
@@ -201,6 +293,7 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
     plain = {name: value for name, value in artifact.items() if name != "features"}
     return {
         **_photo_row(record, ()),
+        **taken_columns(artifact),
         "batch_id": batch_id,
         "position": position,
         "status": features["status"],
@@ -216,9 +309,7 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
 
 
 @contextmanager
-def table_writer(
-    path: Path, columns: Mapping[str, tuple[str, str]], metadata: Mapping[str, Any]
-) -> Iterator[Callable[[Row], None]]:
+def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
     """Give a function that adds a row to the Parquet file at `path`, which appears when the block succeeds.
 
     Rows are written in groups, so that memory does not grow with the table.
@@ -264,7 +355,30 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 
     with pq.ParquetFile(path) as file:
         for group in file.iter_batches(ROWS_READ, columns=columns):
-            yield from group.to_pylist()
+            values = map(_values, group.columns)
+            yield from (dict(zip(group.schema.names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_list(column.type) and pa.types.is_float32(column.type.value_type):
+        return vectors(column)
+    return list(column.to_pylist())
+
+
+def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
+    """The vectors of a `list<float>` column, as views of one array: a Python float for each number takes too long.
+
+    Raises:
+        ValueError: a number in a vector is null.
+    """
+    if column.values.null_count:
+        raise ValueError("a vector has a number that is null")
+    numbers: NDArray[Any] = np.from_dlpack(column.values)  # `to_numpy` would import pandas
+    ends: NDArray[Any] = np.from_dlpack(column.offsets)
+    parts = zip(ends[:-1], ends[1:], column.is_valid().to_pylist(), strict=True)
+    return [numbers[begin:end] if there else None for begin, end, there in parts]
 
 
 def row_count(path: Path) -> int:
@@ -303,12 +417,13 @@ class RowDigest:
         return self._hash.hexdigest()
 
 
-def arrow_schema(columns: Mapping[str, tuple[str, str]], metadata: Mapping[str, Any] | None = None) -> pa.Schema:
-    """The Arrow schema of `columns`, each with its description."""
+def arrow_schema(columns: Columns, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
+    """The Arrow schema of `columns`, each with its description and its facts."""
     import pyarrow as pa
 
     fields = [
-        pa.field(name, _arrow_type(kind), metadata={"description": text}) for name, (kind, text) in columns.items()
+        pa.field(name, _arrow_type(column.type), metadata={"description": column.description, **column.facts})
+        for name, column in columns.items()
     ]
     extra = {METADATA_KEY: json.dumps(metadata or {}, sort_keys=True).encode()}
     return pa.schema(fields, metadata=extra)
@@ -328,6 +443,7 @@ def _arrow_type(kind: str) -> pa.DataType:
         "float": pa.float32(),
         "int32": pa.int32(),
         "bool": pa.bool_(),
+        "timestamp[ms]": pa.timestamp("ms"),  # Parquet has no seconds
     }
     return simple[kind]
 

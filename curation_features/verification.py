@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from curation_features.errors import StoreError
 from curation_features.manifest import Artifact, Batch
 from curation_features.schema import LABELS_PER_PHOTO, METRIC_NAMES, METRICS
-from curation_features.tables import FEATURE_COLUMNS, ROWS_PER_GROUP, arrow_schema
+from curation_features.tables import FEATURE_COLUMNS, ROWS_PER_GROUP, arrow_schema, taken_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -231,8 +231,9 @@ def _metadata(artifact: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- The table ---
 
+_ORIGIN = ("original_uri", "taken", "camera", "lens", "iso")
 _COMPARED = (
-    "batch_id", "position", "photo_id", "image_uri", "status", "errors", *METRIC_NAMES, "label", "confidence",
+    "batch_id", "position", "photo_id", "image_uri", *_ORIGIN, "status", "errors", *METRIC_NAMES, "label", "confidence",
     "clip_labels", "version_technical", "version_clip", "artifact",
 )  # fmt: skip
 
@@ -275,13 +276,18 @@ def _row_problems(
     for name, value in _feature_columns(features).items() if features else ():
         if row.get(name, value) != value:
             yield IN_RANGE, f"{name}: is {_shown(row[name])}, and should be {_shown(value)} by the JSON"
+    accepted = batch.document["artifacts"][artifact.position]
+    for name, value in taken_columns(accepted).items():
+        value = _stored(value) if isinstance(value, str) else value
+        if row.get(name, value) != value:
+            yield UNCHANGED, f"{name}: is not that of the manifest"
     if "artifact" in row:
         try:
             found = _parsed(row["artifact"] or "")
         except (ValueError, RecursionError):
             yield UNCHANGED, "artifact: is not valid JSON"
             return
-        for field, problem in _differences(_metadata(batch.document["artifacts"][artifact.position]), found):
+        for field, problem in _differences(_metadata(accepted), found):
             yield UNCHANGED, f"artifact: {field}{problem}"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from curation_features.errors import StoreError
@@ -23,6 +26,7 @@ from curation_features.schema import (
 )
 from curation_features.stages.merge import merge
 from curation_features.store import ArtifactStore
+from curation_features.tables import read_rows
 
 VERSION = {"technical": "t", "clip": "c"}
 
@@ -196,3 +200,60 @@ def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
     store.manifest_path("other").write_bytes(store.manifest_path("b").read_bytes())
     with pytest.raises(StoreError, match="holds the manifest of batch 'b'"):
         store.manifest("other")
+
+
+# --- What a table tells of its columns, and of where a photo is from ---
+
+
+def test_a_field_of_a_table_tells_what_it_means_its_unit_range_and_direction(store: ArtifactStore) -> None:
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    schema = pq.read_schema(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+
+    def told(name: str) -> dict[str, str]:
+        facts = {key.decode(): value.decode() for key, value in schema.field(name).metadata.items()}
+        assert facts.pop("description")
+        return {key: value for key, value in facts.items() if not key.startswith("PARQUET:")}
+
+    assert told("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
+    assert told("noise") == {"range": "[0, 1]", "direction": "0 is best"}
+    assert told("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
+    assert told("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
+    assert told("width") == {"unit": "px"}
+    assert told("camera") == {}
+    assert {metric.name: told(metric.name)["direction"] for metric in METRICS} == {
+        metric.name: f"{metric.best} is best" for metric in METRICS
+    }
+    assert all(schema.field(name).metadata[b"description"] for name in schema.names)
+
+
+NOTHING = {"taken": None, "camera": None, "lens": None, "iso": None}
+
+
+@pytest.mark.parametrize(
+    ("exif", "expected"),
+    [
+        (
+            {"datetime": "2024:02:29 23:59:58", "camera": "=1+1", "lens": "<b>35 mm</b>", "iso": 64, "gps": [47, 8]},
+            {"taken": datetime(2024, 2, 29, 23, 59, 58), "camera": "=1+1", "lens": "<b>35 mm</b>", "iso": 64},
+        ),
+        ({"camera": "Unknown", "lens": "", "iso": None, "datetime": None}, NOTHING),
+        ({"camera": 5, "lens": ["x"], "iso": "64", "datetime": 20240229}, NOTHING),
+        ({"iso": True, "datetime": "2023:02:29 00:00:00"}, NOTHING),
+        ({"iso": 0, "datetime": "0000:00:00 00:00:00"}, NOTHING),
+        ({"iso": 2**31, "datetime": "2024:02:28 10:00:00Z"}, NOTHING),
+        ({"iso": 64.5, "datetime": "\u0662024:02:28 10:00:00"}, NOTHING),
+        ({"iso": 2**31 - 1, "datetime": "0001:01:01 00:00:00"}, {"iso": 2**31 - 1, "taken": datetime(1, 1, 1)}),
+        ([], NOTHING),
+        ("exif", NOTHING),
+        (None, NOTHING),
+    ],
+)
+def test_what_a_photo_says_of_its_origin_is_there_and_what_makes_no_sense_is_null(
+    store: ArtifactStore, exif: object, expected: dict[str, object]
+) -> None:
+    artifact = {"photo_id": "a", "std_uri": "a.jpg", "original_uri": "b.jpg", "exif": exif}
+    merged = merge(batch_from({"batch_id": "b", "artifacts": [artifact]}), [measured("a")], VERSION, list("abcdef"), ())
+    [row] = read_rows(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+    assert {name: row[name] for name in NOTHING} == NOTHING | expected
+    assert (row["original_uri"], row["image_uri"]) == ("b.jpg", "a.jpg")
+    assert json.loads(row["artifact"]) == artifact

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def finished(world) -> Finished:
     first, second, last = (world.photo(f"{n}.png", n) for n in range(3))
     artifacts = [
         {**first, "nested": NESTED, "features": {"from": "elsewhere"}},
-        second,
+        {**second, "exif": {"iso": 64, "camera": "X", "lens": "35", "datetime": "2024:02:29 10:00:00"}},
         {"photo_id": "flat", "original_uri": "flat.png", "exif": {"iso": 64}},
         {"photo_id": "<b>gone</b> and more than is shown", "original_uri": "no\ud800.jpg", "exif": {"iso": 64}},
         {**first, "exif": {"iso": 100}, "features": None},
@@ -395,6 +396,17 @@ def test_damage_to_the_table_is_found_by_the_check_that_is_about_it(finished, da
 def test_no_feature_in_the_table_can_vanish_unseen(finished, name) -> None:
     finished.edit_table(cell(name, 1, None))
     assert set(finished.problems()) == {IN_RANGE}
+
+
+ANOTHER = {"original_uri": "y", "taken": datetime(2024, 2, 29, 10, 0, 1), "camera": "Y", "lens": "Y", "iso": 65}
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+@pytest.mark.parametrize("gone", [False, True])
+def test_where_a_photo_is_from_is_told_by_the_manifest(finished, name, gone) -> None:
+    finished.edit_table(cell(name, 1, None if gone else ANOTHER[name]))
+    assert set(finished.problems()) == {UNCHANGED}
+    assert f"{name}: is not that of the manifest" in "".join(finished.problems()[UNCHANGED])
 
 
 def test_half_a_surrogate_pair_in_a_message_is_what_a_table_can_hold_of_it(finished) -> None:

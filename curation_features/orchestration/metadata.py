@@ -29,12 +29,10 @@ from curation_features.stages.summary import (
     score_percentiles,
 )
 from curation_features.store import FeatureArtifact, StageArtifact
-from curation_features.tables import FEATURE_COLUMNS
+from curation_features.tables import FEATURE_COLUMNS, Column, Columns
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
 """Gives a small JPEG of a record's photo, or None."""
-
-Columns = Mapping[str, tuple[str, str]]
 
 _ROWS_SHOWN = 10
 _LABELS_SIZE = 9_000  # characters of JSON
@@ -43,11 +41,15 @@ _BAR_LENGTH = 20
 
 
 def column_schema(columns: Columns) -> dg.TableSchema:
-    """The columns of a table, with what they mean. Of a structure only its kind is said: pages have little room."""
+    """The columns of a table, with meaning and units. Of a structure only its kind is said: pages have little room."""
     return dg.TableSchema(
         [
-            dg.TableColumn(name, "list<struct>" if kind.startswith("list<struct") else kind, description=text)
-            for name, (kind, text) in columns.items()
+            dg.TableColumn(
+                name,
+                "list<struct>" if column.type.startswith("list<struct") else column.type,
+                description=column.told,
+            )
+            for name, column in columns.items()
         ]
     )
 
@@ -230,8 +232,11 @@ def _failed_table(failed: tuple[Pick, ...]) -> dg.TableMetadataValue:
     return _table(_FAILED_COLUMNS, rows)
 
 
-def _table(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], column_schema(columns))
+def _table(columns: Mapping[str, tuple[str, str]], rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [dg.TableRecord(dict(row)) for row in rows],
+        column_schema({name: Column(*told) for name, told in columns.items()}),
+    )
 
 
 # The gallery ---------------------------------------------------------------------------------------------------------
