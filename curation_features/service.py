@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from curation_features.manifest import Batch, batch_from
+from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
 from curation_features.stages import FeatureStages, Merged, RunStats, merge
 from curation_features.stages.plan import ALL_PARTS
@@ -53,13 +54,19 @@ class FeaturesService:
         """
         return self.run(batch_from(batch)).document
 
-    def run(self, batch: Batch) -> Merged:
-        """Like `process`, for a batch that is parsed already; also gives the records behind the document."""
+    def run(self, batch: Batch, each: Callable[[PhotoRecord], None] | None = None) -> Merged:
+        """Like `process`, for a batch that is parsed already; also gives the records behind the document.
+
+        Args:
+            each: takes each photo's record when it is finished, while it has its image vector still.
+        """
         stages = self._feature_stages()
         stats = RunStats()
         plan = stages.plan(ALL_PARTS)
         records = []
         for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
+            if each is not None:
+                each(record)
             record.embedding = None  # labels are made, and vectors are large: a long batch need not hold them
             records.append(record)
         with stats.timing("merge"):

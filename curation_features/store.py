@@ -3,6 +3,7 @@
     data/manifests/{batch_id}.json           the manifest of a batch, as it was accepted
     data/stages/{stage}/{batch_id}.parquet   what a stage made, for the stages after it
     data/features/{batch_id}.json, .parquet  the enriched artifacts, and the same as a table
+    data/features/embeddings/{batch_id}.parquet  the image vectors: not beside the tables, whose glob would match them
 
 Everything is written to a temporary name, flushed to disk and renamed.
 """
@@ -10,9 +11,10 @@ Everything is written to a temporary name, flushed to disk and renamed.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from curation_features.tables import (
     record_of,
     table_writer,
 )
+from curation_features.vectors import VectorsFile, vectors_file
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class StageArtifact:
 
 @dataclass(frozen=True, slots=True)
 class FeatureArtifact:
-    """The finished features of a batch: both files, and the digest of the JSON file's bytes."""
+    """The finished features of a batch: its files, and the digest of the JSON file's bytes."""
 
     json_path: Path
     table_path: Path
@@ -111,7 +116,7 @@ class ArtifactStore:
             return
         self._swept = True
         stages = [f"stages/{stage}" for stage in STAGE_TABLES]
-        for name in ("manifests", "features", "cache", "cache/thumbnails", *stages):
+        for name in ("manifests", "features", "features/embeddings", "cache", "cache/thumbnails", *stages):
             sweep(self.data_path / name)
 
     def batch_ids(self) -> list[str]:
@@ -123,20 +128,25 @@ class ArtifactStore:
         return self.data_path / "stages" / stage / f"{batch_id}.parquet"
 
     def write_stages(
-        self, batch: Batch, records: Iterable[PhotoRecord], versions: Mapping[str, Mapping[str, str]]
+        self,
+        batch: Batch,
+        records: Iterable[PhotoRecord],
+        versions: Mapping[str, Mapping[str, str]],
+        model: str | None = None,
     ) -> dict[str, StageArtifact]:
         """Write what one or several stages made, out of one stream of records, as they come.
 
         Args:
             versions: for each stage to be written, the versions of its parts. They are kept with it, as is the
                 digest of the manifest.
+            model: the CLIP model as settings name it, which is kept with them, too.
         """
         writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
         artifacts: dict[str, Callable[[], StageArtifact]] = {}
         with ExitStack() as stack:
             for stage, parts in versions.items():
                 table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
-                metadata = {"versions": dict(parts), "manifest": batch.digest}
+                metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model}
                 digest = RowDigest(table.digested, str(sorted(parts.items())))
                 writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
                 artifacts[stage] = partial(_stage_artifact, path, digest, metadata)
@@ -184,16 +194,62 @@ class ArtifactStore:
         folder = self.data_path / "features"
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
-    def write_features(
-        self, document: Mapping[str, Any], rows: Iterable[Row], version: Mapping[str, str], labels: Sequence[str]
-    ) -> FeatureArtifact:
-        """Write the enriched artifacts. The JSON file comes last: where it stands, the table stands too.
+    def embeddings_path(self, batch_id: str) -> Path:
+        """Where the image vectors of a finished batch lie."""
+        return self.data_path / "features" / "embeddings" / f"{batch_id}.parquet"
 
-        Neither replaces the one before until there was room for both.
+    def embeddings(self, batch_id: str, version: str | None, model: str | None) -> AbstractContextManager[VectorsFile]:
+        """A file for the image vectors of a batch, to be filled and given to `write_features` (see `VectorsFile`).
+
+        Args:
+            version: of the vectors; None where there are none.
+            model: the CLIP model as settings name it.
+        """
+        return vectors_file(self.embeddings_path(batch_id), batch_id, {"version": version, "model": model})
+
+    @contextmanager
+    def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[VectorsFile]:
+        """The vectors that `image_embeddings` has made of these records' very bytes; null for all others.
+
+        Args:
+            records: of the batch's distinct photos, in order.
+        """
+        try:
+            made = self.stage_metadata("image_embeddings", batch)
+        except StoreError as error:
+            log.warning("Features without vectors: %s", error)
+            made = {}
+        version = made.get("versions", {}).get("embedding")
+        with self.embeddings(batch.batch_id, version, made.get("model")) as file:
+            stored = self._readable_stage("image_embeddings", batch) if made else iter(())
+            for record in records:
+                found = next(stored, None)
+                fits = found is not None and found.info == record.info
+                file.add(replace(record, embedding=found.embedding if found and fits else None))
+            yield file
+
+    def _readable_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
+        try:
+            yield from self.read_stage(stage, batch)
+        except StoreError as error:
+            log.warning("The rest of it is left out: %s", error)
+
+    def write_features(
+        self,
+        document: Mapping[str, Any],
+        rows: Iterable[Row],
+        version: Mapping[str, str],
+        labels: Sequence[str],
+        embeddings: VectorsFile | None = None,
+    ) -> FeatureArtifact:
+        """Write the enriched artifacts. The JSON file comes last: where it stands, the others stand too.
+
+        None replaces the one before until there was room for all.
 
         Args:
             version: the `version` of the features.
             labels: the vocabulary, in the order of the table's cosines.
+            embeddings: the image vectors; None: there are none, and older ones go.
         """
         json_path, table_path = self.feature_paths(document["batch_id"])
         data = to_json(document)
@@ -205,6 +261,12 @@ class ArtifactStore:
                 with table_writer(table_path, FEATURE_COLUMNS, metadata) as add:
                     for row in rows:
                         add(row)
+                    if embeddings is not None:
+                        embeddings.finish()
+                if embeddings is not None:
+                    embeddings.publish()
+                else:
+                    self.embeddings_path(document["batch_id"]).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(json_path, error) from error
         return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())

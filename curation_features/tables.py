@@ -312,10 +312,26 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
 def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
     """Give a function that adds a row to the Parquet file at `path`, which appears when the block succeeds.
 
-    Rows are written in groups, so that memory does not grow with the table.
-
     Raises:
         StoreError: the file cannot be written; what was at `path` before is intact.
+    """
+    try:
+        with replacing(path) as temporary, rows_writer(temporary, columns, metadata) as add:
+            yield add
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def rows_writer(
+    path: Path, columns: Columns, metadata: Mapping[str, Any], **options: Any
+) -> Iterator[Callable[[Row], None]]:
+    """Give a function that adds a row to the Parquet file at `path`, whatever becomes of it; raises `OSError`.
+
+    Rows are written in groups, so that memory does not grow with the table.
+
+    Args:
+        options: of `pyarrow.parquet.ParquetWriter`.
     """
     import pyarrow.parquet as pq
 
@@ -332,12 +348,9 @@ def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> I
             writer.write_table(_arrow_table(waiting, schema))
             waiting.clear()
 
-    try:
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            yield add
-            flush()
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with pq.ParquetWriter(path, schema, **{"compression": "zstd", **options}) as writer:
+        yield add
+        flush()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -145,10 +145,10 @@ def test_a_cached_materialization_loads_no_torch_and_gives_the_same_bytes(manife
     )
     features = manifest.parents[1] / "features"
     assert "torch" in run(code).stdout.splitlines()[-1]
-    before = {path.name: path.read_bytes() for path in features.iterdir()}
+    before = {path: path.read_bytes() for path in features.rglob("*.*")}
     assert run(code).stdout.splitlines()[-1] == "[]"
-    assert {path.name: path.read_bytes() for path in features.iterdir()} == before
-    assert set(before) == {"b.json", "b.parquet"}
+    assert {path: path.read_bytes() for path in features.rglob("*.*")} == before
+    assert {str(path.relative_to(features)) for path in before} == {"b.json", "b.parquet", "embeddings/b.parquet"}
 
 
 def test_service_and_pipeline_give_the_same_bytes(manifest: Path, run: Run) -> None:
@@ -189,11 +189,11 @@ def test_the_results_are_the_same_without_asserts(manifest: Path, run: Run, tmp_
 
     def made() -> dict[str, bytes]:
         files = (path for folder in ("features", "events") for path in (tmp_path / "data" / folder).rglob("*.*"))
-        return {path.name: path.read_bytes() for path in files if path.is_file()}
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files if path.is_file()}
 
     run(command, "process", "data/batches/b.json")
     plain = made()
-    assert len(plain) == 3
+    assert len(plain) == 4
     run(command, "cache", "clear", "--all")
     for folder in ("features", "events"):
         shutil.rmtree(tmp_path / "data" / folder)

@@ -7,7 +7,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -21,7 +21,9 @@ from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    from curation_features.stages import FeatureStages
+    from curation_features.manifest import Batch
+    from curation_features.schema import PhotoRecord
+    from curation_features.stages import FeatureStages, Merged
 
 
 MOST_REJECTED = 20
@@ -105,10 +107,10 @@ def _show_ingested(fields: Mapping[str, Any]) -> None:
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events import Outbox
-    from curation_features.manifest import distinct_photos, read_manifest, to_json
+    from curation_features.manifest import read_manifest, to_json
     from curation_features.report.sheet import refresh
-    from curation_features.service import FeaturesService
     from curation_features.stages.completion import completed
+    from curation_features.stages.plan import EMBEDDING_PARTS
     from curation_features.store import ArtifactStore
 
     to_stdout = args.output == "-"
@@ -116,26 +118,35 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         raise UsageError("--json and --output -: only one of them can be on standard output")
     batch = read_manifest(args.manifest)
     stages = stages_of_run(settings, to_stderr=to_stdout)
-    start = time.monotonic()
-    with progress("measuring", len(distinct_photos(batch))) as bar:
-        watch(stages, bar)
-        merged = FeaturesService(stages=stages).run(batch)
-    finished = Finished(
-        merged.document,
-        photos=len(distinct_photos(batch)),
-        cached=sum({id(record): record.cached for record in merged.records}.values()),
-        seconds=time.monotonic() - start,
-    )
     if args.output:
+        merged, finished = _measured(batch, stages)
         _write_output(args.output, to_json(merged.document))
         return outcome_of(finished, {} if to_stdout else {"features": Path(args.output)}, silent=to_stdout)
     store = ArtifactStore(settings.data_path)
+    version = stages.plan(EMBEDDING_PARTS).versions.get("embedding")
     labels = stages.classifier.vocabulary.labels
-    with store.exclusive(batch.batch_id):
-        artifact = store.write_features(merged.document, merged.rows(), merged.version, labels)
-        refresh(artifact, settings)
-        Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
+    with store.embeddings(batch.batch_id, version, settings.model) as embeddings:
+        merged, finished = _measured(batch, stages, embeddings.add)
+        with store.exclusive(batch.batch_id):
+            artifact = store.write_features(merged.document, merged.rows(), merged.version, labels, embeddings)
+            refresh(artifact, settings)
+            Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
+
+
+def _measured(
+    batch: Batch, stages: FeatureStages, each: Callable[[PhotoRecord], None] | None = None
+) -> tuple[Merged, Finished]:
+    """The features of a batch, and what is told of the run; `each` gets every record while it has its vector."""
+    from curation_features.manifest import distinct_photos
+    from curation_features.service import FeaturesService
+
+    photos, start = len(distinct_photos(batch)), time.monotonic()
+    with progress("measuring", photos) as bar:
+        watch(stages, bar)
+        merged = FeaturesService(stages=stages).run(batch, each)
+    cached = sum({id(record): record.cached for record in merged.records}.values())
+    return merged, Finished(merged.document, photos=photos, cached=cached, seconds=time.monotonic() - start)
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:

@@ -61,8 +61,8 @@ class Finished:
 
 def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
     """The files of a finished batch that are there."""
-    suffixes = {"features": ".json", "table": ".parquet", "page": ".html"}
-    paths = {name: folder / f"{batch_id}{suffix}" for name, suffix in suffixes.items()}
+    names = {"features": "{}.json", "table": "{}.parquet", "embeddings": "embeddings/{}.parquet", "page": "{}.html"}
+    paths = {name: folder / path.format(batch_id) for name, path in names.items()}
     return {name: path for name, path in paths.items() if path.exists()}
 
 

@@ -71,7 +71,7 @@ def _pixel_stages(batch: Batch, names: list[str], stages: FeatureStages, store: 
     versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
     records = stats.counted(stages.measure(batch, plan, stats))
     planned = digest({"versions": dict(plan.versions), "missing": sorted(plan.missing)})[:16]
-    for name, artifact in store.write_stages(batch, records, versions).items():
+    for name, artifact in store.write_stages(batch, records, versions, stages.settings.model).items():
         yield Made(name, artifact.digest, {**stage_metadata(artifact, stats, plan), "pass": planned})
 
 
@@ -88,7 +88,8 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made
     records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
     vocabulary = stages.classifier.vocabulary
     merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
-    artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels)
+    with store.stored_embeddings(batch, records) as embeddings:
+        artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels, embeddings)
     sheet = refresh(artifact, stages.settings)  # before the event: who gets that finds the page, and so does Dagster
     metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact, sheet)}
     return Made("features", artifact.digest, metadata, (merged, artifact))

@@ -148,15 +148,15 @@ def test_a_table_and_its_json_file_are_replaced_together_or_not_at_all(project: 
     place.spoil("full", leaving=65536)
     assert main(["process", "new.json"]) == 1
     assert features(project) == old
-    assert place.names() == ["trip.json", "trip.parquet"]
+    assert place.names() == ["embeddings", "embeddings/trip.parquet", "trip.json", "trip.parquet"]
 
 
-def features(project: Path) -> tuple[bytes, bytes]:
-    folder = project / "data" / "features"
-    return (folder / "trip.json").read_bytes(), (folder / "trip.parquet").read_bytes()
+def features(project: Path) -> tuple[bytes, ...]:
+    names = ("trip.json", "trip.parquet", "embeddings/trip.parquet")
+    return tuple((project / "data" / "features" / name).read_bytes() for name in names)
 
 
-def digest(files: tuple[bytes, bytes]) -> str:
+def digest(files: tuple[bytes, ...]) -> str:
     return hashlib.sha256(files[0]).hexdigest()
 
 
