@@ -2,6 +2,7 @@
 
     from curation_features import FeaturesService
     result = FeaturesService().process(batch)
+    photos = curation_features.load()        # all finished batches as a pandas DataFrame
 
 Importing this package loads neither torch nor Dagster; names are imported when they are first used.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curation_features.clip.classifier import CLIPClassifier
     from curation_features.errors import CurationError, ManifestError, MissingWeightsError, SettingsError
+    from curation_features.frames import load
     from curation_features.service import FeaturesService
     from curation_features.settings import Settings, load_settings
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -30,6 +32,7 @@ __all__ = [
     "SettingsError",
     "TechnicalQualityAnalyzer",
     "__version__",
+    "load",
     "load_settings",
 ]
 
@@ -42,6 +45,7 @@ _HOME = {
     "Settings": "settings",
     "SettingsError": "errors",
     "TechnicalQualityAnalyzer": "technical.analyzer",
+    "load": "frames",
     "load_settings": "settings",
 }
 

@@ -194,6 +194,10 @@ class ArtifactStore:
         folder = self.data_path / "features"
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
+    def finished_batch_ids(self) -> list[str]:
+        """The batches whose features are finished, sorted: the JSON file is written last."""
+        return sorted(path.stem for path in (self.data_path / "features").glob("[A-Za-z0-9]*.json"))
+
     def embeddings_path(self, batch_id: str) -> Path:
         """Where the image vectors of a finished batch lie."""
         return self.data_path / "features" / "embeddings" / f"{batch_id}.parquet"

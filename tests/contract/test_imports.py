@@ -22,6 +22,7 @@ PUBLIC_NAMES = [
     "SettingsError",
     "TechnicalQualityAnalyzer",
     "__version__",
+    "load",
     "load_settings",
 ]
 
