@@ -70,11 +70,11 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What lies in a cache folder."""
+    """What lies in a cache folder: the entries of photos, their size, and the vocabularies with label embeddings."""
 
     photos: int
     bytes: int
-    label_embeddings: bool
+    label_embeddings: int
 
 
 class FeatureCache:
@@ -87,7 +87,7 @@ class FeatureCache:
 
     @property
     def label_embeddings(self) -> Path:
-        """Where the label embeddings are kept."""
+        """Where the label embeddings of the project's own vocabulary are kept; those of others lie beside it."""
         return self.folder / "label_embeddings.pt"
 
     def path(self, photo_id: str) -> Path:
@@ -123,7 +123,7 @@ class FeatureCache:
         for path in self._entries():
             with suppress(FileNotFoundError):  # deleted meanwhile
                 sizes.append(path.stat().st_size)
-        return CacheStats(len(sizes), sum(sizes), self.label_embeddings.exists())
+        return CacheStats(len(sizes), sum(sizes), len(self._label_files()))
 
     def clear(self, *, label_embeddings: bool = False) -> int:
         """Delete every photo's entry (and the label embeddings, if asked); returns how many files went.
@@ -134,7 +134,7 @@ class FeatureCache:
             StoreError: a file cannot be deleted.
         """
         sweep(self.folder)
-        doomed = [*self._entries(), *([self.label_embeddings] if label_embeddings else [])]
+        doomed = [*self._entries(), *(self._label_files() if label_embeddings else [])]
         count = 0
         for path in doomed:
             try:
@@ -145,6 +145,10 @@ class FeatureCache:
                 raise cannot_write(path, error) from error
             count += 1
         return count
+
+    def _label_files(self) -> list[Path]:
+        others = self.folder.glob("label_embeddings-*.pt")
+        return [path for path in (self.label_embeddings, *others) if path.exists()]
 
     def _entries(self) -> Iterator[Path]:
         return self.folder.glob("[0-9a-f]*.json") if self.folder.is_dir() else iter(())

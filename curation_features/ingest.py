@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.confinement import SUFFIXES
 from curation_features.errors import InputError, PhotoError
 from curation_features.exif import read_exif
@@ -78,7 +79,12 @@ def find_photos(folder: Path) -> list[Path]:
 
 
 def ingest(
-    photos: Sequence[Path], settings: Settings, *, batch_id: str, progress: Callable[[int], None] | None = None
+    photos: Sequence[Path],
+    settings: Settings,
+    *,
+    batch_id: str,
+    vocabulary: str | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> IngestResult:
     """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/batches/{batch_id}.json`.
 
@@ -89,13 +95,18 @@ def ingest(
     Args:
         photos: one artifact each, in this order. A symbolic link is followed only within the photos' own folders.
         batch_id: see `new_batch_id`.
+        vocabulary: name of the vocabulary that the manifest asks for; none: the project's.
         progress: called with 1 for each photo that is done.
 
     Raises:
-        ManifestError: a `batch_id` that is not legal.
+        ManifestError: a `batch_id` or the name of a vocabulary that is not legal.
+        SettingsError: there is no such vocabulary, or it cannot be used.
         StoreError: an image or the manifest cannot be written.
     """
-    batch_from({"batch_id": batch_id, "artifacts": []})  # before any work
+    head = {"batch_id": batch_id} if vocabulary is None else {"batch_id": batch_id, "vocabulary": vocabulary}
+    batch_from({**head, "artifacts": []})  # before any work
+    if vocabulary is not None:
+        named_vocabulary(settings, vocabulary)
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     paths = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 (a link keeps its own name)
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
@@ -109,7 +120,7 @@ def ingest(
             rejected.append((photo, rejection))
         if progress:
             progress(1)
-    manifest = {"batch_id": batch_id, "artifacts": artifacts}
+    manifest = {**head, "artifacts": artifacts}
     path = settings.data_path / "batches" / f"{batch_id}.json"
     store_bytes(path, to_json(manifest), durable=True)
     return IngestResult(manifest, path, tuple(rejected))

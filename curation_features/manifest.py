@@ -26,6 +26,9 @@ EVENT_TYPE = "preprocess.completed"
 MAX_PHOTO_ID = 512  # characters
 MAX_DEPTH = 100  # levels; far under Python's recursion limit, so that what was read can also be written
 
+VOCABULARY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What a vocabulary may be called: it becomes the name of a file."""
+
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _JSON_MEDIA_TYPE = re.compile(r"(application/json|[^/;\s]+/[^/;\s]+\+json)\s*(;.*)?", re.IGNORECASE)
 
@@ -57,12 +60,14 @@ class Batch:
         document: the bare manifest with every field of the input, not shared with the caller.
         digest: sha256 (hex) of `document` as compact JSON in its own key order; the same for a bare manifest and
             for an event that carries it.
+        vocabulary: name of the vocabulary that its photos are to be labelled with; None: the project's.
     """
 
     batch_id: str
     artifacts: tuple[Artifact, ...]
     document: Mapping[str, Any]
     digest: str
+    vocabulary: str | None = None
 
 
 def read_manifest(path: Path) -> Batch:
@@ -115,6 +120,13 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
             "must be 1 to 128 letters, digits, '.', '_' or '-', begin with a letter or a digit, and hold no '..'; "
             f"not {_shown(batch_id)}",
         )
+    vocabulary = manifest.get("vocabulary")
+    if vocabulary is not None and not (isinstance(vocabulary, str) and VOCABULARY_NAME.fullmatch(vocabulary)):
+        raise ManifestError(
+            "vocabulary",
+            "must be the name of a vocabulary, 1 to 64 letters, digits, '_' or '-', and never a path; "
+            f"not {_shown(vocabulary)}",
+        )
     artifacts = _required(manifest, "artifacts", ())
     if not isinstance(artifacts, list):
         raise ManifestError("artifacts", f"must be a list, not {_shown(artifacts)}")
@@ -123,6 +135,7 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
         artifacts=tuple(_artifact(position, fields) for position, fields in enumerate(artifacts)),
         document=manifest,
         digest=hashlib.sha256(json.dumps(manifest, separators=(",", ":"), allow_nan=False).encode()).hexdigest(),
+        vocabulary=vocabulary,
     )
 
 

@@ -45,11 +45,11 @@ class FeaturesService:
 
         Args:
             batch: `{"batch_id": ..., "artifacts": [...]}`, or a CloudEvents 1.0 `preprocess.completed` event
-                that has it as its `data`.
+                that has it as its `data`. A `"vocabulary": NAME` in it names the labels that it is to have.
 
         Raises:
             ManifestError: the batch can never be processed; names the field and its position.
-            SettingsError: settings, labels or templates cannot be used.
+            SettingsError: settings, labels or templates cannot be used, or there is no such vocabulary.
             MissingWeightsError: a model's weights are not here, and settings do not permit a degraded run.
         """
         return self.run(batch_from(batch)).document
@@ -60,7 +60,7 @@ class FeaturesService:
         Args:
             each: takes each photo's record when it is finished, while it has its image vector still.
         """
-        stages = self._feature_stages()
+        stages = self._feature_stages().for_batch(batch)
         stats = RunStats()
         plan = stages.plan(ALL_PARTS)
         records = []
@@ -71,8 +71,8 @@ class FeaturesService:
             records.append(record)
         with stats.timing("merge"):
             version = {"technical": plan.technical_version, "clip": plan.clip_version}
-            vocabulary = stages.classifier.vocabulary
-            merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
+            labels = stages.classifier.vocabulary.labels
+            merged = merge(batch, records, version, labels, stages.settings.fallback_labels)
         _log_batch(batch, merged, stats)
         return merged
 

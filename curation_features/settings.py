@@ -69,6 +69,9 @@ class Settings:
     templates_file: str = _setting(
         "config/templates.json", "the prompt templates, as {'templates': [...]}", through=("labels",)
     )
+    vocabularies_dir: str = _setting(
+        "config/vocabularies", "named vocabularies that batches may ask for, as NAME.json", through=("labels",)
+    )
     photo_roots: tuple[str, ...] = _setting(
         (), "folders and URI prefixes that photos may be read from; empty: the project's root"
     )

@@ -47,6 +47,7 @@ def register(commands: Any) -> None:
     where.add_argument("photos", nargs="?", type=Path, metavar="PHOTOS_DIR", help="folder of photos, read recursively")
     where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
     command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
+    command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary that the batch asks for")
 
     command = declare(commands, "process", process, "curation-features process data/batches/trip.json", RESULT_FIELDS)
     _batch_arguments(command)
@@ -63,6 +64,9 @@ def register(commands: Any) -> None:
 
 def _batch_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command.add_argument(
+        "--vocabulary", metavar="NAME_OR_FILE", help="label with this one, whatever the manifest asks for"
+    )
     command.add_argument(
         "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
     )
@@ -83,7 +87,7 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
     batch_id = args.batch_id or new_batch_id(datetime.now())
     start = time.monotonic()
     with progress("ingesting", len(photos)) as bar:
-        result = ingest_photos(photos, settings, batch_id=batch_id, progress=bar.advance)
+        result = ingest_photos(photos, settings, batch_id=batch_id, vocabulary=args.vocabulary, progress=bar.advance)
     fields = {
         "batch_id": batch_id,
         "photos": len(photos),
@@ -117,18 +121,18 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     if to_stdout and args.json:
         raise UsageError("--json and --output -: only one of them can be on standard output")
     batch = read_manifest(args.manifest)
-    stages = stages_of_run(settings, to_stderr=to_stdout)
+    stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
+    stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
         merged, finished = _measured(batch, stages)
         _write_output(args.output, to_json(merged.document))
         return outcome_of(finished, {} if to_stdout else {"features": Path(args.output)}, silent=to_stdout)
     store = ArtifactStore(settings.data_path)
     version = stages.plan(EMBEDDING_PARTS).versions.get("embedding")
-    labels = stages.classifier.vocabulary.labels
     with store.embeddings(batch.batch_id, version, settings.model) as embeddings:
         merged, finished = _measured(batch, stages, embeddings.add)
         with store.exclusive(batch.batch_id):
-            artifact = store.write_features(merged.document, merged.rows(), merged.version, labels, embeddings)
+            artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
             refresh(artifact, settings)
             Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
@@ -143,7 +147,7 @@ def _measured(
 
     photos, start = len(distinct_photos(batch)), time.monotonic()
     with progress("measuring", photos) as bar:
-        watch(stages, bar)
+        watch(stages, batch, bar)
         merged = FeaturesService(stages=stages).run(batch, each)
     cached = sum({id(record): record.cached for record in merged.records}.values())
     return merged, Finished(merged.document, photos=photos, cached=cached, seconds=time.monotonic() - start)
@@ -159,13 +163,14 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
         from curation_features.orchestration import launch
         from curation_features.orchestration.project import build_definitions
     batch = read_manifest(args.manifest)
-    stages, store = stages_of_run(settings), ArtifactStore(settings.data_path)
+    stages, store = stages_of_run(settings, args.vocabulary), ArtifactStore(settings.data_path)
+    stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     definitions = build_definitions(settings, resources={"stages": stages, "store": store})
     with launch.project_instance(settings, packaged_file("dagster.yaml")) as instance:
         launch.accept(batch, store, instance)
         start = time.monotonic()
         with progress("measuring", len(distinct_photos(batch))) as bar:
-            watch(stages, bar)
+            watch(stages, batch, bar)
             result = launch.materialize(batch, definitions, instance)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
@@ -192,13 +197,13 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     )
 
 
-def watch(stages: FeatureStages, bar: Bar) -> None:
+def watch(stages: FeatureStages, batch: Batch, bar: Bar) -> None:
     """Let a bar tell what becomes of the photos, and what they wait for."""
     stages.progress = bar.photo
     models = stages.models
     for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
         model.loading = partial(bar.waiting, f"loading {name}")
-    stages.classifier.building = partial(bar.waiting, "embedding labels")
+    stages.for_batch(batch).classifier.building = partial(bar.waiting, "embedding labels")
 
 
 @contextmanager
@@ -214,14 +219,17 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def stages_of_run(settings: Settings, *, to_stderr: bool = False) -> FeatureStages:
+def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stderr: bool = False) -> FeatureStages:
     """The stages of a run; says at once, and once, what will be missing from its results."""
+    from curation_features.clip.vocabulary import chosen_vocabulary
     from curation_features.stages import FeatureStages, Models
     from curation_features.stages.plan import ALL_PARTS
 
+    chosen = chosen_vocabulary(settings, vocabulary) if vocabulary else None
     failures: list[WeightsError] = []
     with downloads() as progress:
-        stages = FeatureStages(settings, models=Models.from_settings(settings, progress), announce=failures.append)
+        models = Models.from_settings(settings, progress)
+        stages = FeatureStages(settings, vocabulary=chosen, models=models, announce=failures.append)
         missing = stages.plan(ALL_PARTS).missing
     if missing:
         from rich.panel import Panel

@@ -15,7 +15,7 @@ STATS_FIELDS = {
     "folder": "where the cache lies",
     "photos": "how many photos it knows",
     "bytes": "how large it is",
-    "label_embeddings": "whether it has those of the labels",
+    "label_embeddings": "how many vocabularies it has those of",
 }
 CLEAR_FIELDS = {"folder": "where the cache lies", "deleted": "how many files were deleted"}
 
@@ -33,8 +33,8 @@ def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.cache import FeatureCache
 
     stats = FeatureCache(settings.cache_path).stats()
-    kept = "with" if stats.label_embeddings else "without"
-    told = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} label embeddings"
+    kept = f"with label embeddings of {stats.label_embeddings}" if stats.label_embeddings else "without those of any"
+    told = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} vocabularies"
     return Outcome({"folder": settings.cache_path, **asdict(stats)}, partial(say, told))
 
 

@@ -15,7 +15,7 @@ from curation_features.clip import label_embeddings
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_labelling, label_photos
-from curation_features.clip.vocabulary import load_vocabulary
+from curation_features.clip.vocabulary import vocabulary_of
 from curation_features.images import IMAGE_TYPES, pixels
 from curation_features.models import LazyModel
 from curation_features.schema import Labelling
@@ -38,15 +38,19 @@ class CLIPClassifier:
         classifier = CLIPClassifier()
         classifier.classify("data/input/beach.jpg")
         # [{"label": "beach", "confidence": 0.91, "cosine_score": 0.27}, ...]    five, most probable first
+        CLIPClassifier(labels=["bride", "groom", "rings", "cake", "dance floor"])    with labels of one's own
 
     Confidence is the softmax over all labels of cosine x scale, where the scale is the model's learned one unless
     settings give a temperature; `cosine_score` is the cosine limited to [0, 1]. Label vectors are kept in
-    `label_embeddings.pt` and built anew when labels, templates or model change.
+    `label_embeddings.pt`, for labels of one's own in a file beside it, and built anew when labels, templates or model
+    change.
 
     Args:
         settings: by default those of the current folder and environment.
+        labels: in place of those of the project; distinct, at least five.
+        templates: in place of those of the project; distinct, each with one `{}`, where the label goes.
         engine: a model of one's own (see `LazyModel.ready`) in place of the one that the settings name.
-        label_file: where label vectors are kept; by default `label_embeddings.pt` in the settings' cache.
+        label_file: where label vectors are kept; by default in the settings' cache.
 
     Raises:
         SettingsError: labels or templates that cannot be used. Nothing is loaded before they are checked.
@@ -56,13 +60,17 @@ class CLIPClassifier:
         self,
         settings: Settings | None = None,
         *,
+        labels: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
         engine: LazyModel[ClipEngine] | None = None,
         label_file: Path | None = None,
     ) -> None:
         self.settings = settings or load_settings()
-        self.vocabulary = load_vocabulary(self.settings)
+        self.vocabulary = vocabulary_of(self.settings, labels, templates)
         logger.info("Loaded %d labels and %d templates", len(self.vocabulary.labels), len(self.vocabulary.templates))
-        self.label_file = label_file or self.settings.cache_path / label_embeddings.FILE_NAME
+        is_own = labels is not None or templates is not None
+        name = label_embeddings.file_name(self.vocabulary) if is_own else label_embeddings.FILE_NAME
+        self.label_file = label_file or self.settings.cache_path / name
         self.building: Callable[[], AbstractContextManager[object]] = nullcontext  # entered while vectors are built
         self._engine = engine or clip_model(self.settings)
         self._lock = threading.Lock()

@@ -1,6 +1,9 @@
-"""Label vectors, and the file that keeps them between runs.
+"""Label vectors, and the files that keep them between runs.
 
-The file is a `torch.save` archive of `{"version", "labels", "templates", "logit_scale", "embeddings"}`. Beside torch's
+The project's own vocabulary has `label_embeddings.pt`; others have files beside it that are named by their content, of
+which the `FILES_KEPT` that were used last stay.
+
+A file is a `torch.save` archive of `{"version", "labels", "templates", "logit_scale", "embeddings"}`. Beside torch's
 own entries its zip holds `version.json`, so that whether it is up to date can be told without importing torch.
 """
 
@@ -11,7 +14,10 @@ import io
 import json
 import logging
 import math
+import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "label_embeddings.pt"
+FILES_KEPT = 64
+"""Files of other vocabularies, at most: with 50 labels each has 0.2 MB."""
+
 PROMPTS_AT_ONCE = 128
 
 _LARGEST_VERSION_BYTES = 4096
@@ -55,17 +64,22 @@ def label_version(engine_identity: str, vocabulary: Vocabulary) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, engine_identity, vocabulary.fingerprint]).encode()).hexdigest()
 
 
+def file_name(vocabulary: Vocabulary) -> str:
+    """Name of the file for the vectors of a vocabulary that is not the project's own."""
+    return f"label_embeddings-{vocabulary.fingerprint[:12]}.pt"
+
+
 def embed_labels(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float32]:
     """The vectors (L, D) of the labels: the mean over templates of the prompts' unit vectors, normalised again.
 
     Raises:
         InvalidWeightsError: the model gives no finite vector for a label.
     """
-    prompts = vocabulary.prompts()
     sums = np.zeros((len(vocabulary.labels), engine.dimension))
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        vectors = engine.encode_texts(prompts[start : start + PROMPTS_AT_ONCE]).astype(np.float64)
+    start = 0
+    for vectors in _prompt_vectors(engine, vocabulary):
         np.add.at(sums, np.arange(start, start + len(vectors)) // len(vocabulary.templates), vectors)
+        start += len(vectors)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
@@ -75,6 +89,18 @@ def embed_labels(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float
         )
     unit: NDArray[np.float32] = (sums / norms).astype(np.float32)
     return unit
+
+
+def embed_prompts(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """The unit vectors (L, T, D) of every label in every template."""
+    vectors = np.concatenate(list(_prompt_vectors(engine, vocabulary)))
+    return vectors.reshape(len(vocabulary.labels), len(vocabulary.templates), -1)
+
+
+def _prompt_vectors(engine: ClipEngine, vocabulary: Vocabulary) -> Iterator[NDArray[np.float64]]:
+    prompts = vocabulary.prompts()
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        yield engine.encode_texts(prompts[start : start + PROMPTS_AT_ONCE]).astype(np.float64)
 
 
 def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> None:
@@ -96,6 +122,8 @@ def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> No
         files.write_bytes(path, archive.getvalue())
     except OSError as error:
         logger.warning("Label embeddings cannot be kept in %s (%s): the next run builds them again", path, error)
+    if path.name != FILE_NAME:
+        _drop_oldest(path.parent)
 
 
 def read(path: Path, version: str) -> LabelEmbeddings | None:
@@ -106,7 +134,10 @@ def read(path: Path, version: str) -> LabelEmbeddings | None:
     import torch
 
     try:
-        return _checked(torch.load(path, map_location="cpu", weights_only=True), version)
+        found = _checked(torch.load(path, map_location="cpu", weights_only=True), version)
+        with suppress(OSError):
+            os.utime(path)  # it is in use
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # a damaged or hostile file can raise anything
@@ -124,6 +155,14 @@ def stored_version(path: Path) -> str | None:
     except Exception:  # a damaged or hostile archive can raise anything
         return None
     return version if isinstance(version, str) else None
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Keep the files of the `FILES_KEPT` vocabularies that were used last; never raises."""
+    with suppress(OSError):
+        ages = sorted((path.stat().st_mtime_ns, path) for path in folder.glob("label_embeddings-*.pt"))
+        for _, path in ages[:-FILES_KEPT]:
+            path.unlink(missing_ok=True)
 
 
 def _version_entry(archive: zipfile.ZipFile) -> str:

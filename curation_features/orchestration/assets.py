@@ -76,7 +76,8 @@ SPECS = [
         None,
         """The vocabulary as CLIP text vectors: every label in every template, normalised and averaged.
 
-Kept in `label_embeddings.pt` and shared by all batches; rebuilt when labels, templates or the model change.""",
+The vocabulary is the project's, or the one that the batch's manifest names. Kept in `label_embeddings.pt`, or a file
+beside it, and shared by all batches; rebuilt when labels, templates or the model change.""",
     ),
     _spec(
         "technical_metrics",

@@ -1,6 +1,7 @@
 """The code version of each asset: what Dagster compares to tell which partitions a change has made stale."""
 
-from curation_features.errors import CurationError
+from curation_features.clip.vocabulary import named_vocabulary, vocabulary_names
+from curation_features.errors import CurationError, SettingsError
 from curation_features.models import locate_brisque, locate_clip, locate_clip_iqa
 from curation_features.settings import Settings
 from curation_features.stages import FeatureStages
@@ -14,7 +15,7 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
     """The code version of each asset: its algorithms, the settings that change its numbers, and the weights as they
     are on this machine now. Nothing is downloaded.
     """
-    vocabulary = stages.classifier.vocabulary.fingerprint
+    vocabularies = {"vocabulary": stages.classifier.vocabulary.fingerprint, **_named(settings)}
     parts = {
         part: part_version(part, settings, _weights(settings, part))
         for part in (*TECHNICAL_PARTS, "embedding", "labels")
@@ -22,10 +23,21 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
     return {
         "technical_metrics": combined({part: parts[part] for part in TECHNICAL_PARTS}),
         "image_embeddings": parts["embedding"],
-        "label_embeddings": combined({"embedding": parts["embedding"], "vocabulary": vocabulary}),
+        "label_embeddings": combined({"embedding": parts["embedding"], **vocabularies}),
         "clip_labels": parts["labels"],
         "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
     }
+
+
+def _named(settings: Settings) -> dict[str, str]:
+    """Fingerprints of the named vocabularies; empty of one that cannot be used, which concerns its batches only."""
+    found = {}
+    for name in vocabulary_names(settings):
+        try:
+            found[f"vocabulary:{name}"] = named_vocabulary(settings, name).fingerprint
+        except SettingsError:
+            found[f"vocabulary:{name}"] = ""
+    return found
 
 
 def _weights(settings: Settings, part: str) -> str:

@@ -39,8 +39,10 @@ def make(batch: Batch, assets: Collection[str], stages: FeatureStages, store: Ar
 
     Raises:
         StoreError: an artifact cannot be written, or one that is read was made from another manifest, or is missing.
+        SettingsError: the batch asks for a vocabulary that is not there, or cannot be used.
         WeightsError: model weights are missing, and settings do not permit a degraded run.
     """
+    stages = stages.for_batch(batch)
     if "label_embeddings" in assets:
         yield _label_embeddings(stages)
     pixels = sorted(PIXEL_STAGES.keys() & assets)
@@ -59,7 +61,7 @@ def _label_embeddings(stages: FeatureStages) -> Made:
         "labels": len(vocabulary.labels),
         "templates": len(vocabulary.templates),
         "missing": missing_metadata(plan),
-        "path": dg.MetadataValue.path(str(stages.cache.label_embeddings)),
+        "path": dg.MetadataValue.path(str(stages.classifier.label_file)),
     }
     return Made("label_embeddings", stages.ensure_label_embeddings(plan), metadata)
 
@@ -86,10 +88,9 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made
     technical, labels = (store.stage_metadata(name, batch)["versions"] for name in ("technical_metrics", "clip_labels"))
     version = {"technical": technical_version(technical), "clip": labels.get("labels", UNMEASURED)}
     records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
-    vocabulary = stages.classifier.vocabulary
-    merged = merge(batch, records, version, vocabulary.labels, stages.settings.fallback_labels)
+    merged = merge(batch, records, version, stages.classifier.vocabulary.labels, stages.settings.fallback_labels)
     with store.stored_embeddings(batch, records) as embeddings:
-        artifact = store.write_features(merged.document, merged.rows(), version, vocabulary.labels, embeddings)
+        artifact = store.write_features(merged.document, merged.rows(), version, merged.labels, embeddings)
     sheet = refresh(artifact, stages.settings)  # before the event: who gets that finds the page, and so does Dagster
     metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact, sheet)}
     return Made("features", artifact.digest, metadata, (merged, artifact))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from curation_features.cache import FeatureCache
 from curation_features.clip.classifier import CLIPClassifier
-from curation_features.clip.label_embeddings import stored_version
+from curation_features.clip.label_embeddings import file_name, stored_version
+from curation_features.clip.vocabulary import Vocabulary, named_vocabulary
 from curation_features.errors import WeightsError
 from curation_features.manifest import Batch
 from curation_features.schema import PhotoRecord
@@ -26,6 +28,8 @@ class FeatureStages:
 
     Args:
         settings: the run's settings.
+        vocabulary: what every batch is labelled with, whatever it asks for; by default what it asks for, or else the
+            project's.
         models: replaces the models that the settings name (see `curation_features.testing` for fakes).
         cache: replaces the cache in the settings' data folder.
         progress: called with the record of each distinct photo that is measured.
@@ -39,6 +43,7 @@ class FeatureStages:
         self,
         settings: Settings,
         *,
+        vocabulary: Vocabulary | None = None,
         models: Models | None = None,
         cache: FeatureCache | None = None,
         progress: Callable[[PhotoRecord], None] | None = None,
@@ -47,12 +52,41 @@ class FeatureStages:
         self.settings = settings
         self.models = models or Models.from_settings(settings)
         self.cache = cache or FeatureCache(settings.cache_path)
-        self.classifier = CLIPClassifier(settings, engine=self.models.clip, label_file=self.cache.label_embeddings)
+        self.classifier = self._classifier(vocabulary)
+        self._is_fixed = vocabulary is not None
+        self._named: dict[str, CLIPClassifier] = {}
         self.progress = progress
         technical = TechnicalQualityAnalyzer(settings, brisque=self.models.brisque, clip_iqa=self.models.clip_iqa)
         self._pixels = PixelPass(settings, self.models, self.cache, technical)
         self._announce = announce or _log_missing
         self._announced: set[str] = set()
+
+    def for_batch(self, batch: Batch) -> FeatureStages:
+        """These steps with the vocabulary that a batch asks for, as its file is now; all else is shared.
+
+        Raises:
+            SettingsError: there is no such vocabulary, or it cannot be used.
+        """
+        if batch.vocabulary is None or self._is_fixed:
+            return self
+        vocabulary = named_vocabulary(self.settings, batch.vocabulary)
+        classifier = self._named.get(batch.vocabulary)
+        if classifier is None or classifier.vocabulary != vocabulary:
+            classifier = self._named[batch.vocabulary] = self._classifier(vocabulary)
+        bound = copy.copy(self)
+        bound.classifier = classifier
+        return bound
+
+    def _classifier(self, vocabulary: Vocabulary | None) -> CLIPClassifier:
+        if vocabulary is None:
+            return CLIPClassifier(self.settings, engine=self.models.clip, label_file=self.cache.label_embeddings)
+        return CLIPClassifier(
+            self.settings,
+            labels=vocabulary.labels,
+            templates=vocabulary.templates,
+            engine=self.models.clip,
+            label_file=self.cache.folder / file_name(vocabulary),
+        )
 
     def plan(self, parts: Collection[str]) -> Plan:
         """Versions of `parts`, and what is missing for them. Raises `WeightsError` unless degrading is permitted."""
@@ -76,7 +110,7 @@ class FeatureStages:
         if "labels" in plan.missing:
             return UNMEASURED
         version = self.classifier.label_version
-        if stored_version(self.cache.label_embeddings) != version:
+        if stored_version(self.classifier.label_file) != version:
             try:
                 self.classifier.label_embeddings()
             except WeightsError as error:

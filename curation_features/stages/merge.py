@@ -21,11 +21,13 @@ class Merged:
         document: the manifest with `features` on every artifact.
         records: one for each artifact, in order; artifacts of the same photo share one.
         version: the `version` of the features.
+        labels: the vocabulary, in the order of the records' cosines.
     """
 
     document: dict[str, Any]
     records: Sequence[PhotoRecord]
     version: Mapping[str, str]
+    labels: Sequence[str] = ()
 
     def rows(self) -> Iterator[Row]:
         """The rows of the features table."""
@@ -68,7 +70,7 @@ def merge(
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
     features = [features_of(record, version, labels, fallback) for record in ordered]
-    return Merged(enrich(batch, features), ordered, version)
+    return Merged(enrich(batch, features), ordered, version, labels)
 
 
 def features_of(

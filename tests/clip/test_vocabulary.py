@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
+from curation_features.clip.vocabulary import (
+    Vocabulary,
+    chosen_vocabulary,
+    load_vocabulary,
+    named_vocabulary,
+    vocabulary_names,
+    vocabulary_of,
+)
 from curation_features.errors import SettingsError
+from curation_features.settings import Settings
 
 LABELS = ["sea", "hill", "cat", "night", "food"]
 
@@ -110,3 +118,85 @@ def test_thousands_of_labels_are_fine(settings):
     labels = [f"label {number}" for number in range(3000)]
     write(settings.root, labels=labels)
     assert load_vocabulary(settings).labels == tuple(labels)
+
+
+def keep(settings: Settings, name: str, content: object) -> Path:
+    """Write a named vocabulary."""
+    path = settings.root / settings.vocabularies_dir / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_a_named_vocabulary_has_its_own_labels_and_templates_or_else_the_projects(settings):
+    keep(settings, "weddings", {"labels": LABELS})
+    keep(settings, "art", {"labels": LABELS, "templates": ["a painting of {}"]})
+    assert named_vocabulary(settings, "weddings") == Vocabulary(tuple(LABELS), load_vocabulary(settings).templates)
+    assert named_vocabulary(settings, "art") == Vocabulary(tuple(LABELS), ("a painting of {}",))
+    assert vocabulary_names(settings) == ["art", "weddings"]
+
+
+def test_the_folder_of_named_vocabularies_is_a_setting(settings):
+    elsewhere = settings.replace(vocabularies_dir="words")
+    keep(elsewhere, "art", {"labels": LABELS})
+    assert (vocabulary_names(settings), vocabulary_names(elsewhere)) == ([], ["art"])
+
+
+def test_a_name_that_is_not_known_is_an_error_with_the_nearest_and_the_remedy(settings):
+    with pytest.raises(SettingsError, match=r"'weddings'; there are none yet: write .*weddings\.json"):
+        named_vocabulary(settings, "weddings")
+    keep(settings, "weddings", {"labels": LABELS})
+    with pytest.raises(SettingsError, match=r"'wedings'; did you mean 'weddings'\?; there are weddings"):
+        named_vocabulary(settings, "wedings")
+
+
+@pytest.mark.parametrize("name", ["../labels", "/etc/passwd", "a/b", "a.b", "", "x" * 65, "a\n", "ä", "a\0"])
+def test_a_name_is_never_a_path(settings, name):
+    keep(settings, "other", {"labels": LABELS})
+    (settings.root / settings.vocabularies_dir).joinpath("a.b.json").write_text(json.dumps({"labels": LABELS}))
+    (settings.root / "config" / "labels.json").write_text(json.dumps({"labels": LABELS}))
+    with pytest.raises(SettingsError, match="no vocabulary is called"):
+        named_vocabulary(settings, name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"art\.json cannot be read as JSON"),
+        ([], r"art\.json: expected an object with a list of strings, {'labels'"),
+        ({"templates": ["{}"]}, r"art\.json: expected an object with a list of strings, {'labels'"),
+        ({"labels": LABELS, "template": ["{}"]}, r"art\.json: unknown key 'template'; did you mean 'templates'\?"),
+        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; a photo gets 5"),
+        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is there twice, first as \[2\]"),
+        ({"labels": LABELS, "templates": []}, r"art\.json: templates is empty"),
+        ({"labels": LABELS, "templates": ["a {}", "a"]}, r"art\.json: templates\[1\] is 'a'; it must have one {}"),
+    ],
+)
+def test_a_named_vocabulary_that_cannot_be_used_is_named_by_file_and_position(settings, content, message):
+    keep(settings, "art", content)
+    with pytest.raises(SettingsError, match=message):
+        named_vocabulary(settings, "art")
+
+
+def test_a_vocabulary_is_chosen_by_name_or_by_file_and_the_name_comes_first(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keep(settings, "art", {"labels": LABELS, "templates": ["named {}"]})
+    Path("art").write_text(json.dumps({"labels": LABELS, "templates": ["a file {}"]}))
+    Path("mine.json").write_text(json.dumps({"labels": LABELS, "templates": ["mine {}"]}))
+    chosen = [chosen_vocabulary(settings, given).templates for given in ("art", "./art", "mine.json")]
+    assert chosen == [("named {}",), ("a file {}",), ("mine {}",)]
+    with pytest.raises(SettingsError, match=r"no vocabulary is called 'arts'; did you mean 'art'"):
+        chosen_vocabulary(settings, "arts")
+    with pytest.raises(SettingsError, match=r"no file 'none\.json'"):
+        chosen_vocabulary(settings, "none.json")
+
+
+def test_labels_and_templates_can_be_given_in_code(settings):
+    write(settings.root, templates=["project {}"])
+    labels = ["bride", "groom", "rings", "cake", "dance"]
+    assert vocabulary_of(settings, labels) == Vocabulary(tuple(labels), ("project {}",))
+    assert vocabulary_of(settings, None, ["x {}"]) == Vocabulary(tuple(LABELS), ("x {}",))
+    assert vocabulary_of(settings) == load_vocabulary(settings)
+    for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is there twice"), ("bride", "expected a list of strings")):
+        with pytest.raises(SettingsError, match=message):
+            vocabulary_of(settings, wrong)

@@ -51,6 +51,11 @@ def write_labels(world, labels: list[str]) -> None:
     (world.root / "config" / "labels.json").write_text(json.dumps({"labels": labels}))
 
 
+def write_vocabulary(world) -> None:
+    (world.root / "config" / "vocabularies").mkdir(parents=True, exist_ok=True)
+    (world.root / "config" / "vocabularies" / "new.json").write_text(json.dumps({"labels": list("abcdef")}))
+
+
 def write_templates(world) -> None:
     (world.root / "config").mkdir(exist_ok=True)
     (world.root / "config" / "templates.json").write_text(json.dumps({"templates": ["a sketch of {}"]}))
@@ -65,13 +70,23 @@ def settings_changed(**changes):
     [
         (lambda pipeline, world: write_labels(world, list("abcdef")), {"label_embeddings", "clip_labels", "features"}),
         (lambda pipeline, world: write_templates(world), {"label_embeddings", "clip_labels", "features"}),
+        (lambda pipeline, world: write_vocabulary(world), {"label_embeddings", "clip_labels", "features"}),
         (settings_changed(temperature=10.0), {"clip_labels", "features"}),
         (settings_changed(model="local-dir:other"), ALL - {"technical_metrics"}),
         (settings_changed(noise_sigma_max=0.1), {"technical_metrics", "features"}),
         (settings_changed(fallback_labels=tuple("abcde")), {"features"}),
         (settings_changed(workers=3, batch_size=7, event_webhook="http://localhost:1"), set()),
     ],
-    ids=["labels", "templates", "temperature", "model", "constant", "fallback", "nothing that changes numbers"],
+    ids=[
+        "labels",
+        "templates",
+        "named vocabulary",
+        "temperature",
+        "model",
+        "constant",
+        "fallback",
+        "nothing that changes numbers",
+    ],
 )
 def test_a_change_requests_exactly_the_assets_it_touches_once(reconciler, pipeline, world, change, assets) -> None:
     change(pipeline, world)

@@ -1,0 +1,213 @@
+"""Batches that ask for vocabularies of their own: what they get, what is kept for them, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from curation_features.cli import main
+from curation_features.clip import label_embeddings
+from curation_features.clip.classifier import CLIPClassifier
+from curation_features.clip.vocabulary import chosen_vocabulary, vocabulary_of
+from curation_features.errors import ManifestError, SettingsError
+from curation_features.ingest import ingest
+from curation_features.manifest import batch_from
+from curation_features.models import LazyModel
+from curation_features.service import FeaturesService
+from curation_features.stages import FeatureStages, Models
+from curation_features.store import ArtifactStore
+from curation_features.tables import read_metadata
+from curation_features.testing import FakeClipEngine
+
+WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]
+SPORTS = ["goal", "race", "swimmer", "referee", "stadium", "medal", "crowd"]
+
+
+@pytest.fixture
+def vocabularies(world) -> Path:
+    """Two named vocabularies: one with templates of its own, one without."""
+    folder = world.root / "config" / "vocabularies"
+    folder.mkdir(parents=True)
+    (folder / "weddings.json").write_text(json.dumps({"labels": WEDDINGS, "templates": ["a wedding photo of {}"]}))
+    (folder / "sports.json").write_text(json.dumps({"labels": SPORTS}))
+    return folder
+
+
+@pytest.fixture
+def artifacts(world) -> list[dict]:
+    return [world.photo(f"{n}.png", n) for n in range(3)]
+
+
+def batch(artifacts: list[dict], vocabulary: object = None) -> dict:
+    return {"batch_id": "b", **({} if vocabulary is None else {"vocabulary": vocabulary}), "artifacts": artifacts}
+
+
+def labels_of(document: dict) -> set[str]:
+    return {label["label"] for artifact in document["artifacts"] for label in artifact["features"]["clip_labels"]}
+
+
+def test_a_batch_is_labelled_with_the_vocabulary_it_asks_for_and_keeps_the_field(world, vocabularies, artifacts):
+    service = FeaturesService(stages=world.stages())
+    weddings, sports, plain = (service.process(batch(artifacts, name)) for name in ("weddings", "sports", None))
+    assert labels_of(weddings) <= set(WEDDINGS)
+    assert labels_of(sports) <= set(SPORTS)
+    assert not labels_of(plain) & {*WEDDINGS, *SPORTS}
+    assert list(weddings) == ["batch_id", "vocabulary", "artifacts"]
+    assert weddings["vocabulary"] == "weddings"
+    versions = [document["artifacts"][0]["features"]["version"] for document in (weddings, sports, plain)]
+    assert len({version["clip"] for version in versions}) == 3
+    assert len({version["technical"] for version in versions}) == 1
+    expected = CLIPClassifier(
+        world.settings, labels=WEDDINGS, templates=["a wedding photo of {}"], engine=LazyModel.ready(world.clip, "x")
+    ).classify([artifact["original_uri"] for artifact in artifacts])
+    assert [artifact["features"]["clip_labels"] for artifact in weddings["artifacts"]] == expected
+
+
+def test_an_event_carries_the_vocabulary_of_its_batch(world, vocabularies, artifacts):
+    event = {
+        "specversion": "1.0", "id": "1", "source": "preprocess", "type": "preprocess.completed",
+        "data": batch(artifacts, "weddings"),
+    }  # fmt: skip
+    assert labels_of(FeaturesService(stages=world.stages()).process(event)) <= set(WEDDINGS)
+
+
+def test_photos_in_batches_of_two_vocabularies_are_looked_at_once(world, vocabularies, artifacts):
+    service = FeaturesService(stages=world.stages())
+    first = service.process(batch(artifacts, "weddings"))
+    done = world.done_by(lambda: service.process(batch(artifacts, "sports")))
+    assert done == {"clip_texts": 6 * len(SPORTS)}
+    for name in ("weddings", "sports", None, "weddings"):
+        service.process(batch(artifacts, name))
+    again = FeaturesService(stages=world.stages())  # another process: vectors of all vocabularies are on disk
+    results = []
+    assert world.done_by(lambda: results.append(again.process(batch(artifacts, "weddings")))) == {}
+    assert world.done_by(lambda: again.process(batch(artifacts, "sports"))) == {}
+    assert world.done_by(lambda: again.process(batch(artifacts))) == {}
+    assert results == [first]
+
+
+def test_label_vectors_of_several_vocabularies_lie_side_by_side_and_the_cache_knows_them(
+    world, vocabularies, artifacts
+):
+    service = FeaturesService(stages=world.stages())
+    for name in ("weddings", "sports", None):
+        service.process(batch(artifacts, name))
+    stages = world.stages()
+    weddings = chosen_vocabulary(world.settings, "weddings").fingerprint[:12]
+    names = {path.name for path in stages.cache.folder.glob("*.pt")}
+    assert {"label_embeddings.pt", f"label_embeddings-{weddings}.pt"} < names
+    assert stages.cache.stats().label_embeddings == len(names) == 3
+    assert stages.cache.clear() == 3  # the photos
+    assert stages.cache.stats().label_embeddings == 3
+    assert stages.cache.clear(label_embeddings=True) == 3
+    assert stages.cache.stats().label_embeddings == 0
+
+
+def test_only_the_label_vectors_that_were_used_last_are_kept(settings, monkeypatch):
+    monkeypatch.setattr(label_embeddings, "FILES_KEPT", 3)
+    engine = FakeClipEngine()
+    classifiers = [
+        CLIPClassifier(settings, labels=[f"{n} {letter}" for letter in "abcde"], engine=LazyModel.ready(engine, "fake"))
+        for n in range(5)
+    ]
+    plain = CLIPClassifier(settings, engine=LazyModel.ready(engine, "fake"))
+    for age, classifier in enumerate([plain, *classifiers[:3]]):
+        classifier.label_embeddings()
+        os.utime(classifier.label_file, (1000 + age, 1000 + age))
+    label_embeddings.read(classifiers[0].label_file, classifiers[0].label_version)  # used again
+    for classifier in classifiers[3:]:
+        classifier.label_embeddings()
+    kept = [classifier.label_file.exists() for classifier in classifiers]
+    assert (kept, plain.label_file.exists()) == ([True, False, False, True, True], True)
+
+
+def test_a_vocabulary_that_is_changed_counts_from_the_next_batch_on(world, vocabularies, artifacts):
+    service = FeaturesService(stages=world.stages())
+    service.process(batch(artifacts, "weddings"))
+    (vocabularies / "weddings.json").write_text(json.dumps({"labels": SPORTS, "templates": ["{}"]}))
+    results = []
+    done = world.done_by(lambda: results.append(service.process(batch(artifacts, "weddings"))))
+    assert done == {"clip_texts": len(SPORTS)}
+    assert labels_of(results[0]) <= set(SPORTS)
+
+
+def test_an_unknown_or_malformed_vocabulary_costs_its_batch_alone_and_adding_it_heals(world, vocabularies, artifacts):
+    service = FeaturesService(stages=world.stages())
+    with pytest.raises(SettingsError, match=r"'wedding'; did you mean 'weddings'\?"):
+        service.process(batch(artifacts, "wedding"))
+    (vocabularies / "wedding.json").write_text(json.dumps({"labels": ["a", "a"]}))
+    with pytest.raises(SettingsError, match=r"wedding\.json: labels\[1\] \('a'\) is there twice"):
+        service.process(batch(artifacts, "wedding"))
+    assert world.counts()["decoded"] == 0  # told before any work
+    assert labels_of(service.process(batch(artifacts, "weddings"))) <= set(WEDDINGS)
+    (vocabularies / "wedding.json").write_text(json.dumps({"labels": SPORTS}))
+    assert labels_of(service.process(batch(artifacts, "wedding"))) <= set(SPORTS)
+
+
+@pytest.mark.parametrize("name", ["../labels", "a/b", "", "a.json", 7, ["weddings"], {"labels": []}, True, "x" * 65])
+def test_what_cannot_be_a_name_makes_a_manifest_that_can_never_be_processed(name):
+    with pytest.raises(ManifestError, match=r"^vocabulary: must be the name of a vocabulary") as caught:
+        batch_from(batch([], name))
+    assert caught.value.field == "vocabulary"
+
+
+def test_a_vocabulary_of_null_is_the_projects_own():
+    found = batch_from({"batch_id": "b", "vocabulary": None, "artifacts": []})
+    assert found.vocabulary is None
+    assert "vocabulary" in found.document
+
+
+def test_a_run_may_have_a_vocabulary_whatever_its_batches_ask_for(world, vocabularies, artifacts):
+    chosen = vocabulary_of(world.settings, SPORTS)
+    stages = FeatureStages(world.settings, vocabulary=chosen, models=world.models())
+    assert labels_of(FeaturesService(stages=stages).process(batch(artifacts, "weddings"))) <= set(SPORTS)
+    assert not (world.settings.cache_path / "label_embeddings.pt").exists()
+
+
+def test_fallback_labels_are_those_of_the_batchs_vocabulary(world, vocabularies):
+    missing = [{"photo_id": "x", "original_uri": "none.png"}]
+    [artifact] = FeaturesService(stages=world.stages()).process(batch(missing, "weddings"))["artifacts"]
+    assert [label["label"] for label in artifact["features"]["clip_labels"]] == WEDDINGS[:5]
+
+
+@pytest.fixture
+def command(world, vocabularies, monkeypatch):
+    monkeypatch.setattr(Models, "from_settings", lambda *_: world.models())
+    return lambda *arguments: main(["--root", str(world.root), *map(str, arguments)])
+
+
+def table_labels(world) -> list[str]:
+    return read_metadata(ArtifactStore(world.settings.data_path).feature_paths("b")[1])["labels"]
+
+
+def test_the_commands_take_a_vocabulary_by_name_or_file(world, command, artifacts, tmp_path, capsys):
+    manifest, mine = tmp_path / "manifest.json", tmp_path / "mine.json"
+    manifest.write_text(json.dumps(batch(artifacts, "weddings")))
+    mine.write_text(json.dumps({"labels": [*SPORTS, "flag"]}))
+    for arguments, labels in (
+        ([], WEDDINGS),
+        (["--vocabulary", "sports"], SPORTS),
+        (["--vocabulary", mine], [*SPORTS, "flag"]),
+    ):
+        assert command("process", manifest, *arguments) == 0
+        assert table_labels(world) == labels
+    assert command("process", manifest, "--vocabulary", "sport") == 2
+    assert "did you mean 'sports'?" in capsys.readouterr().err
+    manifest.write_text(json.dumps(batch(artifacts, "nuptials")))
+    assert command("process", manifest) == 2
+    assert command("materialize", manifest) == 2
+    assert "no vocabulary is called 'nuptials'; there are sports, weddings" in capsys.readouterr().err
+
+
+def test_ingest_writes_the_field_and_refuses_a_vocabulary_that_is_not_there(world, command, artifacts, capsys):
+    assert command("ingest", world.root / "photos", "--batch-id", "b", "--vocabulary", "weddings") == 0
+    manifest = json.loads((world.settings.data_path / "batches" / "b.json").read_bytes())
+    assert list(manifest) == ["batch_id", "vocabulary", "artifacts"]
+    assert batch_from(manifest).vocabulary == "weddings"
+    assert command("ingest", world.root / "photos", "--vocabulary", "wedding") == 2
+    assert "did you mean 'weddings'?" in capsys.readouterr().err
+    with pytest.raises(ManifestError, match="vocabulary"):
+        ingest([], world.settings, batch_id="b", vocabulary="../x")
