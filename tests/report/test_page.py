@@ -23,7 +23,10 @@ PARTS = Path(page.__file__).parent
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(2)</script>",
+    "</script x",
+    "</SCRIPT/",
     "<!--<script>",
+    "<!-- <script ",
     "]]>&lt;&amp;",
     "a\u2028b\u2029c\x00\x1b[2J\r\n",
     "\u202egpj.txt",
@@ -107,6 +110,15 @@ def test_texts_stay_texts() -> None:
     assert hostile.json("sheet")["labels"] == HOSTILE
     (title,) = hostile.texts("title")
     assert not re.search(r"[\x00-\x1f\u2028\u2029\u202e\ud800]", title)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_brings_a_bracket_into_the_page(text: str) -> None:
+    def brackets(text: str) -> list[bytes]:
+        everywhere = {"name": text, "labels": [[text, 0.5, 0.2]], "thumbnail": [text, text, 1, 1]}
+        return re.findall(rb"[<>]", b"".join(render(sheet([photo(0, **everywhere)], labels=[text], digest=text))))
+
+    assert brackets(text) == brackets("calm")
 
 
 def test_only_the_files_of_the_package_may_run_and_nothing_may_be_fetched() -> None:
