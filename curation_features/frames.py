@@ -130,7 +130,7 @@ def _embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32
     keys = list(zip(*(rows.column(name).to_pylist() for name in _JOINED_ON), strict=True))
     for batch_id in dict.fromkeys(key[0] for key in keys):
         found.update(_stored_vectors(store.embeddings_path(batch_id), batch_id))
-    return [found.get(key) if key[2] else None for key in keys]
+    return [found.get(key) for key in keys]
 
 
 def _stored_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
