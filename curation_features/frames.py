@@ -5,7 +5,6 @@ pandas is imported when a table is asked for, and not before.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.errors import StoreError
-from curation_features.settings import Settings, load_settings
+from curation_features.settings import Settings, load_settings, nearest
 from curation_features.store import ArtifactStore
 from curation_features.tables import FEATURE_COLUMNS, METADATA_KEY, Columns, arrow_schema, vectors
 
@@ -81,15 +80,10 @@ def _chosen(columns: Sequence[str] | None) -> list[str]:
     wanted = list(FEATURE_COLUMNS if columns is None else [columns] if isinstance(columns, str) else columns)
     for name in wanted:
         if name not in FEATURE_COLUMNS:
-            raise ValueError(f"there is no column {name!r}{_nearest(name, FEATURE_COLUMNS)}")
+            raise ValueError(f"there is no column {name!r}{nearest(name, FEATURE_COLUMNS)}")
     if len(set(wanted)) < len(wanted):
         raise ValueError("a column is asked for twice")
     return wanted
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 # --- Reading ---
@@ -103,7 +97,7 @@ def _found(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]:
         raise StoreError(f"{folder}: has no finished batch; make one: curation-features process MANIFEST")
     for batch_id in batch_ids:
         if batch_id not in finished:
-            remedy = _nearest(batch_id, finished) or "; finished are those with a .json file there"
+            remedy = nearest(batch_id, finished) or "; finished are those with a .json file there"
             raise StoreError(f"{folder}: has no finished batch {batch_id!r}{remedy}")
     return list(dict.fromkeys(batch_ids)) or finished
 

@@ -59,6 +59,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
     top = {path.name for path in installed.iterdir()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"curation_features"}
     assert (installed / "curation_features" / "py.typed").is_file()
+    report = installed / "curation_features" / "report"
+    assert {path.suffix for path in report.glob("page.*")} == {".py", ".html", ".css", ".js"}
 
 
 def test_the_command_is_declared(installed: Path) -> None:
