@@ -175,7 +175,15 @@ def test_there_is_none_of_a_damaged_or_oversized_photo(kind) -> None:
         assert thumbnail(file_of(data), max_pixels=MAX_PIXELS) is None
 
 
-def test_a_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size", "reduced"),
+    [
+        (ICON, (4000, 3000), (500, 375)),  # an eighth, the least that JPEG can give
+        (PREVIEW, (1024, 683), (512, 342)),
+        (PREVIEW, (683, 1024), (342, 512)),
+    ],
+)
+def test_a_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch, kind, size, reduced) -> None:
     decoded: list[tuple[int, int]] = []
     load = JpegImageFile.load
 
@@ -183,10 +191,10 @@ def test_a_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch) ->
         decoded.append(image.size)
         return load(image)
 
-    file = file_of(encoded(CAT.resize((4000, 3000)), "JPEG"))
+    file = file_of(encoded(CAT.resize(size), "JPEG"))
     monkeypatch.setattr(JpegImageFile, "load", watched)
-    assert thumbnail(file, max_pixels=MAX_PIXELS) is not None
-    assert set(decoded) == {(500, 375)}  # an eighth, the least that JPEG can give
+    assert thumbnail(file, kind, max_pixels=MAX_PIXELS) is not None
+    assert set(decoded) == {reduced}
 
 
 # Records

@@ -167,9 +167,13 @@ def test_a_photo_always_has_a_name() -> None:
     assert name_of({"original_uri": "\x00"}, photo_id="\x00\u2028") == "(no name)"
 
 
-def test_messages_are_one_line_without_secrets() -> None:
+def test_messages_are_one_line_without_secrets(world) -> None:
     assert one_line("a\nb\x1b\u2028c") == "a b c"
     assert "SECRET" not in one_line("https://x.example/y?token=SECRET: gone")
+    features = finish(world, [{"photo_id": "x", "original_uri": "https://x.example/y.jpg?token=SECRET"}])
+    [[_, reason, message]] = shown(features, world.settings)["photos"][0]["errors"]
+    assert (reason, "SECRET" in message) == ("forbidden_path", False)
+    assert message.startswith("'https://x.example/y.jpg?...")
 
 
 # Facts
@@ -280,6 +284,7 @@ def test_a_page_outside_of_the_project_tells_no_folders(world) -> None:
         "file://{outside}",
         "photos/../../outside.png",
         "s3://bucket/0.png",
+        "s3://{inside}",
         "https://evil.example/0.png",
         "file://elsewhere/photos/0.png",
         "photos",
@@ -296,7 +301,7 @@ def test_there_is_no_link_out_of_the_project_or_to_what_is_no_picture(world, uri
     outside = world.root.parent / "outside.png"
     for path in (outside, world.root / "photos" / "page.html", world.root / "photos" / "drawing.svg"):
         path.write_bytes((world.root / "photos" / "0.png").read_bytes())
-    assert link(world, {"original_uri": uri.format(outside=outside)}) is None
+    assert link(world, {"original_uri": uri.format(outside=outside, inside=world.root / "photos" / "0.png")}) is None
 
 
 # Thumbnails
