@@ -211,3 +211,55 @@ def test_ingest_writes_the_field_and_refuses_a_vocabulary_that_is_not_there(worl
     assert "did you mean 'weddings'?" in capsys.readouterr().err
     with pytest.raises(ManifestError, match="vocabulary"):
         ingest([], world.settings, batch_id="b", vocabulary="../x")
+
+
+def test_labels_check_shows_how_separable_a_vocabulary_is_and_needs_no_photo(world, command, tmp_path, capsys):
+    prompts = []
+
+    class Engine(FakeClipEngine):
+        def encode_texts(self, texts):
+            prompts.extend(texts)
+            return super().encode_texts([text.replace("groom", "bride") for text in texts])
+
+    world.clip = Engine()
+    (tmp_path / "mine.json").write_text(json.dumps({"labels": WEDDINGS, "templates": ["a {}", "one {}"]}))
+    assert command("labels", "check", tmp_path / "mine.json") == 0
+    told = capsys.readouterr().out
+    assert "mine.json: 6 labels, 2 templates: valid\n" in told
+    assert "\n 1.000    1.0  bride / groom: cannot be told apart: drop or rename one\n" in told
+    assert "Confidence to expect of the right label\n" in told
+    assert len(prompts) == 2 * len(WEDDINGS)
+    assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"first": "bride", "second": "groom"}.items() <= found["nearest_pairs"][0].items()
+    assert found["nearest_pairs"][0]["verdict"] == "inseparable"
+    assert [label["label"] for label in found["labels"]] == WEDDINGS
+    assert [template["template"] for template in found["templates"]] == ["a {}", "one {}"]
+    assert found["scale"] == 100.0
+
+
+def test_labels_check_says_what_is_wrong_before_any_model_loads(world, command, vocabularies, capsys):
+    world.clip = None
+    (vocabularies / "twice.json").write_text(json.dumps({"labels": [*WEDDINGS, "cake"]}))
+    assert command("labels", "check", "twice") == 2
+    assert "twice.json: labels[6] ('cake') is there twice, first as [3]; remove one" in capsys.readouterr().err
+
+
+def test_labels_list_names_every_vocabulary_and_what_is_wrong_with_one(world, command, vocabularies, capsys):
+    (vocabularies / "broken.json").write_text('{"labels": ["\\u001b[31m"]}')
+    assert command("labels", "list") == 0
+    own, broken, *others = capsys.readouterr().out.splitlines()
+    assert own == "the project's own (config/labels.json): 50 labels, 6 templates"
+    assert broken.startswith("broken: cannot be used: ")
+    assert "\x1b" not in broken
+    assert others == ["sports: 7 labels, 6 templates", "weddings: 6 labels, 1 templates"]
+
+
+def test_hostile_labels_cannot_drive_the_terminal(command, tmp_path, capsys):
+    hostile = ["\x1b[2Jred", "\u202ereversed", "a\nb", "<script>", "[bold]x[/bold]"]
+    (tmp_path / "mine.json").write_text(json.dumps({"labels": hostile, "templates": ["\x1b]0;{}\x07"]}))
+    assert command("labels", "check", tmp_path / "mine.json") == 0
+    told = capsys.readouterr().out
+    assert "[bold]x[/bold]" in told
+    assert not {"\x1b", "\u202e", "\x07"} & set(told)
+    assert "a?b" in told

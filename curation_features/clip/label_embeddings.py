@@ -80,6 +80,15 @@ def embed_labels(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float
     for vectors in _prompt_vectors(engine, vocabulary):
         np.add.at(sums, np.arange(start, start + len(vectors)) // len(vocabulary.templates), vectors)
         start += len(vectors)
+    return directions(sums, vocabulary)
+
+
+def directions(sums: NDArray[np.float64], vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """The vectors (L, D) of the labels: sums of their prompts' vectors, normalised.
+
+    Raises:
+        InvalidWeightsError: one is not finite, or has no direction.
+    """
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:

@@ -1,0 +1,176 @@
+"""Commands over vocabularies: `labels check`, `labels list`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from curation_features.cli.command import Outcome, declare
+from curation_features.cli.terminal import doing, downloads, say
+from curation_features.errors import SettingsError
+from curation_features.settings import Settings
+
+if TYPE_CHECKING:
+    from curation_features.clip.separability import LabelOutlook, LabelPair, TemplateEffect
+    from curation_features.clip.vocabulary import Vocabulary
+
+_SHOWN = 5  # labels of one kind
+_ADVICE = {
+    "inseparable": "cannot be told apart: drop or rename one",
+    "close": "close: they share the confidence; keep both only if you need both",
+    "apart": "apart",
+}
+
+
+CHECK_FIELDS = {
+    "scale": "of cosines before the softmax",
+    "nearest_pairs": "a list of {first, second, cosine, odds, verdict}",
+    "labels": "a list of {label, confidence, close}",
+    "templates": "a list of {template, shift, confused, idle}",
+}
+LIST_FIELDS = {"vocabularies": "a list of {name, labels, templates, problem}; the project's own has no name"}
+
+
+def register(commands: Any) -> None:
+    """Declare the commands of this module."""
+    labels = commands.add_parser("labels", help="the vocabularies").add_subparsers(required=True, metavar="COMMAND")
+    command = declare(labels, "check", labels_check, "curation-features labels check weddings", CHECK_FIELDS)
+    command.add_argument(
+        "vocabulary",
+        nargs="?",
+        metavar="NAME_OR_FILE",
+        help="a named vocabulary or a file (default: the project's own)",
+    )
+    declare(labels, "list", labels_list, "curation-features labels list", LIST_FIELDS)
+
+
+def labels_list(args: argparse.Namespace, settings: Settings) -> Outcome:
+    """Show which vocabularies there are."""
+    from curation_features.clip.vocabulary import load_vocabulary, named_vocabulary, vocabulary_names
+
+    own = load_vocabulary(settings)
+    lines, found = [f"the project's own ({settings.labels_file}): {_size(own)}"], [_counted("", own)]
+    for name in vocabulary_names(settings):
+        try:
+            vocabulary = named_vocabulary(settings, name)
+        except SettingsError as error:
+            lines.append(f"{name}: cannot be used: {error}")
+            found.append({"name": name, "labels": None, "templates": None, "problem": str(error)})
+        else:
+            lines.append(f"{name}: {_size(vocabulary)}")
+            found.append(_counted(name, vocabulary))
+    return Outcome({"vocabularies": found}, partial(_say_lines, lines))
+
+
+def _counted(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    sizes = {"labels": len(vocabulary.labels), "templates": len(vocabulary.templates)}
+    return {"name": name, **sizes, "problem": None}
+
+
+def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
+    """Check a vocabulary, and show how well its labels can be told apart; needs the CLIP model and no photo."""
+    from curation_features.clip.label_embeddings import directions, embed_prompts
+    from curation_features.clip.separability import nearest_pairs, outlooks, template_effects
+    from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
+    from curation_features.stages import Models
+
+    vocabulary = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else load_vocabulary(settings)
+    if not args.json:
+        say(f"{args.vocabulary or 'the project'}: {_size(vocabulary)}: valid")
+    with downloads() as progress:
+        engine = Models.from_settings(settings, progress).clip.get()
+    with doing("embedding labels"):
+        prompts = embed_prompts(engine, vocabulary)
+    vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale
+    pairs = nearest_pairs(vectors, vocabulary.labels, scale)
+    labels = outlooks(vectors, vocabulary.labels, scale)
+    templates = template_effects(prompts, vocabulary.labels, vocabulary.templates, scale)
+    lines = (
+        *_pair_lines(pairs, scale),
+        *_crowd_lines(labels),
+        *_outlook_lines(labels),
+        *_template_lines(templates),
+    )
+    return Outcome(_as_json(scale, pairs, labels, templates), partial(_say_lines, lines))
+
+
+def _say_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _size(vocabulary: Vocabulary) -> str:
+    return f"{len(vocabulary.labels)} labels, {len(vocabulary.templates)} templates"
+
+
+def _as_json(
+    scale: float, pairs: Sequence[LabelPair], labels: Sequence[LabelOutlook], templates: Sequence[TemplateEffect]
+) -> dict[str, Any]:
+    return {
+        "scale": scale,
+        "nearest_pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in pairs],
+        "labels": [asdict(label) for label in labels],
+        "templates": [{**asdict(template), "idle": template.is_idle} for template in templates],
+    }
+
+
+def _pair_lines(pairs: Sequence[LabelPair], scale: float) -> Iterator[str]:
+    from curation_features.clip.separability import TYPICAL_ALIGNMENT
+
+    yield ""
+    yield "Nearest pairs"
+    yield "cosine  odds"
+    for pair in pairs:
+        yield f"{pair.cosine:6.3f}  {_odds(pair.odds):>5}  {pair.first} / {pair.second}: {_ADVICE[pair.verdict]}"
+    yield (
+        f"Odds: how many times more probable than the other the right one typically is, exp({scale:.4g} x "
+        f"{TYPICAL_ALIGNMENT} x distance); {scale:.4g} is the scale, {TYPICAL_ALIGNMENT} was measured with ViT-B/32."
+    )
+
+
+def _crowd_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
+    from curation_features.clip.separability import CLOSE_ODDS, CROWD
+
+    crowded = sorted((label for label in labels if len(label.close) >= CROWD), key=lambda label: -len(label.close))
+    if crowded:
+        yield ""
+        yield f"Near many others (odds under {CLOSE_ODDS:g}): drop them, or say them more exactly"
+        for label in crowded[:_SHOWN]:
+            yield f"{label.label}: {_some(label.close)}"
+        if crowded[_SHOWN:]:
+            yield f"and {len(crowded) - _SHOWN} more labels"
+
+
+def _outlook_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
+    rising = sorted(labels, key=lambda label: label.confidence)
+    low, middle, high = rising[0], rising[len(rising) // 2], rising[-1]
+    yield ""
+    yield "Confidence to expect of the right label"
+    for what, label in (("lowest", low), ("middle", middle), ("highest", high)):
+        yield f"{what:7}  {label.confidence:.2f}  {label.label}"
+    yield "A threshold over that leaves most photos of a label out. How to choose one: docs/labels.md"
+
+
+def _template_lines(templates: Sequence[TemplateEffect]) -> Iterator[str]:
+    if not templates:
+        return
+    yield ""
+    yield "Templates"
+    for template in templates:
+        remarks = [f"changes odds by a factor of {template.shift:.2f} at most"]
+        if template.is_idle:
+            remarks.append("hardly counts, and may be dropped")
+        if template.confused:
+            remarks.append(f"disagrees with the others on {len(template.confused)} labels: {_some(template.confused)}")
+        yield f"{template.template}: {'; '.join(remarks)}"
+
+
+def _odds(odds: float) -> str:
+    return f"{odds:.1f}" if odds < 10 else f"{odds:.0f}" if odds < 1000 else ">999"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
