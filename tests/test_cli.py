@@ -240,6 +240,8 @@ COMMANDS = [
     "submit",
     "backfill",
     "config show",
+    "labels check",
+    "labels list",
 ]
 
 
