@@ -107,7 +107,7 @@ def a_tick_more(root: Path, sensor: str) -> None:
 def outputs(root: Path) -> dict[str, bytes]:
     """Finished features and events, by their path."""
     folders = (root / "data" / "features", root / "data" / "events" / "features.completed")
-    files = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
