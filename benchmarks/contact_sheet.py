@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -114,19 +115,10 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
 
 def sheet(options: argparse.Namespace, pictures: list[list[Any]]) -> dict[str, Any]:
     """The sheet that is measured."""
-    metrics = [
-        {
-            "name": metric.name,
-            "best": metric.best,
-            "description": metric.description,
-            "raw": [{"name": raw.name, "unit": raw.unit, "description": raw.description} for raw in metric.raw],
-        }
-        for metric in METRICS
-    ]
     return {
         "batch_id": "benchmark",
         "version": {"technical": "t", "clip": "c"},
-        "metrics": metrics,
+        "metrics": [asdict(metric) for metric in METRICS],
         "labels": LABELS,
         "digest": "d",
         "photos": photos(options.photos, pictures),
