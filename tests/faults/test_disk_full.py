@@ -148,7 +148,7 @@ def test_a_table_and_its_json_file_are_replaced_together_or_not_at_all(project: 
     place.spoil("full", leaving=65536)
     assert main(["process", "new.json"]) == 1
     assert features(project) == old
-    assert place.names() == ["embeddings", "embeddings/trip.parquet", "trip.json", "trip.parquet"]
+    assert place.names() == ["embeddings", "embeddings/trip.parquet", "trip.html", "trip.json", "trip.parquet"]
 
 
 def features(project: Path) -> tuple[bytes, ...]:

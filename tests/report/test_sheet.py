@@ -74,7 +74,7 @@ def test_the_page_shows_the_batch(world) -> None:
     assert len(sheet["labels"]) == 50
     assert [metric["name"] for metric in sheet["metrics"]] == list(METRIC_NAMES)
     assert [metric["best"] for metric in sheet["metrics"]] == [1, 1, 0, 1, 1]
-    assert sheet["metrics"][0]["raw"][0].keys() == {"name", "unit", "description"}
+    assert sheet["metrics"][0]["raw"][0].keys() == {"name", "unit", "description", "range", "best"}
 
 
 def test_a_photo_has_the_numbers_of_its_features(world) -> None:
