@@ -333,6 +333,7 @@ def rows_writer(
     Args:
         options: of `pyarrow.parquet.ParquetWriter`.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = arrow_schema(columns, metadata)
@@ -348,7 +349,11 @@ def rows_writer(
             writer.write_table(_arrow_table(waiting, schema))
             waiting.clear()
 
-    with pq.ParquetWriter(path, schema, **{"compression": "zstd", **options}) as writer:
+    # A file that the writer opens itself stays open when its last write fails.
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer,
+    ):
         yield add
         flush()
 
