@@ -45,6 +45,7 @@ def features_completed(
     digest: str,
     features: Path,
     table: Path,
+    embeddings: Path,
     root: Path,
     statuses: Mapping[str, int],
     version: Mapping[str, str],
@@ -59,6 +60,7 @@ def features_completed(
         digest: sha256 (hex) of the bytes of the features' JSON file.
         features: that file.
         table: the features as Parquet.
+        embeddings: the image vectors, as Parquet.
         root: the project's root; files inside it are named from there, others by their absolute path.
         statuses: how many artifacts are `ok`, `degraded` and `failed`.
         version: the `version` of the features: `technical` and `clip`.
@@ -76,6 +78,7 @@ def features_completed(
             "features": digest,
             "features_uri": uri(features, root),
             "table_uri": uri(table, root),
+            "embeddings_uri": uri(embeddings, root),
             "artifacts": sum(statuses.values()),
             "statuses": {status: statuses[status] for status in ("ok", "degraded", "failed")},
             "version": {part: version[part] for part in ("technical", "clip")},

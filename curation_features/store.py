@@ -56,6 +56,7 @@ class FeatureArtifact:
 
     json_path: Path
     table_path: Path
+    embeddings_path: Path
     digest: str
 
 
@@ -273,7 +274,8 @@ class ArtifactStore:
                     self.embeddings_path(document["batch_id"]).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(json_path, error) from error
-        return FeatureArtifact(json_path, table_path, hashlib.sha256(data).hexdigest())
+        vectors_path = self.embeddings_path(document["batch_id"])
+        return FeatureArtifact(json_path, table_path, vectors_path, hashlib.sha256(data).hexdigest())
 
 
 def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:

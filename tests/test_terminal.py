@@ -133,10 +133,23 @@ def test_a_terminal_shows_how_far_a_command_is(project: Project, terminal, capsy
     assert re.search(r"\d photos/s", shown)
     said = ["ingesting "]
     if arguments[0] != "ingest":
-        said = ["loading CLIP ", "loading CLIP-IQA ", "loading BRISQUE ", "embedding labels ", "measuring "]
+        loaded = [f"loading {name} " for name in ("CLIP", "CLIP-IQA", "BRISQUE")]
+        said = [*loaded, "embedding labels ", "measuring ", "contact sheet "]
     assert [text for text in said if text not in shown] == []
     assert ("starting Dagster" in shown) == (arguments == MATERIALIZE)
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_page_that_need_not_be_made_has_no_bar(project: Project, terminal) -> None:
+    project.ingested(3)
+    screens = []
+    for _ in range(2):
+        screens.append(terminal())
+        assert main(PROCESS) == 0
+    first, second = (CONTROL.sub("", screen.text) for screen in screens)
+    assert first.rindex("measuring ") < first.rindex("contact sheet ")
+    assert "3/3 " in first[first.rindex("contact sheet ") :]
+    assert "contact sheet" not in second
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"COLUMNS": "40"}])

@@ -20,12 +20,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curation_features import verification
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import METRIC_NAMES
 from curation_features.service import FeaturesService
 from curation_features.store import ArtifactStore
-from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift, verify
+from curation_features.verification import (
+    CHECKS,
+    cached_share,
+    degraded_share,
+    embeddings,
+    label_shift,
+    parquet,
+    verify,
+)
 
 COMPLETE, UNCHANGED, IN_RANGE, FINITE = "artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"
 NUMBERS = {"c": -0.0, "n": np.float64(0.5), "big": 10**30}
@@ -39,10 +46,11 @@ class Finished:
     batch: Batch
     json_path: Path
     table_path: Path
+    embeddings_path: Path
 
     def problems(self) -> dict[str, list[str]]:
         """What each check that fails says."""
-        found = verify(self.batch, self.json_path, self.table_path)
+        found = verify(self.batch, self.json_path, self.table_path, self.embeddings_path)
         return {name: texts for name, texts in found.items() if texts}
 
     @property
@@ -56,12 +64,16 @@ class Finished:
     def edit_table(self, change: Callable[[pa.Table], pa.Table]) -> None:
         pq.write_table(change(pq.read_table(self.table_path)), self.table_path)
 
+    def edit_embeddings(self, change: Callable[[pa.Table], pa.Table]) -> None:
+        pq.write_table(change(pq.read_table(self.embeddings_path)), self.embeddings_path)
+
 
 def finish(world, batch: Batch) -> Finished:
-    merged = FeaturesService(stages=world.stages()).run(batch)
     store = ArtifactStore(world.root / "data")
-    artifact = store.write_features(merged.document, merged.rows(), merged.version, ["label"])
-    return Finished(batch, artifact.json_path, artifact.table_path)
+    with store.embeddings(batch.batch_id, "version", "model") as vectors:
+        merged = FeaturesService(stages=world.stages()).run(batch, vectors.add)
+        artifact = store.write_features(merged.document, merged.rows(), merged.version, ["label"], vectors)
+    return Finished(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)
 
 
 @pytest.fixture
@@ -130,7 +142,7 @@ def leaves(value: Any, steps: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
 def test_artifacts_that_are_right_pass_every_check(finished) -> None:
     statuses = [artifact["features"]["status"] for artifact in finished.document["artifacts"]]
     assert statuses == ["ok", "ok", "degraded", "failed", "ok", "ok"]
-    assert verify(finished.batch, finished.json_path, finished.table_path) == {
+    assert verify(finished.batch, finished.json_path, finished.table_path, finished.embeddings_path) == {
         check.name: [] for check in CHECKS if check.blocking
     }
 
@@ -143,7 +155,8 @@ def test_an_empty_batch_passes(world) -> None:
 
 
 def test_a_table_of_several_row_groups_passes_and_its_rows_are_counted_through(finished, monkeypatch) -> None:
-    monkeypatch.setattr(verification, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(embeddings, "ROWS_PER_GROUP", 2)
     assert finished.problems() == {}
     finished.edit_table(lambda table: with_value(table, "noise", 5, math.inf))
     assert set(finished.problems()) == {FINITE, IN_RANGE}
@@ -417,6 +430,62 @@ def test_half_a_surrogate_pair_in_a_message_is_what_a_table_can_hold_of_it(finis
     assert finished.problems() == {}
 
 
+# --- The vectors: of 0, 1, 2 and 5, then none of 3 ---
+
+
+def scaled(factor: float) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: with_value(table, "embedding", 1, [factor * value for value in vector_of(table, 1)])
+
+
+def vector_of(table: pa.Table, row: int) -> list[float]:
+    return table.column("embedding")[row].as_py()
+
+
+EMBEDDINGS_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = {
+    "a row dropped": (rows(0, 1, 3, 4), {COMPLETE}, "(photo flat): is missing"),
+    "all rows dropped": (lambda table: table.slice(0, 0), {COMPLETE}, "embeddings, row 0"),
+    "two rows swapped": (rows(0, 2, 1, 3, 4), {COMPLETE}, "embeddings, row 1 (photo flat): is not in its place"),
+    "a row twice": (rows(0, 1, 2, 2, 3, 4), {COMPLETE}, "embeddings, row 3 (photo flat)"),
+    "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "embeddings, row 1 (photo z)"),
+    "a photo_id that is null": (cell("photo_id", 1, None), {COMPLETE}, "row 1 (no photo_id)"),
+    "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "row 1 (photo "),
+    "a vector lost": (cell("embedding", 0, None), {COMPLETE}, "row 0 ("),
+    "a vector too short": (scaled(0.99), {IN_RANGE}, "embedding: has norm 0.99"),
+    "a vector too long": (scaled(1.01), {IN_RANGE}, "embedding: has norm 1.01"),
+    "a vector of zeros": (scaled(0.0), {IN_RANGE}, "embedding: has norm 0, and should have 1"),
+    "a vector of another model": (cell("embedding", 2, [0.6, 0.8]), {IN_RANGE}, "row 2 (photo flat): embedding: has 2"),
+    "NaN in a vector": (cell("embedding", 2, [math.nan] * 8), {FINITE, IN_RANGE}, "embedding: is not finite"),
+    "infinity in a vector": (scaled(math.inf), {FINITE}, "embedding: is not finite"),
+    "a column missing": (lambda table: table.drop_columns("sha256"), {IN_RANGE}, "embeddings.sha256: column is"),
+    "the ids missing": (lambda table: table.drop_columns("photo_id"), {IN_RANGE, COMPLETE}, "no row can be checked"),
+    "the vectors missing": (lambda table: table.drop_columns("embedding"), {IN_RANGE, COMPLETE}, "no row can be"),
+    "columns in another order": (
+        lambda table: table.select(table.column_names[::-1]), {IN_RANGE}, "its columns stand in another order",
+    ),
+    "vectors in double precision": (cast("embedding", pa.list_(pa.float64())), {IN_RANGE, COMPLETE}, "of type list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", EMBEDDINGS_DAMAGE)
+def test_damage_to_the_vectors_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+    change, checks, text = EMBEDDINGS_DAMAGE[damage]
+    finished.edit_embeddings(change)
+    found = finished.problems()
+    assert set(found) == checks
+    assert text in "\n".join(itertools.chain(*found.values()))
+
+
+def test_a_vector_with_a_hole_cannot_be_read(finished) -> None:
+    finished.edit_embeddings(lambda table: with_value(table, "embedding", 1, [None, *vector_of(table, 1)[1:]]))
+    assert "null" in unreadable(finished, finished.embeddings_path)
+
+
+def test_a_batch_without_any_vector_passes(world) -> None:
+    finished = finish(world, world.batch([{"photo_id": "gone", "original_uri": "gone.jpg"}]))
+    assert finished.problems() == {}
+    assert pq.read_table(finished.embeddings_path).column("embedding").to_pylist() == [None]
+
+
 # --- Files that cannot be read ---
 
 
@@ -425,7 +494,7 @@ def unreadable(finished: Finished, path: Path) -> str:
     found = finished.problems()
     assert set(found) == {COMPLETE, UNCHANGED, IN_RANGE, FINITE}
     cause = found[COMPLETE][0]
-    assert cause.startswith(f"{path.name}: cannot be read (")
+    assert cause.startswith(f"{path.parent.name}/{path.name}: cannot be read (")
     assert cause.endswith("materialize features again")
     assert all(found[name][0] == f"could not look: {cause}" for name in found if name != COMPLETE)
     return cause
@@ -444,7 +513,7 @@ FILE_DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", FILE_DAMAGE)
-@pytest.mark.parametrize("name", ["json_path", "table_path"])
+@pytest.mark.parametrize("name", ["json_path", "table_path", "embeddings_path"])
 def test_a_file_that_cannot_be_read_is_a_problem_and_no_exception(finished, name, damage) -> None:
     path = getattr(finished, name)
     FILE_DAMAGE[damage](path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
 from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, Finished, files_of, outcome_of, speed, told_speed
-from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
+from curation_features.cli.terminal import console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
 
@@ -124,16 +124,17 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
-        merged, finished = _measured(batch, stages)
+        with watched(stages, batch):
+            merged, finished = _measured(batch, stages)
         _write_output(args.output, to_json(merged.document))
         return outcome_of(finished, {} if to_stdout else {"features": Path(args.output)}, silent=to_stdout)
     store = ArtifactStore(settings.data_path)
     version = stages.plan(EMBEDDING_PARTS).versions.get("embedding")
-    with store.embeddings(batch.batch_id, version, settings.model) as embeddings:
+    with watched(stages, batch), store.embeddings(batch.batch_id, version, settings.model) as embeddings:
         merged, finished = _measured(batch, stages, embeddings.add)
         with store.exclusive(batch.batch_id):
             artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
-            refresh(artifact, settings)
+            refresh(artifact, settings, stages.shown)
             Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
@@ -146,9 +147,7 @@ def _measured(
     from curation_features.service import FeaturesService
 
     photos, start = len(distinct_photos(batch)), time.monotonic()
-    with progress("measuring", photos) as bar:
-        watch(stages, batch, bar)
-        merged = FeaturesService(stages=stages).run(batch, each)
+    merged = FeaturesService(stages=stages).run(batch, each)
     cached = sum({id(record): record.cached for record in merged.records}.values())
     return merged, Finished(merged.document, photos=photos, cached=cached, seconds=time.monotonic() - start)
 
@@ -169,8 +168,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     with launch.project_instance(settings, packaged_file("dagster.yaml")) as instance:
         launch.accept(batch, store, instance)
         start = time.monotonic()
-        with progress("measuring", len(distinct_photos(batch))) as bar:
-            watch(stages, batch, bar)
+        with watched(stages, batch):
             result = launch.materialize(batch, definitions, instance)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
@@ -197,13 +195,19 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     )
 
 
-def watch(stages: FeatureStages, batch: Batch, bar: Bar) -> None:
-    """Let a bar tell what becomes of the photos, and what they wait for."""
-    stages.progress = bar.photo
-    models = stages.models
-    for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
-        model.loading = partial(bar.waiting, f"loading {name}")
-    stages.for_batch(batch).classifier.building = partial(bar.waiting, "embedding labels")
+@contextmanager
+def watched(stages: FeatureStages, batch: Batch) -> Iterator[None]:
+    """Progress of what is done in the block: what becomes of the photos, and what they wait for."""
+    from curation_features.manifest import distinct_photos
+
+    with progress("measuring", len(distinct_photos(batch))) as bar:
+        stages.progress = bar.photo
+        stages.shown = bar.later("contact sheet", len(batch.artifacts))
+        models = stages.models
+        for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
+            model.loading = partial(bar.waiting, f"loading {name}")
+        stages.for_batch(batch).classifier.building = partial(bar.waiting, "embedding labels")
+        yield
 
 
 @contextmanager

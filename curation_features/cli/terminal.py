@@ -84,6 +84,17 @@ class Bar:
             self._bars.console.file.write(f"{told.rstrip()}\n")
             self._bars.console.file.flush()
 
+    def later(self, label: str, total: int) -> Callable[[int], None]:
+        """A function that counts what is done of a later step, on a bar of its own that appears with the first."""
+        bar: list[Bar] = []
+
+        def advance(count: int) -> None:
+            if not bar:
+                bar.append(Bar(self._bars, label, total, self._unit))
+            bar[0].advance(count)
+
+        return advance
+
     def photo(self, record: PhotoRecord) -> None:
         """One more photo is done."""
         self.advance(worked=not record.cached)

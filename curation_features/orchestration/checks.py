@@ -84,7 +84,9 @@ class BatchChecks:
 
     def of_files(self, store: ArtifactStore) -> Iterator[dg.AssetCheckEvaluation]:
         """Whether the finished artifacts are right, read back from disk."""
-        for name, problems in verify(self._batch, *store.feature_paths(self._batch.batch_id)).items():
+        batch_id = self._batch.batch_id
+        found = verify(self._batch, *store.feature_paths(batch_id), store.embeddings_path(batch_id))
+        for name, problems in found.items():
             listed = {"problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in problems))}
             yield self._result(name, not problems, "; ".join(problems[:3]), listed if problems else {})
 

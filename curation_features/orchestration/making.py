@@ -91,7 +91,8 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made
     merged = merge(batch, records, version, stages.classifier.vocabulary.labels, stages.settings.fallback_labels)
     with store.stored_embeddings(batch, records) as embeddings:
         artifact = store.write_features(merged.document, merged.rows(), version, merged.labels, embeddings)
-    sheet = refresh(artifact, stages.settings)  # before the event: who gets that finds the page, and so does Dagster
+    # Before the event: who gets that finds the page, and so does Dagster.
+    sheet = refresh(artifact, stages.settings, stages.shown)
     metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact, sheet)}
     return Made("features", artifact.digest, metadata, (merged, artifact))
 

@@ -85,7 +85,12 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
 
     It is a path to copy: browsers follow no link from a server's page to a file.
     """
-    files = {"json": artifact.json_path, "parquet": artifact.table_path, **({"contact_sheet": sheet} if sheet else {})}
+    files = {
+        "json": artifact.json_path,
+        "parquet": artifact.table_path,
+        "embeddings": artifact.embeddings_path,
+        **({"contact_sheet": sheet} if sheet else {}),
+    }
     return {
         **{name: dg.MetadataValue.path(str(path)) for name, path in files.items()},
         "dagster/uri": _uri(artifact.json_path),

@@ -62,12 +62,17 @@ def sheet_path(table: Path) -> Path:
     return table.with_suffix(".html")
 
 
-def refresh(features: FeatureArtifact, settings: Settings) -> Path | None:
+def refresh(
+    features: FeatureArtifact, settings: Settings, progress: Callable[[int], None] | None = None
+) -> Path | None:
     """See to it that the right contact sheet, or none, lies beside features that were just written.
 
     A page that was made of the same features by the same code is left alone. Any other goes before the new one is made,
     so that none shows what does not lie beside it, and goes for good where `settings.contact_sheet` is off. A page that
     cannot be made costs a warning.
+
+    Args:
+        progress: called with 1 for each photo that is on a page that is made.
 
     Returns:
         The page; None if there is none.
@@ -79,7 +84,7 @@ def refresh(features: FeatureArtifact, settings: Settings) -> Path | None:
         page.unlink(missing_ok=True)
         if not settings.contact_sheet:
             return None
-        write_sheet(page, features.table_path, features.digest, settings)
+        write_sheet(page, features.table_path, features.digest, settings, progress)
     except Exception as error:
         log.warning("No contact sheet of batch %s: %s", features.table_path.stem, one_line(str(error)))
         return None
@@ -87,7 +92,7 @@ def refresh(features: FeatureArtifact, settings: Settings) -> Path | None:
 
 
 def write_sheet(
-    page: Path, table: Path, digest: str, settings: Settings, progress: Callable[[int], None] = lambda count: None
+    page: Path, table: Path, digest: str, settings: Settings, progress: Callable[[int], None] | None = None
 ) -> None:
     """Write the contact sheet of finished features, whole or not at all. Memory does not grow with the photos.
 
@@ -105,7 +110,7 @@ def write_sheet(
     with closing(sheet["photos"]) as photos:
         try:
             with replacing(page, durable=False) as temporary, temporary.open("wb") as file:
-                file.writelines(render({**sheet, "photos": _counted(photos, progress)}))
+                file.writelines(render({**sheet, "photos": _counted(photos, progress) if progress else photos}))
                 file.write(_mark(digest))
         except OSError as error:
             raise cannot_write(page, error) from error

@@ -19,6 +19,7 @@ def completed(batch: Batch, merged: Merged, artifact: FeatureArtifact, root: Pat
         digest=artifact.digest,
         features=artifact.json_path,
         table=artifact.table_path,
+        embeddings=artifact.embeddings_path,
         root=root,
         statuses=merged.statuses(),
         version=merged.version,

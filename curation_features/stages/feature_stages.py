@@ -33,6 +33,7 @@ class FeatureStages:
         models: replaces the models that the settings name (see `curation_features.testing` for fakes).
         cache: replaces the cache in the settings' data folder.
         progress: called with the record of each distinct photo that is measured.
+        shown: called with 1 for each photo that is put on the batch's contact sheet.
         announce: called once with each error that makes a run a degraded one; by default it goes to the log.
 
     Raises:
@@ -47,6 +48,7 @@ class FeatureStages:
         models: Models | None = None,
         cache: FeatureCache | None = None,
         progress: Callable[[PhotoRecord], None] | None = None,
+        shown: Callable[[int], None] | None = None,
         announce: Callable[[WeightsError], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -56,6 +58,7 @@ class FeatureStages:
         self._is_fixed = vocabulary is not None
         self._named: dict[str, CLIPClassifier] = {}
         self.progress = progress
+        self.shown = shown
         technical = TechnicalQualityAnalyzer(settings, brisque=self.models.brisque, clip_iqa=self.models.clip_iqa)
         self._pixels = PixelPass(settings, self.models, self.cache, technical)
         self._announce = announce or _log_missing

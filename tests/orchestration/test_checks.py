@@ -106,8 +106,10 @@ def test_the_check_of_the_cache_alone_needs_no_features(pipeline) -> None:
 
 def test_features_that_dagster_did_not_make_are_checked_by_their_files(pipeline, world) -> None:
     stages, batch = world.stages(), pipeline.store.manifest("batch_1")
-    merged = FeaturesService(stages=stages).run(batch)
-    pipeline.store.write_features(merged.document, merged.rows(), merged.version, stages.classifier.vocabulary.labels)
+    labels = stages.classifier.vocabulary.labels
+    with pipeline.store.embeddings("batch_1", "version", "model") as vectors:
+        merged = FeaturesService(stages=stages).run(batch, vectors.add)
+        pipeline.store.write_features(merged.document, merged.rows(), merged.version, labels, vectors)
     assert pipeline.run_checks().success
     assert pipeline.checks() == {check.name: True for check in CHECKS if check.blocking}
 

@@ -311,8 +311,10 @@ def test_what_is_missing_is_shown_with_its_reason(tmp_path) -> None:
 
 
 def test_links_lead_to_the_files(tmp_path) -> None:
-    shown = artifact_links(FeatureArtifact(tmp_path / "a b.json", tmp_path / "a b.parquet", "digest"))
-    assert (shown["json"].value, shown["parquet"].value) == (str(tmp_path / "a b.json"), str(tmp_path / "a b.parquet"))
+    paths = {name: tmp_path / f"a b.{name}" for name in ("json", "parquet", "embeddings", "contact_sheet")}
+    *written, page = paths.values()
+    shown = artifact_links(FeatureArtifact(*written, "digest"), page)
+    assert {name: shown[name].value for name in paths} == {name: str(path) for name, path in paths.items()}
     assert shown["dagster/uri"] == (tmp_path / "a b.json").as_uri()
     assert stored(shown)
 
