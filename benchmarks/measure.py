@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,17 @@ class Report:
 
 
 def medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each action over `rounds`, after one round that does not count.
+    """Median seconds of each action over `rounds` (see `interleaved`)."""
+    return {name: median(found) for name, found in interleaved(actions, rounds).items()}
+
+
+def median_ratio(taken: Sequence[float], other: Sequence[float]) -> float:
+    """The median of the ratios of two actions within each round: a machine whose speed drifts meets both alike."""
+    return median(mine / theirs for mine, theirs in zip(taken, other, strict=True))
+
+
+def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each action in each of `rounds`, after one round that does not count.
 
     A round runs every action once, in an order that turns round each time, so that whatever else the machine does
     meets all of them alike.
@@ -59,7 +69,7 @@ def medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
             taken = elapsed(actions[name])
             if number:
                 seconds[name].append(taken)
-    return {name: median(found) for name, found in seconds.items()}
+    return seconds
 
 
 def elapsed(action: Callable[[], object]) -> float:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import open_clip
 import torch
 from checkpoints import write_checkpoints, write_small_ones
 from cpu_metrics import straightforward, straightforward_decode
-from measure import Report, arguments, elapsed, medians
+from measure import Report, arguments, elapsed, interleaved, median_ratio
 from photos import write_photos
 from PIL import Image
 
@@ -202,24 +203,29 @@ def main() -> None:
         if options.device == "cpu":
             ways["ours, 4 at once"] = project.ours(batch_size=4)
             ways["ours, int8"] = project.ours(precision="int8")
-        seconds = {name: taken / photos for name, taken in rounds_of(ways, options.rounds).items()}
-        seconds["straightforward"] *= photos / len(theirs.paths)
+        counts = {name: len(theirs.paths) if way is theirs else photos for name, way in ways.items()}
+        rounds = rounds_of(ways, options.rounds).items()
+        seconds = {name: [seconds / counts[name] for seconds in taken] for name, taken in rounds}
         ours = {name: way for name, way in ways.items() if isinstance(way, Ours)}
         agreements = {name: agreement(ours["ours"], way) for name, way in ours.items() if name != "ours"}
     sizes = ", ".join(f"{name} by {size}" for name, size in limit.sizes.items())
     report = Report(f"{photos} photos on {options.device}, {options.rounds} rounds; limit: {sizes}")
     for name, taken in seconds.items():
-        numbers = {"photos/s": 1 / taken, "s per photo": taken, "of the limit": taken / seconds["limit"]}
-        report.add(name, **numbers, **{"times as fast": seconds["straightforward"] / taken}, **agreements.get(name, {}))
+        numbers = {"photos/s": 1 / median(taken), "s per photo": median(taken)}
+        ratios = {
+            "of the limit": median_ratio(taken, seconds["limit"]),
+            "times as fast": median_ratio(seconds["straightforward"], taken),
+        }
+        report.add(name, **numbers, **ratios, **agreements.get(name, {}))
     report.show(options.json)
     for name, way in ours.items():
         show_stages(name, way.summary)
 
 
-def rounds_of(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, as `medians`, and a line for each that is done."""
+def rounds_of(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, and a line for each that is done."""
     told = {name: lambda name=name, way=way: tell(name, elapsed(way)) for name, way in ways.items()}
-    return medians(told, rounds)
+    return interleaved(told, rounds)
 
 
 def tell(name: str, taken: float) -> None:
