@@ -257,6 +257,7 @@ class ArtifactStore:
             embeddings: the image vectors; None: there are none, and older ones go.
         """
         json_path, table_path = self.feature_paths(document["batch_id"])
+        embeddings_path = self.embeddings_path(document["batch_id"])
         data = to_json(document)
         metadata = {"version": dict(version), "labels": list(labels)}
         try:
@@ -271,11 +272,10 @@ class ArtifactStore:
                 if embeddings is not None:
                     embeddings.publish()
                 else:
-                    self.embeddings_path(document["batch_id"]).unlink(missing_ok=True)
+                    embeddings_path.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(json_path, error) from error
-        vectors_path = self.embeddings_path(document["batch_id"])
-        return FeatureArtifact(json_path, table_path, vectors_path, hashlib.sha256(data).hexdigest())
+        return FeatureArtifact(json_path, table_path, embeddings_path, hashlib.sha256(data).hexdigest())
 
 
 def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:

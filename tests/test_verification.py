@@ -93,6 +93,13 @@ def finished(world) -> Finished:
     return finish(world, batch_from(document))
 
 
+def finds(finished: Finished, checks: set[str], text: str) -> None:
+    """These checks fail and no others, and what they say has `text` in it."""
+    found = finished.problems()
+    assert set(found) == checks
+    assert text in "\n".join(itertools.chain(*found.values()))
+
+
 def at(document: Any, *steps: str | int) -> Any:
     for step in steps:
         document = document[step]
@@ -274,9 +281,7 @@ JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
 def test_damage_to_the_json_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
     change, checks, text = JSON_DAMAGE[damage]
     finished.edit_json(change)
-    found = finished.problems()
-    assert set(found) == checks
-    assert text in "\n".join(itertools.chain(*found.values()))
+    finds(finished, checks, text)
 
 
 def test_no_value_can_change_unseen(finished) -> None:
@@ -400,9 +405,7 @@ TABLE_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = 
 def test_damage_to_the_table_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
     change, checks, text = TABLE_DAMAGE[damage]
     finished.edit_table(change)
-    found = finished.problems()
-    assert set(found) == checks
-    assert text in "\n".join(itertools.chain(*found.values()))
+    finds(finished, checks, text)
 
 
 @pytest.mark.parametrize("name", [*METRIC_NAMES, "clip_labels", "label", "confidence", "status", "errors"])
@@ -470,9 +473,7 @@ EMBEDDINGS_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str
 def test_damage_to_the_vectors_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
     change, checks, text = EMBEDDINGS_DAMAGE[damage]
     finished.edit_embeddings(change)
-    found = finished.problems()
-    assert set(found) == checks
-    assert text in "\n".join(itertools.chain(*found.values()))
+    finds(finished, checks, text)
 
 
 def test_a_vector_with_a_hole_cannot_be_read(finished) -> None:
