@@ -19,7 +19,7 @@ from curation_features.settings import Settings
 from curation_features.stages.plan import MODEL_PARTS, STAGE_OF_PART, Models, Plan, tolerated
 from curation_features.stages.preparation import Item, Preparation, Result, failed
 from curation_features.stages.stats import RunStats
-from curation_features.stages.streaming import BatchRunner, bounded_map, finished, in_order, worker_count
+from curation_features.stages.streaming import BatchRunner, at_once, bounded_map, in_order, worker_count
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 from curation_features.uploads import stacked
 
@@ -94,7 +94,7 @@ class PixelPass:
             nonlocal cpu_is_busy
             needs_model = any(item.inputs for item in group)
             cpu_is_busy = needs_model and self._device == "cpu"
-            return pool.submit(self._finish, group, plan, stats) if needs_model else finished(self._kept(group, stats))
+            return pool.submit(self._finish, group, plan, stats) if needs_model else at_once(self._kept, group, stats)
 
         try:
             groups = map(start, self._groups(stats.waited("photos", prepared)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import count, islice
 
 import pytest
 
-from curation_features.stages.streaming import BatchRunner, batched, bounded_map, finished, in_order
+from curation_features.stages.streaming import QUICK, BatchRunner, at_once, batched, bounded_map, in_order
 
 
 def test_results_come_in_order() -> None:
@@ -84,7 +85,7 @@ def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
     def source():
         for n in range(100):
             drawn.append(n)
-            yield finished(n)
+            yield at_once(int, n)
 
     stream = in_order(source(), lambda: allowed)
     assert next(stream) == 0
@@ -92,6 +93,70 @@ def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
     allowed = 5
     assert [next(stream), next(stream)] == [1, 2]
     assert len(drawn) == 3 + 5
+
+
+def work(n: int) -> None:
+    """Takes time that is this thread's own."""
+    end = time.thread_time() + 2 * QUICK
+    while time.thread_time() < end:
+        pass
+
+
+def wait(n: int) -> None:
+    """Takes time that is nobody's own."""
+    time.sleep(2 * QUICK)
+
+
+def test_quick_calls_are_made_in_the_callers_thread() -> None:
+    threads = list(bounded_map(lambda n: threading.get_ident(), range(2000), workers=2, ahead=8))
+    own = threads.count(threading.get_ident())
+    assert own > 1000  # nearly all; but what else this machine does may make some calls slow
+    assert threads[:8].count(threading.get_ident()) == 0
+
+
+def test_calls_that_take_long_stay_in_threads() -> None:
+    assert threading.get_ident() not in in_which_threads(work, 50)
+
+
+def test_calls_that_wait_are_tried_in_the_callers_thread_ever_more_rarely() -> None:
+    own = [n for n, thread in enumerate(in_which_threads(wait, 500)) if thread == threading.get_ident()]
+    assert 1 <= len(own) <= 50  # some when 8 were quick in threads, then when 16 were, 32, 64, 128
+    assert len(own) > 2 * len([n for n in own if n >= 250])
+
+
+def in_which_threads(function, count: int) -> list[int]:
+    def run(n: int) -> int:
+        function(n)
+        return threading.get_ident()
+
+    return list(bounded_map(run, range(count), workers=2, ahead=8))
+
+
+def test_one_long_call_after_quick_ones_sends_those_after_it_into_threads() -> None:
+    def run(n: int) -> int:
+        if n >= 1000:
+            work(n)
+        return threading.get_ident()
+
+    threads = list(bounded_map(run, range(1100), workers=2, ahead=64))
+    assert threads[1000:].count(threading.get_ident()) <= 1
+
+
+def test_in_bursts_no_call_is_made_in_the_callers_thread() -> None:
+    stream = bounded_map(lambda n: threading.get_ident(), range(100), workers=2, ahead=8, in_bursts=lambda: True)
+    assert threading.get_ident() not in set(stream)
+
+
+def test_an_error_in_the_callers_thread_comes_in_its_place() -> None:
+    def fail(n: int) -> int:
+        if n == 1000:
+            raise ValueError("thousand")
+        return n
+
+    stream = bounded_map(fail, range(1100), workers=2, ahead=8)
+    assert [next(stream) for _ in range(1000)] == list(range(1000))
+    with pytest.raises(ValueError, match="thousand"):
+        next(stream)
 
 
 def test_batches() -> None:
