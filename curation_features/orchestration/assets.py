@@ -101,7 +101,9 @@ only.""",
         ["image_embeddings", "label_embeddings"],
         {"python", "numpy", "parquet"},
         column_schema(STAGE_TABLES["clip_labels"].columns),
-        "The five most probable labels of every photo, out of its stored vector and the label vectors.",
+        """The five most probable labels of every photo, out of its stored vector and the label vectors.
+
+Made in the same pass as `image_embeddings` where a run makes both.""",
     ),
     _spec(
         "features",

@@ -45,10 +45,11 @@ def make(batch: Batch, assets: Collection[str], stages: FeatureStages, store: Ar
     stages = stages.for_batch(batch)
     if "label_embeddings" in assets:
         yield _label_embeddings(stages)
+    labelled_at_once = {"image_embeddings", "clip_labels"} <= set(assets)
     pixels = sorted(PIXEL_STAGES.keys() & assets)
     if pixels:
-        yield from _pixel_stages(batch, pixels, stages, store)
-    if "clip_labels" in assets:
+        yield from _pixel_stages(batch, pixels, stages, store, labelled=labelled_at_once)
+    if "clip_labels" in assets and not labelled_at_once:
         yield _clip_labels(batch, stages, store)
     if "features" in assets:
         yield _features(batch, stages, store)
@@ -66,15 +67,37 @@ def _label_embeddings(stages: FeatureStages) -> Made:
     return Made("label_embeddings", stages.ensure_label_embeddings(plan), metadata)
 
 
-def _pixel_stages(batch: Batch, names: list[str], stages: FeatureStages, store: ArtifactStore) -> Iterator[Made]:
-    """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once."""
-    stats = RunStats()
-    plan = stages.plan(frozenset().union(*(PIXEL_STAGES[name] for name in names)))
-    versions = {name: plan.versions_of(PIXEL_STAGES[name]) for name in names}
+def _pixel_stages(
+    batch: Batch, names: list[str], stages: FeatureStages, store: ArtifactStore, *, labelled: bool
+) -> Iterator[Made]:
+    """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once.
+
+    Args:
+        labelled: the pass makes the labels as well, from vectors that need not be read back then.
+    """
+    parts = frozenset().union(*(PIXEL_STAGES[name] for name in names))
+    stats, plan = RunStats(), stages.plan(parts | LABEL_PARTS if labelled else parts)
+    pixel_plan = plan.only(parts)
+    told = dict.fromkeys(names, (stats, pixel_plan))
+    versions = {name: plan.only(PIXEL_STAGES[name]).versions for name in names}
     records = stats.counted(stages.measure(batch, plan, stats))
-    planned = digest({"versions": dict(plan.versions), "missing": sorted(plan.missing)})[:16]
+    if labelled:
+        label_stats, label_plan = told["clip_labels"] = RunStats(), plan.only(LABEL_PARTS)
+        versions["clip_labels"] = label_plan.versions
+        records = label_stats.counted(stages.label(_to_be_labelled(records), label_plan, label_stats))
+    planned = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
     for name, artifact in store.write_stages(batch, records, versions, stages.settings.model).items():
-        yield Made(name, artifact.digest, {**stage_metadata(artifact, stats, plan), "pass": planned})
+        yield Made(name, artifact.digest, {**stage_metadata(artifact, *told[name]), "pass": planned})
+
+
+def _to_be_labelled(records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
+    """Measured records, which are counted as such, on their way to be labelled and counted again.
+
+    A label that they have came with them out of the cache.
+    """
+    for record in records:
+        record.cached = record.labelling is not None
+        yield record
 
 
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:

@@ -100,9 +100,12 @@ class Plan:
     missing: Mapping[str, FeatureError] = field(default_factory=dict)
     failures: tuple[WeightsError, ...] = ()
 
-    def versions_of(self, parts: Collection[str]) -> dict[str, str]:
-        """The versions of those of `parts` that can be computed."""
-        return {part: version for part, version in self.versions.items() if part in parts}
+    def only(self, parts: Collection[str]) -> Plan:
+        """The same for these parts alone; it has no `failures`."""
+        return Plan(
+            {part: version for part, version in self.versions.items() if part in parts},
+            {part: error for part, error in self.missing.items() if part in parts},
+        )
 
     @property
     def technical_version(self) -> str:

@@ -49,6 +49,33 @@ def test_a_second_run_recomputes_nothing_and_changes_no_version(pipeline, world)
     assert pipeline.materialization("technical_metrics").metadata["cached"].value == 3
 
 
+def test_each_asset_says_how_many_photos_it_had_in_the_cache(pipeline, world) -> None:
+    def cached() -> dict[str, int]:
+        assert pipeline.run().success
+        made = {name: pipeline.materialization(name).metadata for name in ("technical_metrics", "clip_labels")}
+        assert {metadata["photos"].value for metadata in made.values()} == {3}
+        return {name: metadata["cached"].value for name, metadata in made.items()}
+
+    assert cached() == {"technical_metrics": 0, "clip_labels": 0}
+    assert cached() == {"technical_metrics": 3, "clip_labels": 3}
+    pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
+    assert cached() == {"technical_metrics": 0, "clip_labels": 3}
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    assert cached() == {"technical_metrics": 3, "clip_labels": 0}
+
+
+def test_labels_are_the_same_made_with_their_vectors_or_from_stored_ones(pipeline, world) -> None:
+    pipeline.run()
+    at_once = pd.read_parquet(pipeline.store.stage_path("clip_labels", "batch_1"))
+    version = pipeline.materialization("clip_labels").tags["dagster/data_version"]
+    assert at_once["label_cosines"].map(len).tolist() == [50] * 3
+    world.stages().cache.clear()
+    assert pipeline.run("batch_1", "clip_labels").success
+    pd.testing.assert_frame_equal(pd.read_parquet(pipeline.store.stage_path("clip_labels", "batch_1")), at_once)
+    assert pipeline.materialization("clip_labels").tags["dagster/data_version"] == version
+
+
 def test_each_asset_can_be_made_by_itself(pipeline, world) -> None:
     assert world.done_by(lambda: pipeline.run("batch_1", "technical_metrics")) == {
         "decoded": 3, "clip_iqa": 3, "brisque": 3,
