@@ -395,7 +395,8 @@ def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
         raise ValueError("a vector has a number that is null")
     numbers: NDArray[Any] = np.from_dlpack(column.values)  # `to_numpy` would import pandas
     ends: NDArray[Any] = np.from_dlpack(column.offsets)
-    parts = zip(ends[:-1], ends[1:], column.is_valid().to_pylist(), strict=True)
+    valid = column.is_valid().to_pylist() if column.null_count else [True] * len(column)  # it imports pyarrow.compute
+    parts = zip(ends[:-1], ends[1:], valid, strict=True)
     return [numbers[begin:end] if there else None for begin, end, there in parts]
 
 

@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from curation_features.models.hub_layout import commit_of, repository_folder
+
 
 def cached(repo: str, revision: str, name: str) -> Path | None:
-    """A file of a repository in the cache."""
-    from huggingface_hub import try_to_load_from_cache
+    """A file of a repository in the cache.
 
-    found = try_to_load_from_cache(repo, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    `huggingface_hub.try_to_load_from_cache` says the same, but a run of which all is cached would wait for its import.
+    """
+    folder = repository_folder(repo)
+    path = folder / "snapshots" / commit_of(folder, revision) / name
+    return path if path.is_file() else None
 
 
 def first_cached(repo: str, revision: str, names: Iterable[str]) -> Path | None:

@@ -63,6 +63,12 @@ def link(folder: Path, commit: str, name: str, blob: str) -> Path:
     return path
 
 
+def commit_of(folder: Path, revision: str) -> str:
+    """The commit that a revision means; a commit means itself."""
+    ref = folder / "refs" / revision
+    return ref.read_text() if ref.is_file() else revision
+
+
 def set_revision(folder: Path, revision: str, commit: str) -> None:
     """Make `revision` mean a commit."""
     if revision != commit:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import try_to_load_from_cache
 
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.models import Weights, locate_brisque, locate_clip, locate_clip_iqa, sources
 from curation_features.models.catalog import PUBLISHED_CLIPS
 from curation_features.models.find import TOKENIZER_FILES, find_known_file
+from curation_features.models.hub_cache import cached
 from curation_features.models.known_files import KnownFile, brisque_file, clip_iqa_file
 
 DEGRADE = "CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade"
@@ -202,6 +204,20 @@ def put(
     link.symlink_to(os.path.relpath(blob, link.parent))
     (folder / "refs" / "main").write_text(commit)
     return link
+
+
+@pytest.mark.parametrize("revision", ["main", "a/branch", "c" * 40, "d" * 40, "e" * 40, "unknown"])
+@pytest.mark.parametrize("name", ["here.bin", "folder/here.bin", "absent.bin", "folder"])
+def test_files_are_found_in_the_cache_where_the_hubs_own_client_finds_them(hub_cache, revision, name):
+    for commit, reference in (("c" * 40, "main"), ("d" * 40, "a/branch")):
+        put(hub_cache, "org/model", "here.bin", b"here", commit=commit)
+        ref = hub_cache / "models--org--model" / "refs" / reference
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit)
+    put(hub_cache, "org/model", "folder/here.bin", b"there", commit="c" * 40)
+    for repo in ("org/model", "org/none"):
+        theirs = try_to_load_from_cache(repo, name, revision=revision)
+        assert cached(repo, revision, name) == (Path(theirs) if isinstance(theirs, str) else None)
 
 
 def test_a_checkpoint_in_the_cache_has_the_same_digest_as_the_same_in_a_folder(hub_cache, settings, local):
