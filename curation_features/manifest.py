@@ -284,6 +284,8 @@ def _check_digits(value: int, steps: _Steps) -> None:
 
 
 def _copied(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):  # nearly all; to ask for a Mapping takes longer
+        return value
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -93,7 +92,8 @@ class PhotoReader:
         self._max_bytes = settings.max_file_bytes
         roots = settings.photo_roots or (self._base,)
         local = (*(root for root in roots if not is_remote(root)), str(settings.data_path / RANKING_FOLDER))
-        self._folders = tuple(Path(self._resolved(root)) for root in local)
+        self._folders = tuple(self._resolved(root) for root in local)
+        self._inside = tuple(os.path.join(folder, "") for folder in self._folders)  # noqa: PTH118 (with a slash)
         self._prefixes = tuple(root for root in roots if is_remote(root))
 
     def read(self, uri: str) -> PhotoFile:
@@ -127,8 +127,8 @@ class PhotoReader:
 
     def _read_local(self, uri: str) -> bytes:
         path = self._resolved(uri)
-        if not any(Path(path).is_relative_to(folder) for folder in self._folders):
-            folders = ", ".join(map(str, self._folders))
+        if not f"{path}{os.sep}".startswith(self._inside):
+            folders = ", ".join(self._folders)
             raise PhotoError(
                 "forbidden_path", f"{_shown(uri)} leads out of {folders}; list its folder in photo_roots to allow it"
             )

@@ -252,6 +252,9 @@ EMBEDDING_COLUMNS: Columns = {
     "embedding": Column("list<float>", "CLIP image vector, of norm 1; null where there is none"),
 }
 
+_PLAIN, _SORTED = (
+    json.JSONEncoder(allow_nan=False, sort_keys=sort) for sort in (False, True)
+)  # made once: rows are many
 _DATETIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
 _INT32 = range(1, 2**31)
 
@@ -304,7 +307,7 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
         **labels,
         "version_technical": features["version"]["technical"],
         "version_clip": features["version"]["clip"],
-        "artifact": json.dumps(plain, allow_nan=False),
+        "artifact": _PLAIN.encode(plain),
     }
 
 
@@ -429,7 +432,7 @@ class RowDigest:
     def add(self, row: Row) -> None:
         """Take in one row."""
         content = {name: row[name] for name in self._names}
-        self._hash.update(json.dumps(content, sort_keys=True, allow_nan=False).encode() + b"\n")
+        self._hash.update(_SORTED.encode(content).encode() + b"\n")
 
     def hexdigest(self) -> str:
         """The digest of the rows so far."""

@@ -22,6 +22,7 @@ from curation_features.report.text import file_name, one_line
 from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
 from curation_features.stages import Merged, Plan, RunStats
 from curation_features.stages.summary import (
+    Percentiles,
     Pick,
     error_counts,
     label_distribution,
@@ -106,13 +107,13 @@ def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict
     Args:
         thumbnail: makes the small images beside the best and the worst photos; by default there are none.
     """
-    chosen = picks(merged)
+    chosen, percentiles = picks(merged), score_percentiles(merged)
     counts = {"photos": len(merged.records)}
     counts.update({f"photos_{status}": count for status, count in merged.statuses().items()})
     tables = {
         "errors": _error_table(merged),
         "failed_photos": _failed_table(chosen.failed),
-        "scores": _score_table(merged),
+        "scores": _score_table(merged, percentiles),
         "label_distribution": _label_table(merged),
     }
     return {
@@ -120,17 +121,17 @@ def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict
         **({"best_and_worst": _gallery(chosen.best, chosen.worst, thumbnail)} if chosen.best or chosen.worst else {}),
         **{name: table for name, table in tables.items() if table.records},
         **{f"{part}_version": version for part, version in merged.version.items()},
-        **_flat_percentiles(merged),
+        **_flat(percentiles),
         "labels": dg.MetadataValue.json(_bounded(merged.label_counts())),
         "dagster/partition_row_count": len(merged.records),
     }
 
 
-def _flat_percentiles(merged: Merged) -> dict[str, int | float]:
+def _flat(percentiles: Percentiles) -> dict[str, int | float]:
     return _plain(
         {
             f"{metric}_p{rank:02}": round(value, 4)
-            for metric, values in score_percentiles(merged).items()
+            for metric, values in percentiles.items()
             for rank, value in values.items()
         }
     )
@@ -178,7 +179,7 @@ _SCORE_COLUMNS = {
 }
 
 
-def _score_table(merged: Merged) -> dg.TableMetadataValue:
+def _score_table(merged: Merged, percentiles: Percentiles) -> dg.TableMetadataValue:
     return _table(
         _SCORE_COLUMNS,
         [
@@ -188,7 +189,7 @@ def _score_table(merged: Merged) -> dg.TableMetadataValue:
                 **{f"p{rank:02}": f"{value:.3f}" for rank, value in values.items()},
                 "measured": sum(_score(record, metric) is not None for record in merged.records),
             }
-            for metric, values in score_percentiles(merged).items()
+            for metric, values in percentiles.items()
         ],
     )
 

@@ -63,9 +63,13 @@ class Picks:
     failed: tuple[Pick, ...]
 
 
-def score_percentiles(merged: Merged) -> dict[str, dict[int, float]]:
+Percentiles = dict[str, dict[int, float]]
+"""For each metric its percentiles, by rank."""
+
+
+def score_percentiles(merged: Merged) -> Percentiles:
     """The `PERCENTILES` of each metric over what was measured, interpolated linearly; absent where nothing was."""
-    found: dict[str, dict[int, float]] = {}
+    found: Percentiles = {}
     for metric in METRICS:
         scores = [score for record in merged.records if (score := _score(record, metric.name)) is not None]
         if scores:
