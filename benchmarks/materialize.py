@@ -1,7 +1,8 @@
 """A batch through Dagster of which everything is cached, each run in a fresh process from its start to its end.
 
-It is held against the least that such a process could do: import Dagster and read the photos' files. The batch of one
-photo shows what Dagster takes for a run, whatever is in it. The models are the stand-ins of
+It is held against the least that such a process could do: import Dagster and read the photos' files. What Dagster takes
+for a run, whatever is in it, is shown by five assets that do nothing, on the same instance, and by a batch of one
+photo. The models are the stand-ins of
 `curation_features.testing`, and the process that runs says whether it has loaded torch; it must not.
 """
 
@@ -31,6 +32,30 @@ import dagster
 from pathlib import Path
 for artifact in json.loads(Path(sys.argv[1]).read_bytes())["artifacts"]:
     Path(artifact["std_uri"]).read_bytes()
+"""
+
+NOTHING = """
+import dagster as dg
+from curation_features.orchestration.resources import dagster_home
+from curation_features.settings import Settings
+
+partitions = dg.DynamicPartitionsDefinition(name="nothing")
+names = [f"nothing_{number}" for number in range(5)]
+
+@dg.multi_asset(specs=[dg.AssetSpec(name, skippable=True) for name in names], partitions_def=partitions)
+def nothing(context):
+    for name in names:
+        context.log_event(dg.AssetMaterialization(name, partition="one"))
+    yield from ()
+
+definitions = dg.Definitions([nothing], jobs=[dg.define_asset_job("job", [nothing])])
+with dg.DagsterInstance.from_config(str(dagster_home(Settings()).resolve())) as instance:
+    instance.add_dynamic_partitions("nothing", ["one"])
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    run = definitions.resolve_job_def("job").execute_in_process(
+        instance=instance, partition_key="one", run_config=quiet
+    )
+assert run.success
 """
 
 MATERIALIZE = """
@@ -82,6 +107,7 @@ def report(options: argparse.Namespace, root: Path) -> Report:
     few, many = manifests.values()
     actions: Mapping[str, tuple[str, Path]] = {
         "import dagster and read the files": (READ, many),
+        "five assets that do nothing": (NOTHING, many),
         "materialize, 1 photo": (MATERIALIZE, few),
         f"materialize, {options.photos:,} photos": (MATERIALIZE, many),
     }

@@ -16,6 +16,7 @@ from curation_features.errors import StoreError
 from curation_features.files import cannot_write, flush
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
+from curation_features.orchestration.provenance import data_version
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
@@ -95,10 +96,17 @@ def _opened(home: Path) -> dg.DagsterInstance:
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
-    """Make a manifest known: kept in the store, a partition, and an observation of `preprocess_batches`."""
+    """Make a manifest known: kept in the store, a partition, and an observation of `preprocess_batches`.
+
+    The manifest that was observed last is no news.
+    """
     store.put_manifest(batch)
     instance.add_dynamic_partitions(DIMENSION, [batch.batch_id])
-    instance.report_runless_asset_event(observation(batch))
+    observed = observation(batch)
+    wanted = dg.AssetRecordsFilter(observed.asset_key, asset_partitions=[batch.batch_id])
+    latest = instance.fetch_observations(wanted, limit=1).records
+    if [data_version(record) for record in latest] != [batch.digest]:
+        instance.report_runless_asset_event(observed)
 
 
 def observation(batch: Batch) -> dg.AssetObservation:

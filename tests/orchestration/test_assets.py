@@ -211,6 +211,18 @@ def test_observing_gives_the_digest_of_every_accepted_manifest(pipeline, world) 
         assert event.asset_observation.tags["dagster/data_version"] == pipeline.store.manifest(batch_id).digest
 
 
+def test_a_manifest_is_observed_when_it_is_another_than_before(pipeline, world) -> None:
+    def observed() -> list[str]:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["b"])
+        records = pipeline.instance.fetch_observations(wanted, limit=10).records
+        return [record.asset_observation.tags["dagster/data_version"] for record in reversed(records)]
+
+    first, other = (world.batch([world.photo(f"{n}.png", n)], "b") for n in (20, 21))
+    for batch in (first, first, other, other, first):
+        pipeline.accept(batch)
+    assert observed() == [first.digest, other.digest, first.digest]
+
+
 def test_a_manifest_that_cannot_be_read_does_not_stop_the_observation_of_others(pipeline, world) -> None:
     pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
     pipeline.store.manifest_path("batch_2").write_text("{")
