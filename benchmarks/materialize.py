@@ -13,11 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from measure import Report, arguments, elapsed
+from measure import Report, arguments, interleaved, median_ratio
 from photos import write_photos
 
 from curation_features.ingest import find_photos, ingest
@@ -105,27 +105,19 @@ def batches(root: Path, photos: int) -> dict[int, Path]:
 def report(options: argparse.Namespace, root: Path) -> Report:
     manifests = batches(root, options.photos)
     few, many = manifests.values()
-    actions: Mapping[str, tuple[str, Path]] = {
+    ways = {
         "import dagster and read the files": (READ, many),
         "five assets that do nothing": (NOTHING, many),
         "materialize, 1 photo": (MATERIALIZE, few),
         f"materialize, {options.photos:,} photos": (MATERIALIZE, many),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(options.rounds):
-        for name in list(actions)[:: -1 if number % 2 else 1]:
-            code, manifest = actions[name]
-            seconds[name].append(elapsed(lambda code=code, manifest=manifest: run(code, manifest, root)))
-    return table(options, seconds)
-
-
-def table(options: argparse.Namespace, seconds: Mapping[str, Sequence[float]]) -> Report:
+    seconds = interleaved({name: partial(run, *way, root) for name, way in ways.items()}, options.rounds)
     found = Report(
         f"A cached batch of {options.photos:,} photos of {SIDE} px through Dagster ({options.rounds} rounds)"
     )
-    least = median(next(iter(seconds.values())))
+    least = next(iter(seconds.values()))
     for name, taken in seconds.items():
-        found.add(name, seconds=median(taken), **{"of the least": median(taken) / least})
+        found.add(name, seconds=median(taken), **{"of the least": median_ratio(taken, least)})
     return found
 
 

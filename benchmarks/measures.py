@@ -100,14 +100,14 @@ def rows_of(benchmark: str, options: Sequence[str]) -> Rows:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)  # four times as many of the pass
+    parser = arguments(__doc__, rounds=3)  # four times as many where rounds are short
     parser.add_argument("--photos", default="4", help="photos of the pass on a CPU, a multiple of 4 (%(default)s)")
     parser.add_argument("--only", choices=BENCHMARKS, nargs="+", default=BENCHMARKS)
     options = parser.parse_args()
-    rounds = ["--rounds", str(options.rounds)]
-    # Of the pass many short rounds: the machine's speed changes within long ones by more than the ways differ.
-    of_pass = ["--rounds", str(4 * options.rounds), "--photos", options.photos]
-    found = {name: rows_of(name, of_pass if name == "throughput" else rounds) for name in options.only}
+    few, many = (["--rounds", str(factor * options.rounds)] for factor in (1, 4))
+    # Many short rounds: the machine's speed changes within long ones by more than the ways differ.
+    own = {"throughput": [*many, "--photos", options.photos], "materialize": many}
+    found = {name: rows_of(name, own.get(name, few)) for name in options.only}
     report = Report("What this project holds itself to, and what it is on this machine")
     for measure in MEASURES:
         if measure.benchmark in found:
