@@ -252,9 +252,10 @@ EMBEDDING_COLUMNS: Columns = {
     "embedding": Column("list<float>", "CLIP image vector, of norm 1; null where there is none"),
 }
 
-_PLAIN, _SORTED = (
-    json.JSONEncoder(allow_nan=False, sort_keys=sort) for sort in (False, True)
-)  # made once: rows are many
+# Made once, as rows are many: `json.dumps` makes one at each call that has an option.
+_PLAIN = json.JSONEncoder(allow_nan=False)
+_SORTED = json.JSONEncoder(allow_nan=False, sort_keys=True)
+
 _DATETIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
 _INT32 = range(1, 2**31)
 

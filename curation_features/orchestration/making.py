@@ -73,7 +73,8 @@ def _pixel_stages(
     """Technical metrics and image embeddings, or one of them, out of one pass that decodes each photo once.
 
     Args:
-        labelled: the pass makes the labels as well, from vectors that need not be read back then.
+        names: of the stages.
+        labelled: whether the pass makes the labels as well, from vectors that need not be read back then.
     """
     parts = frozenset().union(*(PIXEL_STAGES[name] for name in names))
     stats, plan = RunStats(), stages.plan(parts | LABEL_PARTS if labelled else parts)
