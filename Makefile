@@ -62,7 +62,7 @@ layers: $(INSTALLED) ## imports point downward
 unit: $(INSTALLED) ## tests
 	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest -n 4 --dist worksteal
 
-bench: $(INSTALLED) ## every measure of speed and memory, with what it should be, in one table (half an hour)
+bench: $(INSTALLED) ## every measure of speed and memory, with what it should be, in one table (15 to 30 minutes)
 	"$(BIN)/python" benchmarks/measures.py
 
 clean: ## remove caches and build outputs (neither data nor the environment)
