@@ -134,6 +134,7 @@ class ArtifactStore:
         records: Iterable[PhotoRecord],
         versions: Mapping[str, Mapping[str, str]],
         model: str | None = None,
+        labels: Sequence[str] = (),
     ) -> dict[str, StageArtifact]:
         """Write what one or several stages made, out of one stream of records, as they come.
 
@@ -141,13 +142,14 @@ class ArtifactStore:
             versions: for each stage to be written, the versions of its parts. They are kept with it, as is the
                 digest of the manifest.
             model: the CLIP model as settings name it, which is kept with them, too.
+            labels: so is the vocabulary, in the order of the cosines.
         """
         writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
         artifacts: dict[str, Callable[[], StageArtifact]] = {}
         with ExitStack() as stack:
             for stage, parts in versions.items():
                 table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
-                metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model}
+                metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model, "labels": list(labels)}
                 digest = RowDigest(table.digested, str(sorted(parts.items())))
                 writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
                 artifacts[stage] = partial(_stage_artifact, path, digest, metadata)

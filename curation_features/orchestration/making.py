@@ -86,8 +86,9 @@ def _pixel_stages(
         label_stats, label_plan = told["clip_labels"] = RunStats(), plan.only(LABEL_PARTS)
         versions["clip_labels"] = label_plan.versions
         records = label_stats.counted(stages.label(_to_be_labelled(records), label_plan, label_stats))
+    made_with = (stages.settings.model, stages.classifier.vocabulary.labels)
     planned = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
-    for name, artifact in store.write_stages(batch, records, versions, stages.settings.model).items():
+    for name, artifact in store.write_stages(batch, records, versions, *made_with).items():
         yield Made(name, artifact.digest, {**stage_metadata(artifact, *told[name]), "pass": planned})
 
 
@@ -104,15 +105,20 @@ def _to_be_labelled(records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:
     stats, plan = RunStats(), stages.plan(LABEL_PARTS)
     records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    artifact = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions})["clip_labels"]
-    return Made("clip_labels", artifact.digest, stage_metadata(artifact, stats, plan))
+    made_with = (stages.settings.model, stages.classifier.vocabulary.labels)
+    made = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions}, *made_with)
+    return Made("clip_labels", made["clip_labels"].digest, stage_metadata(made["clip_labels"], stats, plan))
 
 
 def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:
-    technical, labels = (store.stage_metadata(name, batch)["versions"] for name in ("technical_metrics", "clip_labels"))
-    version = {"technical": technical_version(technical), "clip": labels.get("labels", UNMEASURED)}
+    technical, labelled = (store.stage_metadata(name, batch) for name in ("technical_metrics", "clip_labels"))
+    version = {
+        "technical": technical_version(technical["versions"]),
+        "clip": labelled["versions"].get("labels", UNMEASURED),
+    }
+    labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # those of the project may be others by now
     records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
-    merged = merge(batch, records, version, stages.classifier.vocabulary.labels, stages.settings.fallback_labels)
+    merged = merge(batch, records, version, labels, stages.settings.fallback_labels)
     with store.stored_embeddings(batch, records) as embeddings:
         artifact = store.write_features(merged.document, merged.rows(), version, merged.labels, embeddings)
     # Before the event: who gets that finds the page, and so does Dagster.

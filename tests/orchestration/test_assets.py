@@ -15,6 +15,7 @@ from curation_features.orchestration.assets import preprocess_batches
 from curation_features.orchestration.project import build_definitions
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
+from curation_features.tables import read_metadata
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 
@@ -95,6 +96,21 @@ def test_new_labels_change_labels_and_features_and_no_image_is_looked_at(pipelin
     changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
     assert changed == {"label_embeddings", "clip_labels", "features"}
     assert done == {"clip_texts": 36}
+
+
+@pytest.mark.parametrize("labelling", [(), ("clip_labels",)])
+def test_features_alone_after_new_labels_name_the_labels_that_their_cosines_are_of(pipeline, world, labelling) -> None:
+    pipeline.run()
+    assert not labelling or pipeline.run("batch_1", *labelling).success
+    json_path, table_path = pipeline.store.feature_paths("batch_1")
+    before = json_path.read_bytes(), read_metadata(table_path)["labels"]
+    assert len(before[1]) == 50
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    assert pipeline.run("batch_1", "features").success
+    assert (json_path.read_bytes(), read_metadata(table_path)["labels"]) == before
+    assert pipeline.run().success
+    assert read_metadata(table_path)["labels"] == list("abcdef")
 
 
 def test_labels_are_made_from_stored_vectors_without_the_photos_or_the_cache(pipeline, world) -> None:
