@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from itertools import count, islice
+from collections.abc import Callable
+from itertools import count, groupby, islice
 
 import pytest
 
+from curation_features.stages import streaming
 from curation_features.stages.streaming import QUICK, BatchRunner, at_once, batched, bounded_map, in_order
 
 
@@ -95,51 +96,91 @@ def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
     assert len(drawn) == 3 + 5
 
 
-def work(n: int) -> None:
-    """Takes time that is this thread's own."""
-    end = time.thread_time() + 2 * QUICK
-    while time.thread_time() < end:
-        pass
+class Clocks:
+    """Clocks that go only as far as a call says that it took, so that no test depends on the machine."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._wall = 0.0
+
+    def thread_time(self) -> float:
+        return getattr(self._own, "seconds", 0.0)
+
+    def perf_counter(self) -> float:
+        return self._wall
+
+    def work(self) -> None:
+        """Takes time that is this thread's own."""
+        self._own.seconds = self.thread_time() + 2 * QUICK
+        self._wall += 2 * QUICK
+
+    def wait(self) -> None:
+        """Takes time that is nobody's own."""
+        self._wall += 2 * QUICK
 
 
-def wait(n: int) -> None:
-    """Takes time that is nobody's own."""
-    time.sleep(2 * QUICK)
+@pytest.fixture
+def clocks(monkeypatch) -> Clocks:
+    found = Clocks()
+    monkeypatch.setattr(streaming, "time", found)
+    return found
 
 
-def test_quick_calls_are_made_in_the_callers_thread() -> None:
-    threads = list(bounded_map(lambda n: threading.get_ident(), range(2000), workers=2, ahead=8))
-    own = threads.count(threading.get_ident())
-    assert own > 1000  # nearly all; but what else this machine does may make some calls slow
-    assert threads[:8].count(threading.get_ident()) == 0
+def made_by_caller(function: Callable[[int], object], count: int) -> list[bool]:
+    """Whether each of some calls was made in the caller's thread."""
+    caller = threading.get_ident()
 
-
-def test_calls_that_take_long_stay_in_threads() -> None:
-    assert threading.get_ident() not in in_which_threads(work, 50)
-
-
-def test_calls_that_wait_are_tried_in_the_callers_thread_ever_more_rarely() -> None:
-    own = [n for n, thread in enumerate(in_which_threads(wait, 500)) if thread == threading.get_ident()]
-    assert 1 <= len(own) <= 50  # some when 8 were quick in threads, then when 16 were, 32, 64, 128
-    assert len(own) > 2 * len([n for n in own if n >= 250])
-
-
-def in_which_threads(function, count: int) -> list[int]:
-    def run(n: int) -> int:
+    def run(n: int) -> bool:
         function(n)
-        return threading.get_ident()
+        return threading.get_ident() == caller
 
     return list(bounded_map(run, range(count), workers=2, ahead=8))
 
 
-def test_one_long_call_after_quick_ones_sends_those_after_it_into_threads() -> None:
-    def run(n: int) -> int:
-        if n >= 1000:
-            work(n)
-        return threading.get_ident()
+def test_quick_calls_are_made_in_the_callers_thread(clocks) -> None:
+    found = made_by_caller(lambda n: None, 200)
+    assert not any(found[:8])
+    assert all(found[16:])  # by the time that this one is drawn, eight are done
 
-    threads = list(bounded_map(run, range(1100), workers=2, ahead=64))
-    assert threads[1000:].count(threading.get_ident()) <= 1
+
+def test_calls_that_take_long_stay_in_threads(clocks) -> None:
+    assert not any(made_by_caller(lambda n: clocks.work(), 200))
+
+
+def test_calls_that_wait_are_tried_in_the_callers_thread_ever_more_rarely(clocks) -> None:
+    found = made_by_caller(lambda n: clocks.wait(), 500)
+    runs = [(own, len(list(calls))) for own, calls in groupby(found)]
+    assert [own for own, _ in runs[:4]] == [False, True, False, True]
+    in_threads = [length for own, length in runs if not own]
+    assert all(length >= least for length, least in zip(in_threads[:-1], (8, 16, 32, 64, 128, 256), strict=False))
+    assert sum(found) <= 8 * len(runs)
+
+
+def test_one_long_call_after_quick_ones_sends_those_after_it_into_threads(clocks) -> None:
+    found = made_by_caller(lambda n: clocks.work() if n >= 100 else None, 200)
+    assert found[99:101] == [True, True]
+    assert not any(found[101:])
+
+
+def test_what_a_call_takes_is_not_held_against_it_while_threads_are_at_work(clocks) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def under_way() -> None:
+        entered.set()
+        release.wait(60)
+
+    pace = streaming._Pace(lambda action: action())
+    for _ in range(8):
+        pace.in_thread(lambda: None)
+    thread = threading.Thread(target=pace.in_thread, args=(under_way,))
+    thread.start()
+    assert entered.wait(60)
+    pace.in_caller(clocks.wait)
+    assert pace.is_quick
+    release.set()
+    thread.join()
+    pace.in_caller(clocks.wait)
+    assert not pace.is_quick
 
 
 def test_in_bursts_no_call_is_made_in_the_callers_thread() -> None:
