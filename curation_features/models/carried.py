@@ -22,6 +22,7 @@ from curation_features.models.hub_layout import (
     SHA1,
     SHA256,
     blob_name,
+    commit_of,
     folder_name,
     link,
     repository_folder,
@@ -159,15 +160,11 @@ def _snapshots(folder: Path, repo: str, revision: str) -> Iterator[_Repository]:
     """The snapshots of a revision, or all where it is empty, in copies of the hub's cache."""
     name = folder_name(repo)
     for cache in [folder] if folder.name == name else sorted(folder.rglob(name)):
-        reference = cache / "refs" / revision
         commits = sorted(path.name for path in cache.glob("snapshots/*"))
-        if not revision:
-            pass
-        elif reference.is_file():
-            commits = [commit for commit in commits if commit == reference.read_text().strip()]
-        elif revision in commits:
-            commits = [revision]
-        elif (cache / "refs").is_dir() or len(commits) > 1:  # which of them it is, nothing tells
+        wanted = commit_of(cache, revision).strip() if revision else ""
+        if wanted in commits:
+            commits = [wanted]
+        elif revision and ((cache / "refs").is_dir() or len(commits) > 1):  # which of them it is, nothing tells
             continue
         for commit in commits:
             yield _Repository(cache / "snapshots" / commit, commit)
