@@ -2,8 +2,8 @@
 
 It is held against the least that such a process could do: import Dagster and read the photos' files. What Dagster takes
 for a run, whatever is in it, is shown by five assets that do nothing, on the same instance, and by a batch of one
-photo. The models are the stand-ins of
-`curation_features.testing`, and the process that runs says whether it has loaded torch; it must not.
+photo. The models are the stand-ins of `curation_features.testing`, and the process that runs says whether it has loaded
+torch; it must not.
 """
 
 from __future__ import annotations

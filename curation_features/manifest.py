@@ -252,12 +252,9 @@ def _is_object(value: Any, steps: _Steps) -> bool:
     return isinstance(value, Mapping)
 
 
-_AS_IT_IS = (str, bool, type(None))
-
-
 def _plain(value: Any, steps: _Steps) -> Any:
     """A copy of `value` as JSON has it, or an error that says where something lies that JSON does not have."""
-    if isinstance(value, _AS_IT_IS):
+    if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -269,16 +266,12 @@ def _plain(value: Any, steps: _Steps) -> Any:
     if len(steps) >= MAX_DEPTH:
         raise ManifestError(_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, list):
-        return [
-            item if isinstance(item, _AS_IT_IS) else _plain(item, (*steps, index)) for index, item in enumerate(value)
-        ]
+        return [_plain(item, (*steps, index)) for index, item in enumerate(value)]
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise ManifestError(_path(steps), f"has the key {_shown(key)}, which is no string")
-        return {
-            key: item if isinstance(item, _AS_IT_IS) else _plain(item, (*steps, key)) for key, item in value.items()
-        }
+        return {key: _plain(item, (*steps, key)) for key, item in value.items()}
     _is_object(value, steps)
     raise ManifestError(_path(steps), f"is {_shown(value)}, which JSON does not have")
 

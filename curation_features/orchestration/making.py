@@ -12,7 +12,7 @@ from curation_features.report.sheet import refresh
 from curation_features.schema import FeatureError, Labelling, PhotoRecord
 from curation_features.stages import FeatureStages, Merged, RunStats, merge
 from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
-from curation_features.store import ArtifactStore, FeatureArtifact
+from curation_features.store import ArtifactStore, FeatureArtifact, StageArtifact
 from curation_features.thumbnails import Thumbnails
 from curation_features.versions import digest
 
@@ -86,9 +86,8 @@ def _pixel_stages(
         label_stats, label_plan = told["clip_labels"] = RunStats(), plan.only(LABEL_PARTS)
         versions["clip_labels"] = label_plan.versions
         records = label_stats.counted(stages.label(_to_be_labelled(records), label_plan, label_stats))
-    made_with = (stages.settings.model, stages.classifier.vocabulary.labels)
     planned = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
-    for name, artifact in store.write_stages(batch, records, versions, *made_with).items():
+    for name, artifact in _written(batch, records, versions, stages, store).items():
         yield Made(name, artifact.digest, {**stage_metadata(artifact, *told[name]), "pass": planned})
 
 
@@ -105,9 +104,19 @@ def _to_be_labelled(records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:
     stats, plan = RunStats(), stages.plan(LABEL_PARTS)
     records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    made_with = (stages.settings.model, stages.classifier.vocabulary.labels)
-    made = store.write_stages(batch, stats.counted(records), {"clip_labels": plan.versions}, *made_with)
-    return Made("clip_labels", made["clip_labels"].digest, stage_metadata(made["clip_labels"], stats, plan))
+    artifact = _written(batch, stats.counted(records), {"clip_labels": plan.versions}, stages, store)["clip_labels"]
+    return Made("clip_labels", artifact.digest, stage_metadata(artifact, stats, plan))
+
+
+def _written(
+    batch: Batch,
+    records: Iterable[PhotoRecord],
+    versions: Mapping[str, Mapping[str, str]],
+    stages: FeatureStages,
+    store: ArtifactStore,
+) -> dict[str, StageArtifact]:
+    """The tables of stages, written with the model and the vocabulary that they are made with."""
+    return store.write_stages(batch, records, versions, stages.settings.model, stages.classifier.vocabulary.labels)
 
 
 def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made:

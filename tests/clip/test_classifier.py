@@ -47,10 +47,7 @@ def test_a_real_model_from_end_to_end(settings, clip_checkpoint):
             model, open_clip.get_tokenizer("ViT-B-32"), vocabulary.labels, vocabulary.templates
         )
         image = model.encode_image(transform(Image.fromarray(picture()))[None], normalize=True)
-        image, texts = (
-            image.double(),
-            texts.double(),
-        )  # in float32 the recipe itself is off by 1e-6, differently by machine
+        image, texts = image.double(), texts.double()  # in float32 the recipe is off by 1e-6, by machine
         expected = (model.logit_scale.double().exp() * image @ texts).softmax(dim=-1)[0]
     best = expected.topk(5)
     assert names(found) == [vocabulary.labels[index] for index in best.indices]

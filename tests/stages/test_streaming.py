@@ -188,7 +188,7 @@ def test_in_bursts_no_call_is_made_in_the_callers_thread() -> None:
     assert threading.get_ident() not in set(stream)
 
 
-def test_an_error_in_the_callers_thread_comes_in_its_place() -> None:
+def test_an_error_in_the_callers_thread_comes_in_its_place(clocks) -> None:
     def fail(n: int) -> int:
         if n == 1000:
             raise ValueError("thousand")
