@@ -10,7 +10,9 @@
     │   ├── MissingWeightsError  its weights are not on this machine and cannot be fetched
     │   └── InvalidWeightsError  its weights are not what they should be
     ├── ResourceError            the machine has run out of something
+    ├── StorageAwayError         photos whose storage is away
     ├── StoreError               an artifact that could not be written or read back
+    │   └── SupersededError      features that are older than what was accepted meanwhile
     └── EventError               an event that a sink did not take
 
 `PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
@@ -106,6 +108,14 @@ def too_many_files(error: BaseException) -> bool:
 
 class StoreError(CurationError):
     """An artifact that could not be written or read back; the file that was there before is intact."""
+
+
+class StorageAwayError(CurationError):
+    """A batch of which no photo could be read, each for a reason that may pass; nothing was written or announced."""
+
+
+class SupersededError(StoreError):
+    """Features of a manifest that is not the accepted one any more; nothing was written or announced."""
 
 
 class EventError(CurationError):

@@ -1,11 +1,14 @@
 """`features.completed`: one CloudEvents 1.0 event for each finished version of a batch, and its way out.
 
     data/events/features.completed/{batch_id}-{digest12}.json   the journal: every event that was ever made
+    data/events/latest/{batch_id}.json                          the newest event of each batch
     data/events/pending/{time_ns}-{batch_id}-{digest12}.json    events that a remote sink has not taken yet
     data/events/pending/{...}.refused.json                      the same, of those that it has refused
 
 An event is published after the artifacts are durable. A sink gets it at least once: after a crash it may get an
-event of the same `source` and `id` again, which by CloudEvents is the same event.
+event of the same `source` and `id` again, which by CloudEvents is the same event. `data.sequence` counts the versions
+of a batch from 1, and `data.supersedes` is the id of the event before, so that a consumer can tell the newest one.
+A batch that returns to an earlier state has a new event, `{batch_id}-{digest12}-{sequence}`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from curation_features.deletions import Deletions
 from curation_features.errors import CurationError, EventError
 from curation_features.files import store_bytes, sweep, uri
 from curation_features.manifest import to_json
@@ -49,6 +53,9 @@ def features_completed(
     root: Path,
     statuses: Mapping[str, int],
     version: Mapping[str, str],
+    retryable: int = 0,
+    latest: Mapping[str, Any] | None = None,
+    sequence: int = 1,
 ) -> dict[str, Any]:
     """The event that says that the features of a batch are there.
 
@@ -60,11 +67,31 @@ def features_completed(
         digest: sha256 (hex) of the bytes of the features' JSON file.
         features: that file.
         table: the features as Parquet.
-        embeddings: the image vectors, as Parquet.
+        embeddings: the image embeddings, as Parquet.
         root: the project's root; files inside it are named from there, others by their absolute path.
         statuses: how many artifacts are `ok`, `degraded` and `failed`.
         version: the `version` of the features: `technical` and `clip`.
+        retryable: how many artifacts have an error that another run may not meet (`schema.RETRYABLE_REASONS`).
+        latest: the newest event of the batch. If it says the same, it is the result; else the new event supersedes it.
+        sequence: of the new event if the batch has no `latest`.
     """
+    data = {
+        "batch_id": batch_id,
+        "manifest": manifest,
+        "features": digest,
+        "features_uri": uri(features, root),
+        "table_uri": uri(table, root),
+        "embeddings_uri": uri(embeddings, root),
+        "artifacts": sum(statuses.values()),
+        "statuses": {status: statuses[status] for status in ("ok", "degraded", "failed")},
+        "retryable": retryable,
+        "version": {part: version[part] for part in ("technical", "clip")},
+    }
+    if latest is not None:
+        known = latest["data"]
+        if {name: known.get(name) for name in data} == data:
+            return dict(latest)
+        sequence = known["sequence"] + 1
     return {
         "specversion": "1.0",
         "id": f"{batch_id}-{digest[:12]}",
@@ -72,17 +99,7 @@ def features_completed(
         "type": FEATURES_COMPLETED,
         "subject": batch_id,
         "datacontenttype": "application/json",
-        "data": {
-            "batch_id": batch_id,
-            "manifest": manifest,
-            "features": digest,
-            "features_uri": uri(features, root),
-            "table_uri": uri(table, root),
-            "embeddings_uri": uri(embeddings, root),
-            "artifacts": sum(statuses.values()),
-            "statuses": {status: statuses[status] for status in ("ok", "degraded", "failed")},
-            "version": {part: version[part] for part in ("technical", "clip")},
-        },
+        "data": {**data, "sequence": sequence, "supersedes": latest["id"] if latest else None},
     }
 
 
@@ -115,6 +132,43 @@ class FileSink:
         if not self.holds(event):
             store_bytes(self.path(event), to_json(event))
 
+    def of_batch(self, batch_id: str) -> list[dict[str, Any]]:
+        """The readable events of a batch, oldest first. It reads them all: the newest is in `LatestEvents`."""
+        found = (_read_event(path) for path in self.folder.glob(f"{batch_id}-*.json"))
+        events = [event for event in found if event is not None and event["subject"] == batch_id]
+        return sorted(events, key=lambda event: int(event["data"]["sequence"]))
+
+
+class LatestEvents:
+    """The newest event of each batch: `{data_path}/events/latest/{batch_id}.json`."""
+
+    def __init__(self, data_path: Path) -> None:
+        self.folder = data_path / "events" / "latest"
+
+    def path(self, batch_id: str) -> Path:
+        """The file of a batch."""
+        return self.folder / f"{batch_id}.json"
+
+    def get(self, batch_id: str) -> dict[str, Any] | None:
+        """The newest event of a batch; None if there is none, or if its file is damaged."""
+        event = _read_event(self.path(batch_id))
+        return event if event is not None and event["subject"] == batch_id else None
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Keep an event as the newest of its batch, durably. Raises `StoreError`."""
+        if self.get(event["subject"]) != event:
+            store_bytes(self.path(event["subject"]), to_json(event))
+
+
+def _read_event(path: Path) -> dict[str, Any] | None:
+    """A `features.completed` event with a sequence number in a file; None if it holds no such event."""
+    try:
+        event: Any = json.loads(path.read_bytes()) if path.is_file() else {}
+        is_sound = isinstance(event["id"], str) and type(event["data"]["sequence"]) is int
+        return event if is_sound and isinstance(event["subject"], str) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
@@ -142,6 +196,8 @@ class Outbox:
 
     def __init__(self, data_path: Path, sink: EventSink | None = None, *, quiet_s: float = 30.0) -> None:
         self.journal = FileSink(data_path)
+        self.latest = LatestEvents(data_path)
+        self._deletions = Deletions(data_path)
         self.pending = data_path / "events" / "pending"
         self._sink = sink
         self._quiet_s = quiet_s
@@ -154,6 +210,30 @@ class Outbox:
         webhook = settings.event_webhook
         return cls(settings.data_path, WebhookSink(webhook, settings.event_webhook_token) if webhook else None)
 
+    def announce(self, **finished: Any) -> dict[str, Any]:
+        """Publish that a version of a batch is finished, and give the event.
+
+        The same version as the last time is the same event. Call it while no other process finishes the same batch
+        (`ArtifactStore.exclusive`), once the artifacts are durable.
+
+        Args:
+            finished: as in `features_completed`, but for `latest` and `sequence`.
+
+        Raises:
+            StoreError: it could not be recorded.
+        """
+        batch_id = finished["batch_id"]
+        latest = self.latest.get(batch_id) or next(reversed(self.journal.of_batch(batch_id)), None)
+        if latest is not None and not self.journal.holds(latest):
+            self.publish(latest)  # the process died between the two records of it
+        sequence = self._deletions.last_sequence(batch_id) + 1 if latest is None else 1
+        event = features_completed(**finished, latest=latest, sequence=sequence)
+        if event != latest and self.journal.path(event).exists() and not self.journal.holds(event):
+            event["id"] += f"-{event['data']['sequence']}"  # an earlier version had the same features
+        self.latest.put(event)  # before the journal: no two events of a batch may have one sequence number
+        self.publish(event)
+        return event
+
     def publish(self, event: Mapping[str, Any]) -> Path:
         """Record `event` and try to deliver what waits; returns its file in the journal.
 
@@ -165,10 +245,10 @@ class Outbox:
         """
         if not self._swept:
             self._swept = True
-            sweep(self.pending, self.journal.folder)
+            sweep(self.pending, self.journal.folder, self.latest.folder)
         if self._sink is not None and not self.journal.holds(event):
             # Before the journal: an event that is there counts as sent or waiting, whenever the process dies.
-            store_bytes(self.pending / f"{time.time_ns():020d}-{event['id']}.json", to_json(event))
+            store_bytes(self.pending / f"{self._next_stamp():020d}-{event['id']}.json", to_json(event))
         self.journal.deliver(event)
         self.flush(seconds=_SECONDS_IN_A_RUN)
         return self.journal.path(event)
@@ -235,6 +315,11 @@ class Outbox:
     def _rest(self, problem: str) -> None:
         self._quiet = (time.monotonic() + self._quiet_s, problem)
         log.warning("Events wait in %s: %s", self.pending, problem)
+
+    def _next_stamp(self) -> int:
+        """The time in ns, but later than that of every event that waits, even if the clock was set back."""
+        last = max((int(path.name.partition("-")[0]) for path in self._waiting()), default=0)
+        return max(time.time_ns(), last + 1)
 
     def _waiting(self) -> list[Path]:
         return sorted(path for path in self.pending.glob("[0-9]*.json") if path.is_file())

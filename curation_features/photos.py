@@ -69,12 +69,24 @@ _ERRNO_REASONS = {
     errno.EPERM: "permission_denied",
     errno.ELOOP: "forbidden_path",  # links in a circle, or a link that was put there after the path was checked
     errno.ENAMETOOLONG: "forbidden_path",
+    errno.EIO: "io_error",
+    errno.ENOTCONN: "io_error",  # a FUSE file system whose process is gone
+    errno.ESTALE: "io_error",  # NFS
+    errno.EHOSTDOWN: "io_error",
+    errno.EHOSTUNREACH: "io_error",
+    errno.ENETDOWN: "io_error",
+    errno.ENETUNREACH: "io_error",
+    errno.ECONNREFUSED: "io_error",
+    errno.ECONNRESET: "io_error",
+    errno.ECONNABORTED: "io_error",
+    errno.ETIMEDOUT: "timed_out",
 }
 _CLASS_REASONS: dict[type[OSError], str] = {  # fsspec raises these without an errno
     FileNotFoundError: "missing",
     NotADirectoryError: "missing",
     IsADirectoryError: "not_a_file",
     PermissionError: "permission_denied",
+    TimeoutError: "timed_out",
 }
 
 
@@ -111,8 +123,9 @@ class PhotoReader:
         except OSError as error:
             if too_many_files(error):
                 raise ResourceError(f"{_shown(uri)} cannot be opened: {error.strerror}; {TOO_MANY_FILES}") from error
-            reason = _ERRNO_REASONS.get(error.errno or 0) or _CLASS_REASONS.get(type(error), "unreadable")
-            raise PhotoError(reason, f"{_shown(uri)} cannot be read: {error.strerror or error}") from error
+            raise PhotoError(
+                _reason_of(error, uri), f"{_shown(uri)} cannot be read: {error.strerror or error}"
+            ) from error
         except ValueError as error:  # a lone surrogate, say, which no file system can hold
             raise PhotoError("forbidden_path", f"{_shown(uri)} is not a legal path: {error}") from error
         if not data:
@@ -162,8 +175,14 @@ class PhotoReader:
             raise PhotoError("unsupported_uri", f"{_shown(uri)}: {scheme}:// needs a package: {remedy}") from error
         except (OSError, ValueError):
             raise
-        except Exception as error:  # each backend has exceptions of its own
-            raise PhotoError("unreadable", f"{_shown(uri)} cannot be read: {error}") from error
+        except Exception as error:  # each backend has exceptions of its own; none of them is about the bytes
+            raise PhotoError("io_error", f"{_shown(uri)} cannot be read: {error}") from error
+
+
+def _reason_of(error: OSError, uri: str) -> str:
+    """Why a file could not be read. Of a remote one, what has no other name is a failure of the connection."""
+    by_class = next((reason for kind, reason in _CLASS_REASONS.items() if isinstance(error, kind)), None)
+    return _ERRNO_REASONS.get(error.errno or 0) or by_class or ("io_error" if is_remote(uri) else "unreadable")
 
 
 def is_remote(uri: str) -> bool:

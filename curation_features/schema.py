@@ -23,6 +23,8 @@ PHOTO_REASONS = (
     "missing",  # no such file
     "not_a_file",  # a directory, FIFO, device or socket
     "permission_denied",
+    "io_error",  # the disk or the network failed while the file was read
+    "timed_out",  # the storage did not answer in time
     "forbidden_path",  # outside the allowed roots, or a path that is never legal
     "unsupported_uri",  # a scheme that nothing here can open
     "unsupported_format",  # not one of the image formats that are read, or a pixel type without a meaning in RGB
@@ -32,6 +34,12 @@ PHOTO_REASONS = (
     "unreadable",  # empty, damaged, or no image at all
 )
 """Why a photo could not be read (`PhotoError.reason`, and `errors[].reason` where `stage` is `photo`)."""
+
+STORAGE_REASONS = frozenset({"missing", "permission_denied", "io_error", "timed_out"})
+"""Reasons of a photo that say nothing about the photo: its storage could not give it. It may be readable later."""
+
+RETRYABLE_REASONS = STORAGE_REASONS | {"out_of_memory"}
+"""Reasons, of a photo or of a part of it, that another run may not meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +211,7 @@ class PhotoRecord:
     Attributes:
         failure: why the photo could not be read; then nothing else was measured.
         cached: whether everything that was wanted came out of the cache.
+        partly_cached: whether some of it did, and the rest was computed.
     """
 
     photo_id: str
@@ -213,3 +222,11 @@ class PhotoRecord:
     embedding: Embedding | None = None
     labelling: Labelling | None = None
     cached: bool = False
+    partly_cached: bool = False
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether an error of this photo, or of a part of it, is one that another run may not meet."""
+        results = (*self.measurements.values(), self.embedding, self.labelling)
+        errors = (self.failure, *(result.error for result in results if result is not None))
+        return any(error is not None and error.reason in RETRYABLE_REASONS for error in errors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
-from curation_features.stages import FeatureStages, Merged, RunStats, merge
+from curation_features.stages import FeatureStages, Merged, RunStats, log_batch, merge
 from curation_features.stages.plan import ALL_PARTS
-
-log = logging.getLogger(__name__)
 
 
 class FeaturesService:
@@ -73,7 +70,7 @@ class FeaturesService:
             version = {"technical": plan.technical_version, "clip": plan.clip_version}
             labels = stages.classifier.vocabulary.labels
             merged = merge(batch, records, version, labels, stages.settings.fallback_labels)
-        _log_batch(batch, merged, stats)
+        log_batch(batch, merged, stats)
         return merged
 
     def _feature_stages(self) -> FeatureStages:
@@ -81,16 +78,3 @@ class FeaturesService:
             if self._stages is None:
                 self._stages = FeatureStages(self._settings or load_settings())
             return self._stages
-
-
-def _log_batch(batch: Batch, merged: Merged, stats: RunStats) -> None:
-    """One structured line per batch."""
-    fields = {
-        "batch_id": batch.batch_id,
-        "artifacts": len(batch.artifacts),
-        **merged.statuses(),
-        **stats.summary(),
-        "labels": list(merged.label_counts())[:3],
-    }
-    text = " ".join(f"{name}={value}" for name, value in fields.items())
-    log.info("Features extracted for batch: %s", text, extra={"curation_features": fields})

@@ -1,6 +1,6 @@
 """Artifacts on disk: accepted manifests, what each stage made, and finished features.
 
-    data/manifests/{batch_id}.json           the manifest of a batch, as it was accepted
+    data/manifests/{batch_id}.json           the manifest of a batch that was accepted last, by whichever way in
     data/stages/{stage}/{batch_id}.parquet   what a stage made, for the stages after it
     data/features/{batch_id}.json, .parquet  the enriched artifacts, and the same as a table
     data/features/embeddings/{batch_id}.parquet  the image vectors: not beside the tables, whose glob would match them
@@ -66,19 +66,34 @@ class ArtifactStore:
     def __init__(self, data_path: Path) -> None:
         self.data_path = data_path
         self._swept = False
+        self._accepted: dict[str, tuple[tuple[int, int, int], str]] = {}  # batch -> the manifest's file, and its digest
 
     def manifest_path(self, batch_id: str) -> Path:
-        """Where the accepted manifest of a batch lies."""
+        """Path of the accepted manifest of a batch."""
         return self.data_path / "manifests" / f"{batch_id}.json"
 
     def put_manifest(self, batch: Batch) -> None:
-        """Accept a manifest: from now on it is the one that the batch's assets are made from."""
-        store_bytes(self.manifest_path(batch.batch_id), to_json(batch.document))
+        """Accept a manifest: from now on it is the one that the batch's features are made from."""
+        path = self.manifest_path(batch.batch_id)
+        store_bytes(path, to_json(batch.document))
+        self._accepted[batch.batch_id] = (_identity(path), batch.digest)
+
+    def accepted_digest(self, batch_id: str) -> str | None:
+        """Digest of the manifest that is accepted now; None if there is none, or if it cannot be read.
+
+        The file is read again only if it was replaced since this store read or wrote it.
+        """
+        try:
+            known, digest = self._accepted.get(batch_id, ((), ""))
+            return digest if known == _identity(self.manifest_path(batch_id)) else self.manifest(batch_id).digest
+        except (OSError, StoreError):
+            return None
 
     def manifest(self, batch_id: str) -> Batch:
-        """The accepted manifest of a batch. Raises `StoreError` where there is none, or it cannot be read."""
+        """The accepted manifest of a batch. Raises `StoreError`: there is none, or it cannot be read."""
         path = self.manifest_path(batch_id)
         try:
+            identity = _identity(path)
             batch = parse_manifest(path.read_bytes())
         except (OSError, ManifestError) as error:
             raise StoreError(
@@ -89,6 +104,7 @@ class ArtifactStore:
             raise StoreError(
                 f"{path}: holds the manifest of batch {batch.batch_id!r}; remove it, or accept the right one"
             )
+        self._accepted[batch_id] = (identity, batch.digest)
         return batch
 
     @contextmanager
@@ -117,7 +133,7 @@ class ArtifactStore:
             return
         self._swept = True
         stages = [f"stages/{stage}" for stage in STAGE_TABLES]
-        for name in ("manifests", "features", "features/embeddings", "cache", "cache/thumbnails", *stages):
+        for name in ("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", *stages):
             sweep(self.data_path / name)
 
     def batch_ids(self) -> list[str]:
@@ -175,6 +191,14 @@ class ArtifactStore:
                 f"materialize it again"
             )
         return metadata
+
+    def has_stage(self, stage: str, batch: Batch) -> bool:
+        """Whether a stage was made of exactly this manifest."""
+        try:
+            self.stage_metadata(stage, batch)
+        except StoreError:
+            return False
+        return True
 
     def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """The records of a stage, in the order of the batch's distinct photos."""
@@ -278,6 +302,12 @@ class ArtifactStore:
         except OSError as error:
             raise cannot_write(json_path, error) from error
         return FeatureArtifact(json_path, table_path, embeddings_path, hashlib.sha256(data).hexdigest())
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes whenever a file is replaced."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:

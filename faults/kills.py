@@ -1,11 +1,12 @@
 """Kills runs with `kill -9`, runs them again, and compares everything that they made with undisturbed runs.
 
     python faults/kills.py --kills 50 --seed 1
+    python faults/kills.py --kills 50 --at adoptions events/latest
 
 Two ways, `curation-features process` and `curation-features materialize`, each so many kills; half of them in an empty
 project, half where an older version of the batch is finished. Every other kill comes at a random moment of the run,
 the others just before a chosen step: the opening of a file for writing, a flush to disk, a rename, a removal, or the
-opening of one of Dagster's databases.
+opening of one of Dagster's databases. With `--at`, all kills come just before a step that names such a path.
 
 After the kill: whatever has a final name is whole, and of the old or the new version; no event is in the journal or was
 posted without its artifacts. After the next run: the same bytes as undisturbed, the same events, and nothing left over.
@@ -42,7 +43,7 @@ from curation_features.clip.label_embeddings import read, stored_version
 WAYS = ("process", "materialize")
 BEGINS = ("empty", "old")
 STEPS = frozenset({"open", "os.rename", "os.remove", "os.link", "sqlite3.connect", "faults.flush"})
-UNCOMPARED = ("dagster", "locks")  # folders of the data folder with what differs from run to run
+UNCOMPARED = ("dagster", "locks", "adoptions")  # folders of the data folder with what differs from run to run
 
 Files = dict[str, bytes]
 
@@ -115,6 +116,16 @@ def cached(root: Path) -> dict[str, Any]:
     return found
 
 
+def adopted(root: Path) -> list[Any] | None:
+    """What Dagster has to learn of the batch, without timings; None if it has nothing to learn."""
+    path = root / "data" / "adoptions" / "trip.json"
+    if not path.exists():
+        return None
+    note = json.loads(path.read_bytes())
+    versions = {name: [made["data_version"], made["code_version"]] for name, made in note["assets"].items()}
+    return [note["manifest"], note["event"], versions]
+
+
 def leftovers(root: Path) -> list[str]:
     """Temporary files in the data folder."""
     return [str(path.relative_to(root)) for path in (root / "data").rglob("*.tmp")]
@@ -153,12 +164,16 @@ def webhook(log: Path) -> Iterator[str]:
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def steps_called(root: Path, at_step: Callable[[], None]) -> None:
-    """Call `at_step` before each step that changes a file of the data folder, in this process, from now on."""
+def steps_called(root: Path, at_step: Callable[[], None], place: str = "") -> None:
+    """Call `at_step` before each step that changes a file of the data folder, in this process, from now on.
+
+    Args:
+        place: only steps that name a path with this in it; a flush names none.
+    """
     data = str(root / "data")
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in STEPS:
+        if event not in STEPS or not any(place in str(argument) for argument in (*arguments, "")):
             return
         if event == "open":
             reads = not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -184,8 +199,10 @@ class Bench:
     way: str
     url: str
     begins: Sequence[str]
+    place: str = ""
     expected: dict[str, Files] = field(default_factory=dict)
     expected_cache: dict[str, dict[str, Any]] = field(default_factory=dict)
+    expected_adoption: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -205,6 +222,7 @@ class Bench:
             self.seconds[begin] = time.monotonic() - began
             self.steps[begin] = len((root / "steps").read_bytes())
             self.expected[begin], self.expected_cache[begin] = outputs(root), cached(root)
+            self.expected_adoption[begin] = adopted(root)
 
     def kill_once(self, number: int, begin: str, share: float, aimed: bool) -> None:
         """Kill a run after a share of its time, or before a share of its steps; check, run again, and check."""
@@ -220,7 +238,7 @@ class Bench:
                 if left < 0:
                     kill(os.getpid())
 
-            steps_called(root, at_step)
+            steps_called(root, at_step, self.place)
 
         process = self._start(root, "new.json", countdown if aimed else lambda: None)
         if not aimed:
@@ -264,6 +282,8 @@ class Bench:
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):
                 self.problems.append(f"{what}: {name} differs after the next run")
+        if adopted(root) != self.expected_adoption[begin]:
+            self.problems.append(f"{what}: the adoption differs after the next run: {adopted(root)}")
         if cached(root) != self.expected_cache[begin]:
             self.problems.append(f"{what}: the cache differs after the next run")
         if left := leftovers(root):
@@ -283,7 +303,7 @@ class Bench:
         def counting() -> None:
             if count is not None:
                 file = os.open(count, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                steps_called(root, lambda: os.write(file, b"."))
+                steps_called(root, lambda: os.write(file, b"."), self.place)
 
         if code := wait(self._start(root, manifest, counting)):
             raise SystemExit(f"an undisturbed run failed with {code}: {_said(root)}")
@@ -305,19 +325,21 @@ def _said(root: Path) -> str:
     return (root / "log").read_text(errors="replace")[-2000:]
 
 
-def run(way: str, begins: Sequence[str], kills: int, seed: int) -> list[str]:
+def run(way: str, begins: Sequence[str], kills: int, seed: int, place: str = "") -> list[str]:
     """Kill runs of one way so many times; prints the totals and gives the problems."""
     chance = random.Random(f"{seed} {way}")
     with tempfile.TemporaryDirectory() as folder, webhook(Path(folder) / "posts") as url:
-        bench = Bench(Path(folder), way, url, begins)
+        bench = Bench(Path(folder), way, url, begins, place)
         bench.prepare()
         number = 0
         while bench.kills["killed"] < kills:
             kinds = 2 * len(begins)  # each is spread over the whole run
             share = ((number // kinds + chance.random()) / max(1, -(-kills // kinds))) % 1.0
-            bench.kill_once(number, begin=begins[number // 2 % len(begins)], share=share, aimed=bool(number % 2))
+            aimed = bool(place) or bool(number % 2)
+            bench.kill_once(number, begin=begins[number // 2 % len(begins)], share=share, aimed=aimed)
             number += 1
-        print(f"{way}: {json.dumps(bench.kills)}, problems {len(bench.problems)}, steps {bench.steps}", flush=True)
+        where = f"{way} at {place}" if place else way
+        print(f"{where}: {json.dumps(bench.kills)}, problems {len(bench.problems)}, steps {bench.steps}", flush=True)
         return bench.problems
 
 
@@ -328,8 +350,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--from", dest="begins", nargs="+", choices=BEGINS, default=BEGINS)
+    parser.add_argument(
+        "--at", nargs="+", default=[""], metavar="PLACE", help="parts of paths to kill at, each so often"
+    )
     args = parser.parse_args()
-    problems = [problem for way in args.ways for problem in run(way, args.begins, args.kills, args.seed)]
+    problems = [
+        problem
+        for way in args.ways
+        for place in args.at
+        for problem in run(way, args.begins, args.kills, args.seed, place)
+    ]
     for problem in problems:
         print(problem)
     return 1 if problems else 0

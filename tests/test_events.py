@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from webhooks import Receiver
 
 import curation_features.events
+from curation_features.deletions import Deletions
 from curation_features.errors import EventError, SettingsError, StoreError
 from curation_features.events import FileSink, Flushed, Outbox, features_completed
 from curation_features.manifest import to_json
@@ -33,8 +34,9 @@ ROOT = Path("/srv/project")
 STATUSES = {"ok": 7, "degraded": 2, "failed": 1}
 
 
-def event_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> dict[str, Any]:
+def facts_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> dict[str, Any]:
     known = {
+        "batch_id": batch_id,
         "manifest": "m" * 64,
         "digest": hashlib.sha256(content).hexdigest(),
         "features": ROOT / "data" / "features" / f"{batch_id}.json",
@@ -44,7 +46,11 @@ def event_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> 
         "statuses": STATUSES,
         "version": {"technical": "t1", "clip": "c1"},
     }
-    return features_completed(batch_id=batch_id, **{**known, **changes})
+    return {**known, **changes}
+
+
+def event_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> dict[str, Any]:
+    return features_completed(**facts_of(batch_id, content, **changes))
 
 
 # --- The event ---
@@ -81,7 +87,10 @@ def test_the_event_is_a_cloudevent_and_says_what_was_made() -> None:
         "embeddings_uri": "./data/features/embeddings/trip.parquet",
         "artifacts": 10,
         "statuses": STATUSES,
+        "retryable": 0,
         "version": {"technical": "t1", "clip": "c1"},
+        "sequence": 1,
+        "supersedes": None,
     }
 
 
@@ -148,6 +157,85 @@ def test_without_a_sink_nothing_waits(tmp_path: Path) -> None:
     assert outbox.publish(event_of()).parent == tmp_path / "events" / "features.completed"
     assert outbox.flush() == Flushed(0, 0)
     assert [path.name for path in (tmp_path / "events").iterdir()] == ["features.completed"]
+
+
+# --- The versions of a batch ---
+
+
+def told(event: dict[str, Any]) -> tuple[str, int, str | None]:
+    return event["id"], event["data"]["sequence"], event["data"]["supersedes"]
+
+
+def test_each_version_names_the_one_before_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first, second, third = (outbox.announce(**facts_of(content=content)) for content in (b"1", b"2", b"3"))
+    other = outbox.announce(**facts_of("other", b"1"))
+    assert told(first) == (event_of(content=b"1")["id"], 1, None)
+    assert told(second) == (event_of(content=b"2")["id"], 2, first["id"])
+    assert told(third) == (event_of(content=b"3")["id"], 3, second["id"])
+    assert told(other) == (event_of("other", b"1")["id"], 1, None)
+    assert outbox.latest.get("trip") == third
+    assert outbox.latest.get("other") == other
+
+
+def test_the_same_version_again_is_the_same_event(receiver: Receiver, tmp_path: Path) -> None:
+    outboxes = (outbox_to(receiver, tmp_path) for _ in range(3))  # as three processes
+    first, second, third = (outbox.announce(**facts_of()) for outbox in outboxes)
+    assert first == second == third
+    assert receiver.taken() == journal(tmp_path) == [first["id"]]
+
+
+def test_a_return_to_an_earlier_version_is_a_new_event(receiver: Receiver, tmp_path: Path) -> None:
+    outbox = outbox_to(receiver, tmp_path)
+    events = [outbox.announce(**facts_of(content=content)) for content in (b"a", b"b", b"a", b"b", b"b")]
+    first, second, third, fourth, fifth = (event["id"] for event in events)
+    assert (third, fourth) == (f"{first}-3", f"{second}-4")
+    assert fifth == fourth
+    assert receiver.taken() == [first, second, third, fourth]
+    assert [told(event)[1:] for event in events[:4]] == [(1, None), (2, first), (3, second), (4, third)]
+    assert len({to_json(event) for event in events}) == 4
+    for event in events:
+        assert json.loads(outbox.journal.path(event).read_bytes()) == event
+
+
+@pytest.mark.parametrize(
+    "changes", [{"manifest": "n" * 64}, {"retryable": 1}, {"version": {"technical": "t2", "clip": "c1"}}]
+)
+def test_anything_else_that_differs_is_a_new_version(tmp_path: Path, changes: dict[str, Any]) -> None:
+    outbox = Outbox(tmp_path)
+    first, second = outbox.announce(**facts_of()), outbox.announce(**facts_of(**changes))
+    assert told(second) == (f"{first['id']}-2", 2, first["id"])
+
+
+def test_without_its_file_the_newest_event_is_found_in_the_journal(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    events = [outbox.announce(**facts_of(content=content)) for content in (b"1", b"2")]
+    outbox.announce(**facts_of("trip-2"))  # its events are called like those of `trip`
+    for damage in (b"{", b"[]", b'{"data": {"sequence": "2"}}', None):
+        path = outbox.latest.path("trip")
+        path.unlink() if damage is None else path.write_bytes(damage)
+        assert outbox.announce(**facts_of(content=b"2")) == events[1]
+        assert outbox.latest.get("trip") == events[1]
+
+
+def test_a_batch_made_after_its_deletion_counts_on(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    Deletions(tmp_path).append({"batch_id": "trip", "sequence": 7})
+    Deletions(tmp_path).append({"batch_id": "trip", "sequence": None})
+    Deletions(tmp_path).append({"batch_id": "other", "sequence": 9})
+    with Deletions(tmp_path).path.open("ab") as log:
+        log.write(b'{"batch_id": "trip", "sequ')  # a kill
+    assert told(outbox.announce(**facts_of()))[1:] == (8, None)
+
+
+def test_an_event_of_before_is_recorded_before_the_next(receiver: Receiver, tmp_path: Path) -> None:
+    outbox = outbox_to(receiver, tmp_path)
+    first = outbox.announce(**facts_of(content=b"1"))
+    second = event_of(content=b"2", latest=first)
+    outbox.latest.put(second)  # and then the process was killed
+    third = outbox.announce(**facts_of(content=b"3"))
+    assert told(third)[1:] == (3, second["id"])
+    assert receiver.taken() == [first["id"], second["id"], third["id"]]
 
 
 # --- A webhook on the loopback interface ---
@@ -498,8 +586,11 @@ KILLED_AT_EACH_STEP = """
                 steps += 1
 
         outbox = Outbox(data, WebhookSink(url))
+        paths = {name: Path(event[name]) for name in ("features", "table", "embeddings", "root")}
+        facts = {**event, **paths, "batch_id": f"{n}-trip"}
+        outbox.announce(**{**facts, "digest": "0" * 64})
         sys.addaudithook(step)
-        outbox.publish({**event, "id": f"{n}-" + event["id"]})
+        outbox.announce(**facts)
 
     n = 0
     while True:
@@ -517,27 +608,30 @@ KILLED_AT_EACH_STEP = """
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 @pytest.mark.parametrize("answer", [204, 400])
 def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp_path: Path, answer: int) -> None:
-    event = event_of()
-    receiver.answers = [answer] * 100
+    receiver.answers = [answer] * 200
+    facts = json.dumps(facts_of(), default=str)
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED_AT_EACH_STEP), tmp_path, receiver.url, json.dumps(event)],
+        [sys.executable, "-c", textwrap.dedent(KILLED_AT_EACH_STEP), tmp_path, receiver.url, facts],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
     steps = int(run.stdout)
-    assert steps >= 8  # two files that are opened and renamed, a lock, a read, a connection, a deletion or a renaming
+    assert steps >= 10  # of three files an opening and a renaming; a lock, a read, a connection, and what ends it
     receiver.answers = []
     for n in range(steps):
-        killed = {**event, "id": f"{n}-{event['id']}"}
+        facts = {**facts_of(), "batch_id": f"{n}-trip"}
+        first = features_completed(**{**facts, "digest": "0" * 64})
+        killed = features_completed(**facts, latest=first)
         data = tmp_path / str(n)
-        for name in journal(data):  # what the killed process has left is whole
-            assert FileSink(data).path({"id": name}).read_bytes() == to_json(killed)
-        path = outbox_to(receiver, data).publish(killed)
+        for event in (first, killed):  # what the killed process has left is whole
+            path = FileSink(data).path(event)
+            assert not path.exists() or path.read_bytes() == to_json(event)
+        assert outbox_to(receiver, data).announce(**facts) == killed
         outbox_to(receiver, data).flush(force=True)
-        assert path.read_bytes() == to_json(killed)
+        assert Outbox(data).latest.get(f"{n}-trip") == killed
         assert killed["id"] in receiver.taken()
-        assert journal(data) == [killed["id"]]
+        assert journal(data) == sorted([first["id"], killed["id"]])
         assert waiting(data) == []
         bodies = [post.body for post in receiver.posts if post.id == killed["id"]]
         assert 1 <= len(bodies) <= 2

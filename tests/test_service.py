@@ -275,9 +275,9 @@ def test_an_empty_batch_is_a_batch(world) -> None:
 
 
 def test_one_structured_line_per_batch(world, batch, caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="curation_features.service"):
+    with caplog.at_level(logging.INFO, logger="curation_features"):
         FeaturesService(stages=world.stages()).process(batch)
-    [record] = [record for record in caplog.records if record.name == "curation_features.service"]
+    [record] = [record for record in caplog.records if "Features extracted for batch" in record.getMessage()]
     fields = record.curation_features
     assert fields["batch_id"] == "batch_1"
     assert (fields["photos"], fields["ok"], fields["cached"]) == (4, 4, 0)

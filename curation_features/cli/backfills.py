@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, declare
-from curation_features.cli.terminal import progress, say
-from curation_features.errors import CurationError
-from curation_features.settings import Settings
+from curation_features.cli.terminal import complain, progress, say
+from curation_features.errors import CurationError, StoreError
+from curation_features.settings import Settings, packaged_file
+
+if TYPE_CHECKING:
+    from curation_features.events import LatestEvents
+    from curation_features.store import ArtifactStore
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
@@ -22,6 +26,7 @@ FIELDS = {
     "made": "how many of batches x assets are made",
     "failed": "how many failed",
     "not_made": "ids of the batches that lack one",
+    "not_covered": "ids of batches in the data folder that this Dagster does not know",
 }
 
 
@@ -36,6 +41,11 @@ def register(commands: Any) -> None:
         metavar="NAMES",
         help=f"separated by commas, of {', '.join(ASSETS)}; or 'labels' for those that labels change (default: all)",
     )
+    command.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="only batches with photos that failed for a reason that may pass, and of these only such photos",
+    )
     command.add_argument("--url", default="http://127.0.0.1:3000", help="of Dagster's webserver (default: %(default)s)")
 
 
@@ -47,14 +57,33 @@ def _assets(text: str) -> tuple[str, ...]:
 
 
 def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make batches anew in a running Dagster, with the labels and settings as they are now."""
+    """Make batches again in a running Dagster, with the labels and settings as they are now."""
+    from curation_features.events import LatestEvents
     from curation_features.orchestration.backfill import DagsterServer
+    from curation_features.orchestration.batch_run import RETRY_FAILED
+    from curation_features.store import ArtifactStore
 
     server = DagsterServer(args.url)
     server.reload()
     server.check_daemon()
-    batch_ids = list(dict.fromkeys(args.batches)) or server.batch_ids()
-    backfill_id = server.launch(batch_ids, args.assets)
+    store = ArtifactStore(settings.data_path)
+    _adopt(store, settings)
+    known = server.batch_ids()
+    not_covered = sorted({*store.batch_ids(), *store.finished_batch_ids()} - set(known))
+    if not_covered:
+        complain(
+            f"{_some(not_covered)}: not covered, because the Dagster at {args.url} does not know these batches of "
+            f"{settings.data_path}; process or submit their manifests in its project"
+        )
+    batch_ids = list(dict.fromkeys(args.batches)) or known
+    if args.retry_failed:
+        latest = LatestEvents(settings.data_path)
+        batch_ids = [batch_id for batch_id in batch_ids if _may_be_retried(batch_id, store, latest)]
+        if not batch_ids:
+            nothing = dict.fromkeys(("backfill_id", "url")) | dict.fromkeys(("batches", "made", "failed"), 0)
+            fields = {**nothing, "assets": args.assets, "not_made": [], "not_covered": not_covered}
+            return Outcome(fields, partial(say, "no batch has photos to retry"))
+    backfill_id = server.launch(batch_ids, args.assets, {RETRY_FAILED: "true"} if args.retry_failed else None)
     page = server.page(backfill_id)
     say(f"{len(batch_ids)} batches: {page}")
     wanted = len(batch_ids) * len(args.assets)
@@ -73,11 +102,43 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
         "made": status.made,
         "failed": status.failed,
         "not_made": missing,
+        "not_covered": not_covered,
     }
     told = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
     return Outcome(fields, partial(say, told), None if status.made == wanted else _not_made(missing))
 
 
-def _not_made(batch_ids: Sequence[str]) -> CurationError:
+def _adopt(store: ArtifactStore, settings: Settings) -> None:
+    """Report the batches that were made without Dagster to the project's instance, if there is one."""
+    from curation_features.adoptions import Adoptions
+    from curation_features.orchestration.resources import dagster_home
+
+    waiting = Adoptions(settings.data_path).waiting()
+    if not waiting or not (dagster_home(settings) / "dagster.yaml").exists():
+        return
+    from curation_features.orchestration.adoption import adopt_all
+    from curation_features.orchestration.assets import SPECS
+    from curation_features.orchestration.launch import project_instance
+
+    try:
+        with project_instance(settings, packaged_file("dagster.yaml")) as instance:
+            adopt_all(store, instance, SPECS, limit=len(waiting))
+    except StoreError as error:  # the batches that Dagster does not know are named
+        complain(str(error))
+
+
+def _may_be_retried(batch_id: str, store: ArtifactStore, latest: LatestEvents) -> bool:
+    """Whether a batch has photos that failed for a reason that may pass, or was not finished at all."""
+    event = latest.get(batch_id)
+    if event is None or event["data"].get("manifest") != store.accepted_digest(batch_id):
+        return True
+    return bool(event["data"].get("retryable"))
+
+
+def _some(batch_ids: Sequence[str]) -> str:
     more = f" and {len(batch_ids) - 10} more" if len(batch_ids) > 10 else ""
-    return CurationError(f"not made: {', '.join(batch_ids[:10])}{more}")
+    return f"{', '.join(batch_ids[:10])}{more}"
+
+
+def _not_made(batch_ids: Sequence[str]) -> CurationError:
+    return CurationError(f"not made: {_some(batch_ids)}")

@@ -7,7 +7,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -16,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
 from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, Finished, files_of, outcome_of, speed, told_speed
-from curation_features.cli.terminal import console, doing, downloads, printable, progress, say
+from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.manifest import Batch
-    from curation_features.schema import PhotoRecord
     from curation_features.stages import FeatureStages, Merged
 
 
@@ -68,6 +68,12 @@ def _batch_arguments(command: argparse.ArgumentParser) -> None:
         "--vocabulary", metavar="NAME_OR_FILE", help="label with this one, whatever the manifest asks for"
     )
     command.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="read and measure only the photos that failed for a reason that may pass: missing, not permitted, an I/O "
+        "error, a time-out, out of memory",
+    )
+    command.add_argument(
         "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
     )
 
@@ -111,45 +117,65 @@ def _show_ingested(fields: Mapping[str, Any]) -> None:
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events import Outbox
-    from curation_features.manifest import read_manifest, to_json
-    from curation_features.report.sheet import refresh
-    from curation_features.stages.completion import completed
-    from curation_features.stages.plan import EMBEDDING_PARTS
+    from curation_features.manifest import distinct_photos, read_manifest
+    from curation_features.processing import accept_without_dagster, process_batch
     from curation_features.store import ArtifactStore
 
     to_stdout = args.output == "-"
     if to_stdout and args.json:
         raise UsageError("--json and --output -: only one of them can be on standard output")
+    if args.output and args.retry_failed:
+        raise UsageError("--output and --retry-failed: leave one out; a retry needs the data folder")
     batch = read_manifest(args.manifest)
     stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
-        with watched(stages, batch):
-            merged, finished = _measured(batch, stages)
-        _write_output(args.output, to_json(merged.document))
-        return outcome_of(finished, {} if to_stdout else {"features": Path(args.output)}, silent=to_stdout)
-    store = ArtifactStore(settings.data_path)
-    version = stages.plan(EMBEDDING_PARTS).versions.get("embedding")
-    with watched(stages, batch), store.embeddings(batch.batch_id, version, settings.model) as embeddings:
-        merged, finished = _measured(batch, stages, embeddings.add)
-        with store.exclusive(batch.batch_id):
-            artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
-            refresh(artifact, settings, stages.shown)
-            Outbox.from_settings(settings).publish(completed(batch, merged, artifact, settings.root))
+        return _process_to_file(batch, stages, args.output)
+    store, outbox = ArtifactStore(settings.data_path), Outbox.from_settings(settings)
+    accept_without_dagster(batch, store)
+    start = time.monotonic()
+    with watched(stages, batch) as bar, ExitStack() as locked:
+        with bar.waiting("another run of this batch"):
+            locked.enter_context(store.exclusive(batch.batch_id))
+        made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
+    finished = Finished(
+        made.document,
+        photos=len(distinct_photos(batch)),
+        cached=made.cached,
+        partly_cached=made.partly_cached,
+        seconds=time.monotonic() - start,
+    )
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
-def _measured(
-    batch: Batch, stages: FeatureStages, each: Callable[[PhotoRecord], None] | None = None
-) -> tuple[Merged, Finished]:
-    """The features of a batch, and what is told of the run; `each` gets every record while it has its vector."""
+def _process_to_file(batch: Batch, stages: FeatureStages, output: str) -> Outcome:
+    """Write the enriched batch to one file, or to standard output, and nothing else."""
+    from curation_features.build import check_storage
+    from curation_features.manifest import to_json
+
+    with watched(stages, batch):
+        merged, finished = _measured(batch, stages)
+    deque(check_storage(merged.records, batch.batch_id), maxlen=0)
+    _write_output(output, to_json(merged.document))
+    to_stdout = output == "-"
+    return outcome_of(finished, {} if to_stdout else {"features": Path(output)}, silent=to_stdout)
+
+
+def _measured(batch: Batch, stages: FeatureStages) -> tuple[Merged, Finished]:
+    """The features of a batch, and what is told of the run."""
     from curation_features.manifest import distinct_photos
     from curation_features.service import FeaturesService
 
     photos, start = len(distinct_photos(batch)), time.monotonic()
-    merged = FeaturesService(stages=stages).run(batch, each)
-    cached = sum({id(record): record.cached for record in merged.records}.values())
-    return merged, Finished(merged.document, photos=photos, cached=cached, seconds=time.monotonic() - start)
+    merged = FeaturesService(stages=stages).run(batch)
+    distinct = {id(record): record for record in merged.records}.values()
+    return merged, Finished(
+        merged.document,
+        photos=photos,
+        cached=sum(record.cached for record in distinct),
+        partly_cached=sum(record.partly_cached for record in distinct),
+        seconds=time.monotonic() - start,
+    )
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -171,13 +197,14 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
         launch.accept(batch, store, instance)
         start = time.monotonic()
         with watched(stages, batch):
-            result = launch.materialize(batch, definitions, instance)
+            result = launch.materialize(batch, definitions, instance, retry_failed=args.retry_failed)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
     finished = Finished(
         json.loads(store.feature_paths(batch.batch_id)[0].read_bytes()),
         photos=len(distinct_photos(batch)),
         cached=result.cached,
+        partly_cached=result.partly_cached,
         seconds=time.monotonic() - start,
         run_id=result.run_id,
     )
@@ -198,7 +225,7 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 @contextmanager
-def watched(stages: FeatureStages, batch: Batch) -> Iterator[None]:
+def watched(stages: FeatureStages, batch: Batch) -> Iterator[Bar]:
     """Progress of what is done in the block: what becomes of the photos, and what they wait for."""
     from curation_features.manifest import distinct_photos
 
@@ -209,7 +236,7 @@ def watched(stages: FeatureStages, batch: Batch) -> Iterator[None]:
         for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
             model.loading = partial(bar.waiting, f"loading {name}")
         stages.for_batch(batch).classifier.building = partial(bar.waiting, "embedding labels")
-        yield
+        yield bar
 
 
 @contextmanager

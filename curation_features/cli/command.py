@@ -16,6 +16,7 @@ from curation_features.errors import (
     MissingWeightsError,
     ResourceError,
     SettingsError,
+    StorageAwayError,
     StoreError,
     WeightsError,
 )
@@ -46,6 +47,7 @@ FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for m
     InvalidWeightsError: ("invalid_weights", 1),
     WeightsError: ("weights", 1),
     ResourceError: ("resource", 1),
+    StorageAwayError: ("storage_away", 1),
     StoreError: ("store", 1),
     CurationError: ("failed", 1),
     MemoryError: ("resource", 1),

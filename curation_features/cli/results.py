@@ -31,6 +31,7 @@ RESULT_FIELDS = {
     "artifacts": "how many artifacts it has",
     "photos": "how many distinct photos they are",
     "cached": "how many of the photos came out of the cache",
+    "partly_cached": "how many others came out of the cache in part",
     "statuses": "{ok, degraded, failed}: artifacts by status",
     "errors": "[{stage, reason, photos}]: why values are defaults, most frequent first",
     "labels": "[{label, photos, share}]: first labels, most frequent first",
@@ -48,6 +49,7 @@ class Finished:
         document: the enriched manifest.
         photos: how many distinct photos it has.
         cached: how many of these came out of the cache.
+        partly_cached: how many others came out of the cache in part.
         seconds: how long they took.
         run_id: of the run in Dagster; empty where there was none.
     """
@@ -56,6 +58,7 @@ class Finished:
     photos: int
     cached: int
     seconds: float
+    partly_cached: int = 0
     run_id: str = ""
 
 
@@ -76,6 +79,7 @@ def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = 
         "artifacts": len(merged.records),
         "photos": finished.photos,
         "cached": finished.cached,
+        "partly_cached": finished.partly_cached,
         "statuses": merged.statuses(),
         "errors": [{"stage": e.stage, "reason": e.reason, "photos": e.photos} for e in error_counts(merged)],
         "labels": [asdict(label) for label in label_distribution(merged)],
@@ -143,7 +147,8 @@ def _show(merged: Merged, fields: Mapping[str, Any]) -> None:
         say(f"{error['photos']} x {error['stage']}: {error['reason']}", style="yellow")
     statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
     say(f"{len(merged.records)} photos in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
-    say(f"{told_speed(fields)}; {fields['cached']} of {fields['photos']} photos came out of the cache")
+    partly = f", and {fields['partly_cached']} more in part" if fields["partly_cached"] else ""
+    say(f"{told_speed(fields)}; {fields['cached']} of {fields['photos']} photos came out of the cache{partly}")
     for path in fields["files"].values():
         say(str(path))
     if "run_id" in fields:

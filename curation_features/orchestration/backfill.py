@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -91,8 +91,11 @@ class DagsterServer:
             time.sleep(_POLL_S)
             heartbeat = self._heartbeat()
 
-    def launch(self, batch_ids: Sequence[str], assets: Sequence[str]) -> str:
+    def launch(self, batch_ids: Sequence[str], assets: Sequence[str], tags: Mapping[str, str] | None = None) -> str:
         """Launch a backfill and give its id.
+
+        Args:
+            tags: of the runs.
 
         Raises:
             InputError: there are no such batches, or none at all.
@@ -101,7 +104,11 @@ class DagsterServer:
         unknown = [batch_id for batch_id in batch_ids if batch_id not in known]
         if unknown or not batch_ids:
             raise InputError(f"no such batch: {', '.join(unknown[:5])}" if unknown else "there are no batches yet")
-        params = {"partitionNames": list(batch_ids), "assetSelection": [{"path": [name]} for name in assets]}
+        params = {
+            "partitionNames": list(batch_ids),
+            "assetSelection": [{"path": [name]} for name in assets],
+            **({"tags": [{"key": key, "value": value} for key, value in tags.items()]} if tags else {}),
+        }
         launched = self._query(_LAUNCH, params=params)
         if launched["__typename"] != "LaunchBackfillSuccess":
             raise CurationError(f"{self.url}: {launched.get('message') or launched['__typename']}")

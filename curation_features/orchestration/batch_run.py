@@ -1,26 +1,32 @@
 """A run over one or many batches: each is made, reported, checked and announced by itself."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import dagster as dg
 
-from curation_features.errors import CurationError, StoreError, WeightsError
+from curation_features.build import AssetResult, build_assets
+from curation_features.errors import CurationError, SupersededError, WeightsError
 from curation_features.events import Outbox
+from curation_features.finish import raise_if_wrong
 from curation_features.manifest import Batch
+from curation_features.orchestration.adoption import adopt
+from curation_features.orchestration.asset_metadata import asset_metadata
 from curation_features.orchestration.checks import BatchChecks
-from curation_features.orchestration.code_versions import code_versions
-from curation_features.orchestration.making import Made, make
 from curation_features.orchestration.provenance import Provenance, latest_metadata
-from curation_features.stages import FeatureStages, Merged
-from curation_features.stages.completion import completed
-from curation_features.store import ArtifactStore, FeatureArtifact
+from curation_features.stages import FeatureStages
+from curation_features.stages.code_versions import code_versions
+from curation_features.store import ArtifactStore
+from curation_features.verification import verify
 
 log = logging.getLogger(__name__)
 
 FEATURES = dg.AssetKey("features")
 METRICS = dg.AssetKey("technical_metrics")
+
+RETRY_FAILED = "curation_features/retry_failed"
+"""Tag of a run that reads and measures only the photos that failed for a reason that may pass."""
 
 
 class BatchRun:
@@ -39,6 +45,8 @@ class BatchRun:
         self._events = events
         self._assets = frozenset(key.path[-1] for key in context.selected_asset_keys)
         self._checks = frozenset(key.name for key in context.selected_asset_check_keys)
+        self._specs = list(context.assets_def.specs)
+        self._retries_failed = RETRY_FAILED in context.run.tags
         self._attempts = 0
         self._failures: dict[str, str] = {}
 
@@ -46,7 +54,7 @@ class BatchRun:
     def _provenance(self) -> Provenance:
         """Made for the first result: by then the weights are here, which are part of the code versions."""
         versions = code_versions(self._stages.settings, self._stages)
-        return Provenance(self._context.instance, self._context.assets_def, versions)
+        return Provenance(self._context.instance, self._specs, versions)
 
     def batch_ids(self) -> list[str]:
         """The batches of the run; all that are finished where checks alone were asked for, without a partition."""
@@ -63,7 +71,7 @@ class BatchRun:
         self._attempts += 1
         try:
             with self._store.exclusive(batch_id):
-                self._make(self._store.manifest(batch_id))
+                self._make_newest(batch_id)
         except WeightsError as error:
             raise dg.Failure(str(error), allow_retries=False) from None  # its causes are long, and say no more
         except CurationError as error:
@@ -85,54 +93,57 @@ class BatchRun:
             allow_retries=False,
         )
 
+    def _make_newest(self, batch_id: str) -> None:
+        """Make a batch of the manifest that was accepted last, also if that changes meanwhile."""
+        adopt(batch_id, self._store, self._context.instance, self._specs)
+        while True:
+            try:
+                return self._make(self._store.manifest(batch_id))
+            except SupersededError:
+                log.info("Batch %s begins again: a newer manifest was accepted", batch_id)
+
     def _make(self, batch: Batch) -> None:
         instance = self._context.instance
         checks = BatchChecks(batch, instance, self._stages.settings)
         if not self._assets:
-            self._check_alone(checks, batch.batch_id)
-        for made in make(batch, self._assets, self._stages, self._store):
-            is_measured = made.asset == "technical_metrics"
+            self._check_alone(checks, batch)
+        stages = self._stages.for_batch(batch)
+        for result in build_assets(batch, self._assets, stages, self._store, retry_failed=self._retries_failed):
+            is_measured = result.asset == "technical_metrics"
             before = latest_metadata(instance, METRICS, batch.batch_id) if is_measured else {}
-            metadata = self._report(batch, made)
+            metadata = self._report(batch, result, stages)
             if is_measured:
                 self._record(checks.of_cache(metadata, before))
-            if made.features is not None:
-                self._check_features(checks, metadata)
-                self._announce(batch, *made.features)
+            if result.finished is not None:
+                self._record_features(checks, result.finished.problems, metadata)
+                event = result.finished.announce(self._events, self._stages.settings.root)
+                log.info("Features of batch %s are finished: event %s", batch.batch_id, event["id"])
 
-    def _report(self, batch: Batch, made: Made) -> Mapping[str, dg.MetadataValue]:
-        asset = dg.AssetKey(made.asset)
-        tags = self._provenance.tags(asset, batch.batch_id, made.data_version, batch.digest)
-        event = dg.AssetMaterialization(asset, partition=batch.batch_id, metadata=made.metadata, tags=tags)
+    def _report(self, batch: Batch, result: AssetResult, stages: FeatureStages) -> Mapping[str, dg.MetadataValue]:
+        asset = dg.AssetKey(result.asset)
+        tags = self._provenance.tags(asset, batch.batch_id, result.data_version, batch.digest)
+        metadata = asset_metadata(result, stages)
+        event = dg.AssetMaterialization(asset, partition=batch.batch_id, metadata=metadata, tags=tags)
         self._context.log_event(event)
         return event.metadata
 
-    def _check_alone(self, checks: BatchChecks, batch_id: str) -> None:
+    def _check_alone(self, checks: BatchChecks, batch: Batch) -> None:
         """Checks without assets: of what was made before."""
+        instance, batch_id = self._context.instance, batch.batch_id
         if any(key.asset_key == FEATURES for key in self._context.selected_asset_check_keys):
-            self._check_features(checks, latest_metadata(self._context.instance, FEATURES, batch_id))
-        metrics = latest_metadata(self._context.instance, METRICS, batch_id)
-        self._record(checks.of_cache(metrics, {}))
+            problems = verify(batch, *self._store.feature_paths(batch_id), self._store.embeddings_path(batch_id))
+            self._record_features(checks, problems, latest_metadata(instance, FEATURES, batch_id))
+            raise_if_wrong(problems)
+        self._record(checks.of_cache(latest_metadata(instance, METRICS, batch_id), {}))
 
-    def _check_features(self, checks: BatchChecks, metadata: Mapping[str, dg.MetadataValue]) -> None:
-        """Raises `StoreError` if what lies on disk is not right, whether or not the checks were selected."""
-        found = list(checks.of_files(self._store))
-        self._record(found)
+    def _record_features(
+        self, checks: BatchChecks, problems: Mapping[str, Sequence[str]], metadata: Mapping[str, dg.MetadataValue]
+    ) -> None:
+        self._record(checks.of_files(problems))
         if metadata:  # else they were not made by Dagster
             self._record(checks.of_features(metadata))
-        wrong = [f"{check.check_name}: {check.description}" for check in found if not check.passed]
-        if wrong:
-            raise StoreError(
-                "the features on disk are not right, so no event goes out: materialize features again; "
-                + "; ".join(wrong)
-            )
 
     def _record(self, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
         for evaluation in evaluations:
             if evaluation.check_name in self._checks:
                 self._context.log_event(evaluation)
-
-    def _announce(self, batch: Batch, merged: Merged, artifact: FeatureArtifact) -> None:
-        event = completed(batch, merged, artifact, self._stages.settings.root)
-        self._events.publish(event)
-        log.info("Features of batch %s are finished: event %s", batch.batch_id, event["id"])

@@ -15,8 +15,7 @@ from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
 from curation_features.report.text import one_line
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
-from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift, verify
+from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift
 
 _ASSETS = {"cache_effective": "technical_metrics"}
 """The asset that a check is about, if it is not `features`."""
@@ -82,10 +81,8 @@ class BatchChecks:
         self._instance = instance
         self._settings = settings
 
-    def of_files(self, store: ArtifactStore) -> Iterator[dg.AssetCheckEvaluation]:
-        """Whether the finished artifacts are right, read back from disk."""
-        batch_id = self._batch.batch_id
-        found = verify(self._batch, *store.feature_paths(batch_id), store.embeddings_path(batch_id))
+    def of_files(self, found: Mapping[str, Sequence[str]]) -> Iterator[dg.AssetCheckEvaluation]:
+        """Whether the finished artifacts are right; `found` are the problems as `verify` gives them."""
         for name, problems in found.items():
             listed = {"problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in problems))}
             yield self._result(name, not problems, "; ".join(problems[:3]), listed if problems else {})

@@ -15,8 +15,10 @@ from filelock import FileLock
 from curation_features.errors import StoreError
 from curation_features.files import cannot_write, flush
 from curation_features.manifest import Batch
+from curation_features.orchestration.adoption import adopt, observe
+from curation_features.orchestration.assets import SPECS
+from curation_features.orchestration.batch_run import METRICS, RETRY_FAILED
 from curation_features.orchestration.partitions import DIMENSION
-from curation_features.orchestration.provenance import data_version
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.store import ArtifactStore
@@ -34,11 +36,13 @@ class LaunchResult:
     Attributes:
         failures: for each step that failed its error.
         cached: how many of the batch's distinct photos came out of the cache.
+        partly_cached: of how many others a part did.
     """
 
     run_id: str
     failures: Mapping[str, str]
     cached: int
+    partly_cached: int
 
 
 @contextmanager
@@ -96,27 +100,17 @@ def _opened(home: Path) -> dg.DagsterInstance:
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
-    """Make a manifest known: kept in the store, a partition, and an observation of `preprocess_batches`.
+    """Accept a manifest: it is kept in the store, and becomes a partition and an observation.
 
-    The manifest that was observed last is no news.
+    What was made of the batch without Dagster before is reported first.
+
+    Raises:
+        ManifestError: the batch id differs from a known one in case only.
+        StoreError: the manifest cannot be written.
     """
+    adopt(batch.batch_id, store, instance, SPECS)
     store.put_manifest(batch)
-    instance.add_dynamic_partitions(DIMENSION, [batch.batch_id])
-    observed = observation(batch)
-    wanted = dg.AssetRecordsFilter(observed.asset_key, asset_partitions=[batch.batch_id])
-    latest = instance.fetch_observations(wanted, limit=1).records
-    if [data_version(record) for record in latest] != [batch.digest]:
-        instance.report_runless_asset_event(observed)
-
-
-def observation(batch: Batch) -> dg.AssetObservation:
-    """The observation that a manifest was accepted; its data version is the manifest's digest."""
-    return dg.AssetObservation(
-        "preprocess_batches",
-        partition=batch.batch_id,
-        tags={"dagster/data_version": batch.digest},
-        metadata={"artifacts": len(batch.artifacts)},
-    )
+    observe(batch, instance)
 
 
 def manifest_tags(batch: Batch) -> dict[str, str]:
@@ -124,8 +118,13 @@ def manifest_tags(batch: Batch) -> dict[str, str]:
     return {"curation_features/manifest": f"{batch.batch_id}:{batch.digest[:16]}"}
 
 
-def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance) -> LaunchResult:
-    """Run the job `extract_features` for a batch that has been accepted.
+def materialize(
+    batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance, *, retry_failed: bool = False
+) -> LaunchResult:
+    """Run the job `extract_features` for a batch that was accepted.
+
+    Args:
+        retry_failed: only photos that failed for a reason that may pass are read and measured.
 
     Raises:
         KeyboardInterrupt: the run was interrupted; Dagster knows it as failed.
@@ -136,7 +135,7 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
         partition_key=batch.batch_id,
         raise_on_error=False,
         run_config=_QUIET,
-        tags=manifest_tags(batch),
+        tags={**manifest_tags(batch), **({RETRY_FAILED: "true"} if retry_failed else {})},
     )
     failures = {
         event.step_key or "": _told(event) for event in result.filter_events(lambda event: event.is_step_failure)
@@ -144,8 +143,11 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
     if not result.success and not failures:
         failures = {"run": "the run did not succeed; see it in the Dagster UI"}
     made = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
-    cached = made.get(dg.AssetKey("technical_metrics"), {}).get("cached")
-    return LaunchResult(result.run_id, failures, int(str(cached.value)) if cached else 0)
+    metrics = made.get(METRICS, {})
+    cached, partly_cached = (
+        int(str(metrics[name].value)) if name in metrics else 0 for name in ("cached", "partly_cached")
+    )
+    return LaunchResult(result.run_id, failures, cached, partly_cached)
 
 
 def _told(event: dg.DagsterEvent) -> str:

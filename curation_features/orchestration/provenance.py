@@ -1,10 +1,10 @@
-"""What a materialisation was made of, as the tags by which Dagster tells stale partitions from fresh ones.
+"""What a materialization was made of, as the tags by which Dagster tells stale partitions from fresh ones.
 
 For an output that an asset returns Dagster writes them itself, but then all partitions of a run get one data version
 (dagster issue 34013). Assets here report each partition by itself, so they write the same tags themselves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -17,15 +17,15 @@ class Provenance:
     """Writes the tags of the materialisations of one run.
 
     Args:
-        definition: the assets, with their dependencies.
+        specs: of the assets, with their dependencies.
         code_versions: those of the settings that this run really has, which its configuration may have changed.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, definition: dg.AssetsDefinition, code_versions: Mapping[str, str]
+        self, instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec], code_versions: Mapping[str, str]
     ) -> None:
         self._instance = instance
-        self._specs = {spec.key: spec for spec in definition.specs}
+        self._specs = {spec.key: spec for spec in specs}
         self._code_versions = code_versions
 
     def tags(self, asset: dg.AssetKey, partition: str, data_version: str, manifest: str) -> dict[str, str]:

@@ -9,11 +9,14 @@ from typing import Any
 import dagster as dg
 
 from curation_features.errors import StoreError
-from curation_features.events import Outbox
+from curation_features.events import LatestEvents, Outbox
 from curation_features.incoming import Cursor, Delivery, IncomingFolders, Taken
+from curation_features.manifest import Batch
+from curation_features.orchestration.adoption import adopt_all, observation
+from curation_features.orchestration.assets import SPECS
 from curation_features.orchestration.checks import quarantine_evaluation
 from curation_features.orchestration.jobs import extract_features
-from curation_features.orchestration.launch import manifest_tags, observation
+from curation_features.orchestration.launch import manifest_tags
 from curation_features.orchestration.liveness import fail_dead_runs
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.pool import limit_pool
@@ -34,21 +37,25 @@ _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     description="""Takes manifests out of `data/incoming/`: each becomes a partition, an observation and one run.
 
 What is half-written waits; what can never be valid goes to `data/quarantine/`, with its reason beside it. The same
-manifest again starts no second run, unless its last run failed; a changed one starts one new run.""",
+manifest again starts no second run, unless its last run failed or photos failed for a reason that may pass; a changed
+one starts one new run. A batch that `process` finished becomes a partition, too.""",
 )
-def preprocess_outputs(context: dg.SensorEvaluationContext, incoming: Incoming, store: Store) -> dg.SensorResult:
+def preprocess_outputs(
+    context: dg.SensorEvaluationContext, incoming: Incoming, store: Store, events: Events
+) -> dg.SensorResult:
     """One look at the incoming folders."""
+    adopted = adopt_all(store, context.instance, SPECS)
     last = _loads(context.cursor)
     taken = incoming.take(Cursor.loads(last.get("intake")))
     _log(context, taken)
-    arrivals, failed = _accepted_arrivals(context, taken.deliveries, incoming, store)
+    arrivals, failed = _accepted_arrivals(context, taken.deliveries, incoming, store, events.latest)
     handed_over = {token: name for token, name in taken.cursor.handed_over.items() if token not in failed}
     quarantine = incoming.quarantined()
     seen = hashlib.sha256("/".join(quarantine).encode()).hexdigest()[:16]
     news = [] if seen == last.get("quarantine", _NOTHING) else [quarantine_evaluation(quarantine, incoming)]
     cursor = json.dumps({"intake": replace(taken.cursor, handed_over=handed_over).dumps(), "quarantine": seen})
     if not arrivals:
-        return dg.SensorResult(skip_reason=_nothing_new(taken, failed), asset_events=news, cursor=cursor)
+        return dg.SensorResult(skip_reason=_nothing_new(taken, failed, adopted), asset_events=news, cursor=cursor)
     limit_pool(context.instance)
     return dg.SensorResult(
         dynamic_partitions_requests=[BATCHES.build_add_request([arrival.batch.batch_id for arrival in arrivals])],
@@ -89,7 +96,11 @@ def event_delivery(running: bool) -> dg.SensorDefinition:
 
 
 def _accepted_arrivals(
-    context: dg.SensorEvaluationContext, deliveries: Sequence[Delivery], incoming: IncomingFolders, store: ArtifactStore
+    context: dg.SensorEvaluationContext,
+    deliveries: Sequence[Delivery],
+    incoming: IncomingFolders,
+    store: ArtifactStore,
+    latest: LatestEvents,
 ) -> tuple[list[Delivery], set[str]]:
     """The deliveries that need a run, their manifests accepted; and the tokens of those that must be tried again.
 
@@ -99,7 +110,7 @@ def _accepted_arrivals(
     arrivals, failed = [], set()
     for delivery in newest.values():
         try:
-            arrival = _arrival(delivery, context.instance, incoming, store)
+            arrival = _arrival(delivery, context.instance, incoming, store, latest)
             if arrival is not None:
                 store.put_manifest(arrival.batch)
                 arrivals.append(arrival)
@@ -110,26 +121,29 @@ def _accepted_arrivals(
 
 
 def _arrival(
-    delivery: Delivery, instance: dg.DagsterInstance, incoming: IncomingFolders, store: ArtifactStore
+    delivery: Delivery,
+    instance: dg.DagsterInstance,
+    incoming: IncomingFolders,
+    store: ArtifactStore,
+    latest: LatestEvents,
 ) -> Delivery | None:
-    """The delivery, if it needs a run: its batch is new or changed, or the last run for it failed or never began."""
-    records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(delivery.batch)), limit=1)
+    """The delivery, if it needs a run: its batch is new or changed, or the last run for it did not finish all of it."""
+    batch = delivery.batch
+    records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(batch)), limit=1)
     if delivery.again or not records or records[0].dagster_run.status is dg.DagsterRunStatus.NOT_STARTED:
         return delivery  # a run that was made and never submitted has this run key, and Dagster submits it
-    unfinished = records[0].dagster_run.status in _UNFINISHED
-    if not unfinished and _accepted(store, delivery.batch.batch_id) == delivery.batch.digest:
+    unfinished = records[0].dagster_run.status in _UNFINISHED or _has_retryable_photos(batch, latest)
+    if not unfinished and store.accepted_digest(batch.batch_id) == batch.digest:
         return None
     # The run key of this manifest is spent. What says so is kept in the file's name, so that a crash between here and
     # the launch neither forgets the batch nor launches it twice.
     return incoming.mark_again(delivery)
 
 
-def _accepted(store: ArtifactStore, batch_id: str) -> str | None:
-    """Digest of the manifest that is accepted now."""
-    try:
-        return store.manifest(batch_id).digest
-    except StoreError:
-        return None
+def _has_retryable_photos(batch: Batch, latest: LatestEvents) -> bool:
+    """Whether photos of exactly this manifest failed for a reason that may pass."""
+    event = latest.get(batch.batch_id)
+    return event is not None and event["data"].get("manifest") == batch.digest and bool(event["data"].get("retryable"))
 
 
 def _loads(cursor: str | None) -> dict[str, Any]:
@@ -160,11 +174,12 @@ def _log(context: dg.SensorEvaluationContext, taken: Taken) -> None:
         context.log.info("More manifests are waiting; they are taken at the next tick")
 
 
-def _nothing_new(taken: Taken, failed: Collection[str]) -> str:
+def _nothing_new(taken: Taken, failed: Collection[str], adopted: Sequence[str]) -> str:
     """Why a tick launched nothing."""
     known = {delivery.batch.batch_id for delivery in taken.deliveries if delivery.token not in failed}
     told = {
         "as before": sorted(known),
+        "made without Dagster, and known from now on": adopted,
         "quarantined": [rejection.name for rejection in taken.rejections],
         "still being written": taken.incomplete,
         "cannot be taken": [

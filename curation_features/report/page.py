@@ -27,6 +27,8 @@ REASONS: Mapping[str, str] = {
     "missing": "the file is not there",
     "not_a_file": "that is no file",
     "permission_denied": "the file may not be read",
+    "io_error": "the disk or the network failed",
+    "timed_out": "the storage did not answer in time",
     "forbidden_path": "the file is outside the folders that may be read",
     "unsupported_uri": "nothing here opens such an address",
     "unsupported_format": "not an image format that is read",

@@ -15,7 +15,7 @@ from curation_features.manifest import Batch
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 from curation_features.stages.labels import with_labels
-from curation_features.stages.pixels import PixelPass
+from curation_features.stages.pixels import Earlier, PixelPass
 from curation_features.stages.plan import UNMEASURED, Models, Plan, make_plan, tolerated
 from curation_features.stages.stats import RunStats
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -100,9 +100,11 @@ class FeatureStages:
                 self._announce(failure)
         return plan
 
-    def measure(self, batch: Batch, plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
+    def measure(
+        self, batch: Batch, plan: Plan, stats: RunStats, earlier: Earlier | None = None
+    ) -> Iterator[PhotoRecord]:
         """Records of the batch's distinct photos with the parts of `plan` that come out of pixels (see `PixelPass`)."""
-        return self._pixels.records(batch, plan, stats, self.progress)
+        return self._pixels.records(batch, plan, stats, self.progress, earlier)
 
     def label(self, records: Iterable[PhotoRecord], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
         """The records with labels: from the cache where they are valid, else made from their embeddings."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from curation_features.clip.labels import fallback_labelling
 from curation_features.manifest import Batch, distinct_photos, enrich
-from curation_features.schema import METRICS, FeatureError, Labelling, Measurement, PhotoRecord
+from curation_features.schema import METRICS, RETRYABLE_REASONS, FeatureError, Labelling, Measurement, PhotoRecord
 from curation_features.tables import Row, feature_row
 
 
@@ -39,6 +39,11 @@ class Merged:
         """How many artifacts are `ok`, `degraded` and `failed`."""
         found = Counter(artifact["features"]["status"] for artifact in self.document["artifacts"])
         return {status: found[status] for status in ("ok", "degraded", "failed")}
+
+    def retryable(self) -> int:
+        """How many artifacts have an error that another run may not meet."""
+        errors = (artifact["features"]["errors"] for artifact in self.document["artifacts"])
+        return sum(any(error["reason"] in RETRYABLE_REASONS for error in found) for found in errors)
 
     def label_counts(self) -> dict[str, int]:
         """How many artifacts have each first label, most frequent first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,19 @@ _NORM_TOLERANCE = 1e-3  # of a unit vector's norm
 Photo = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Results of an earlier run over the same batch, most of which are kept.
+
+    Attributes:
+        retried: the photos that are measured again.
+        records: of all distinct photos of the batch, in order.
+    """
+
+    retried: frozenset[Photo]
+    records: Iterable[PhotoRecord]
+
+
 class PixelPass:
     """One pass over the photos of a batch: reads and decodes each once, for every part that is wanted of it."""
 
@@ -53,18 +66,40 @@ class PixelPass:
         self._device = ""  # where models run, once one is needed
 
     def records(
-        self, batch: Batch, plan: Plan, stats: RunStats, progress: Callable[[PhotoRecord], None] | None = None
+        self,
+        batch: Batch,
+        plan: Plan,
+        stats: RunStats,
+        progress: Callable[[PhotoRecord], None] | None = None,
+        earlier: Earlier | None = None,
     ) -> Iterator[PhotoRecord]:
         """Records of the batch's distinct photos, in order, with the parts of `plan` that come out of pixels.
 
         Labels are filled in where the plan has them and the cache knows them. Memory does not grow with the number of
         photos. What is computed is kept in the cache.
 
+        Args:
+            progress: called with each record.
+            earlier: records to pass on; only its `retried` photos are read.
+
         Raises:
             ManifestError: one `photo_id` stands for two different images.
             WeightsError: a model cannot be loaded, and settings do not permit a degraded run.
         """
         photos = list(distinct_photos(batch))
+        if earlier is None:
+            records = self._read(photos, batch, plan, stats)
+        else:
+            retried = self._read([photo for photo in photos if photo in earlier.retried], batch, plan, stats)
+            pairs = zip(photos, earlier.records, strict=True)
+            records = (next(retried) if photo in earlier.retried else kept for photo, kept in pairs)
+        for record in records:
+            if progress:
+                progress(record)
+            yield record
+
+    def _read(self, photos: Sequence[Photo], batch: Batch, plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
+        """Records of these photos, each read and measured once."""
         copies = self._copies(photos, batch)
         shared: dict[Photo, PhotoRecord | None] = dict.fromkeys(copies.values())
         measured = self._measured([photo for photo in photos if photo not in copies], plan, stats)
@@ -73,8 +108,6 @@ class PixelPass:
             record = replace(original, image_uri=photo[1]) if original else next(measured)
             if photo in shared:
                 shared[photo] = replace(record)
-            if progress:
-                progress(record)
             yield record
 
     def _measured(self, photos: Sequence[Photo], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:

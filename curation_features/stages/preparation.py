@@ -110,6 +110,7 @@ class Preparation:
         todo = plan.versions.keys() - valid - LABEL_PARTS
         item = Item(record, entry)
         record.cached = entry is not None and not todo
+        record.partly_cached = bool(todo and valid)
         if entry is None or todo:
             with stats.timing("decode"):
                 photo = decode(

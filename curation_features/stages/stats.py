@@ -27,6 +27,7 @@ class RunStats:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.photos = 0
         self.cached = 0
+        self.partly_cached = 0
         self.unreadable = 0
 
     @contextmanager
@@ -55,6 +56,7 @@ class RunStats:
         for record in records:
             self.photos += 1
             self.cached += record.cached
+            self.partly_cached += record.partly_cached
             self.unreadable += record.failure is not None
             yield record
 
@@ -69,6 +71,7 @@ class RunStats:
         return {
             "photos": self.photos,
             "cached": self.cached,
+            "partly_cached": self.partly_cached,
             "unreadable": self.unreadable,
             "seconds": round(elapsed, 3),
             "photos_per_second": round(self.photos / elapsed, 2) if elapsed else 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import RUN_KEY_TAG
 
+from curation_features.events import Outbox
 from curation_features.incoming import submit
 from curation_features.manifest import Batch
 from curation_features.orchestration import launch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
+from curation_features.processing import ProcessedBatch, accept_without_dagster, process_batch
 from curation_features.settings import Settings, packaged_file
 from curation_features.store import ArtifactStore
 
@@ -43,6 +46,23 @@ class Pipeline:
 
     def accept(self, batch: Batch) -> None:
         launch.accept(batch, self.store, self.instance)
+
+    def process(self, batch: Batch, *, retry_failed: bool = False) -> ProcessedBatch:
+        """Make a batch without Dagster, as the command does."""
+        accept_without_dagster(batch, self.store)
+        with self.store.exclusive(batch.batch_id):
+            return process_batch(
+                batch, self.world.stages(self.settings, **self.models), self.store, self.outbox,
+                retry_failed=retry_failed,
+            )  # fmt: skip
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(self.settings.data_path)
+
+    def features(self, batch_id: str = "batch_1") -> dict[str, Any]:
+        """The finished features of a batch, as they are on disk."""
+        return json.loads(self.store.feature_paths(batch_id)[0].read_bytes())
 
     def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
         job = self.definitions().resolve_job_def("extract_features")
@@ -202,3 +222,20 @@ class Daemon:
 @pytest.fixture
 def daemon(pipeline) -> Iterator[Daemon]:
     return Daemon(pipeline)
+
+
+@pytest.fixture
+def new_archive(world, new_home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """A function that gives a project with an instance of its own, in a context."""
+
+    @contextmanager
+    def new() -> Iterator[tuple[Pipeline, Daemon]]:
+        root = tmp_path_factory.mktemp("archive")
+        monkeypatch.setenv("DAGSTER_HOME", str(shutil.copytree(new_home, root / "home")))
+        apart = type(world)(root)
+        with launch.project_instance(apart.settings, packaged_file("dagster.yaml")) as instance:
+            found = Pipeline(apart, instance, apart.settings)
+            yield found, Daemon(found)
+        shutil.rmtree(root)
+
+    return new

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from graphql import parse, validate
 
 from curation_features.cli import main
 from curation_features.errors import CurationError
+from curation_features.events import Outbox
+from curation_features.manifest import batch_from
 from curation_features.orchestration import backfill
 from curation_features.orchestration.backfill import DagsterServer
+from curation_features.store import ArtifactStore
 
 LAUNCHED = 1_700_000_000.0
 
@@ -144,6 +148,58 @@ def test_what_is_named_twice_counts_once(dagster: FakeDagster) -> None:
     dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 1)]
     assert main(["backfill", "trip", "trip", "--assets", "features,features", "--url", dagster.url]) == 0
     assert dagster.launched == [{"partitionNames": ["trip"], "assetSelection": [{"path": ["features"]}]}]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a project whose batches `trip` and `walk` are accepted and finished."""
+    monkeypatch.chdir(tmp_path)
+    for batch_id, retryable in (("trip", 0), ("walk", 2)):
+        finish(tmp_path, batch_id, retryable)
+    return tmp_path
+
+
+def finish(root: Path, batch_id: str, retryable: int) -> None:
+    store, batch = ArtifactStore(root / "data"), batch_from({"batch_id": batch_id, "artifacts": []})
+    store.put_manifest(batch)
+    paths = dict.fromkeys(("features", "table", "embeddings", "root"), root)
+    Outbox(root / "data").announce(
+        batch_id=batch_id, manifest=batch.digest, digest="0" * 64, statuses={"ok": 1, "degraded": 0, "failed": 0},
+        version={"technical": "", "clip": ""}, retryable=retryable, **paths,
+    )  # fmt: skip
+
+
+def test_a_retry_covers_the_batches_with_photos_to_retry(
+    dagster: FakeDagster, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 5)]
+    assert main(["backfill", "--retry-failed", "--url", dagster.url]) == 0
+    [launched] = dagster.launched
+    assert launched["partitionNames"] == ["walk"]
+    assert launched["tags"] == [{"key": "curation_features/retry_failed", "value": "true"}]
+    assert main(["backfill", "trip", "--retry-failed", "--json", "--url", dagster.url]) == 0
+    assert len(dagster.launched) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["batches"] == 0
+
+
+def test_a_retry_covers_batches_that_were_never_finished(dagster: FakeDagster, project: Path) -> None:
+    changed = batch_from({"batch_id": "trip", "artifacts": [], "note": "newer"})
+    ArtifactStore(project / "data").put_manifest(changed)
+    dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 10)]
+    assert main(["backfill", "--retry-failed", "--url", dagster.url]) == 0
+    assert dagster.launched[0]["partitionNames"] == ["trip", "walk"]
+
+
+def test_batches_that_this_dagster_does_not_know_are_named(
+    dagster: FakeDagster, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(project, "elsewhere", 0)
+    dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 10)]
+    assert main(["backfill", "--json", "--url", dagster.url]) == 0
+    told = capsys.readouterr()
+    assert "elsewhere: not covered" in told.err
+    assert json.loads(told.out)["not_covered"] == ["elsewhere"]
+    assert dagster.launched[0]["partitionNames"] == ["trip", "walk"]
 
 
 def test_an_unknown_batch_is_wrong_usage(dagster: FakeDagster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from curation_features.manifest import batch_from
-from curation_features.orchestration.code_versions import code_versions
+from curation_features.stages.code_versions import code_versions
 from curation_features.tables import read_metadata
 
 WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]

@@ -1,0 +1,28 @@
+"""What Dagster shows of each asset that was made of a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from curation_features.build import AssetResult
+from curation_features.orchestration.metadata import artifact_links, feature_metadata, missing_metadata, stage_metadata
+from curation_features.stages import FeatureStages
+from curation_features.thumbnails import Thumbnails
+
+
+def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, Any]:
+    """Metadata of the materialization of an asset; `stages` are those that it was made with."""
+    if result.finished is not None:
+        links = artifact_links(result.finished.artifact, result.finished.sheet)
+        return {**feature_metadata(result.finished.merged, Thumbnails(stages.settings)), **links}
+    if result.stage is not None and result.stats is not None:
+        passed = {"pass": result.pass_version} if result.pass_version else {}
+        return {**stage_metadata(result.stage, result.stats, result.plan), **passed}
+    vocabulary = stages.classifier.vocabulary
+    return {
+        "labels": len(vocabulary.labels),
+        "templates": len(vocabulary.templates),
+        "missing": missing_metadata(result.plan),
+        "path": dg.MetadataValue.path(str(stages.classifier.label_file)),
+    }

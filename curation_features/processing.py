@@ -1,0 +1,71 @@
+"""A batch from its manifest to its event without Dagster, which learns about it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from curation_features.adoptions import AdoptedAsset, Adoption, Adoptions
+from curation_features.build import ASSETS, build_assets
+from curation_features.events import Outbox
+from curation_features.finish import check_accepted
+from curation_features.manifest import Batch
+from curation_features.stages import FeatureStages
+from curation_features.stages.code_versions import code_versions
+from curation_features.store import ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedBatch:
+    """A batch that is finished and announced.
+
+    Attributes:
+        document: the enriched manifest.
+        cached: how many distinct photos came out of the cache.
+        partly_cached: of how many others a part did.
+        event: `features.completed`.
+    """
+
+    document: Mapping[str, Any]
+    cached: int
+    partly_cached: int
+    event: Mapping[str, Any]
+
+
+def accept_without_dagster(batch: Batch, store: ArtifactStore) -> None:
+    """Accept a manifest, and note that Dagster has to learn about it.
+
+    Raises:
+        ManifestError: the batch id differs from a known one in case only.
+        StoreError: the manifest cannot be written.
+    """
+    Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest))  # first: an accepted batch is never unknown
+    store.put_manifest(batch)
+
+
+def process_batch(
+    batch: Batch, stages: FeatureStages, store: ArtifactStore, outbox: Outbox, *, retry_failed: bool = False
+) -> ProcessedBatch:
+    """Make, verify and announce the features of an accepted manifest.
+
+    Call it while no other process makes the same batch (`ArtifactStore.exclusive`).
+
+    Args:
+        retry_failed: see `build_assets`.
+
+    Raises:
+        SupersededError: another manifest was accepted meanwhile.
+        CurationError: as in `build_assets` and `FinishedBatch.announce`.
+    """
+    check_accepted(batch, store)
+    results = {result.asset: result for result in build_assets(batch, ASSETS, stages, store, retry_failed=retry_failed)}
+    finished, metrics = results["features"].finished, results["technical_metrics"].stats
+    assert finished is not None and metrics is not None  # noqa: S101, PT018 (what these two assets always have)
+    event = finished.announce(outbox, stages.settings.root)
+    versions = code_versions(stages.settings, stages.for_batch(batch))
+    assets = {
+        name: AdoptedAsset(result.data_version, versions[name], result.numbers()) for name, result in results.items()
+    }
+    Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest, event["id"], assets))
+    return ProcessedBatch(finished.merged.document, metrics.cached, metrics.partly_cached, event)

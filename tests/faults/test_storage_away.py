@@ -1,0 +1,237 @@
+"""Photo storage that is away for a while is not success: nothing is announced, and the photos are tried again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curation_features.adoptions import Adoptions
+from curation_features.build import ASSETS, build_assets
+from curation_features.cli import main
+from curation_features.errors import PhotoError, StorageAwayError, StoreError
+from curation_features.events import Outbox
+from curation_features.photos import PhotoReader
+from curation_features.processing import accept_without_dagster, process_batch
+from curation_features.settings import Settings
+from curation_features.store import ArtifactStore
+
+
+class Project:
+    """A batch whose photos lie in a folder that can go away."""
+
+    def __init__(self, world) -> None:
+        self.world = world
+        self.store = ArtifactStore(world.settings.data_path)
+        self.outbox = Outbox(world.settings.data_path)
+        self.batch = world.batch([world.photo(f"{n}.png", n) for n in range(4)])
+        self.away = world.root / "elsewhere"
+        self.away.mkdir()
+
+    def path(self, number: int) -> Path:
+        return self.world.root / self.batch.artifacts[number].image_uri
+
+    def hide(self, *numbers: int) -> None:
+        for number in numbers:
+            shutil.move(self.path(number), self.away / str(number))
+
+    def show(self, *numbers: int) -> None:
+        for number in numbers:
+            shutil.move(self.away / str(number), self.path(number))
+
+    def process(self, **options):
+        accept_without_dagster(self.batch, self.store)
+        return process_batch(self.batch, self.world.stages(), self.store, self.outbox, **options)
+
+    def statuses(self) -> list[str]:
+        document = json.loads(self.store.feature_paths("batch_1")[0].read_bytes())
+        return [artifact["features"]["status"] for artifact in document["artifacts"]]
+
+    def files(self) -> dict[str, bytes]:
+        folders = [self.world.settings.data_path / name for name in ("features", "stages", "events")]
+        return {str(path): path.read_bytes() for f in folders for path in sorted(f.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def project(world) -> Project:
+    return Project(world)
+
+
+def test_a_batch_of_which_no_photo_can_be_read_fails(project) -> None:
+    project.hide(0, 1, 2, 3)
+    with pytest.raises(StorageAwayError, match=r"'batch_1': none of its 4 photos can be read \(4 missing\).*mounted"):
+        project.process()
+    assert project.files() == {}
+    project.show(0, 1, 2, 3)
+    assert project.process().event["data"]["sequence"] == 1
+    assert project.statuses() == ["ok"] * 4
+
+
+def test_what_was_finished_before_stays(project) -> None:
+    project.process()
+    before = project.files()
+    project.hide(0, 1, 2, 3)
+    with pytest.raises(StorageAwayError):
+        project.process()
+    assert project.files() == before
+
+
+def test_photos_that_are_bad_themselves_are_no_storage_away(project) -> None:
+    for number in range(4):
+        project.path(number).write_bytes(b"no photo")
+    assert project.process().event["data"]["retryable"] == 0
+    project.hide(0, 1, 2)
+    event = project.process().event  # three are missing, and one is bad
+    assert (event["data"]["statuses"]["failed"], event["data"]["retryable"]) == (4, 3)
+
+
+def test_an_empty_batch_is_finished(project) -> None:
+    project.batch = project.world.batch([])
+    assert project.process().event["data"]["artifacts"] == 0
+
+
+def test_some_photos_that_are_away_are_told_as_retryable(project) -> None:
+    project.hide(1)
+    assert project.process().event["data"]["retryable"] == 1
+    project.show(1)
+    made = project.process()
+    assert (made.event["data"]["retryable"], made.event["data"]["sequence"]) == (0, 2)
+
+
+def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None:
+    project.hide(1, 3)
+    project.path(2).write_bytes(b"no photo")
+    project.process()
+    project.show(1)
+    read = []
+    monkeypatch.setattr(
+        PhotoReader,
+        "_read_local",
+        lambda self, uri, real=PhotoReader._read_local: (read.append(uri), real(self, uri))[1],
+    )
+    monkeypatch.setattr("curation_features.report.sheet.refresh", lambda *_: None)  # it reads photos for its pictures
+    monkeypatch.setattr("curation_features.finish.refresh", lambda *_: None)
+    done = project.world.done_by(lambda: project.process(retry_failed=True))
+    assert read == [project.batch.artifacts[number].image_uri for number in (1, 3)]
+    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
+    assert project.statuses() == ["ok", "ok", "failed", "failed"]
+    assert project.outbox.latest.get("batch_1")["data"]["retryable"] == 1
+
+
+def test_a_retry_gives_what_a_whole_run_gives(project) -> None:
+    project.hide(0, 2)
+    project.process()
+    project.show(0, 2)
+    project.process(retry_failed=True)
+    retried = project.files()
+    for folder in ("features", "stages", "events", "cache"):
+        shutil.rmtree(project.world.settings.data_path / folder)
+    project.hide(0, 2)  # for the same events
+    project.process()
+    project.show(0, 2)
+    project.process()
+    assert project.files() == retried
+
+
+def test_a_retry_of_what_never_was_finished_makes_all_of_it(project) -> None:
+    project.process(retry_failed=True)
+    assert project.statuses() == ["ok"] * 4
+
+
+def test_a_retry_after_a_change_of_settings_says_so(project) -> None:
+    project.hide(1)
+    project.process()
+    stages = project.world.stages(project.world.settings.replace(noise_sigma_max=0.1))
+    with pytest.raises(StoreError, match=r"other settings or models.*--retry-failed"):
+        list(build_assets(project.batch, ASSETS, stages, project.store, retry_failed=True))
+
+
+def test_two_ids_of_one_missing_photo_are_both_retried(project) -> None:
+    one = dict(project.batch.document["artifacts"][1])
+    project.batch = project.world.batch([*project.batch.document["artifacts"], {**one, "photo_id": "twin"}, one])
+    project.hide(1)
+    assert project.process().event["data"]["retryable"] == 3
+    project.show(1)
+    assert project.process(retry_failed=True).event["data"]["retryable"] == 0
+
+
+class Broken:
+    """Stands for `os.open` on a file system that is gone."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number, self.name, self.real = number, name, os.open
+
+    def __call__(self, path, *args, **options):
+        if os.fsdecode(path).endswith(self.name):
+            raise OSError(self.number, os.strerror(self.number))
+        return self.real(path, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EIO, "io_error"),
+        (errno.ENOTCONN, "io_error"),
+        (errno.ESTALE, "io_error"),
+        (errno.EHOSTDOWN, "io_error"),
+        (errno.ETIMEDOUT, "timed_out"),
+        (errno.EACCES, "permission_denied"),
+        (errno.ENOENT, "missing"),
+    ],
+)
+def test_a_file_system_that_fails_says_why(project, monkeypatch, number: int, reason: str) -> None:
+    monkeypatch.setattr(os, "open", Broken(number, "0.png"))
+    with pytest.raises(PhotoError, match="cannot be read") as failure:
+        PhotoReader(project.world.settings).read(project.batch.artifacts[0].image_uri)
+    assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError("slow"), "timed_out"),
+        (ConnectionRefusedError("no"), "io_error"),
+        (OSError("the endpoint is away"), "io_error"),
+        (RuntimeError("of a backend"), "io_error"),
+        (FileNotFoundError("gone"), "missing"),
+        (PermissionError("not yours"), "permission_denied"),
+    ],
+)
+def test_a_remote_storage_that_fails_says_why(tmp_path, monkeypatch, error: Exception, reason: str) -> None:
+    import fsspec
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", fail)
+    with pytest.raises(PhotoError) as failure:
+        PhotoReader(Settings(root=tmp_path, photo_roots=("memory://bucket",))).read("memory://bucket/a.jpg")
+    assert failure.value.reason == reason
+
+
+def test_the_command_fails_and_keeps_what_was_there(project, capsys, monkeypatch) -> None:
+    root = project.world.root
+    (root / "batch.json").write_text(json.dumps(project.batch.document))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("CURATION_FEATURES_ON_MISSING_WEIGHTS", "degrade")
+    project.hide(0, 1, 2, 3)
+    for options in ([], ["--output", "out.json"]):
+        assert main(["process", "batch.json", "--json", *options]) == 1
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["kind"] == "storage_away"
+        assert "4 missing" in error["message"]
+    assert not (root / "out.json").exists()
+    assert not (root / "data" / "events").exists()
+    assert Adoptions(root / "data").waiting() == ["batch_1"]  # accepted, so that a backfill makes it
+    project.show(0, 1, 2)
+    assert main(["process", "batch.json", "--json", "--retry-failed"]) == 0
+    assert json.loads(capsys.readouterr().out)["statuses"] == {"ok": 0, "degraded": 3, "failed": 1}
+    project.show(3)
+    assert main(["process", "batch.json", "--json", "--retry-failed"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["statuses"]["degraded"], found["cached"]) == (4, 3)
+    assert main(["process", "batch.json", "--retry-failed", "--output", "-"]) == 2
