@@ -69,7 +69,7 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "href": f"../rankingInput/{position}_1024.jpg",
         "thumbnail": None,
     }
-    return made | replaced
+    return made | {"path": replaced.get("name", made["name"])} | replaced
 
 
 def degraded(position: int, *stages: str, reason: str = "missing_weights", **replaced: Any) -> dict[str, Any]:

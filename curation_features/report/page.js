@@ -12,6 +12,7 @@
   const SHORT = { sharpness: "sharp", exposure: "expo", noise: "noise", clip_iqa: "iqa", brisque: "brisq" };
   const STAGES = { photo: "photo", image_embedding: "image vector", clip_labels: "labels" };
   const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+  const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // and the bytes that are no text
 
   const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // nothing turns the text around it about, or hides
   const words = (name) => plain(name).replaceAll("_", " ");
@@ -25,7 +26,8 @@
 
   photos.forEach((photo, number) => {
     photo.number = number;
-    photo.folded = folded(photo.name);
+    photo.folder = photo.path.slice(0, Math.max(0, photo.path.lastIndexOf("/")));
+    photo.folded = folded(`${photo.path} ${photo.name}`);
     photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
   });
 
@@ -553,7 +555,7 @@
       "div",
       { class: `card ${photo.status}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": marks.has(photo.number) },
       make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.status === "ok" ? null : make("span", { class: "badge", textContent: photo.status })),
-      make("p", { class: "name", title: plain(photo.name) }, make("bdi", { textContent: plain(photo.name) })),
+      nameOf(photo),
       make("div", { class: "said" }, ...labelsOrReasons(photo)),
       make("div", { class: "scores" }, ...metrics.map((metric, i) => smallScore(metric, photo.scores[i]))),
     );
@@ -561,9 +563,14 @@
     return card;
   }
 
+  function nameOf(photo) {
+    const folder = photo.folder && make("bdi", { class: "muted", textContent: plain(photo.folder) });
+    return make("p", { class: "name", title: plain(photo.path) }, make("bdi", { textContent: plain(photo.name) }), folder ? " " : "", folder);
+  }
+
   function spoken(photo) {
     const [label] = photo.labels;
-    const parts = [plain(photo.name), photo.status, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo)];
+    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.status, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo)];
     const scores = metrics.map(({ name }, i) => photo.scores[i] !== null && `${words(name)} ${two(photo.scores[i])}`);
     return [...parts, ...scores].filter(Boolean).join(", ");
   }
@@ -725,7 +732,7 @@
 
   function factsOf(photo) {
     const size = photo.width && photo.height ? `${whole(photo.width)} \u00d7 ${whole(photo.height)} px` : null;
-    const facts = [["Status", photo.status], ["Size", size], ["Format", photo.format], ...photo.facts, ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
+    const facts = [["Path", photo.folder && photo.path], ["Status", photo.status], ["Size", size], ["Format", photo.format], ...photo.facts, ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
     const rows = facts.filter(([, text]) => text).flatMap(([title, text]) => [make("dt", { textContent: plain(title) }), make("dd", {}, make("bdi", { textContent: plain(text) }))]);
     return make("dl", { class: "facts" }, ...rows);
   }
@@ -805,9 +812,27 @@
   const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
   const inBatch = () => inOrder(view.order, view.turned).filter((photo) => marks.has(photo.number));
   const listed = () => (picked("which") === "marked" ? inBatch() : shown);
+  const LINES = { path: (photo) => line(photo.path), quoted: (photo) => quoted(photo.path), name: (photo) => line(photo.name), id: (photo) => line(photo.id) };
 
   /** A text that no spreadsheet takes for a formula. */
   const harmless = (text) => (/^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
+
+  const line = (text) => harmless(text.replace(/[\r\n\u2028\u2029]/g, "\ufffd"));
+
+  /** A path as a shell takes it: in '...'; in bash's and zsh's $'...' if it holds what a line of text cannot hold or show. */
+  function quoted(path) {
+    const safe = path.startsWith("-") ? `./${path}` : path; // no option of a command
+    if (!UNPRINTABLE.test(safe)) return `'${safe.replaceAll("'", "'\\''")}'`;
+    const escaped = (character) => (/[\\']/.test(character) ? `\\${character}` : UNPRINTABLE.test(character) ? octal(character) : character);
+    return `$'${[...safe].map(escaped).join("")}'`;
+  }
+
+  /** The bytes of a character in a path. Half of a surrogate pair stands for one byte that is not UTF-8. */
+  function octal(character) {
+    const code = character.codePointAt(0);
+    const bytes = code >= 0xdc80 && code <= 0xdcff ? [code - 0xdc00] : new TextEncoder().encode(character);
+    return [...bytes].map((byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
+  }
 
   function openExport() {
     $("which-marked").textContent = `marked (${whole(marks.size)})`;
@@ -821,8 +846,7 @@
   }
 
   function showList() {
-    const what = picked("what");
-    $("list").value = listed().map((photo) => harmless(photo[what].replace(/[\r\n\u2028\u2029]/g, "\ufffd"))).join("\n");
+    $("list").value = listed().map(LINES[picked("what")]).join("\n");
     $("copied").value = "";
   }
 
@@ -838,10 +862,10 @@
 
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
-    const head = ["place", "name", "id", "status", "marked", "overall", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
+    const head = ["place", "path", "name", "id", "status", "marked", "overall", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, photo.overall, ...photo.scores, ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, photo.overall, ...photo.scores, ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;

@@ -6,8 +6,10 @@ Every page that a test opens is watched: it may ask for nothing but its own file
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -125,7 +127,7 @@ def wait_for(page: Page, condition: str) -> None:
 
 
 def names(page: Page) -> list[str]:
-    return page.locator(".card .name").all_text_contents()
+    return page.locator(".card .name bdi:first-child").all_text_contents()
 
 
 def fragment(page: Page) -> dict[str, list[str]]:
@@ -466,6 +468,7 @@ def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> 
     for place in (5, 2, 11):
         page.locator(".card").nth(place).locator(".ring").click()
     page.click("#open-export")
+    page.check("input[value=name]", force=True)
     assert page.input_value("#list").split("\n") == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
     page.check("input[value=id]", force=True)
     page.click("#copy")
@@ -487,6 +490,67 @@ def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> 
         label[:2] for label in given[2]["labels"]
     ]
     assert {rows[2][name] for name in (*METRIC_NAMES, "overall", "label_1", "confidence_1")} == {""}
+
+
+def listed(page: Page, what: str) -> str:
+    """What the list holds of the photos that are shown."""
+    page.check(f"input[value={what}]", force=True)
+    return page.input_value("#list")
+
+
+def test_photos_of_one_name_in_two_folders_can_be_told_apart(view: Open) -> None:
+    given = [photo(n, name="IMG_0001.JPG", path=f"{100 + n}CANON/IMG_0001.JPG") for n in range(2)]
+    page = view(sheet([*given, photo(2, name="top.jpg")]), "sort=position")
+    cards = page.locator(".card")
+    for number in range(2):
+        expect(cards.nth(number).locator(".name")).to_have_text(f"IMG_0001.JPG {100 + number}CANON")
+        expect(cards.nth(number)).to_have_attribute("aria-label", re.compile(f"folder {100 + number}CANON"))
+    expect(cards.nth(2).locator(".name")).to_have_text("top.jpg")
+    page.click("#open-export")
+    assert listed(page, "path") == "100CANON/IMG_0001.JPG\n101CANON/IMG_0001.JPG\ntop.jpg"
+    assert listed(page, "quoted") == "'100CANON/IMG_0001.JPG'\n'101CANON/IMG_0001.JPG'\n'top.jpg'"
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
+    assert [row["path"] for row in rows] == [*(item["path"] for item in given), "top.jpg"]
+    page.keyboard.press("Escape")
+    page.fill("#text", "101c jpg")
+    assert page.locator(".card").count() == 1
+    cards.nth(0).click()
+    expect(page.locator("#detail dt", has_text="Path").locator("+ dd")).to_have_text("101CANON/IMG_0001.JPG")
+
+
+PRINTABLE = [
+    'a b/c\'s "d".jpg',
+    "-rf.jpg",
+    "$(x) `y` \\ ! ~ * ? # & ; | < > { [ =.jpg",
+    "caf\u00e9 \U0001f680.jpg",
+    "=1.jpg",
+    "''",
+]
+BYTES = [bytes([byte, *b"0'\\.jpg"]) for byte in {*range(1, 256)} - {ord("/")}]
+
+
+def arguments(program: list[str], given: str) -> list[bytes]:
+    """The arguments that a program reads out of a list."""
+    found = subprocess.run(program, input=given.encode(), capture_output=True, check=True)
+    assert found.stderr == b""
+    return found.stdout.split(b"\0")[:-1]
+
+
+def test_a_shell_reads_quoted_paths_as_they_are(view: Open) -> None:
+    shell = """eval "set -- $(tr '\\n' ' ')"; printf '%s\\0' "$@" """
+    plain = [path.encode() for path in PRINTABLE]
+    given = [photo(n, path=os.fsdecode(path)) for n, path in enumerate([*plain, *BYTES])]
+    page = view(sheet(given), "sort=position")
+    page.click("#open-export")
+    text = listed(page, "quoted")
+    assert text.count("\n") == len(plain) + len(BYTES) - 1
+    assert [os.path.normpath(path) for path in arguments(["bash", "-c", shell], text)] == plain + BYTES
+    lines = "\n".join(text.split("\n")[: len(plain)])
+    for program in (["sh", "-c", shell], ["xargs", "printf", "%s\\0"]):
+        assert [os.path.normpath(path) for path in arguments(program, lines)] == plain
+    assert not re.search("(?m)^[=+@-]", text)
 
 
 def test_shown_photos_are_listed_in_their_order_where_none_is_marked(view: Open) -> None:

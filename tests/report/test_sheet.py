@@ -161,6 +161,23 @@ def test_a_photo_is_called_like_its_file(uri, name) -> None:
     assert name_of({"original_uri": uri}) == name
 
 
+def test_a_photo_has_its_path_within_the_batch(world) -> None:
+    for name in ("100CANON/1  a\n.png", "101CANON/1.png"):
+        (world.root / "photos" / name).parent.mkdir(parents=True)
+        CAT.save(world.root / "photos" / name)
+    uris = ["photos/100CANON/1  a\n.png", "./photos/101CANON/1.png", "s3://bucket/one.png?token=SECRET"]
+    features = finish(world, [{"photo_id": str(n), "original_uri": uri} for n, uri in enumerate(uris)])
+    photos = shown(features, world.settings)["photos"]
+    assert [photo["path"] for photo in photos] == ["100CANON/1  a\n.png", "101CANON/1.png", "one.png"]
+    assert str(world.root) not in json.dumps(photos)
+
+
+def test_without_an_original_the_analysed_image_has_the_path(world) -> None:
+    world.photo("0.png")
+    features = finish(world, [{"photo_id": "x", "std_uri": "photos/0.png"}])
+    assert [photo["path"] for photo in shown(features, world.settings)["photos"]] == ["0.png"]
+
+
 def test_a_photo_always_has_a_name() -> None:
     assert name_of({}, "folder/b.jpg") == "b.jpg"
     assert name_of({"original_uri": 7}, "b.jpg") == "7"
