@@ -34,7 +34,7 @@ LABELS = [f"label {number}" for number in range(50)]
 PICTURES = 50  # drawn; the photos take turns
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ACTIONS = {
-    "sort": "choose('sort', ['noise', 'sharpness', 'overall', 'name'][turn % 4], 'change')",
+    "sort": "choose('sort', ['noise', 'sharpness', 'brisque', 'name'][turn % 4], 'change')",
     "filter by text": "choose('text', ['1', '12', '7', ''][turn % 4], 'input')",
     "filter by confidence": "choose('confidence', [0.2, 0.4, 0.1, 0][turn % 4], 'input')",
     "filter by score": "choose(document.querySelector('.handles input'), [0.2, 0.6, 0.4, 0][turn % 4], 'input')",
@@ -98,7 +98,6 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "status": "degraded" if is_degraded else "ok",
             "scores": [*scores[:4], None] if is_degraded else scores,
             "raw": {raw.name: round(chance.random(), 6) for metric in METRICS for raw in metric.raw},
-            "overall": chance.random(),
             "labels": [
                 [label, round(share / 5, 6), round(share / 3, 6)] for label, share in zip(labels, shares, strict=True)
             ],

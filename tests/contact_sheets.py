@@ -50,7 +50,6 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         [label, round(share / sum(shares), 6), round(0.3 - 0.02 * place, 6)]
         for place, (label, share) in enumerate(zip(chosen, shares, strict=False))
     ]
-    good = [score if metric.best else 1 - score for metric, score in zip(METRICS, scores, strict=True)]
     made = {
         "name": f"IMG_{position + 1}.jpg",
         "id": f"id-{position}",
@@ -58,7 +57,6 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "status": "ok",
         "scores": scores,
         "raw": {"tenengrad": 1234.5 + position, "p1": 0.02, "p50": 0.45, "p99": 0.97, "noise_sigma": 0.0041},
-        "overall": sum(good) / len(good),
         "labels": labels,
         "margin": labels[0][1] - labels[1][1],
         "errors": [],
@@ -90,7 +88,6 @@ def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[st
         "status": "failed",
         "scores": [None] * len(METRICS),
         "raw": {},
-        "overall": None,
         "labels": [],
         "margin": None,
     }

@@ -53,7 +53,6 @@
   /** Each order: the value that it goes by (null comes last, both ways), and whether its first direction descends. */
   const ORDERS = new Map([
     ["problems", ["problems", (photo) => STATUSES.indexOf(photo.status), false, ["first", "last"]]],
-    ["overall", ["overall", (photo) => photo.overall, true, BEST]],
     ...metrics.map(({ name, best }, i) => [name, [words(name), (photo) => photo.scores[i], best === 1, BEST]]),
     ["confidence", ["confidence", (photo) => photo.labels[0]?.[1] ?? null, true, ["surest first", "least sure first"]]],
     ["margin", ["lead of the first label", (photo) => photo.margin, true, ["largest first", "smallest first"]]],
@@ -763,8 +762,7 @@
 
   function scoreTable(photo) {
     const rows = metrics.flatMap((metric, i) => [scoreRow(metric, photo.scores[i], i), ...metric.raw.filter(({ name }) => name in photo.raw).map((raw) => rawRow(raw, photo.raw[raw.name]))]);
-    const overall = make("tr", { class: "overall" }, make("th", { scope: "row", textContent: "overall" }), cell(photo.overall === null ? "\u2013" : photo.overall.toFixed(3)), cell(photo.overall === null ? "" : "mean of those measured, 1 is best"));
-    return table("Scores", ["score", "0 to 1", "in this batch"], [...rows, overall]);
+    return table("Scores", ["score", "0 to 1", "in this batch"], rows);
   }
 
   function scoreRow({ name, best, description }, score, i) {
@@ -862,10 +860,10 @@
 
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
-    const head = ["place", "path", "name", "id", "status", "marked", "overall", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
+    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, photo.overall, ...photo.scores, ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, ...photo.scores, ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;

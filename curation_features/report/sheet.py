@@ -31,7 +31,6 @@ from curation_features.report.text import Folders, common_folders, file_name, on
 from curation_features.schema import METRICS, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.stages.streaming import bounded_map, worker_count
-from curation_features.stages.summary import overall
 from curation_features.store import FeatureArtifact
 from curation_features.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
 from curation_features.thumbnails import PREVIEW, Thumbnails
@@ -211,7 +210,6 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "status": row["status"],
         "scores": [row[metric.name] for metric in METRICS],
         "raw": {name: value for metric in METRICS for name, value in record.measurements[metric.name].raw.items()},
-        "overall": overall(record),
         "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [

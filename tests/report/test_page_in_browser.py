@@ -175,7 +175,6 @@ def test_every_order_goes_both_ways_and_what_was_not_measured_is_last(view: Open
     given = photos()
     page = view(sheet(given))
     values: dict[str, Callable[[dict[str, Any]], float | None]] = {
-        "overall": lambda item: item["overall"],
         "confidence": lambda item: item["labels"][0][1] if item["labels"] else None,
         "margin": lambda item: item["margin"],
         **{name: partial(goodness, place=place) for place, name in enumerate(METRIC_NAMES)},
@@ -426,7 +425,7 @@ def test_details_tell_all_that_is_known(view: Open) -> None:
         assert int(re.findall(r"\d+", rank)[0]) == pytest.approx(100 * worse / (len(measured) - 1), abs=0.51)
     assert scores["tenengrad"] == ["1,239", "gray level squared"]
     assert scores["noise sigma"] == ["0.0041", "share of full scale"]
-    assert scores["overall"][0] == f"{item['overall']:.3f}"
+    assert "overall" not in scores
     for title, text in [*item["facts"], ["Size", "4,032 \u00d7 3,024 px"], ["Id", "id-4"]]:
         expect(detail.locator("dt", has_text=re.compile(f"^{title}$")).locator("+ dd")).to_have_text(text)
     link = detail.get_by_role("link", name="Open the picture")
@@ -484,12 +483,12 @@ def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> 
     assert [row["name"] for row in rows] == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
     assert [row["id"] for row in rows] == ['\'+1,"2"\r\n3', "'-5", "id-11"]
     assert [float(rows[0][name]) for name in METRIC_NAMES] == given[2]["scores"]
+    assert "overall" not in rows[0]
     assert (rows[0]["place"], rows[0]["status"], rows[0]["marked"]) == ("3", "ok", "1")
-    assert float(rows[0]["overall"]) == given[2]["overall"]
     assert [[rows[0][f"label_{i}"], float(rows[0][f"confidence_{i}"])] for i in range(1, 6)] == [
         label[:2] for label in given[2]["labels"]
     ]
-    assert {rows[2][name] for name in (*METRIC_NAMES, "overall", "label_1", "confidence_1")} == {""}
+    assert {rows[2][name] for name in (*METRIC_NAMES, "label_1", "confidence_1")} == {""}
 
 
 def listed(page: Page, what: str) -> str:

@@ -30,7 +30,6 @@ from curation_features.report.text import file_name, one_line
 from curation_features.schema import METRIC_NAMES, METRICS, PhotoRecord
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.stages.summary import overall
 from curation_features.store import ArtifactStore, FeatureArtifact
 
 CAT = Image.fromarray(bundled.chelsea())
@@ -91,8 +90,6 @@ def test_a_photo_has_the_numbers_of_its_features(world) -> None:
         assert photo["labels"] == labels
         assert photo["margin"] == pytest.approx(labels[0][1] - labels[1][1], abs=2e-6)
         assert photo["raw"] == {raw.name: row[raw.name] for metric in METRICS for raw in metric.raw}
-        turned = [1 - score if name == "noise" else score for name, score in found["tech"].items()]
-        assert photo["overall"] == pytest.approx(sum(turned) / 5)
         assert (photo["status"], photo["errors"]) == ("ok", [])
         assert (photo["width"], photo["height"], photo["format"]) == (96, 64, "PNG")
 
@@ -116,12 +113,11 @@ def test_what_was_not_measured_is_none_and_not_a_default(world) -> None:
     assert undefined
     for name, score in zip(METRIC_NAMES, flat["scores"], strict=True):
         assert (score is None) == (name in undefined)
-    assert flat["overall"] is not None
     assert flat["thumbnail"]
     assert failed["status"] == "failed"
     assert failed["scores"] == [None] * 5
     assert failed["raw"] == {}
-    assert [failed[name] for name in ("overall", "width", "height", "format", "href", "thumbnail")] == [None] * 6
+    assert [failed[name] for name in ("width", "height", "format", "href", "thumbnail")] == [None] * 5
     assert failed["errors"][0][:2] == ["photo", "missing"]
 
 
@@ -130,12 +126,6 @@ def test_a_batch_without_photos_has_a_page(world) -> None:
     assert shown(features, world.settings)["photos"] == []
     assert refresh(features, world.settings)
     assert photo_count(features.table_path) == 0
-
-
-def test_overall_is_that_of_dagsters_page(world) -> None:
-    merged = FeaturesService(stages=world.stages()).run(world.batch([world.photo("0.png")]))
-    features = finish(world, [world.photo("0.png")])
-    assert [photo["overall"] for photo in shown(features, world.settings)["photos"]] == [overall(merged.records[0])]
 
 
 # Names
