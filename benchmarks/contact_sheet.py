@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -93,6 +94,7 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
         is_degraded = position % 50 == 0
         yield {
             "name": f"DSC_{position:05}.jpg",
+            "path": f"{position // 500}CANON/DSC_{position:05}.jpg",
             "id": f"{chance.getrandbits(256):064x}",
             "position": position,
             "status": "degraded" if is_degraded else "ok",
@@ -107,6 +109,10 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "height": 4000,
             "format": "JPEG",
             "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
+            "taken": str(datetime(2024, 5, 17) + timedelta(minutes=7 * position)),
+            "camera": "Canon EOS R6",
+            "lens": None,
+            "iso": chance.choice([100, 200, 400, 800]),
             "href": f"../rankingInput/{position}_1024.jpg",
             "thumbnail": pictures[position % len(pictures)],
         }

@@ -44,7 +44,8 @@ _LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffi
 _DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d) ")
 _NUMBER = re.compile(r"[0-9]+([./][0-9]+)?")
 _COLUMNS = (
-    *("position", "photo_id", "original_uri", "image_uri", "sha256", "format", "width", "height", "status", "errors"),
+    *("position", "photo_id", "original_uri", "image_uri", "sha256", "format", "width", "height", "taken", "iso"),
+    *("status", "errors"),
     *(metric.name for metric in METRICS),
     *(raw.name for metric in METRICS for raw in metric.raw),
     *("clip_labels", "label_margin", "artifact"),
@@ -202,6 +203,7 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
     record = record_of(row)
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
+    told = facts(artifact)
     return {
         "name": file_name(artifact, record, _NAME_LENGTH),
         "path": path_within(_uri(row), folders),
@@ -218,7 +220,10 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "width": row["width"],
         "height": row["height"],
         "format": row["format"],
-        "facts": facts(artifact),
+        "facts": told,
+        "taken": row["taken"] and row["taken"].isoformat(" "),
+        "iso": row["iso"],
+        **{name: dict(told).get(name.title()) for name in ("camera", "lens")},
         "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
         "thumbnail": _picture(record, thumbnails),
     }
@@ -277,5 +282,5 @@ def _original_size(artifact: Mapping[str, Any]) -> str:
     processing = artifact.get("processing_metadata")
     size = processing.get("original_size") if isinstance(processing, Mapping) else None
     if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 10**6 for side in size):
-        return f"{size[0]} x {size[1]} px"
+        return f"{size[0]:,} \u00d7 {size[1]:,} px"
     return ""
