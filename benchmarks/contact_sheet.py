@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -34,7 +35,7 @@ LABELS = [f"label {number}" for number in range(50)]
 PICTURES = 50  # drawn; the photos take turns
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ACTIONS = {
-    "sort": "choose('sort', ['noise', 'sharpness', 'overall', 'name'][turn % 4], 'change')",
+    "sort": "choose('sort', ['noise', 'sharpness', 'brisque', 'name'][turn % 4], 'change')",
     "filter by text": "choose('text', ['1', '12', '7', ''][turn % 4], 'input')",
     "filter by confidence": "choose('confidence', [0.2, 0.4, 0.1, 0][turn % 4], 'input')",
     "filter by score": "choose(document.querySelector('.handles input'), [0.2, 0.6, 0.4, 0][turn % 4], 'input')",
@@ -93,12 +94,12 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
         is_degraded = position % 50 == 0
         yield {
             "name": f"DSC_{position:05}.jpg",
+            "path": f"{position // 500}CANON/DSC_{position:05}.jpg",
             "id": f"{chance.getrandbits(256):064x}",
             "position": position,
             "status": "degraded" if is_degraded else "ok",
             "scores": [*scores[:4], None] if is_degraded else scores,
             "raw": {raw.name: round(chance.random(), 6) for metric in METRICS for raw in metric.raw},
-            "overall": chance.random(),
             "labels": [
                 [label, round(share / 5, 6), round(share / 3, 6)] for label, share in zip(labels, shares, strict=True)
             ],
@@ -108,6 +109,10 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "height": 4000,
             "format": "JPEG",
             "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
+            "taken": str(datetime(2024, 5, 17) + timedelta(minutes=7 * position)),
+            "camera": "Canon EOS R6",
+            "lens": None,
+            "iso": chance.choice([100, 200, 400, 800]),
             "href": f"../rankingInput/{position}_1024.jpg",
             "thumbnail": pictures[position % len(pictures)],
         }

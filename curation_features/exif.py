@@ -15,6 +15,11 @@ from curation_features.photos import quiet_pillow
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATETIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
+_WORD = re.compile(r"[^\W_]+")
+_LEGAL_FORM = re.compile(
+    r"([\s,]+(corporation|corp|company|co|inc|ltd|limited|gmbh|ag|imaging|camera|computer|optical|electronics)\.?)+$",
+    re.I,
+)  # the end of a maker's name that no camera carries
 _MAX_TEXT = 200  # characters; longer fields are damage or worse
 
 _Tags = Mapping[int, Any]
@@ -31,7 +36,7 @@ def read_exif(data: bytes) -> dict[str, Any]:
     """
     base, photo, place = _read_tags(data)
     return {
-        "camera": _camera(base) or "Unknown",
+        "camera": camera_name(_text(base.get(ExifTags.Base.Make)), _text(base.get(ExifTags.Base.Model))) or "Unknown",
         "lens": _text(photo.get(ExifTags.Base.LensModel)) or "Unknown",
         "iso": _iso(photo.get(ExifTags.Base.ISOSpeedRatings)),
         "aperture": _formatted("f/{:g}", _positive(photo.get(ExifTags.Base.FNumber)), 1),
@@ -78,12 +83,18 @@ def _formatted(template: str, number: float | None, decimals: int) -> str | None
     return None if number is None else template.format(round(number, decimals))
 
 
-def _camera(base: _Tags) -> str | None:
-    """Make and model, without the make twice ("Canon", "Canon EOS 5D")."""
-    make, model = _text(base.get(ExifTags.Base.Make)), _text(base.get(ExifTags.Base.Model))
-    if make and model and not model.lower().startswith(make.lower()):
-        return f"{make} {model}"
-    return model or make
+def camera_name(make: str | None, model: str | None) -> str | None:
+    """Maker and model as people say them, from EXIF's `Make` and `Model`; None if EXIF has neither.
+
+    A model that begins with a word of the maker stands alone: "NIKON CORPORATION", "NIKON D3400" -> "NIKON D3400". Else
+    the maker comes first, without its legal form: "OLYMPUS IMAGING CORP.", "E-M10" -> "OLYMPUS E-M10".
+    """
+    if not make or not model:
+        return model or make
+    first = _WORD.match(model.lower())
+    if model.lower().startswith(make.lower()) or (first and first[0] in _WORD.findall(make.lower())):
+        return model
+    return f"{_LEGAL_FORM.sub('', make)} {model}"
 
 
 def _iso(value: Any) -> int | None:

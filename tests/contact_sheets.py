@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
 
@@ -50,7 +51,9 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         [label, round(share / sum(shares), 6), round(0.3 - 0.02 * place, 6)]
         for place, (label, share) in enumerate(zip(chosen, shares, strict=False))
     ]
-    good = [score if metric.best else 1 - score for metric, score in zip(METRICS, scores, strict=True)]
+    taken = datetime(2024, 5, 17, 18, 3) + timedelta(hours=7 * position)
+    camera, lens = ("Canon EOS R6", "FUJIFILM X-T3")[position % 2], (None, "RF 35mm", "XF 18-55mm")[position % 3]
+    iso = (400, 100, 3200, None)[position % 4]
     made = {
         "name": f"IMG_{position + 1}.jpg",
         "id": f"id-{position}",
@@ -58,18 +61,26 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "status": "ok",
         "scores": scores,
         "raw": {"tenengrad": 1234.5 + position, "p1": 0.02, "p50": 0.45, "p99": 0.97, "noise_sigma": 0.0041},
-        "overall": sum(good) / len(good),
         "labels": labels,
         "margin": labels[0][1] - labels[1][1],
         "errors": [],
         "width": 4032,
         "height": 3024,
         "format": "JPEG",
-        "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
+        "facts": [
+            ["Taken", str(taken)],
+            ["Camera", camera],
+            ["Exposure", "1/250 s, f/4"],
+            ["Original", "6,000 \u00d7 4,000 px"],
+        ],
+        "taken": str(taken),
+        "camera": camera,
+        "lens": lens,
+        "iso": iso,
         "href": f"../rankingInput/{position}_1024.jpg",
         "thumbnail": None,
     }
-    return made | replaced
+    return made | {"path": replaced.get("name", made["name"])} | replaced
 
 
 def degraded(position: int, *stages: str, reason: str = "missing_weights", **replaced: Any) -> dict[str, Any]:
@@ -90,12 +101,17 @@ def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[st
         "status": "failed",
         "scores": [None] * len(METRICS),
         "raw": {},
-        "overall": None,
         "labels": [],
         "margin": None,
     }
-    unknown = {"width": None, "height": None, "format": None, "facts": [], "href": None, "thumbnail": None}
-    return photo(position) | nothing | unknown | {"errors": [["photo", reason, "the file ends early"]]} | replaced
+    unknown = dict.fromkeys(("width", "height", "format", "href", "thumbnail", "taken", "camera", "lens", "iso"))
+    return (
+        photo(position)
+        | nothing
+        | unknown
+        | {"facts": [], "errors": [["photo", reason, "the file ends early"]]}
+        | replaced
+    )
 
 
 def thumbnail(position: int, side: int = 48, quality: int = 80) -> list[Any]:

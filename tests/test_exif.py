@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from curation_features.exif import read_exif
+from curation_features.exif import camera_name, read_exif
 
 MAKE, MODEL, DATE = 0x010F, 0x0110, 0x0132
 EXPOSURE, F_NUMBER, ISO, ORIGINAL, FOCAL, LENS = 0x829A, 0x829D, 0x8827, 0x9003, 0x920A, 0xA434
@@ -81,6 +81,35 @@ def test_what_is_not_there_is_unknown() -> None:
 )
 def test_shutter_speeds(seconds: tuple[int, int], shown: str) -> None:
     assert fields(photo={EXPOSURE: IFDRational(*seconds)})["shutter_speed"] == shown
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "name"),
+    [
+        ("Canon", "Canon EOS 5D", "Canon EOS 5D"),
+        ("NIKON CORPORATION", "NIKON D3400", "NIKON D3400"),
+        ("NIKON", "COOLPIX P900", "NIKON COOLPIX P900"),
+        ("Apple", "iPhone 12", "Apple iPhone 12"),
+        ("SONY", "ILCE-7M3", "SONY ILCE-7M3"),
+        ("FUJIFILM", "X-T3", "FUJIFILM X-T3"),
+        ("OLYMPUS IMAGING CORP.", "E-M10", "OLYMPUS E-M10"),
+        ("OLYMPUS OPTICAL CO.,LTD", "C3040Z", "OLYMPUS C3040Z"),
+        ("EASTMAN KODAK COMPANY", "KODAK EASYSHARE Z740", "KODAK EASYSHARE Z740"),
+        ("CASIO COMPUTER CO.,LTD.", "EX-Z750", "CASIO EX-Z750"),
+        ("PENTAX Corporation", "PENTAX K10D", "PENTAX K10D"),
+        ("RICOH IMAGING COMPANY, LTD.", "GR III", "RICOH GR III"),
+        ("LEICA CAMERA AG", "LEICA Q2", "LEICA Q2"),
+        ("Panasonic", "DMC-LX3", "Panasonic DMC-LX3"),
+        ("samsung", "SAMSUNG-SM-G900A", "SAMSUNG-SM-G900A"),
+        ("Hewlett-Packard", "Hewlett-Packard PhotoSmart 620", "Hewlett-Packard PhotoSmart 620"),
+        ("Co., Ltd.", "-X1", "Co. -X1"),
+        ("Canon", None, "Canon"),
+        (None, "iPhone 12", "iPhone 12"),
+        (None, None, None),
+    ],
+)
+def test_a_camera_is_named_with_its_maker_once(make, model, name) -> None:
+    assert camera_name(make, model) == name
 
 
 def test_names_are_cleaned_and_the_make_is_said_once() -> None:

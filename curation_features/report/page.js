@@ -10,8 +10,9 @@
   const BINS = 32;
   const STATUSES = ["failed", "degraded", "ok"];
   const SHORT = { sharpness: "sharp", exposure: "expo", noise: "noise", clip_iqa: "iqa", brisque: "brisq" };
-  const STAGES = { photo: "photo", image_embedding: "image vector", clip_labels: "labels" };
+  const STAGES = { photo: "photo", image_embedding: "image vector and labels", clip_labels: "labels" };
   const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+  const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // and the bytes that are no text
 
   const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // nothing turns the text around it about, or hides
   const words = (name) => plain(name).replaceAll("_", " ");
@@ -25,9 +26,21 @@
 
   photos.forEach((photo, number) => {
     photo.number = number;
-    photo.folded = folded(photo.name);
+    photo.folder = photo.path.slice(0, Math.max(0, photo.path.lastIndexOf("/")));
+    photo.folded = folded(`${photo.path} ${photo.name}`);
+    photo.day = photo.taken && photo.taken.slice(0, 10);
     photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
   });
+
+  // What every photo lacks that could be read is said once, and is no photo's own problem.
+  const readable = photos.filter(({ status }) => status !== "failed");
+  const shared = (readable.length > 1 ? readable[0].reasons : []).filter((reason) => readable.every(({ reasons }) => reasons.includes(reason)));
+  for (const photo of photos) {
+    photo.problems = photo.errors.filter((_, i) => !shared.includes(photo.reasons[i]));
+    photo.state = photo.errors.length && !photo.problems.length ? "ok" : photo.status; // but for what all of them lack
+  }
+  const known = (valueOf) => photos.some((photo) => valueOf(photo) !== null);
+  const measured = metrics.map((_, i) => known((photo) => photo.scores[i]));
 
   /** An element with properties (`class` and names with `-` are attributes; `--x` a property of its style). */
   function make(tag, properties = {}, ...children) {
@@ -44,20 +57,30 @@
   // ---- orders -------------------------------------------------------------------------------------------------
 
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
-  const placeByName = new Map(
-    [...photos].sort((a, b) => collator.compare(a.name, b.name)).map((photo, place) => [photo, place]),
-  );
+  /** The place of a photo's text among all of them; null if it has none. */
+  function ranked(textOf) {
+    const texts = [...new Set(photos.map(textOf))].filter((text) => text !== null).sort(collator.compare);
+    const places = new Map(texts.map((text, place) => [text, place]));
+    return (photo) => places.get(textOf(photo)) ?? null;
+  }
+
+  const AZ = ["A to Z", "Z to A"];
   const BEST = ["best first", "worst first"];
   /** Each order: the value that it goes by (null comes last, both ways), and whether its first direction descends. */
   const ORDERS = new Map([
-    ["problems", ["problems", (photo) => STATUSES.indexOf(photo.status), false, ["first", "last"]]],
-    ["overall", ["overall", (photo) => photo.overall, true, BEST]],
+    ["problems", ["problems", (photo) => STATUSES.indexOf(photo.state), false, ["first", "last"]]],
+    ["taken", ["capture time", ranked((photo) => photo.taken), false, ["earliest first", "latest first"]]],
     ...metrics.map(({ name, best }, i) => [name, [words(name), (photo) => photo.scores[i], best === 1, BEST]]),
+    ["tenengrad", ["sharpness (tenengrad)", (photo) => photo.raw.tenengrad ?? null, true, BEST]],
     ["confidence", ["confidence", (photo) => photo.labels[0]?.[1] ?? null, true, ["surest first", "least sure first"]]],
     ["margin", ["lead of the first label", (photo) => photo.margin, true, ["largest first", "smallest first"]]],
-    ["name", ["name", (photo) => placeByName.get(photo), false, ["A to Z", "Z to A"]]],
+    ["folder", ["folder", ranked((photo) => photo.folder || null), false, AZ]],
+    ["name", ["name", ranked((photo) => photo.name), false, AZ]],
+    ["camera", ["camera", ranked((photo) => photo.camera), false, AZ]],
+    ["lens", ["lens", ranked((photo) => photo.lens), false, AZ]],
+    ["iso", ["ISO", (photo) => photo.iso, false, ["lowest first", "highest first"]]],
     ["position", ["place in the batch", (photo) => photo.position, false, ["first to last", "last to first"]]],
-  ]);
+  ].filter(([, [, value]]) => !photos.length || known(value)));
 
   function inOrder(key, turned) {
     const [, value, descends] = ORDERS.get(key);
@@ -72,6 +95,15 @@
   // ---- the view: what is asked for, and what of it goes into the address -------------------------------------------
 
   const DEFAULT_ORDER = "problems";
+  /** The ways to choose photos by a value: the values of a photo, and how one is said. Those of capture are in `ORIGINS`. */
+  const ORIGINS = { day: "day", folder: "folder", camera: "camera", lens: "lens", iso: "ISO" };
+  const FACETS = {
+    status: [(photo) => [photo.status], plain],
+    reason: [(photo) => photo.reasons, errorWords],
+    ...Object.fromEntries(Object.keys(ORIGINS).map((name) => [name, [(photo) => [String(photo[name] ?? "")], (value) => originWords(name, value)]])),
+    label: [(photo) => labelsInScope(photo).filter(([, confidence]) => confidence >= view.confidence).map(([label]) => label), plain],
+  };
+  const originWords = (name, value) => plain(value) || (name === "folder" ? "(top folder)" : "not known");
   let view;
   const marks = new Set();
 
@@ -79,9 +111,7 @@
     order: DEFAULT_ORDER,
     turned: false,
     text: "",
-    statuses: new Set(),
-    reasons: new Set(),
-    labels: new Set(),
+    chosen: Object.fromEntries(Object.keys(FACETS).map((name) => [name, new Set()])),
     any: false,
     confidence: 0,
     onlyMarked: false,
@@ -94,9 +124,8 @@
     if (ORDERS.has(given.get("sort"))) found.order = given.get("sort");
     found.turned = given.get("turned") === "1";
     found.text = given.get("text") ?? "";
-    found.statuses = new Set(given.getAll("status").filter((status) => STATUSES.includes(status)));
-    found.reasons = new Set(given.getAll("reason"));
-    found.labels = new Set(given.getAll("label"));
+    for (const name in FACETS) found.chosen[name] = new Set(given.getAll(name));
+    found.chosen.status = new Set(given.getAll("status").filter((status) => STATUSES.includes(status)));
     found.any = given.get("labels") === "any";
     found.confidence = within(Number(given.get("confidence")) || 0);
     found.onlyMarked = given.get("only") === "marked";
@@ -113,8 +142,7 @@
     if (view.order !== DEFAULT_ORDER) given.set("sort", view.order);
     if (view.turned) given.set("turned", "1");
     if (view.text) given.set("text", view.text);
-    for (const [name, values] of [["status", view.statuses], ["reason", view.reasons], ["label", view.labels]])
-      for (const value of values) given.append(name, value);
+    for (const name in FACETS) for (const value of view.chosen[name]) given.append(name, value);
     if (view.any) given.set("labels", "any");
     if (view.confidence) given.set("confidence", view.confidence);
     if (view.onlyMarked) given.set("only", "marked");
@@ -156,34 +184,33 @@
 
   // ---- filters ------------------------------------------------------------------------------------------------
 
-  const TEXT = 1;
-  const STATUS = 2;
-  const REASON = 4;
-  const LABEL = 8;
-  const SCORE = 16;
-  const MARK = 32;
+  const FILTERS = ["text", "score", "mark", ...Object.keys(FACETS)];
+  const BIT = Object.fromEntries(FILTERS.map((name, i) => [name, 1 << i]));
 
   const labelsInScope = (photo) => (view.any ? photo.labels : photo.labels.slice(0, 1));
 
   /** Confidence of the label that a photo counts with: the best of those chosen, else its first; null: it has none. */
   function confidenceOf(photo) {
-    const label = view.labels.size ? labelsInScope(photo).find(([name]) => view.labels.has(name)) : photo.labels[0];
+    const { label: chosen } = view.chosen;
+    const label = chosen.size ? labelsInScope(photo).find(([name]) => chosen.has(name)) : photo.labels[0];
     return label ? label[1] : null;
   }
 
   /** The filters that a photo does not pass, as bits. */
   function failing(photo, parts) {
     let bits = 0;
-    if (!parts.every((part) => photo.folded.includes(part))) bits |= TEXT;
-    if (view.statuses.size && !view.statuses.has(photo.status)) bits |= STATUS;
-    if (view.reasons.size && !photo.reasons.some((reason) => view.reasons.has(reason))) bits |= REASON;
-    if (view.labels.size || view.confidence) {
+    if (!parts.every((part) => photo.folded.includes(part))) bits |= BIT.text;
+    for (const [name, [valuesOf]] of Object.entries(FACETS)) {
+      const chosen = view.chosen[name];
+      if (name !== "label" && chosen.size && !valuesOf(photo).some((value) => chosen.has(value))) bits |= BIT[name];
+    }
+    if (view.chosen.label.size || view.confidence) {
       const confidence = confidenceOf(photo);
-      if (confidence === null || confidence < view.confidence) bits |= LABEL;
+      if (confidence === null || confidence < view.confidence) bits |= BIT.label;
     }
     const isOut = (range, i) => range && (photo.scores[i] === null || photo.scores[i] < range[0] || photo.scores[i] > range[1]);
-    if (view.ranges.some(isOut)) bits |= SCORE;
-    if (view.onlyMarked && !marks.has(photo.number)) bits |= MARK;
+    if (view.ranges.some(isOut)) bits |= BIT.score;
+    if (view.onlyMarked && !marks.has(photo.number)) bits |= BIT.mark;
     return bits;
   }
 
@@ -206,8 +233,8 @@
   }
 
   function isFiltered() {
-    const { text, statuses, reasons, labels, confidence, onlyMarked, ranges } = view;
-    return Boolean(text || statuses.size || reasons.size || labels.size || confidence || onlyMarked || ranges.some(Boolean));
+    const { text, chosen, confidence, onlyMarked, ranges } = view;
+    return Boolean(text || confidence || onlyMarked || ranges.some(Boolean) || Object.values(chosen).some(({ size }) => size));
   }
 
   function clearFilters() {
@@ -224,9 +251,10 @@
 
   function setUp() {
     $("batch").textContent = plain(sheet.batch_id);
-    const parts = STATUSES.map((status) => [status, photos.filter((photo) => photo.status === status).length]);
-    const summary = parts.filter(([, number]) => number).map(([status, number]) => `${whole(number)} ${status}`);
+    const parts = STATUSES.map((status) => [status, photos.filter(({ state }) => state === status).length]);
+    const summary = parts.filter(([, number]) => number).map(([status, number]) => `${whole(number)} ${status === "ok" && shared.length ? "measured" : status}`);
     $("summary").textContent = photos.length ? `${count(photos.length)}: ${summary.join(", ")}` : "no photos";
+    showShared();
     for (const [key, [title]] of ORDERS) $("sort").append(make("option", { value: key, textContent: title }));
     $("vocabulary-size").textContent = sheet.labels.length || "";
     $("digest").textContent = plain(sheet.digest).slice(0, 12);
@@ -241,8 +269,26 @@
     $("no-labels").hidden = labelled || !photos.length;
     $("label-scope").hidden = !labelled;
     $("confidence").closest(".slider").hidden = !labelled;
-    metrics.forEach(makeHistogram);
+    metrics.forEach((metric, i) => measured[i] && makeHistogram(metric, i));
+    $("origins").append(...Object.entries(ORIGINS).map(([name, title]) => origin(name, title)));
     document.body.classList.toggle("empty", !photos.length);
+  }
+
+  /** What no photo has, once, with the remedy. */
+  function showShared() {
+    const lines = reasonLines(shared.map((reason) => JSON.parse(reason)));
+    const remedies = new Set(shared.map((reason) => sheet.remedies[JSON.parse(reason)[1]] ?? "The details of each photo say more."));
+    $("shared").hidden = !shared.length;
+    const parts = `No photo has ${lines.join("; ")}. ${[...remedies].join(" ")}`.split("`");
+    $("shared").replaceChildren(...parts.map((part, i) => (i % 2 ? make("code", { textContent: part }) : part)));
+  }
+
+  /** A list of values to choose from; none if all photos have the same. */
+  function origin(name, title) {
+    const values = new Set(photos.flatMap(FACETS[name][0]));
+    const box = make("div", { id: `${name}-values`, class: "facets scrolls", role: "group", "aria-label": title });
+    const summary = make("summary", {}, title[0].toUpperCase() + title.slice(1), " ", make("span", { class: "count", textContent: whole(values.size) }));
+    return make("details", { id: `${name}-origin`, hidden: values.size < 2 }, summary, box);
   }
 
   function listenToControls() {
@@ -322,9 +368,12 @@
     const chip = (text, remove) =>
       chips.push(make("button", { type: "button", class: "chip", title: "Take this filter away", onclick: () => (remove(), update(), focusChip()) }, text));
     if (view.text) chip(`name: ${plain(view.text)}`, () => (view.text = ""));
-    for (const status of view.statuses) chip(status, () => view.statuses.delete(status));
-    for (const reason of view.reasons) chip(errorWords(reason), () => view.reasons.delete(reason));
-    for (const label of view.labels) chip(`${plain(label)}${view.any ? " (any of five)" : ""}`, () => view.labels.delete(label));
+    for (const [name, [, said]] of Object.entries(FACETS))
+      for (const value of view.chosen[name]) {
+        const before = name in ORIGINS ? `${ORIGINS[name]}: ` : "";
+        const after = name === "label" && view.any ? " (any of five)" : "";
+        chip(`${before}${said(value)}${after}`, () => view.chosen[name].delete(value));
+      }
     if (view.confidence) chip(`confidence \u2265 ${percent(view.confidence)}`, () => (view.confidence = 0));
     view.ranges.forEach((range, i) => {
       if (range) chip(`${words(metrics[i].name)} ${range.map(two).join(" to ")}`, () => (view.ranges[i] = null));
@@ -358,17 +407,22 @@
       }
       return counts;
     };
-    const statuses = counted(STATUS, (photo) => [photo.status]);
-    const reasons = counted(REASON, (photo) => photo.reasons);
-    const labels = counted(LABEL, (photo) =>
-      labelsInScope(photo).filter(([, confidence]) => confidence >= view.confidence).map(([label]) => label),
-    );
-    for (const label of view.labels) if (!labels.has(label)) labels.set(label, 0);
-    const ranked = (counts) => [...counts].sort(([, a], [, b]) => b - a);
-    facets($("statuses"), STATUSES.map((status) => [status, statuses.get(status) ?? 0]), view.statuses, (status) => status);
-    facets($("reasons"), ranked(reasons), view.reasons, errorWords);
-    facets($("labels"), ranked(labels), view.labels, plain);
-    $("reasons-group").hidden = !reasons.size;
+    const byCount = ([, a], [, b]) => b - a;
+    const byValue = ([a], [b]) => (a === "") - (b === "") || collator.compare(a, b);
+    const show = (name, box, order, keep = () => true) => {
+      const [valuesOf, said] = FACETS[name];
+      const counts = counted(BIT[name], valuesOf);
+      for (const value of [...view.chosen[name], ...(name === "status" ? STATUSES : [])]) if (!counts.has(value)) counts.set(value, 0);
+      facets(box, [...counts].filter(([value]) => keep(value)).sort(order), view.chosen[name], said);
+    };
+    show("status", $("statuses"), ([a], [b]) => STATUSES.indexOf(a) - STATUSES.indexOf(b));
+    show("reason", $("reasons"), byCount, (reason) => !shared.includes(reason));
+    show("label", $("labels"), byCount);
+    for (const name in ORIGINS) {
+      show(name, $(`${name}-values`), name === "camera" || name === "lens" ? byCount : byValue);
+      if (view.chosen[name].size) $(`${name}-origin`).open = true;
+    }
+    $("reasons-group").hidden = !$("reasons").childElementCount;
   }
 
   /** Buttons with counts, which choose; those that are there stay, so that the focus does. */
@@ -411,7 +465,7 @@
 
   // ---- histograms ---------------------------------------------------------------------------------------------
 
-  const histograms = [];
+  const histograms = []; // by metric; none where no photo has the score
 
   function makeHistogram({ name, best, description }, i) {
     const scores = photos.map((photo) => photo.scores[i]).filter((score) => score !== null);
@@ -438,7 +492,7 @@
     );
     const highest = Math.max(1, ...bins);
     all.setAttribute("d", outline(bins, highest));
-    histograms.push({ some, highest, brush, low, high, note });
+    histograms[i] = { some, highest, brush, low, high, note };
     for (const input of [low, high]) input.addEventListener("input", () => rangeBy(i, input));
     brushOn(plot, i);
   }
@@ -551,32 +605,37 @@
   function makeCard(photo) {
     const card = make(
       "div",
-      { class: `card ${photo.status}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": marks.has(photo.number) },
-      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.status === "ok" ? null : make("span", { class: "badge", textContent: photo.status })),
-      make("p", { class: "name", title: plain(photo.name) }, make("bdi", { textContent: plain(photo.name) })),
+      { class: `card ${photo.state}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": marks.has(photo.number) },
+      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.state === "ok" ? null : make("span", { class: "badge", textContent: photo.state })),
+      nameOf(photo),
       make("div", { class: "said" }, ...labelsOrReasons(photo)),
-      make("div", { class: "scores" }, ...metrics.map((metric, i) => smallScore(metric, photo.scores[i]))),
+      make("div", { class: "scores" }, ...metrics.map((metric, i) => (measured[i] ? smallScore(metric, photo.scores[i], i) : ""))),
     );
     cards.set(photo, card);
     return card;
   }
 
+  function nameOf(photo) {
+    const folder = photo.folder && make("bdi", { class: "muted", textContent: plain(photo.folder) });
+    return make("p", { class: "name", title: plain(photo.path) }, make("bdi", { textContent: plain(photo.name) }), folder ? " " : "", folder);
+  }
+
   function spoken(photo) {
     const [label] = photo.labels;
-    const parts = [plain(photo.name), photo.status, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo)];
+    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.state, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo.problems)];
     const scores = metrics.map(({ name }, i) => photo.scores[i] !== null && `${words(name)} ${two(photo.scores[i])}`);
     return [...parts, ...scores].filter(Boolean).join(", ");
   }
 
   /** Why values are missing, a line for each reason. */
-  function reasonLines(photo) {
+  function reasonLines(errors) {
     const stages = new Map();
-    for (const [stage, reason] of photo.errors) stages.set(reason, [...(stages.get(reason) ?? []), stageWords(stage)]);
+    for (const [stage, reason] of errors) stages.set(reason, [...(stages.get(reason) ?? []), stageWords(stage)]);
     return [...stages].map(([reason, of]) => (of.includes("photo") ? reasonWords(reason) : `${of.join(", ")}: ${reasonWords(reason)}`));
   }
 
   function labelsOrReasons(photo) {
-    const reasons = reasonLines(photo);
+    const reasons = reasonLines(photo.problems);
     const labels = photo.labels.slice(0, reasons.length ? 2 : 3).map(([label, confidence]) =>
       make("p", { class: "label", title: plain(label), "--share": confidence }, make("bdi", { textContent: plain(label) }), make("span", { textContent: percent(confidence) })),
     );
@@ -584,11 +643,11 @@
     return [...labels, why];
   }
 
-  function smallScore({ name, best }, score) {
+  function smallScore({ name, best }, score, i) {
     const title = score === null ? `${words(name)}: not measured` : `${words(name)} ${two(score)} (${best} is best)`;
     return make(
       "span",
-      { class: score === null ? "score none" : "score", title, "--share": score ?? 0 },
+      { class: `score m${i}${score === null ? " none" : ""}`, title, "--share": score ?? 0 },
       make("span", { class: "of", textContent: `${SHORT[name] ?? words(name)}${best ? "\u2191" : "\u2193"}` }),
       make("b", { textContent: two(score) }),
     );
@@ -725,7 +784,8 @@
 
   function factsOf(photo) {
     const size = photo.width && photo.height ? `${whole(photo.width)} \u00d7 ${whole(photo.height)} px` : null;
-    const facts = [["Status", photo.status], ["Size", size], ["Format", photo.format], ...photo.facts, ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
+    const analysed = [size, photo.format].filter(Boolean).join(", ");
+    const facts = [["Path", photo.folder && photo.path], ["Status", photo.status], ...photo.facts, ["Analysed at", analysed], ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
     const rows = facts.filter(([, text]) => text).flatMap(([title, text]) => [make("dt", { textContent: plain(title) }), make("dd", {}, make("bdi", { textContent: plain(text) }))]);
     return make("dl", { class: "facts" }, ...rows);
   }
@@ -756,8 +816,7 @@
 
   function scoreTable(photo) {
     const rows = metrics.flatMap((metric, i) => [scoreRow(metric, photo.scores[i], i), ...metric.raw.filter(({ name }) => name in photo.raw).map((raw) => rawRow(raw, photo.raw[raw.name]))]);
-    const overall = make("tr", { class: "overall" }, make("th", { scope: "row", textContent: "overall" }), cell(photo.overall === null ? "\u2013" : photo.overall.toFixed(3)), cell(photo.overall === null ? "" : "mean of those measured, 1 is best"));
-    return table("Scores", ["score", "0 to 1", "in this batch"], [...rows, overall]);
+    return table("Scores", ["score", "0 to 1", "in this batch"], rows);
   }
 
   function scoreRow({ name, best, description }, score, i) {
@@ -805,9 +864,27 @@
   const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
   const inBatch = () => inOrder(view.order, view.turned).filter((photo) => marks.has(photo.number));
   const listed = () => (picked("which") === "marked" ? inBatch() : shown);
+  const LINES = { path: (photo) => line(photo.path), quoted: (photo) => quoted(photo.path), name: (photo) => line(photo.name), id: (photo) => line(photo.id) };
 
   /** A text that no spreadsheet takes for a formula. */
   const harmless = (text) => (/^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
+
+  const line = (text) => harmless(text.replace(/[\r\n\u2028\u2029]/g, "\ufffd"));
+
+  /** A path as a shell takes it: in '...'; in bash's and zsh's $'...' if it holds what a line of text cannot hold or show. */
+  function quoted(path) {
+    const safe = path.startsWith("-") ? `./${path}` : path; // no option of a command
+    if (!UNPRINTABLE.test(safe)) return `'${safe.replaceAll("'", "'\\''")}'`;
+    const escaped = (character) => (/[\\']/.test(character) ? `\\${character}` : UNPRINTABLE.test(character) ? octal(character) : character);
+    return `$'${[...safe].map(escaped).join("")}'`;
+  }
+
+  /** The bytes of a character in a path. Half of a surrogate pair stands for one byte that is not UTF-8. */
+  function octal(character) {
+    const code = character.codePointAt(0);
+    const bytes = code >= 0xdc80 && code <= 0xdcff ? [code - 0xdc00] : new TextEncoder().encode(character);
+    return [...bytes].map((byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
+  }
 
   function openExport() {
     $("which-marked").textContent = `marked (${whole(marks.size)})`;
@@ -821,8 +898,7 @@
   }
 
   function showList() {
-    const what = picked("what");
-    $("list").value = listed().map((photo) => harmless(photo[what].replace(/[\r\n\u2028\u2029]/g, "\ufffd"))).join("\n");
+    $("list").value = listed().map(LINES[picked("what")]).join("\n");
     $("copied").value = "";
   }
 
@@ -838,10 +914,10 @@
 
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
-    const head = ["place", "name", "id", "status", "marked", "overall", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
+    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, photo.overall, ...photo.scores, ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, ...photo.scores, ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;

@@ -53,6 +53,14 @@ REASONS: Mapping[str, str] = {
 }
 """Why a value is missing, by `FeatureError.reason`, in plain words; the page shows other reasons as they are."""
 
+_PULL = "`curation-features models pull`"
+REMEDIES: Mapping[str, str] = {
+    "missing_weights": f"{_PULL} fetches them; process the batch again after that.",
+    "invalid_weights": f"{_PULL} fetches them again; process the batch again after that.",
+    "not_computed": "Process the batch again.",
+}
+"""What to do about a value that all photos of a batch lack, by `FeatureError.reason`; `code` between backticks."""
+
 _IN_MEMORY = 4 * 2**20  # bytes of pictures that wait for their turn; more of them wait in a file
 _PIECE = 2**18
 _LOCAL_LINK = re.compile(r"(?!/)[A-Za-z0-9._~!$&'()*+,;=@%/-]+")  # no scheme, host, query or space can be in it
@@ -71,7 +79,10 @@ def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
     """
     style, script = _part("page.css"), _part("page.js")
     head, middle, end = re.split(r"\$(?:photos|pictures)", _part("page.html"))
-    known = {name: value for name, value in sheet.items() if name != "photos"} | {"reasons": dict(REASONS)}
+    known = {name: value for name, value in sheet.items() if name != "photos"} | {
+        "reasons": dict(REASONS),
+        "remedies": dict(REMEDIES),
+    }
     yield (
         Template(head)
         .substitute(

@@ -27,11 +27,10 @@ from curation_features.errors import PhotoError, StoreError
 from curation_features.files import cannot_write, replacing
 from curation_features.photos import is_remote, local_path
 from curation_features.report.page import render
-from curation_features.report.text import file_name, one_line
+from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
 from curation_features.schema import METRICS, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.stages.streaming import bounded_map, worker_count
-from curation_features.stages.summary import overall
 from curation_features.store import FeatureArtifact
 from curation_features.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
 from curation_features.thumbnails import PREVIEW, Thumbnails
@@ -45,7 +44,8 @@ _LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffi
 _DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d) ")
 _NUMBER = re.compile(r"[0-9]+([./][0-9]+)?")
 _COLUMNS = (
-    *("position", "photo_id", "image_uri", "sha256", "format", "width", "height", "status", "errors"),
+    *("position", "photo_id", "original_uri", "image_uri", "sha256", "format", "width", "height", "taken", "iso"),
+    *("status", "errors"),
     *(metric.name for metric in METRICS),
     *(raw.name for metric in METRICS for raw in metric.raw),
     *("clip_labels", "label_margin", "artifact"),
@@ -160,6 +160,7 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
     try:
         metadata = read_metadata(table)
         version, labels = dict(metadata["version"]), list(metadata["labels"])
+        folders = common_folders(map(_uri, read_rows(table, ("original_uri", "image_uri"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(table, error) from error
     return {
@@ -168,14 +169,19 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
         "metrics": [asdict(metric) for metric in METRICS],
         "labels": labels,
         "digest": digest,
-        "photos": _photos(table, folder, settings),
+        "photos": _photos(table, folders, folder, settings),
     }
 
 
-def _photos(table: Path, folder: Path, settings: Settings) -> Generator[dict[str, Any]]:
+def _uri(row: Row) -> str:
+    """Where a photo was found; if its artifact does not say so, the image that was analysed."""
+    return str(row["original_uri"] or row["image_uri"])
+
+
+def _photos(table: Path, folders: Folders, folder: Path, settings: Settings) -> Generator[dict[str, Any]]:
     workers = worker_count(settings.workers)
     root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
-    shown = partial(_photo, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
+    shown = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
     try:
         yield from bounded_map(shown, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -192,19 +198,20 @@ def _counted(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) 
         progress(1)
 
 
-def _photo(row: Row, thumbnails: Thumbnails, folder: Path, root: Path) -> dict[str, Any]:
+def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, root: Path) -> dict[str, Any]:
     """One photo: its place, its measurements, and what may be told of its file."""
     record = record_of(row)
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
+    told = facts(artifact)
     return {
         "name": file_name(artifact, record, _NAME_LENGTH),
+        "path": path_within(_uri(row), folders),
         "id": row["photo_id"],
         "position": row["position"],
         "status": row["status"],
         "scores": [row[metric.name] for metric in METRICS],
         "raw": {name: value for metric in METRICS for name, value in record.measurements[metric.name].raw.items()},
-        "overall": overall(record),
         "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [
@@ -213,7 +220,10 @@ def _photo(row: Row, thumbnails: Thumbnails, folder: Path, root: Path) -> dict[s
         "width": row["width"],
         "height": row["height"],
         "format": row["format"],
-        "facts": facts(artifact),
+        "facts": told,
+        "taken": row["taken"] and row["taken"].isoformat(" "),
+        "iso": row["iso"],
+        **{name: dict(told).get(name.title()) for name in ("camera", "lens")},
         "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
         "thumbnail": _picture(record, thumbnails),
     }
@@ -272,5 +282,5 @@ def _original_size(artifact: Mapping[str, Any]) -> str:
     processing = artifact.get("processing_metadata")
     size = processing.get("original_size") if isinstance(processing, Mapping) else None
     if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 10**6 for side in size):
-        return f"{size[0]} x {size[1]} px"
+        return f"{size[0]:,} \u00d7 {size[1]:,} px"
     return ""

@@ -16,7 +16,7 @@ import pytest
 from contact_sheets import LABELS, degraded, failed, many, photo, sheet, thumbnail
 
 from curation_features.report import page
-from curation_features.report.page import REASONS, render
+from curation_features.report.page import REASONS, REMEDIES, render
 from curation_features.schema import PERMANENT_REASONS, PHOTO_REASONS
 
 PARTS = Path(page.__file__).parent
@@ -77,7 +77,7 @@ def test_the_page_holds_what_it_was_given() -> None:
     assert elements.json("photos") == [{**given[0], "thumbnail": picture[2:]}, *given[1:]]
     assert elements.json("t0") == picture[:2]
     known = elements.json("sheet")
-    assert known.pop("reasons") == REASONS
+    assert (known.pop("reasons"), known.pop("remedies")) == (REASONS, REMEDIES)
     assert known == {name: value for name, value in sheet([]).items() if name != "photos"}
 
 

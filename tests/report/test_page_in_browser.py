@@ -6,8 +6,10 @@ Every page that a test opens is watched: it may ask for nothing but its own file
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -125,7 +127,7 @@ def wait_for(page: Page, condition: str) -> None:
 
 
 def names(page: Page) -> list[str]:
-    return page.locator(".card .name").all_text_contents()
+    return page.locator(".card .name bdi:first-child").all_text_contents()
 
 
 def fragment(page: Page) -> dict[str, list[str]]:
@@ -173,12 +175,12 @@ def test_every_order_goes_both_ways_and_what_was_not_measured_is_last(view: Open
     given = photos()
     page = view(sheet(given))
     values: dict[str, Callable[[dict[str, Any]], float | None]] = {
-        "overall": lambda item: item["overall"],
+        "tenengrad": lambda item: item["raw"].get("tenengrad"),
         "confidence": lambda item: item["labels"][0][1] if item["labels"] else None,
         "margin": lambda item: item["margin"],
         **{name: partial(goodness, place=place) for place, name in enumerate(METRIC_NAMES)},
     }
-    assert len(page.locator("#sort option").all()) == len(values) + 3
+    assert len(page.locator("#sort option").all()) == len(values) + 7
     for key, value in values.items():
         page.select_option("#sort", key)
         assert page.input_value("#direction") == "0"
@@ -194,6 +196,120 @@ def test_every_order_goes_both_ways_and_what_was_not_measured_is_last(view: Open
     page.select_option("#sort", "position")
     page.select_option("#direction", "1")
     assert names(page) == [item["name"] for item in given[::-1]]
+
+
+def in_folders() -> list[dict[str, Any]]:
+    """The photos in three folders, of which one holds the two others; their dates go down."""
+    given = photos()
+    for item in given:
+        item["path"] = f"{('', 'day 10/', 'day 9/')[item['position'] % 3]}{item['name']}"
+        item["taken"] = item["taken"] and f"{2040 - item['position']}-05-17 18:03:00"
+    return given
+
+
+ORIGINS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "taken": lambda item: item["taken"],
+    "folder": lambda item: {"": None, "day 9": 9, "day 10": 10}[item["path"].rpartition("/")[0]],
+    "camera": lambda item: item["camera"],
+    "lens": lambda item: item["lens"],
+    "iso": lambda item: item["iso"],
+}
+
+
+@pytest.mark.parametrize("key", ORIGINS)
+def test_photos_go_by_when_and_with_what_they_were_taken(view: Open, key: str) -> None:
+    given = in_folders()
+    page = view(sheet(given), f"sort={key}")
+    found = [item for item in given if ORIGINS[key](item) is not None]
+    last = [item["name"] for item in given if item not in found]
+    assert 0 < len(last) < len(given)
+    for turned in (False, True):
+        page.select_option("#direction", str(int(turned)))
+        wanted = sorted(found, key=ORIGINS[key], reverse=turned)  # of two that are equal, the first in the batch
+        assert names(page) == [item["name"] for item in wanted] + last
+
+
+def test_an_order_that_no_photo_has_a_value_for_is_not_offered(view: Open) -> None:
+    nothing = {"taken": None, "camera": None, "lens": None, "iso": None, "raw": {}, "labels": [], "margin": None}
+    page = view(sheet([photo(n, **nothing) for n in range(3)]), "sort=taken")
+    options = page.locator("#sort option").evaluate_all("(options) => options.map((option) => option.value)")
+    assert options == ["problems", *METRIC_NAMES, "name", "position"]
+    assert page.input_value("#sort") == "problems"
+    assert page.locator("#origins details:visible").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("origin", "keep", "other"),
+    [
+        ("day", "2036-05-17", ""),
+        ("folder", "day 9", ""),
+        ("camera", "FUJIFILM X-T3", "Canon EOS R6"),
+        ("lens", "", "RF 35mm"),
+        ("iso", "3200", ""),
+    ],
+)
+def test_photos_are_chosen_by_when_and_with_what(view: Open, origin: str, keep: str, other: str) -> None:
+    given = in_folders()
+    value = ORIGINS["taken" if origin == "day" else origin]
+
+    def told(item: dict[str, Any]) -> str:
+        text = "" if value(item) is None else str(value(item))
+        return {"day": text[:10], "folder": item["path"].rpartition("/")[0]}.get(origin, text)
+
+    page = view(sheet(given))
+    page.click(f"#{origin}-origin summary")
+    values = page.locator(f"#{origin}-values")
+    counts = Counter(map(told, given))
+    shown = {button.get_attribute("value"): button.inner_text() for button in values.locator("button").all()}
+    assert {text: int(said.split()[-1]) for text, said in shown.items()} == counts
+    values.locator(f"button[value='{keep}']").click()
+    assert set(names(page)) == expected(given, lambda item: told(item) == keep)
+    wait_for(page, f"location.hash.includes('{origin}=')")
+    again = view(sheet(given), urlsplit(page.url).fragment)
+    assert names(again) == names(page)
+    expect(again.locator(f"#{origin}-origin")).to_have_attribute("open", "")
+    values.locator(f"button[value='{other}']").click()
+    assert set(names(page)) == expected(given, lambda item: told(item) in (keep, other))
+    page.locator(".chip").first.click()
+    assert len(names(page)) == counts[other]
+
+
+def test_what_all_photos_lack_is_said_once(view: Open) -> None:
+    given = [degraded(n, "clip_iqa", "image_embedding", labels=[], margin=None) for n in range(5)] + [failed(5)]
+    given[3]["errors"].append(["noise", "flat_image", "no detail"])
+    given[3]["scores"][2] = None
+    page = view(sheet(given))
+    cause = "No photo has clip iqa, image vector and labels: the model's weights are missing."
+    expect(page.locator("#shared")).to_have_text(re.compile(f"^{cause} curation-features models pull fetches them"))
+    expect(page.locator("#summary")).to_have_text("6 photos: 1 failed, 1 degraded, 4 measured")
+    assert page.locator(".badge").all_inner_texts() == ["failed", "degraded"]
+    assert page.locator(".why").all_inner_texts() == [REASONS["truncated"], f"noise: {REASONS['flat_image']}"]
+    assert names(page)[:2] == ["IMG_6.jpg", "IMG_4.jpg"]
+    assert "degraded" not in str(page.locator(".card").nth(2).get_attribute("aria-label"))
+    assert page.locator("#reasons button").all_inner_texts() != []
+    assert "weights" not in page.locator("#reasons").inner_text()
+    assert page.locator(".histogram h3").all_inner_texts() == ["sharpness", "exposure", "noise", "brisque"]
+    assert page.locator(".card").nth(2).locator(".score").count() == 4
+    page.click("#statuses button[value=degraded]")  # the status itself stays what it is
+    assert len(names(page)) == 5
+    page.locator(".card").nth(1).click()
+    expect(page.locator("#detail dt", has_text="Status").locator("+ dd")).to_have_text("degraded")
+    expect(page.locator("#detail .errors li")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.click("#open-export")
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
+    assert [row["status"] for row in rows] == ["degraded"] * 5
+
+
+def test_a_cause_that_one_photo_does_not_share_stays_on_the_cards(view: Open) -> None:
+    page = view(sheet([*(degraded(n, "clip_iqa") for n in range(4)), photo(4)]))
+    expect(page.locator("#shared")).to_be_hidden()
+    assert page.locator(".badge").count() == page.locator(".why").count() == 4
+    alone = view(sheet([degraded(0, "clip_iqa")]))
+    expect(alone.locator("#shared")).to_be_hidden()
+    assert alone.locator(".why").count() == 1
 
 
 def test_each_filter_keeps_what_it_says(view: Open) -> None:
@@ -424,8 +540,8 @@ def test_details_tell_all_that_is_known(view: Open) -> None:
         assert int(re.findall(r"\d+", rank)[0]) == pytest.approx(100 * worse / (len(measured) - 1), abs=0.51)
     assert scores["tenengrad"] == ["1,239", "gray level squared"]
     assert scores["noise sigma"] == ["0.0041", "share of full scale"]
-    assert scores["overall"][0] == f"{item['overall']:.3f}"
-    for title, text in [*item["facts"], ["Size", "4,032 \u00d7 3,024 px"], ["Id", "id-4"]]:
+    assert "overall" not in scores
+    for title, text in [*item["facts"], ["Analysed at", "4,032 \u00d7 3,024 px, JPEG"], ["Id", "id-4"]]:
         expect(detail.locator("dt", has_text=re.compile(f"^{title}$")).locator("+ dd")).to_have_text(text)
     link = detail.get_by_role("link", name="Open the picture")
     assert link.get_attribute("href") == "../rankingInput/4_1024.jpg"
@@ -466,6 +582,7 @@ def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> 
     for place in (5, 2, 11):
         page.locator(".card").nth(place).locator(".ring").click()
     page.click("#open-export")
+    page.check("input[value=name]", force=True)
     assert page.input_value("#list").split("\n") == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
     page.check("input[value=id]", force=True)
     page.click("#copy")
@@ -481,12 +598,73 @@ def test_marked_photos_are_copied_and_downloaded(view: Open, tmp_path: Path) -> 
     assert [row["name"] for row in rows] == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
     assert [row["id"] for row in rows] == ['\'+1,"2"\r\n3', "'-5", "id-11"]
     assert [float(rows[0][name]) for name in METRIC_NAMES] == given[2]["scores"]
+    assert "overall" not in rows[0]
     assert (rows[0]["place"], rows[0]["status"], rows[0]["marked"]) == ("3", "ok", "1")
-    assert float(rows[0]["overall"]) == given[2]["overall"]
     assert [[rows[0][f"label_{i}"], float(rows[0][f"confidence_{i}"])] for i in range(1, 6)] == [
         label[:2] for label in given[2]["labels"]
     ]
-    assert {rows[2][name] for name in (*METRIC_NAMES, "overall", "label_1", "confidence_1")} == {""}
+    assert {rows[2][name] for name in (*METRIC_NAMES, "label_1", "confidence_1")} == {""}
+
+
+def listed(page: Page, what: str) -> str:
+    """What the list holds of the photos that are shown."""
+    page.check(f"input[value={what}]", force=True)
+    return page.input_value("#list")
+
+
+def test_photos_of_one_name_in_two_folders_can_be_told_apart(view: Open) -> None:
+    given = [photo(n, name="IMG_0001.JPG", path=f"{100 + n}CANON/IMG_0001.JPG") for n in range(2)]
+    page = view(sheet([*given, photo(2, name="top.jpg")]), "sort=position")
+    cards = page.locator(".card")
+    for number in range(2):
+        expect(cards.nth(number).locator(".name")).to_have_text(f"IMG_0001.JPG {100 + number}CANON")
+        expect(cards.nth(number)).to_have_attribute("aria-label", re.compile(f"folder {100 + number}CANON"))
+    expect(cards.nth(2).locator(".name")).to_have_text("top.jpg")
+    page.click("#open-export")
+    assert listed(page, "path") == "100CANON/IMG_0001.JPG\n101CANON/IMG_0001.JPG\ntop.jpg"
+    assert listed(page, "quoted") == "'100CANON/IMG_0001.JPG'\n'101CANON/IMG_0001.JPG'\n'top.jpg'"
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
+    assert [row["path"] for row in rows] == [*(item["path"] for item in given), "top.jpg"]
+    page.keyboard.press("Escape")
+    page.fill("#text", "101c jpg")
+    assert page.locator(".card").count() == 1
+    cards.nth(0).click()
+    expect(page.locator("#detail dt", has_text="Path").locator("+ dd")).to_have_text("101CANON/IMG_0001.JPG")
+
+
+PRINTABLE = [
+    'a b/c\'s "d".jpg',
+    "-rf.jpg",
+    "$(x) `y` \\ ! ~ * ? # & ; | < > { [ =.jpg",
+    "caf\u00e9 \U0001f680.jpg",
+    "=1.jpg",
+    "''",
+]
+BYTES = [bytes([byte, *b"0'\\.jpg"]) for byte in {*range(1, 256)} - {ord("/")}]
+
+
+def arguments(program: list[str], given: str) -> list[bytes]:
+    """The arguments that a program reads out of a list."""
+    found = subprocess.run(program, input=given.encode(), capture_output=True, check=True)
+    assert found.stderr == b""
+    return found.stdout.split(b"\0")[:-1]
+
+
+def test_a_shell_reads_quoted_paths_as_they_are(view: Open) -> None:
+    shell = """eval "set -- $(tr '\\n' ' ')"; printf '%s\\0' "$@" """
+    plain = [path.encode() for path in PRINTABLE]
+    given = [photo(n, path=os.fsdecode(path)) for n, path in enumerate([*plain, *BYTES])]
+    page = view(sheet(given), "sort=position")
+    page.click("#open-export")
+    text = listed(page, "quoted")
+    assert text.count("\n") == len(plain) + len(BYTES) - 1
+    assert [os.path.normpath(path) for path in arguments(["bash", "-c", shell], text)] == plain + BYTES
+    lines = "\n".join(text.split("\n")[: len(plain)])
+    for program in (["sh", "-c", shell], ["xargs", "printf", "%s\\0"]):
+        assert [os.path.normpath(path) for path in arguments(program, lines)] == plain
+    assert not re.search("(?m)^[=+@-]", text)
 
 
 def test_shown_photos_are_listed_in_their_order_where_none_is_marked(view: Open) -> None:
@@ -669,7 +847,7 @@ def test_where_there_is_nothing_to_show_the_page_says_so(view: Open) -> None:
     bare = view(sheet([degraded(i, "clip_labels", "clip_iqa") for i in range(5)], labels=[]))
     expect(bare.get_by_text("No photo has labels.")).to_be_visible()
     expect(bare.locator("#confidence")).to_be_hidden()
-    bare.select_option("#sort", "confidence")
+    assert bare.locator("#sort option[value=confidence]").count() == 0
     assert len(names(bare)) == 5
 
 

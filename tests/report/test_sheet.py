@@ -30,7 +30,6 @@ from curation_features.report.text import file_name, one_line
 from curation_features.schema import METRIC_NAMES, METRICS, PhotoRecord
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.stages.summary import overall
 from curation_features.store import ArtifactStore, FeatureArtifact
 
 CAT = Image.fromarray(bundled.chelsea())
@@ -91,8 +90,6 @@ def test_a_photo_has_the_numbers_of_its_features(world) -> None:
         assert photo["labels"] == labels
         assert photo["margin"] == pytest.approx(labels[0][1] - labels[1][1], abs=2e-6)
         assert photo["raw"] == {raw.name: row[raw.name] for metric in METRICS for raw in metric.raw}
-        turned = [1 - score if name == "noise" else score for name, score in found["tech"].items()]
-        assert photo["overall"] == pytest.approx(sum(turned) / 5)
         assert (photo["status"], photo["errors"]) == ("ok", [])
         assert (photo["width"], photo["height"], photo["format"]) == (96, 64, "PNG")
 
@@ -116,12 +113,11 @@ def test_what_was_not_measured_is_none_and_not_a_default(world) -> None:
     assert undefined
     for name, score in zip(METRIC_NAMES, flat["scores"], strict=True):
         assert (score is None) == (name in undefined)
-    assert flat["overall"] is not None
     assert flat["thumbnail"]
     assert failed["status"] == "failed"
     assert failed["scores"] == [None] * 5
     assert failed["raw"] == {}
-    assert [failed[name] for name in ("overall", "width", "height", "format", "href", "thumbnail")] == [None] * 6
+    assert [failed[name] for name in ("width", "height", "format", "href", "thumbnail")] == [None] * 5
     assert failed["errors"][0][:2] == ["photo", "missing"]
 
 
@@ -130,12 +126,6 @@ def test_a_batch_without_photos_has_a_page(world) -> None:
     assert shown(features, world.settings)["photos"] == []
     assert refresh(features, world.settings)
     assert photo_count(features.table_path) == 0
-
-
-def test_overall_is_that_of_dagsters_page(world) -> None:
-    merged = FeaturesService(stages=world.stages()).run(world.batch([world.photo("0.png")]))
-    features = finish(world, [world.photo("0.png")])
-    assert [photo["overall"] for photo in shown(features, world.settings)["photos"]] == [overall(merged.records[0])]
 
 
 # Names
@@ -159,6 +149,23 @@ def name_of(artifact: Mapping[str, Any], image_uri: str = "a.jpg", photo_id: str
 )
 def test_a_photo_is_called_like_its_file(uri, name) -> None:
     assert name_of({"original_uri": uri}) == name
+
+
+def test_a_photo_has_its_path_within_the_batch(world) -> None:
+    for name in ("100CANON/1  a\n.png", "101CANON/1.png"):
+        (world.root / "photos" / name).parent.mkdir(parents=True)
+        CAT.save(world.root / "photos" / name)
+    uris = ["photos/100CANON/1  a\n.png", "./photos/101CANON/1.png", "s3://bucket/one.png?token=SECRET"]
+    features = finish(world, [{"photo_id": str(n), "original_uri": uri} for n, uri in enumerate(uris)])
+    photos = shown(features, world.settings)["photos"]
+    assert [photo["path"] for photo in photos] == ["100CANON/1  a\n.png", "101CANON/1.png", "one.png"]
+    assert str(world.root) not in json.dumps(photos)
+
+
+def test_without_an_original_the_analysed_image_has_the_path(world) -> None:
+    world.photo("0.png")
+    features = finish(world, [{"photo_id": "x", "std_uri": "photos/0.png"}])
+    assert [photo["path"] for photo in shown(features, world.settings)["photos"]] == ["0.png"]
 
 
 def test_a_photo_always_has_a_name() -> None:
@@ -194,12 +201,24 @@ def test_the_facts_of_a_camera_are_told_with_their_units(world) -> None:
         ["Camera", "Fujifilm X100"],
         ["Lens", "23mm f/2"],
         ["Exposure", "1/60 s, f/2.8, ISO 400, 23mm"],
-        ["Original", "4000 x 3000 px"],
+        ["Original", "4,000 \u00d7 3,000 px"],
     ]
 
 
 def test_what_a_camera_did_not_say_is_not_told() -> None:
     assert facts({"exif": read_exif(b"")}) == []
+
+
+def test_a_photo_has_when_and_with_what_it_was_taken(world) -> None:
+    known = {"datetime": "2024:12:25 11:25:57", "camera": "Fujifilm X100", "lens": "23mm f/2", "iso": 400}
+    odd = {"datetime": "0000:00:00 00:00:00", "camera": "a\x1b[2J\u202e\n" + "b" * 500, "lens": "Unknown", "iso": "x"}
+    artifacts = [world.photo(f"{n}.png", n) | {"exif": exif} for n, exif in enumerate((known, odd))]
+    first, second = shown(finish(world, artifacts), world.settings)["photos"]
+    names = ("taken", "camera", "lens", "iso")
+    assert [first[name] for name in names] == ["2024-12-25 11:25:57", "Fujifilm X100", "23mm f/2", 400]
+    assert [second[name] for name in ("taken", "lens", "iso")] == [None] * 3
+    assert len(second["camera"]) == 60
+    assert second["camera"].isprintable()
 
 
 def test_plain_numbers_get_their_units() -> None:
