@@ -22,7 +22,7 @@ from curation_features.confinement import SUFFIXES
 from curation_features.errors import InputError, PhotoError
 from curation_features.exif import read_exif
 from curation_features.files import store_bytes, sweep, uri
-from curation_features.manifest import batch_from, to_json
+from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.stages.streaming import bounded_map, worker_count
 
@@ -43,8 +43,8 @@ class IngestResult:
     Attributes:
         manifest: as it was written.
         path: the manifest's file, in the folder that the sensor watches.
-        rejected: files that cannot be read, with the reason. They are in the manifest too, so that the pipeline
-            reports them as failed.
+        rejected: files that cannot be read, with the reason. They are in the manifest too, with the reason as
+            `ingest_error`, so that the pipeline reports them as failed and says why.
     """
 
     manifest: dict[str, Any]
@@ -131,17 +131,21 @@ def _artifact(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict
     original_uri = uri(path, settings.root)
     file = None
     try:
-        file = reader.read(str(path))
+        file = reader.read(original_uri)
         return _readable(file, original_uri, settings), None
     except PhotoError as error:
+        message = str(error)
+        if error.reason == "forbidden_path" and path.is_symlink():
+            message = "it is a link out of the photos' folders; ingest the folder that it leads to"
         unread = hashlib.sha256(original_uri.encode()).hexdigest()
         artifact = {
             "photo_id": file.sha256 if file else unread,
             "original_uri": original_uri,
             "exif": read_exif(b""),
             "format": path.suffix.lower(),
+            "ingest_error": {"reason": error.reason, "message": message[:MAX_INGEST_MESSAGE]},
         }
-        return artifact, f"{error.reason}: {error}"
+        return artifact, f"{error.reason}: {message}"
 
 
 def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[str, Any]:

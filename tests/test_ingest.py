@@ -119,12 +119,15 @@ def test_an_unreadable_file_is_reported_and_stays_in_the_batch(settings: Setting
     result = ingest([text, good, empty, half], settings, batch_id="batch_1")
     assert [path for path, _ in result.rejected] == [text, empty, half]
     assert [message.partition(":")[0] for _, message in result.rejected] == ["unreadable", "unreadable", "truncated"]
-    first, second, third, _ = result.manifest["artifacts"]
-    assert list(first) == ["photo_id", "original_uri", "exif", "format"]
+    first, second, third, fourth = result.manifest["artifacts"]
+    assert list(first) == ["photo_id", "original_uri", "exif", "format", "ingest_error"]
+    assert third["ingest_error"] == {"reason": "unreadable", "message": "'./empty.JPG' is empty"}
+    assert list(second) == FIELDS
+    errors = [artifact["ingest_error"] for artifact in (first, third, fourth)]
+    assert [f"{error['reason']}: {error['message']}" for error in errors] == [reason for _, reason in result.rejected]
     assert (first["original_uri"], first["format"], third["format"]) == ("./text.jpg", ".jpg", ".jpg")
     assert first["photo_id"] == hashlib.sha256(b"no photo").hexdigest()
     assert first["exif"]["camera"] == "Unknown"
-    assert list(second) == FIELDS
     assert len({artifact.photo_id for artifact in read_manifest(result.path).artifacts}) == 4
 
 
@@ -146,9 +149,12 @@ def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
     result = ingest(find_photos(folder), settings, batch_id="batch_1")
     assert result.manifest["artifacts"][0]["original_uri"] == str(photo)
     assert result.manifest["artifacts"][0]["std_uri"].startswith("./data/rankingInput/")
-    assert [(path.name, message.partition(":")[0]) for path, message in result.rejected] == [
-        ("b.png", "forbidden_path")
-    ]
+    assert result.rejected == (
+        (
+            folder / "b.png",
+            "forbidden_path: it is a link out of the photos' folders; ingest the folder that it leads to",
+        ),
+    )
 
 
 def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: Settings) -> None:
