@@ -6,6 +6,7 @@ This does what the ingest and preprocess services do before the features service
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,21 +14,22 @@ from datetime import datetime
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.confinement import SUFFIXES
-from curation_features.errors import InputError, PhotoError
+from curation_features.discovery import scan
+from curation_features.errors import PhotoError
 from curation_features.exif import read_exif
 from curation_features.files import store_bytes, sweep, uri
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
+from curation_features.settings import Settings, load_settings
 from curation_features.stages.streaming import bounded_map, worker_count
 
-if TYPE_CHECKING:
-    from curation_features.settings import Settings
+log = logging.getLogger(__name__)
 
 RANKING_SIDE = 2048
 """Longest side of a ranking image, px."""
@@ -57,25 +59,19 @@ def new_batch_id(now: datetime) -> str:
     return f"batch_{now:%Y%m%d_%H%M%S}"
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """The files under `folder` that are called like photos, sorted by path; hidden files and folders are left out.
+def find_photos(folder: Path, settings: Settings | None = None) -> list[Path]:
+    """The photos under `folder`, sorted by path; what is passed over is logged (`discovery.scan` gives it as data).
+
+    Args:
+        settings: by default those of the current project. Its data folder is left out.
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or there is no photo in it.
     """
-    suffixes = {suffix for names in SUFFIXES.values() for suffix in names}
-    photos: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found = (Path(parent, name) for name in names if not name.startswith("."))
-        photos.extend(path for path in found if path.suffix.lower() in suffixes)
-    if not photos:
-        raise InputError(f"{folder}: no photos here; files are known by their suffix ({', '.join(sorted(suffixes))})")
-    return sorted(photos)
+    found = scan([folder], (settings or load_settings()).data_path)
+    for line in found.told():
+        log.warning("%s", line)
+    return [*found.photos]
 
 
 def ingest(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation_features.errors import InputError, ManifestError, StoreError
+from curation_features.errors import ManifestError, StoreError
 from curation_features.ingest import find_photos, ingest, new_batch_id
 from curation_features.manifest import read_manifest
 from curation_features.photos import PhotoReader, decode
@@ -31,18 +31,24 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) ->
     return path
 
 
-def test_photos_are_found_by_suffix_sorted_and_never_hidden(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "._a.png", "notes.txt", "jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_photos(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG", tmp_path / "x/c.Tiff"]
+def test_photos_are_found_and_what_is_passed_over_is_logged(settings: Settings, caplog) -> None:
+    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
+        (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings.root / name).touch()
+    photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
+    assert find_photos(settings.root, settings) == photos
+    assert [record.getMessage() for record in caplog.records] == [
+        f"not read: 1 .heic file (HEIC; export as JPEG), such as {settings.root}/phone.heic",
+        f"left out: {settings.root}/data (this project's own files)",
+        f"left out: {settings.root}/.hidden (hidden files and folders)",
+    ]
 
 
-def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file.txt").touch()
-    for folder in (tmp_path, tmp_path / "missing", tmp_path / "file.txt"):
-        with pytest.raises(InputError, match=str(folder)):
-            find_photos(folder)
+def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings.root)
+    write_photo(settings.root / "a.png")
+    write_photo(settings.data_path / "b.png")
+    assert find_photos(settings.root) == [settings.root / "a.png"]
 
 
 def test_batch_ids_are_times() -> None:
