@@ -23,7 +23,7 @@ from curation_features.confinement import SUFFIXES
 from curation_features.discovery import scan
 from curation_features.errors import PhotoError
 from curation_features.exif import read_exif
-from curation_features.files import store_bytes, sweep, uri
+from curation_features.files import link_bytes, store_bytes, sweep, uri
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
 from curation_features.settings import Settings, load_settings
@@ -85,8 +85,9 @@ def ingest(
     """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/batches/{batch_id}.json`.
 
     Each photo gets a ranking image and a standardised image under `{data_dir}/rankingInput/`, upright and without
-    EXIF, never enlarged. They are named by the digest of the original's bytes and left alone if they are there. Files
-    with the same bytes share them, and share a `photo_id`. Memory does not grow with the number of photos.
+    EXIF, never enlarged: one file under two names where the photo has no side over 1024 px. They are named by the
+    digest of the original's bytes and left alone if they are there. Files with the same bytes share them, and share a
+    `photo_id`. Memory does not grow with the number of photos.
 
     Args:
         photos: one artifact each, in this order. A symbolic link is followed only within the photos' own folders.
@@ -150,6 +151,8 @@ def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[st
     folder = settings.data_path / RANKING_FOLDER
     ranking, standard = folder / f"{file.sha256}.jpg", folder / f"{file.sha256}_1024.jpg"
     _reduce(image, RANKING_SIDE, ranking)
+    if max(image.size) <= STANDARD_SIDE and not _is_there(standard):  # the two are the same
+        link_bytes(ranking, standard)
     return {
         "photo_id": file.sha256,
         "original_uri": original_uri,
@@ -169,9 +172,13 @@ def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
     """Write `image` with its long side reduced to at most `side` px, unless that is done; returns [width, height]."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if not (path.is_file() and path.stat().st_size):
+    if not _is_there(path):
         reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         buffer = BytesIO()
         reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
         store_bytes(path, buffer.getvalue(), durable=False)
     return list(size)
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

@@ -107,6 +107,19 @@ def test_small_photos_are_not_enlarged_and_keep_their_pixels(settings: Settings)
         assert np.abs(np.asarray(standard).astype(int) - np.asarray(original)).max() <= 8
 
 
+@pytest.mark.parametrize(("side", "once"), [(1024, True), (1025, False)])
+def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once: bool) -> None:
+    """Its ranking image and its standardised image are the same."""
+    photo = write_photo(settings.root / "a.png", (side, 8))
+    for _ in range(2):
+        (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
+        ranking, standard = (settings.root / artifact[name] for name in ("ranking_uri", "std_uri"))
+        assert (ranking.name, standard.name) == (f"{artifact['photo_id']}.jpg", f"{artifact['photo_id']}_1024.jpg")
+        assert ranking.samefile(standard) == once
+        with Image.open(ranking) as large, Image.open(standard) as small:
+            assert (large.size[0], small.size[0]) == (side, 1024)
+
+
 def test_reduced_photos_look_like_an_area_average(settings: Settings, shared_data: Path) -> None:
     source = Path(shared_data / "photos/japanese-shop.jpg")
     (artifact,) = ingest([source], settings, batch_id="batch_1").manifest["artifacts"]
@@ -164,7 +177,7 @@ def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
 
 
 def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: Settings) -> None:
-    photo = write_photo(settings.root / "a.png")
+    photo = write_photo(settings.root / "a.png", (1200, 30))
     first = ingest([photo], settings, batch_id="batch_1")
     ranking, standard = (settings.root / first.manifest["artifacts"][0][uri] for uri in ("ranking_uri", "std_uri"))
     expected = standard.read_bytes()
