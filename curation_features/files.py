@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,6 +109,23 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path`, whole or not at all (see `replacing`)."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
+
+
+def link_bytes(source: Path, path: Path) -> None:
+    """Give the file `source` the name `path`, too: a hard link, or a copy on file systems that have none.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    try:
+        with replacing(path, durable=False) as temporary:
+            try:
+                temporary.hardlink_to(source)
+            except OSError:
+                shutil.copyfile(source, temporary)
+        temporary.unlink(missing_ok=True)  # a rename from one name of a file to another does nothing
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def uri(path: Path, root: Path) -> str:

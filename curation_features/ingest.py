@@ -6,6 +6,7 @@ This does what the ingest and preprocess services do before the features service
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,21 +14,22 @@ from datetime import datetime
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.confinement import SUFFIXES
-from curation_features.errors import InputError, PhotoError
+from curation_features.discovery import scan
+from curation_features.errors import PhotoError
 from curation_features.exif import read_exif
-from curation_features.files import store_bytes, sweep, uri
-from curation_features.manifest import batch_from, to_json
+from curation_features.files import link_bytes, store_bytes, sweep, uri
+from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, to_json
 from curation_features.photos import RANKING_FOLDER, PhotoFile, PhotoReader, decode
+from curation_features.settings import Settings, load_settings
 from curation_features.stages.streaming import bounded_map, worker_count
 
-if TYPE_CHECKING:
-    from curation_features.settings import Settings
+log = logging.getLogger(__name__)
 
 RANKING_SIDE = 2048
 """Longest side of a ranking image, px."""
@@ -43,8 +45,8 @@ class IngestResult:
     Attributes:
         manifest: as it was written.
         path: the manifest's file, in the folder that the sensor watches.
-        rejected: files that cannot be read, with the reason. They are in the manifest too, so that the pipeline
-            reports them as failed.
+        rejected: files that cannot be read, with the reason. They are in the manifest too, with the reason as
+            `ingest_error`, so that the pipeline reports them as failed and says why.
     """
 
     manifest: dict[str, Any]
@@ -57,25 +59,19 @@ def new_batch_id(now: datetime) -> str:
     return f"batch_{now:%Y%m%d_%H%M%S}"
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """The files under `folder` that are called like photos, sorted by path; hidden files and folders are left out.
+def find_photos(folder: Path, settings: Settings | None = None) -> list[Path]:
+    """The photos under `folder`, sorted by path; what is passed over is logged (`discovery.scan` gives it as data).
+
+    Args:
+        settings: by default those of the current project. Its data folder is left out.
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or there is no photo in it.
     """
-    suffixes = {suffix for names in SUFFIXES.values() for suffix in names}
-    photos: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found = (Path(parent, name) for name in names if not name.startswith("."))
-        photos.extend(path for path in found if path.suffix.lower() in suffixes)
-    if not photos:
-        raise InputError(f"{folder}: no photos here; files are known by their suffix ({', '.join(sorted(suffixes))})")
-    return sorted(photos)
+    found = scan([folder], (settings or load_settings()).data_path)
+    for line in found.told():
+        log.warning("%s", line)
+    return [*found.photos]
 
 
 def ingest(
@@ -89,8 +85,9 @@ def ingest(
     """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/batches/{batch_id}.json`.
 
     Each photo gets a ranking image and a standardised image under `{data_dir}/rankingInput/`, upright and without
-    EXIF, never enlarged. They are named by the digest of the original's bytes and left alone if they are there. Files
-    with the same bytes share them, and share a `photo_id`. Memory does not grow with the number of photos.
+    EXIF, never enlarged: one file under two names where the photo has no side over 1024 px. They are named by the
+    digest of the original's bytes and left alone if they are there. Files with the same bytes share them, and share a
+    `photo_id`. Memory does not grow with the number of photos.
 
     Args:
         photos: one artifact each, in this order. A symbolic link is followed only within the photos' own folders.
@@ -131,17 +128,21 @@ def _artifact(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict
     original_uri = uri(path, settings.root)
     file = None
     try:
-        file = reader.read(str(path))
+        file = reader.read(original_uri)
         return _readable(file, original_uri, settings), None
     except PhotoError as error:
+        message = str(error)
+        if error.reason == "forbidden_path" and path.is_symlink():
+            message = "it is a link out of the photos' folders; ingest the folder that it leads to"
         unread = hashlib.sha256(original_uri.encode()).hexdigest()
         artifact = {
             "photo_id": file.sha256 if file else unread,
             "original_uri": original_uri,
             "exif": read_exif(b""),
             "format": path.suffix.lower(),
+            "ingest_error": {"reason": error.reason, "message": message[:MAX_INGEST_MESSAGE]},
         }
-        return artifact, f"{error.reason}: {error}"
+        return artifact, f"{error.reason}: {message}"
 
 
 def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[str, Any]:
@@ -150,6 +151,8 @@ def _readable(file: PhotoFile, original_uri: str, settings: Settings) -> dict[st
     folder = settings.data_path / RANKING_FOLDER
     ranking, standard = folder / f"{file.sha256}.jpg", folder / f"{file.sha256}_1024.jpg"
     _reduce(image, RANKING_SIDE, ranking)
+    if max(image.size) <= STANDARD_SIDE and not _is_there(standard):  # the two are the same
+        link_bytes(ranking, standard)
     return {
         "photo_id": file.sha256,
         "original_uri": original_uri,
@@ -169,9 +172,13 @@ def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
     """Write `image` with its long side reduced to at most `side` px, unless that is done; returns [width, height]."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if not (path.is_file() and path.stat().st_size):
+    if not _is_there(path):
         reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         buffer = BytesIO()
         reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
         store_bytes(path, buffer.getvalue(), durable=False)
     return list(size)
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.errors import ManifestError
+from curation_features.schema import PHOTO_REASONS, FeatureError
 
 URI_FIELDS = ("std_uri", "ranking_uri", "original_uri")
 """Where an artifact's image may lie; the first that is present is analysed."""
@@ -28,6 +29,8 @@ MAX_DEPTH = 100  # levels; far under Python's recursion limit, so that what was 
 
 VOCABULARY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What a vocabulary may be called: it becomes the name of a file."""
+
+MAX_INGEST_MESSAGE = 400  # characters
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _JSON_MEDIA_TYPE = re.compile(r"(application/json|[^/;\s]+/[^/;\s]+\+json)\s*(;.*)?", re.IGNORECASE)
@@ -43,11 +46,16 @@ class Artifact:
         position: its place in `artifacts`, from 0.
         photo_id: any text; never a path.
         image_uri: the image that is analysed.
+        ingest_error: why ingest could not read the photo, of which there is only the original then:
+            `"ingest_error": {"reason": one of PHOTO_REASONS, "message": at most 400 characters}`. It comes from outside
+            and decides nothing: a run that may not read the original tells it in place of its own failure. What is not
+            of that form is ignored.
     """
 
     position: int
     photo_id: str
     image_uri: str
+    ingest_error: FeatureError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +230,17 @@ def _artifact(position: int, fields: Any) -> Artifact:
             raise ManifestError(_path((*steps, name)), f"must be a non-empty string, not {_shown(uri)}")
     if not uris:
         raise ManifestError(_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
-    return Artifact(position, photo_id, next(iter(uris.values())))
+    error = _ingest_error(fields.get("ingest_error")) if [*uris] == ["original_uri"] else None
+    return Artifact(position, photo_id, next(iter(uris.values())), error)
+
+
+def _ingest_error(value: Any) -> FeatureError | None:
+    if not isinstance(value, dict) or value.get("reason") not in PHOTO_REASONS:
+        return None
+    message = value.get("message")
+    if not isinstance(message, str) or not 0 < len(message) <= MAX_INGEST_MESSAGE:
+        return None
+    return FeatureError("photo", value["reason"], "".join(c if c.isprintable() else "?" for c in message))
 
 
 def _required(fields: Mapping[str, Any], name: str, steps: _Steps) -> Any:

@@ -116,7 +116,7 @@ class PhotoReader:
                 regular file, not permitted, empty, or of more than `settings.max_file_bytes` bytes.
             ResourceError: too many files are open, for which no photo is to blame.
         """
-        if _CONTROL.search(unquote(uri)):
+        if _CONTROL.search(unquote(uri) if _REMOTE.fullmatch(uri) else uri):  # in a plain path % is any character
             raise PhotoError("forbidden_path", f"{_shown(uri)} holds control characters; rename the file")
         try:
             data = self._read_remote(uri) if is_remote(uri) else self._read_local(uri)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.files import replacing, sweep, write_bytes
+from curation_features.errors import StoreError
+from curation_features.files import link_bytes, replacing, sweep, write_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -31,6 +32,32 @@ def test_the_new_content_replaces_the_old(tmp_path: Path, durable: bool) -> None
 def test_missing_folders_are_made(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x" / "y" / "a.json", b"new")
     assert (tmp_path / "x" / "y" / "a.json").read_bytes() == b"new"
+
+
+def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> None:
+    source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"pixels")
+    path.touch()
+    for _ in range(2):
+        link_bytes(source, path)
+        assert path.samefile(source)
+        assert sorted(names(tmp_path)) == ["a.jpg", "b.jpg"]
+    write_bytes(path, b"new")
+    assert source.read_bytes() == b"pixels"
+
+
+def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"pixels")
+    link_bytes(source, path)
+    assert path.read_bytes() == b"pixels"
+    assert not path.samefile(source)
+    with pytest.raises(StoreError, match=r"c\.jpg: cannot be written"):
+        link_bytes(tmp_path / "gone.jpg", tmp_path / "c.jpg")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation_features.errors import InputError, ManifestError, StoreError
+from curation_features.errors import ManifestError, StoreError
 from curation_features.ingest import find_photos, ingest, new_batch_id
 from curation_features.manifest import read_manifest
 from curation_features.photos import PhotoReader, decode
@@ -31,18 +31,24 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) ->
     return path
 
 
-def test_photos_are_found_by_suffix_sorted_and_never_hidden(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "._a.png", "notes.txt", "jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_photos(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG", tmp_path / "x/c.Tiff"]
+def test_photos_are_found_and_what_is_passed_over_is_logged(settings: Settings, caplog) -> None:
+    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
+        (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings.root / name).touch()
+    photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
+    assert find_photos(settings.root, settings) == photos
+    assert [record.getMessage() for record in caplog.records] == [
+        f"not read: 1 .heic file (HEIC; export as JPEG), such as {settings.root}/phone.heic",
+        f"left out: {settings.root}/data (this project's own files)",
+        f"left out: {settings.root}/.hidden (hidden files and folders)",
+    ]
 
 
-def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file.txt").touch()
-    for folder in (tmp_path, tmp_path / "missing", tmp_path / "file.txt"):
-        with pytest.raises(InputError, match=str(folder)):
-            find_photos(folder)
+def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings.root)
+    write_photo(settings.root / "a.png")
+    write_photo(settings.data_path / "b.png")
+    assert find_photos(settings.root) == [settings.root / "a.png"]
 
 
 def test_batch_ids_are_times() -> None:
@@ -101,6 +107,19 @@ def test_small_photos_are_not_enlarged_and_keep_their_pixels(settings: Settings)
         assert np.abs(np.asarray(standard).astype(int) - np.asarray(original)).max() <= 8
 
 
+@pytest.mark.parametrize(("side", "once"), [(1024, True), (1025, False)])
+def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once: bool) -> None:
+    """Its ranking image and its standardised image are the same."""
+    photo = write_photo(settings.root / "a.png", (side, 8))
+    for _ in range(2):
+        (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
+        ranking, standard = (settings.root / artifact[name] for name in ("ranking_uri", "std_uri"))
+        assert (ranking.name, standard.name) == (f"{artifact['photo_id']}.jpg", f"{artifact['photo_id']}_1024.jpg")
+        assert ranking.samefile(standard) == once
+        with Image.open(ranking) as large, Image.open(standard) as small:
+            assert (large.size[0], small.size[0]) == (side, 1024)
+
+
 def test_reduced_photos_look_like_an_area_average(settings: Settings, shared_data: Path) -> None:
     source = Path(shared_data / "photos/japanese-shop.jpg")
     (artifact,) = ingest([source], settings, batch_id="batch_1").manifest["artifacts"]
@@ -119,12 +138,15 @@ def test_an_unreadable_file_is_reported_and_stays_in_the_batch(settings: Setting
     result = ingest([text, good, empty, half], settings, batch_id="batch_1")
     assert [path for path, _ in result.rejected] == [text, empty, half]
     assert [message.partition(":")[0] for _, message in result.rejected] == ["unreadable", "unreadable", "truncated"]
-    first, second, third, _ = result.manifest["artifacts"]
-    assert list(first) == ["photo_id", "original_uri", "exif", "format"]
+    first, second, third, fourth = result.manifest["artifacts"]
+    assert list(first) == ["photo_id", "original_uri", "exif", "format", "ingest_error"]
+    assert third["ingest_error"] == {"reason": "unreadable", "message": "'./empty.JPG' is empty"}
+    assert list(second) == FIELDS
+    errors = [artifact["ingest_error"] for artifact in (first, third, fourth)]
+    assert [f"{error['reason']}: {error['message']}" for error in errors] == [reason for _, reason in result.rejected]
     assert (first["original_uri"], first["format"], third["format"]) == ("./text.jpg", ".jpg", ".jpg")
     assert first["photo_id"] == hashlib.sha256(b"no photo").hexdigest()
     assert first["exif"]["camera"] == "Unknown"
-    assert list(second) == FIELDS
     assert len({artifact.photo_id for artifact in read_manifest(result.path).artifacts}) == 4
 
 
@@ -146,13 +168,16 @@ def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
     result = ingest(find_photos(folder), settings, batch_id="batch_1")
     assert result.manifest["artifacts"][0]["original_uri"] == str(photo)
     assert result.manifest["artifacts"][0]["std_uri"].startswith("./data/rankingInput/")
-    assert [(path.name, message.partition(":")[0]) for path, message in result.rejected] == [
-        ("b.png", "forbidden_path")
-    ]
+    assert result.rejected == (
+        (
+            folder / "b.png",
+            "forbidden_path: it is a link out of the photos' folders; ingest the folder that it leads to",
+        ),
+    )
 
 
 def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: Settings) -> None:
-    photo = write_photo(settings.root / "a.png")
+    photo = write_photo(settings.root / "a.png", (1200, 30))
     first = ingest([photo], settings, batch_id="batch_1")
     ranking, standard = (settings.root / first.manifest["artifacts"][0][uri] for uri in ("ranking_uri", "std_uri"))
     expected = standard.read_bytes()

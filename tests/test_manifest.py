@@ -26,6 +26,7 @@ from curation_features.manifest import (
     read_manifest,
     to_json,
 )
+from curation_features.schema import FeatureError
 
 # The example of the specification, verbatim.
 SPECIFICATION_EXAMPLE = """
@@ -166,6 +167,45 @@ def test_distinct_photos_are_in_order_of_first_appearance() -> None:
         (("a", "p.jpg"), [1]),
         (("a", "other.jpg"), [3]),
     ]
+
+
+TRUNCATED = {"reason": "truncated", "message": "ends early"}
+
+
+def ingest_error(value: Any, **uris: Any) -> FeatureError | None:
+    document = manifest({"photo_id": "p", "original_uri": "/elsewhere/p.jpg", **uris, "ingest_error": value})
+    batch = batch_from(document)
+    assert batch.document == document  # whatever is made of it
+    return batch.artifacts[0].ingest_error
+
+
+def test_what_ingest_found_of_a_photo_comes_along() -> None:
+    assert ingest_error(TRUNCATED) == FeatureError("photo", "truncated", "ends early")
+    assert ingest_error({**TRUNCATED, "message": "x" * 400}).message == "x" * 400
+    assert ingest_error({**TRUNCATED, "message": "a\x1b[2J\nb\u202e"}).message == "a?[2J?b?"
+    assert ingest_error({**TRUNCATED, "message": "\ud800"}).message == "?"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "truncated",
+        ["truncated", "ends early"],
+        {"reason": "truncated"},
+        {"message": "ends early"},
+        *({**TRUNCATED, "reason": reason} for reason in ("ok", "TRUNCATED", "", None, 1, [], {}, "internal_error")),
+        *({**TRUNCATED, "message": message} for message in ("", None, 1, [], {}, "x" * 401)),
+    ],
+)
+def test_an_ingest_error_of_another_form_is_ignored(value: Any) -> None:
+    assert ingest_error(value) is None
+
+
+def test_an_ingest_error_of_a_photo_with_an_image_is_ignored() -> None:
+    assert ingest_error(TRUNCATED, std_uri="s.jpg") is None
+    assert ingest_error(TRUNCATED, ranking_uri="r.jpg") is None
+    assert ingest_error(TRUNCATED, std_uri=None) is not None
 
 
 # --- what is refused, and where -----------------------------------------------------------------------------------

@@ -69,10 +69,18 @@ def test_a_photo_is_read_by_any_local_uri(reader: PhotoReader, settings: Setting
 
 def test_only_file_uris_are_percent_decoded(reader: PhotoReader, settings: Settings) -> None:
     (settings.root / "ä #1?.jpg").write_bytes(b"umlaut")
-    (settings.root / "100%25.jpg").write_bytes(b"percent")
     assert reader.read((settings.root / "ä #1?.jpg").as_uri()).data == b"umlaut"
     assert reader.read(f"file://LOCALHOST{settings.root}/%C3%A4 #1?.jpg").data == b"umlaut"
-    assert reader.read("100%25.jpg").data == b"percent"
+    for name in ("100%25.jpg", "S605%14-145315.jpg", "zoom100%0001.jpg"):
+        (settings.root / name).write_bytes(b"percent")
+        assert reader.read(name).data == b"percent"
+
+
+def test_a_name_with_a_control_character_is_refused(reader: PhotoReader, settings: Settings) -> None:
+    photo = settings.root / "a\n.jpg"
+    photo.write_bytes(b"pixels")
+    for uri in ("a\n.jpg", str(photo), photo.as_uri()):
+        assert reason_of(lambda uri=uri: reader.read(uri)) == "forbidden_path"
 
 
 @pytest.mark.parametrize(

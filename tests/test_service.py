@@ -129,6 +129,48 @@ def test_a_bad_photo_fails_alone(world, batch) -> None:
     ]  # fmt: skip
 
 
+def unread(uri: str, **fields: str) -> dict:
+    """The artifact of a photo that ingest could not read."""
+    error = {"reason": "truncated", "message": "the file ends early; copy it again", **fields}
+    return {"photo_id": f"id of {uri}", "original_uri": uri, "ingest_error": error}
+
+
+def test_what_ingest_found_counts_where_the_run_may_not_look(world, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "cut.jpg"
+    world.photo("whole.png")
+    outside.write_bytes((world.root / "photos" / "whole.png").read_bytes())  # repaired meanwhile, but out of reach
+    batch = {"batch_id": "b", "artifacts": [unread(str(outside)), unread("s3://bucket/a.jpg"), unread(str(outside))]}
+    [*local, remote, _] = found = features(FeaturesService(stages=world.stages()).process(batch))
+    assert [record["status"] for record in found] == ["failed"] * 3
+    assert [record["errors"] for record in (*local, remote)] == [
+        [
+            {
+                "stage": "photo",
+                "reason": "truncated",
+                "message": "the file ends early; copy it again; ingest the folder again once it is repaired",
+            }
+        ]
+    ] * 2
+    assert found[2] == found[0]
+    assert world.decoded == []
+
+
+def test_what_the_run_finds_counts_where_it_may_look(world) -> None:
+    repaired = world.photo("repaired.png")
+    (world.root / "photos" / "empty.png").touch()
+    uris = (repaired["original_uri"], "./photos/empty.png", "./photos/gone.png")
+    batch = {"batch_id": "b", "artifacts": [unread(uri) for uri in uris]}
+    first, *others = features(FeaturesService(stages=world.stages()).process(batch))
+    assert first["status"] == "ok"
+    assert [reasons(record) for record in others] == [[("photo", "unreadable")], [("photo", "missing")]]
+
+
+def test_an_ingest_error_that_is_none_hides_no_failure(world) -> None:
+    batch = {"batch_id": "b", "artifacts": [unread("/etc/hostname", reason="fine"), unread("/etc/hosts", message="")]}
+    found = features(FeaturesService(stages=world.stages()).process(batch))
+    assert [reasons(record) for record in found] == [[("photo", "forbidden_path")]] * 2
+
+
 def test_a_flat_photo_is_degraded_and_its_error_is_cached(world) -> None:
     Image.new("RGB", (64, 48), "gray").save(world.root / "flat.png")
     batch = {"batch_id": "b", "artifacts": [{"photo_id": "flat", "original_uri": "flat.png"}]}

@@ -1,4 +1,4 @@
-"""Commands over one batch: `ingest`, `process`, `materialize`, `submit`."""
+"""Commands over one batch: `process`, `materialize`, `submit`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
-from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, Finished, files_of, outcome_of, speed, told_speed
+from curation_features.cli.results import RESULT_FIELDS, Finished, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
@@ -25,30 +24,11 @@ if TYPE_CHECKING:
     from curation_features.manifest import Batch
     from curation_features.stages import FeatureStages, Merged
 
-
-MOST_REJECTED = 20
-
-INGEST_FIELDS = {
-    "batch_id": "id of the batch",
-    "photos": "how many files it has",
-    "rejected": "[{path, reason}]: files that cannot be read; they are in the batch, and will fail",
-    "files": "{manifest}: what was written",
-    **SPEED_FIELDS,
-}
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    command = declare(
-        commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip --batch-id trip", INGEST_FIELDS
-    )
-    where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("photos", nargs="?", type=Path, metavar="PHOTOS_DIR", help="folder of photos, read recursively")
-    where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
-    command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
-    command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary that the batch asks for")
-
     command = declare(commands, "process", process, "curation-features process data/batches/trip.json", RESULT_FIELDS)
     _batch_arguments(command)
     command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
@@ -76,42 +56,6 @@ def _batch_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
     )
-
-
-def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make a batch out of a folder of photos."""
-    from curation_features.ingest import find_photos, new_batch_id
-    from curation_features.ingest import ingest as ingest_photos
-
-    folder = args.photos
-    if args.samples:
-        from curation_features.samples import write_samples
-
-        folder = settings.data_path / "input" / "samples"
-        write_samples(folder)
-    photos = find_photos(folder)
-    batch_id = args.batch_id or new_batch_id(datetime.now())
-    start = time.monotonic()
-    with progress("ingesting", len(photos)) as bar:
-        result = ingest_photos(photos, settings, batch_id=batch_id, vocabulary=args.vocabulary, progress=bar.advance)
-    fields = {
-        "batch_id": batch_id,
-        "photos": len(photos),
-        "rejected": [{"path": path, "reason": reason} for path, reason in result.rejected],
-        "files": {"manifest": result.path},
-        **speed(len(photos), time.monotonic() - start),
-    }
-    return Outcome(fields, partial(_show_ingested, fields))
-
-
-def _show_ingested(fields: Mapping[str, Any]) -> None:
-    rejected = fields["rejected"]
-    for photo in rejected[:MOST_REJECTED]:
-        say(f"cannot be read, and will be marked as failed: {photo['path']}: {photo['reason']}", style="yellow")
-    if len(rejected) > MOST_REJECTED:
-        say(f"... and {len(rejected) - MOST_REJECTED} more, {len(rejected)} in all", style="yellow")
-    say(f"{fields['photos']} photos in batch {fields['batch_id']}: {fields['files']['manifest']}")
-    say(told_speed(fields), style="dim")
 
 
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:

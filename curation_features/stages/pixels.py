@@ -101,11 +101,13 @@ class PixelPass:
     def _read(self, photos: Sequence[Photo], batch: Batch, plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
         """Records of these photos, each read and measured once."""
         copies = self._copies(photos, batch)
+        found = {(a.photo_id, a.image_uri): a.ingest_error for a in reversed(batch.artifacts) if a.ingest_error}
         shared: dict[Photo, PhotoRecord | None] = dict.fromkeys(copies.values())
         measured = self._measured([photo for photo in photos if photo not in copies], plan, stats)
         for photo in photos:
             original = shared.get(copies.get(photo, photo))
             record = replace(original, image_uri=photo[1]) if original else next(measured)
+            record.failure = _true_failure(record.failure, found.get(photo))
             if photo in shared:
                 shared[photo] = replace(record)
             yield record
@@ -226,6 +228,13 @@ class PixelPass:
                 with stats.timing("cache"):
                     self._cache.save(item.record.photo_id, item.entry)
         return items
+
+
+def _true_failure(failure: FeatureError | None, of_ingest: FeatureError | None) -> FeatureError | None:
+    """Why a photo cannot be read: what ingest found, where this run may not look for itself."""
+    if failure is None or of_ingest is None or failure.reason != "forbidden_path":
+        return failure
+    return replace(of_ingest, message=f"{of_ingest.message}; ingest the folder again once it is repaired")
 
 
 def _embedding(vector: NDArray[np.float32]) -> Embedding:

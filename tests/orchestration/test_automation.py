@@ -10,6 +10,7 @@ from unittest import mock
 import dagster as dg
 import pytest
 
+from curation_features.orchestration.adoption import adopt_all
 from curation_features.orchestration.assets import SPECS
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
@@ -111,6 +112,18 @@ def test_arrivals_and_changed_manifests_are_left_to_the_sensor(reconciler, pipel
     pipeline.accept(world.batch([world.photo("10.png", 10), world.photo("11.png", 11)], "batch_3"))
     assert reconciler.tick() == {}
     pipeline.run("batch_3")
+    assert reconciler.tick() == {}
+
+
+def test_what_was_made_without_dagster_is_requested_by_a_change_alone(reconciler, pipeline, world) -> None:
+    longer = [world.photo(f"{n}.png", n) for n in range(4)]
+    for batch in (world.batch(longer), world.batch(longer[:2], "batch_3")):
+        pipeline.process(batch)
+    assert adopt_all(pipeline.store, pipeline.instance, SPECS) == ["batch_1", "batch_3"]
+    assert reconciler.tick() == {}
+    pipeline.settings = pipeline.settings.replace(temperature=10.0)
+    assert reconciler.tick() == {"clip_labels": BOTH | {"batch_3"}, "features": BOTH | {"batch_3"}}
+    assert pipeline.run("batch_3", "clip_labels", "features").success
     assert reconciler.tick() == {}
 
 

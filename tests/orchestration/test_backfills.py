@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 
+from curation_features import build
 from curation_features.errors import MissingWeightsError
 from curation_features.models import LazyModel, Weights
-from curation_features.orchestration import launch, making
+from curation_features.orchestration import launch
 from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
 from curation_features.orchestration.project import build_definitions
 
@@ -62,7 +63,7 @@ def test_a_run_with_settings_of_its_own_leaves_its_partition_stale(pipeline, wor
 
 def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline, world, monkeypatch) -> None:
     newer = world.batch([world.photo(f"{n}.png", n) for n in range(4)])
-    merge, later = making.merge, []
+    merge, later = build.merge, []
 
     def merge_meanwhile(batch, *rest):
         if not later:  # the second run begins while the first is at work
@@ -73,7 +74,7 @@ def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline,
             assert later[0].is_alive()
         return merge(batch, *rest)
 
-    monkeypatch.setattr(making, "merge", merge_meanwhile)
+    monkeypatch.setattr(build, "merge", merge_meanwhile)
     assert pipeline.run().success
     later[0].join(60)
     document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
@@ -97,8 +98,8 @@ def test_a_fault_that_nobody_foresaw_costs_its_own_batch_only(pipeline, monkeypa
             raise ZeroDivisionError("a fault in the code")
         return merge(batch, *rest)
 
-    merge = making.merge
-    monkeypatch.setattr(making, "merge", merge_or_fail)
+    merge = build.merge
+    monkeypatch.setattr(build, "merge", merge_or_fail)
     pipeline.accept_many(3)
     result = pipeline.run_range("b00", "b02")
     [failure] = result.filter_events(lambda event: event.is_step_failure)
