@@ -149,7 +149,8 @@ def _measured(
     photos, start = len(distinct_photos(batch)), time.monotonic()
     merged = FeaturesService(stages=stages).run(batch, each)
     cached = sum({id(record): record.cached for record in merged.records}.values())
-    return merged, Finished(merged.document, photos=photos, cached=cached, seconds=time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return merged, Finished(merged.document, photos, cached=cached, seconds=seconds, records=merged.records)
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:

@@ -61,7 +61,7 @@ def _label_embeddings(stages: FeatureStages) -> Made:
     metadata = {
         "labels": len(vocabulary.labels),
         "templates": len(vocabulary.templates),
-        "missing": missing_metadata(plan),
+        **missing_metadata(plan),
         "path": dg.MetadataValue.path(str(stages.classifier.label_file)),
     }
     return Made("label_embeddings", stages.ensure_label_embeddings(plan), metadata)
@@ -132,7 +132,7 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore) -> Made
         artifact = store.write_features(merged.document, merged.rows(), version, merged.labels, embeddings)
     # Before the event: who gets that finds the page, and so does Dagster.
     sheet = refresh(artifact, stages.settings, stages.shown)
-    metadata = {**feature_metadata(merged, Thumbnails(stages.settings)), **artifact_links(artifact, sheet)}
+    metadata = {**artifact_links(artifact, sheet), **feature_metadata(merged, Thumbnails(stages.settings))}
     return Made("features", artifact.digest, metadata, (merged, artifact))
 
 
