@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from curation_features.cli.command import Outcome, declare
+from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import progress, say
 from curation_features.errors import CurationError
 from curation_features.settings import Settings
@@ -28,7 +29,7 @@ FIELDS = {
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels", FIELDS)
-    command.add_argument("batches", nargs="*", metavar="BATCH", help="ids of batches (default: all)")
+    command.add_argument("batches", nargs="*", metavar="BATCH", help=f"{BATCH_HELP} (default: all)")
     command.add_argument(
         "--assets",
         type=_assets,
@@ -53,7 +54,7 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
     server = DagsterServer(args.url)
     server.reload()
     server.check_daemon()
-    batch_ids = list(dict.fromkeys(args.batches)) or server.batch_ids()
+    batch_ids = list(dict.fromkeys(batch_id_of(given, settings) for given in args.batches)) or server.batch_ids()
     backfill_id = server.launch(batch_ids, args.assets)
     page = server.page(backfill_id)
     say(f"{len(batch_ids)} batches: {page}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
+from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
 from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, Finished, files_of, outcome_of, speed, told_speed
 from curation_features.cli.terminal import console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
@@ -49,21 +50,20 @@ def register(commands: Any) -> None:
     command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
     command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary that the batch asks for")
 
-    command = declare(commands, "process", process, "curation-features process data/batches/trip.json", RESULT_FIELDS)
+    command = declare(commands, "process", process, "curation-features process trip", RESULT_FIELDS)
     _batch_arguments(command)
     command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
 
-    example = "curation-features materialize data/batches/trip.json"
     fields = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
-    command = declare(commands, "materialize", materialize, example, fields)
+    command = declare(commands, "materialize", materialize, "curation-features materialize trip", fields)
     _batch_arguments(command)
 
-    command = declare(commands, "submit", submit, "curation-features submit data/batches/trip.json", SUBMIT_FIELDS)
-    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command = declare(commands, "submit", submit, "curation-features submit trip", SUBMIT_FIELDS)
+    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
 
 
 def _batch_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
     command.add_argument(
         "--vocabulary", metavar="NAME_OR_FILE", help="label with this one, whatever the manifest asks for"
     )
@@ -120,7 +120,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     to_stdout = args.output == "-"
     if to_stdout and args.json:
         raise UsageError("--json and --output -: only one of them can be on standard output")
-    batch = read_manifest(args.manifest)
+    batch = read_manifest(find_manifest(args.manifest, settings))
     stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
@@ -164,7 +164,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             with doing("starting Dagster"):
                 from curation_features.orchestration import launch
                 from curation_features.orchestration.project import build_definitions
-            batch = read_manifest(args.manifest)
+            batch = read_manifest(find_manifest(args.manifest, settings))
             stages, store = stages_of_run(settings, args.vocabulary), ArtifactStore(settings.data_path)
             stages.for_batch(batch)  # says at once what is wrong with its vocabulary
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
@@ -190,8 +190,9 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.incoming import submit as submit_manifest
     from curation_features.manifest import read_manifest
 
-    batch = read_manifest(args.manifest)
-    path = submit_manifest(args.manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
+    manifest = find_manifest(args.manifest, settings)
+    batch = read_manifest(manifest)
+    path = submit_manifest(manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
     fields = {"batch_id": batch.batch_id, "files": {"submitted": path}}
     return Outcome(
         fields, partial(say, f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it")
