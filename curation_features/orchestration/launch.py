@@ -24,6 +24,7 @@ from curation_features.store import ArtifactStore
 log = logging.getLogger(__name__)
 
 _NEW = ".new"  # where an instance is made
+_AT_TERMINAL = "curation_features/at_terminal"  # tag of a run that a person waits for
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -128,7 +129,7 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
     """Run the job `extract_features` for a batch that has been accepted.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted; Dagster knows it as failed.
+        KeyboardInterrupt: the run was interrupted; Dagster knows it as canceled.
     """
     job = definitions.resolve_job_def("extract_features")
     result = job.execute_in_process(
@@ -136,8 +137,10 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
         partition_key=batch.batch_id,
         raise_on_error=False,
         run_config=_QUIET,
-        tags=manifest_tags(batch),
+        tags={**manifest_tags(batch), _AT_TERMINAL: "true"},
     )
+    if result.dagster_run.status is dg.DagsterRunStatus.CANCELED:
+        raise KeyboardInterrupt
     failures = {
         event.step_key or "": _told(event) for event in result.filter_events(lambda event: event.is_step_failure)
     }
@@ -146,6 +149,22 @@ def materialize(batch: Batch, definitions: dg.Definitions, instance: dg.DagsterI
     made = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
     cached = made.get(dg.AssetKey("technical_metrics"), {}).get("cached")
     return LaunchResult(result.run_id, failures, int(str(cached.value)) if cached else 0)
+
+
+@contextmanager
+def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """What an interrupt of the step in the block means: where a person has launched the run, that it is canceled.
+
+    Dagster itself takes an interrupt that it was not asked for for the death of the process: a failure with a stack
+    trace, to be tried again.
+    """
+    try:
+        yield
+    except dg.DagsterExecutionInterruptedError:  # what Dagster makes of a KeyboardInterrupt
+        if _AT_TERMINAL not in context.run.tags:
+            raise
+        context.instance.report_run_canceling(context.run, "Interrupted at the terminal.")
+        raise dg.Failure("interrupted at the terminal", allow_retries=False) from None
 
 
 def _told(event: dg.DagsterEvent) -> str:
@@ -159,6 +178,6 @@ def _told(event: dg.DagsterEvent) -> str:
     log.info("Step %s failed: %s", event.step_key, error.to_string())
     while error.cause:
         error = error.cause
-    if error.cls_name == "DagsterExecutionInterruptedError":  # what Dagster makes of a KeyboardInterrupt
+    if error.cls_name == "DagsterExecutionInterruptedError":  # it came while Dagster was at work, before the step
         raise KeyboardInterrupt
     return error.message.strip()
