@@ -82,7 +82,7 @@ def read_manifest(path: Path) -> Batch:
     """The batch in the file at `path`.
 
     Raises:
-        ManifestError: the file cannot be read or holds no valid manifest; the message begins with the file's name.
+        ManifestError: the file cannot be read or holds no valid manifest; the message begins with its path.
     """
     try:
         if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
@@ -90,9 +90,9 @@ def read_manifest(path: Path) -> Batch:
         return parse_manifest(path.read_bytes())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise ManifestError("", f"{_printable(path.name)}: cannot be read: {reason}") from error
+        raise ManifestError("", f"{_printable(str(path))}: cannot be read: {reason}") from error
     except ManifestError as error:
-        error.args = (f"{_printable(path.name)}: {error}",)
+        error.args = (f"{_printable(str(path))}: {error}",)
         raise
 
 

@@ -17,13 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from curation_features.cli import main
 from curation_features.cli.terminal import downloads, progress
 from curation_features.models import LazyModel, Weights
-from curation_features.schema import PhotoRecord
+from curation_features.schema import METRIC_NAMES, PhotoRecord
 from curation_features.stages import Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
@@ -272,35 +273,61 @@ def test_a_small_batch_is_listed_whole_what_failed_first(project: Project, capsy
     assert main(PROCESS) == 0
     shown = capsys.readouterr().out
     rows = [line for line in shown.splitlines() if ".png" in line or "photo [b" in line]
-    assert [row.split()[0] for row in rows] == ["zz.png", "photo", "photo", "photo"]
-    assert "- unreadable" in rows[0]
+    folded = [word for number in range(3) for word in ("photo", f"00{number}.png")]
+    assert [row.split()[0] for row in rows] == ["zz.png", *folded]
+    assert rows[0].split() == ["zz.png", "failed", "unreadable"]
+    assert re.search(r"^photo +status +reason", shown, re.MULTILINE)
     assert "1 x photo: unreadable" in shown
     assert "4 photos in batch trip: 3 ok, 1 failed" in shown
     assert "0 of 4 photos came out of the cache" in shown
     assert re.search(r"^\d+\.\d s, \d+\.\d photos/s; ", shown, re.MULTILINE)
 
 
-def test_of_a_large_batch_the_best_the_worst_and_what_failed_are_listed(project: Project, capsys) -> None:
+EXTREME = re.compile(r"^(sharpness|exposure|noise|clip_iqa|brisque) +([^()]+) \((.+?) ([\d.]+)\) +(\S+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [PROCESS, [*PROCESS, "--output", "out.json"], MATERIALIZE])
+def test_of_a_large_batch_what_failed_and_the_extremes_are_listed(project: Project, capsys, command) -> None:
     project.photos(24)
     for number in range(12):
         (project.root / "photos" / f"bad{number:02}.png").write_bytes(b"no photo")
     main(["ingest", "photos", "--batch-id", "trip"])
     assert "bad11.png" in capsys.readouterr().out
-    assert main(PROCESS) == 0
+    assert main(command) == 0
     shown = capsys.readouterr().out
-    failed, best, worst = (
-        shown.index(title) for title in ("failed: 12, of which these are the first 10\n", "best by", "worst by")
-    )
-    assert failed < best < worst
-    assert shown.count(" ok ") == 10
+    assert shown.index("failed: 12, of which these are the first 10\n") < shown.index("look at these first")
     assert shown.count(" failed ") == 10
     assert "All 36 photos are in the files below." in shown
-    document = json.loads((project.root / "data/features/trip.json").read_bytes())
-    tech = {Path(a["original_uri"]).name: a["features"]["tech"] for a in document["artifacts"]}
-    overall = {name: sum(t.values()) - 2 * t["noise"] for name, t in tech.items() if not name.startswith("bad")}
-    ranked = sorted(overall, key=lambda name: overall[name])
-    listed = re.findall(r"^(\d{3}\.png)", shown, re.MULTILINE)
-    assert listed == [*ranked[:-6:-1], *ranked[:5]]
+    assert "mean of their scores" not in shown
+    found = EXTREME.findall(shown)
+    assert [metric for metric, *_ in found] == [name for name in METRIC_NAMES for _ in range(3)]
+    assert {cause for metric, cause, *_ in found if metric == "sharpness"} == {"least sharp"}
+    if command is PROCESS:
+        rows = pq.read_table(project.root / "data/features/trip.parquet").to_pylist()
+        for metric, name, worst in (
+            ("sharpness", "tenengrad", 1),
+            ("noise", "noise_sigma", -1),
+            ("clip_iqa",) * 2 + (1,),
+        ):
+            measured = [row for row in rows if row[name] is not None]
+            ranked = sorted(measured, key=lambda row: worst * row[name])[:3]
+            assert [row[4] for row in found if row[0] == metric] == [Path(row["original_uri"]).name for row in ranked]
+
+
+def test_a_name_is_told_with_its_folder_where_there_are_several(project: Project, capsys) -> None:
+    for number, folder in enumerate(("100CANON", "101CANON")):
+        (project.root / "photos" / folder).mkdir(parents=True)
+        Image.effect_noise((64, 48), 20 + number).convert("RGB").save(project.root / "photos" / folder / "IMG_0001.png")
+    long = project.root / "photos" / ("a very long folder name " * 4)
+    long.mkdir()
+    (long / "x.png").write_bytes(b"")
+    main(["ingest", "photos", "--batch-id", "trip"])
+    capsys.readouterr()
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr().out
+    rows = re.findall(r"^(10[01]CANON/IMG\S*) +ok .*\n(\S+) *$", shown, re.MULTILINE)
+    assert sorted("".join(row) for row in rows) == ["100CANON/IMG_0001.png", "101CANON/IMG_0001.png"]
+    assert re.search(r"^….*/x\.png +failed +unreadable$", shown, re.MULTILINE)
 
 
 def test_labels_and_scores_are_summed_up_and_files_are_named(project: Project, capsys) -> None:
@@ -398,7 +425,7 @@ def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, c
     [
         (["process", "absent.json"], 2, "manifest", "absent.json: cannot be read"),
         (["ingest", "absent"], 2, "input", "absent"),
-        (["ingest"], 2, "usage", "PHOTOS_DIR"),
+        (["ingest"], 2, "usage", "PATH"),
         (["nonsense"], 2, "usage", "nonsense"),
         (["config", "show", "devce"], 2, "input", "did you mean 'device'?"),
         ([*PROCESS, "--output", "-"], 2, "usage", "--output -"),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, declare
+from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
 from curation_features.settings import Settings, packaged_file
@@ -33,7 +34,7 @@ FIELDS = {
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels", FIELDS)
-    command.add_argument("batches", nargs="*", metavar="BATCH", help="ids of batches (default: all)")
+    command.add_argument("batches", nargs="*", metavar="BATCH", help=f"{BATCH_HELP} (default: all)")
     command.add_argument(
         "--assets",
         type=_assets,
@@ -75,7 +76,7 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
             f"{_some(not_covered)}: not covered, because the Dagster at {args.url} does not know these batches of "
             f"{settings.data_path}; process or submit their manifests in its project"
         )
-    batch_ids = list(dict.fromkeys(args.batches)) or known
+    batch_ids = list(dict.fromkeys(batch_id_of(given, settings) for given in args.batches)) or known
     if args.retry_failed:
         latest = LatestEvents(settings.data_path)
         batch_ids = [batch_id for batch_id in batch_ids if _may_be_retried(batch_id, store, latest)]

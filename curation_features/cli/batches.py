@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
+from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
 from curation_features.cli.results import RESULT_FIELDS, Finished, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
@@ -29,21 +30,20 @@ SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    command = declare(commands, "process", process, "curation-features process data/batches/trip.json", RESULT_FIELDS)
+    command = declare(commands, "process", process, "curation-features process trip", RESULT_FIELDS)
     _batch_arguments(command)
     command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
 
-    example = "curation-features materialize data/batches/trip.json"
     fields = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
-    command = declare(commands, "materialize", materialize, example, fields)
+    command = declare(commands, "materialize", materialize, "curation-features materialize trip", fields)
     _batch_arguments(command)
 
-    command = declare(commands, "submit", submit, "curation-features submit data/batches/trip.json", SUBMIT_FIELDS)
-    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command = declare(commands, "submit", submit, "curation-features submit trip", SUBMIT_FIELDS)
+    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
 
 
 def _batch_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("manifest", type=Path, metavar="MANIFEST", help="a batch manifest, bare or as a CloudEvent")
+    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
     command.add_argument(
         "--vocabulary", metavar="NAME_OR_FILE", help="label with this one, whatever the manifest asks for"
     )
@@ -70,7 +70,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         raise UsageError("--json and --output -: only one of them can be on standard output")
     if args.output and args.retry_failed:
         raise UsageError("--output and --retry-failed: leave one out; a retry needs the data folder")
-    batch = read_manifest(args.manifest)
+    batch = read_manifest(find_manifest(args.manifest, settings))
     stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
@@ -119,6 +119,7 @@ def _measured(batch: Batch, stages: FeatureStages) -> tuple[Merged, Finished]:
         cached=sum(record.cached for record in distinct),
         partly_cached=sum(record.partly_cached for record in distinct),
         seconds=time.monotonic() - start,
+        records=merged.records,
     )
 
 
@@ -133,7 +134,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             with doing("starting Dagster"):
                 from curation_features.orchestration import launch
                 from curation_features.orchestration.project import build_definitions
-            batch = read_manifest(args.manifest)
+            batch = read_manifest(find_manifest(args.manifest, settings))
             stages, store = stages_of_run(settings, args.vocabulary), ArtifactStore(settings.data_path)
             stages.for_batch(batch)  # says at once what is wrong with its vocabulary
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
@@ -160,8 +161,9 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.incoming import submit as submit_manifest
     from curation_features.manifest import read_manifest
 
-    batch = read_manifest(args.manifest)
-    path = submit_manifest(args.manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
+    manifest = find_manifest(args.manifest, settings)
+    batch = read_manifest(manifest)
+    path = submit_manifest(manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
     fields = {"batch_id": batch.batch_id, "files": {"submitted": path}}
     return Outcome(
         fields, partial(say, f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it")

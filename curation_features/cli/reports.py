@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, declare
+from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import InputError, StoreError
-from curation_features.settings import Settings
+from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
     from curation_features.store import ArtifactStore
@@ -25,7 +25,7 @@ FIELDS = {"batch_id": "id of the batch", "photos": "how many photos are shown", 
 def register(commands: Any) -> None:
     """Declare the command of this module."""
     command = declare(commands, "report", report, "curation-features report trip --open", FIELDS)
-    command.add_argument("batch", metavar="BATCH", help="id of a finished batch")
+    command.add_argument("batch", metavar="BATCH", help=f"{BATCH_HELP}; it must be finished")
     command.add_argument(
         "--output", type=Path, metavar="FILE", help="write the page here (default: data/features/BATCH.html)"
     )
@@ -38,32 +38,28 @@ def report(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.store import ArtifactStore
 
     store = ArtifactStore(settings.data_path)
-    json_path, table_path = _finished(store, args.batch)
+    batch_id = batch_id_of(args.batch, settings)
+    json_path, table_path = _finished(store, batch_id)
     page = args.output or sheet_path(table_path)
     photos = photo_count(table_path)
     # Beside the features no run may replace them meanwhile; elsewhere, the data folder need not be one to write to.
-    alone = nullcontext() if args.output else store.exclusive(args.batch)
+    alone = nullcontext() if args.output else store.exclusive(batch_id)
     with alone, progress("making the page", photos) as bar:
         write_sheet(page, table_path, _digest(json_path), settings, bar.advance)
     if args.open:
         _show(page)
-    fields = {"batch_id": args.batch, "photos": photos, "files": {"page": page}}
+    fields = {"batch_id": batch_id, "photos": photos, "files": {"page": page}}
     return Outcome(fields, partial(say, str(page)))
 
 
 def _finished(store: ArtifactStore, batch_id: str) -> tuple[Path, Path]:
     """The JSON file and the table of a batch. Raises `InputError`: it was never finished; says what to do."""
-    folder = store.data_path / "features"
-    finished = sorted(path.stem for path in folder.glob("[A-Za-z0-9]*.json"))
+    finished = store.finished_batch_ids()
     if batch_id in finished:
-        json_path, table_path = store.feature_paths(batch_id)
-        return json_path, table_path
-    name = Path(batch_id).stem  # of a manifest, perhaps
-    near = [name] if name in finished else difflib.get_close_matches(batch_id, finished)
-    remedy = (
-        f"did you mean {' or '.join(map(repr, near))}?" if near else "to make them: curation-features process MANIFEST"
-    )
-    raise InputError(f"there are no finished features of batch {batch_id!r} in {folder}; {remedy}")
+        return store.feature_paths(batch_id)
+    remedy = nearest(Path(batch_id).stem, finished) or "; to make them: curation-features process MANIFEST"
+    folder = store.data_path / "features"
+    raise InputError(f"there are no finished features of batch {batch_id!r} in {folder}{remedy}")
 
 
 def _digest(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from curation_features.cli.terminal import console, printable, say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
     from curation_features.schema import PhotoRecord
     from curation_features.stages import Merged
@@ -21,9 +24,11 @@ FEW = 20
 """Batches of so many photos are listed whole; of others some of each kind."""
 
 _FAULTY = 10
-_BEST = 5
+_EXTREMES = 3
 _LABELS = 5
 _BAR = 12
+_LABEL, _REASON, _CAUSE = 13, 26, 40
+"""Columns of the terminal, at least, for a label, a reason and a cause."""
 
 SPEED_FIELDS = {"seconds": "how long it took", "photos_per_second": "photos by seconds"}
 RESULT_FIELDS = {
@@ -52,6 +57,7 @@ class Finished:
         partly_cached: how many others came out of the cache in part.
         seconds: how long they took.
         run_id: of the run in Dagster; empty where there was none.
+        records: of its artifacts, with raw measurements; by default those of the table that was written.
     """
 
     document: Mapping[str, Any]
@@ -60,6 +66,7 @@ class Finished:
     seconds: float
     partly_cached: int = 0
     run_id: str = ""
+    records: Sequence[PhotoRecord] = ()
 
 
 def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
@@ -88,7 +95,8 @@ def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = 
         **speed(finished.photos, finished.seconds),
         **({"run_id": finished.run_id} if finished.run_id else {}),
     }
-    return Outcome(fields, _nothing if silent else partial(_show, merged, fields))
+    measured = partial(_measured, finished, files.get("table"))
+    return Outcome(fields, _nothing if silent else partial(_show, merged, fields, measured))
 
 
 def speed(photos: int, seconds: float) -> dict[str, float]:
@@ -106,6 +114,25 @@ def _merged(document: Mapping[str, Any]) -> Merged:
     from curation_features.stages import Merged
 
     return Merged(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
+
+
+def _measured(finished: Finished, table: Path | None) -> Merged:
+    """The artifacts of a batch with their raw measurements."""
+    from curation_features.schema import METRICS
+    from curation_features.stages import Merged
+    from curation_features.tables import STAGE_TABLES, read_rows, record_of
+
+    if finished.records or table is None:
+        return Merged(dict(finished.document), finished.records, {})
+    photo = ("photo_id", "image_uri", "sha256", "format", "width", "height", "errors", "artifact")
+    scores = [name for metric in METRICS for name in (metric.name, *(raw.name for raw in metric.raw))]
+    artifacts, records = [], []
+    for row in read_rows(table, [*photo, *scores]):
+        record = record_of(row)
+        STAGE_TABLES["technical_metrics"].restore(record, row)
+        artifacts.append(json.loads(row["artifact"]))
+        records.append(record)
+    return Merged({"artifacts": artifacts}, records, {})
 
 
 def _record(artifact: Mapping[str, Any]) -> PhotoRecord:
@@ -128,15 +155,15 @@ def _nothing() -> None:
     pass
 
 
-def _show(merged: Merged, fields: Mapping[str, Any]) -> None:
+def _show(merged: Merged, fields: Mapping[str, Any], measured: Callable[[], Merged]) -> None:
     from rich.columns import Columns
     from rich.text import Text
 
     terminal = console()
-    for title, artifacts in _groups(merged):
+    for title, table in _tables(merged, terminal.width, measured):
         if title:
             terminal.print(Text(title, style="bold"))
-        terminal.print(_table(artifacts, terminal.width))
+        terminal.print(table)
     if len(merged.records) > FEW:
         terminal.print(Text(f"All {len(merged.records)} photos are in the files below.", style="dim"))
     terminal.print()
@@ -155,73 +182,135 @@ def _show(merged: Merged, fields: Mapping[str, Any]) -> None:
         say(f"Dagster run {fields['run_id']}; `make dev` shows it in the browser", style="dim")
 
 
-def _groups(merged: Merged) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """What is listed of a batch, with a title where that is not all of it: what went wrong, the best and the worst."""
-    from curation_features.stages.summary import picks
+_Photo = tuple[str, Mapping[str, Any]]
+"""The path that a photo is told by, and its artifact."""
 
-    by_status: dict[str, list[Mapping[str, Any]]] = {"failed": [], "degraded": [], "ok": []}
-    for artifact in merged.document["artifacts"]:
-        by_status[artifact["features"]["status"]].append(artifact)
+
+def _tables(merged: Merged, width: int, measured: Callable[[], Merged]) -> Iterator[tuple[str, RenderableType]]:
+    """What is listed of a batch, with titles where that is not all: what failed or lacks a value, and the extremes."""
+    by_status: dict[str, list[_Photo]] = {"failed": [], "degraded": [], "ok": []}
+    for name, artifact in _named(merged.document["artifacts"]):
+        by_status[artifact["features"]["status"]].append((name, artifact))
+    failed, degraded, ok = by_status.values()
     if len(merged.records) <= FEW:
-        yield "", [artifact for artifacts in by_status.values() for artifact in artifacts]
+        if failed:
+            yield "", _failures(failed, width)
+        if degraded or ok or not failed:
+            yield "", _scores([*degraded, *ok], width)
         return
-    for status in ("failed", "degraded"):
-        found = by_status[status]
-        if found:
-            yield f"{status}: {_of(min(len(found), _FAULTY), len(found))}", found[:_FAULTY]
-    picked = picks(merged, _BEST)
-    for title, chosen in (("best", picked.best), ("worst", picked.worst)):
-        if chosen:
-            yield f"{title} by the mean of their scores", [pick.artifact for pick in chosen]
+    if failed:
+        yield _counted("failed", failed), _failures(failed[:_FAULTY], width)
+    if degraded:
+        yield _counted("degraded", degraded), _scores(degraded[:_FAULTY], width)
+    if extremes := _extremes(measured(), width):
+        yield "look at these first: the bad end of each score in this batch", extremes
 
 
-def _of(shown: int, count: int) -> str:
-    return f"{count}" if shown == count else f"{count}, of which these are the first {shown}"
+def _counted(status: str, photos: Sequence[_Photo]) -> str:
+    more = f", of which these are the first {_FAULTY}" if len(photos) > _FAULTY else ""
+    return f"{status}: {len(photos)}{more}"
 
 
-def _table(artifacts: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
-    from rich.table import Table
+def _named(artifacts: Sequence[Mapping[str, Any]]) -> list[_Photo]:
+    from curation_features.report.text import display_paths
+
+    return list(zip(display_paths(artifacts), artifacts, strict=True))
+
+
+def _scores(photos: Sequence[_Photo], width: int) -> RenderableType:
+    """Photos with their scores and their best label."""
     from rich.text import Text
 
     from curation_features.schema import METRIC_NAMES
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    names = min(max(16, width - 64), 40)
-    table.add_column("photo", min_width=14, max_width=names, no_wrap=True)
+    others = sum(len(name) + 1 for name in ("degraded", *METRIC_NAMES))
+    names = min(max(16, width - others - _LABEL - 1), 40)
+    table = _table()
+    table.add_column("photo", width=names, overflow="fold")
     table.add_column("status", no_wrap=True, min_width=len("degraded"))
     for name in METRIC_NAMES:
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("best label", no_wrap=True, min_width=13)
-    for artifact in artifacts:
-        table.add_row(*(Text(printable(text), style=style) for text, style in _cells(artifact)))
+    table.add_column("best label", no_wrap=True, max_width=max(_LABEL, width - others - names - 1))
+    for name, artifact in photos:
+        table.add_row(_path(name, 2 * names), *(Text(printable(text), style) for text, style in _cells(artifact)))
     return table
 
 
 def _cells(artifact: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The cells of a photo's row, each with its style."""
+    """The cells of a measured photo's row, after its name, each with its style."""
     from curation_features.schema import METRIC_NAMES
 
-    features = artifact["features"]
-    record = _record(artifact)
-    yield Path(str(artifact.get("original_uri") or artifact["photo_id"])).name, ""
-    yield features["status"], {"failed": "red", "degraded": "yellow"}.get(features["status"], "")
+    status, record = artifact["features"]["status"], _record(artifact)
+    yield status, "yellow" if status == "degraded" else ""
     for name in METRIC_NAMES:
         measurement = record.measurements.get(name)
         yield "-" if measurement is None else f"{measurement.score:.3f}", ""
     if record.labelling:
         yield f"{record.labelling.labels[0].confidence:.2f} {record.labelling.labels[0].label}", ""
     else:
-        yield ("- " + features["errors"][0]["reason"] if features["status"] == "failed" else "-"), "yellow"
+        yield "-", "yellow"
+
+
+def _failures(photos: Sequence[_Photo], width: int) -> RenderableType:
+    """Photos of which nothing was measured, with the reason."""
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("photo", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for name, artifact in photos:
+        reasons = dict.fromkeys(error["reason"] for error in artifact["features"]["errors"])
+        told = Text(printable(", ".join(reasons)), "yellow")
+        table.add_row(_path(name, width - _REASON - len("failed") - 2), Text("failed", "red"), told)
+    return table
+
+
+def _extremes(measured: Merged, width: int) -> RenderableType | None:
+    """The photos at the bad end of each score, with the cause."""
+    from rich.text import Text
+
+    from curation_features.stages.summary import extremes
+
+    found = extremes(measured, _EXTREMES)
+    if not found:
+        return None
+    photos = _named(measured.document["artifacts"])
+    table = _table()
+    for column in ("score", "why", "photo"):
+        table.add_column(column, no_wrap=True)
+    for extreme in found:
+        room = width - len("sharpness") - _CAUSE - 2
+        table.add_row(extreme.metric, Text(extreme.told), _path(photos[extreme.photo.position][0], room))
+    return table
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+
+
+def _path(path: str, width: int) -> Text:
+    """A path in so many columns; one that is longer loses its beginning, as its end tells more."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    text = printable(path)
+    if cell_len(text) > width:
+        while cell_len(text) >= width:
+            text = text[1:]
+        text = f"\N{HORIZONTAL ELLIPSIS}{text}"
+    return Text(text)
 
 
 def _labels(labels: Sequence[Mapping[str, Any]], full: str) -> RenderableType | None:
     """The most frequent first labels, with a bar for the share that each has."""
     if not labels:
         return None
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table = _table()
     table.add_column("first label", max_width=20, no_wrap=True)
     table.add_column("", width=_BAR, no_wrap=True)
     table.add_column("photos", justify="right", no_wrap=True)
@@ -238,9 +327,7 @@ def _percentiles(scores: Mapping[str, Mapping[int, float]]) -> RenderableType | 
     """Where most of the scores lie."""
     if not scores:
         return None
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table = _table()
     table.add_column("score", no_wrap=True)
     for rank in next(iter(scores.values())):
         table.add_column(f"{rank} %" if rank != 50 else "median", justify="right", no_wrap=True)

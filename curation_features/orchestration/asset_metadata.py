@@ -15,7 +15,7 @@ def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, A
     """Metadata of the materialization of an asset; `stages` are those that it was made with."""
     if result.finished is not None:
         links = artifact_links(result.finished.artifact, result.finished.sheet)
-        return {**feature_metadata(result.finished.merged, Thumbnails(stages.settings)), **links}
+        return {**links, **feature_metadata(result.finished.merged, Thumbnails(stages.settings))}
     if result.stage is not None and result.stats is not None:
         passed = {"pass": result.pass_version} if result.pass_version else {}
         return {**stage_metadata(result.stage, result.stats, result.plan), **passed}
@@ -23,6 +23,6 @@ def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, A
     return {
         "labels": len(vocabulary.labels),
         "templates": len(vocabulary.templates),
-        "missing": missing_metadata(result.plan),
+        **missing_metadata(result.plan),
         "path": dg.MetadataValue.path(str(stages.classifier.label_file)),
     }

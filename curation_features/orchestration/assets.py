@@ -15,6 +15,7 @@ from curation_features.events import Outbox
 from curation_features.orchestration.automation import RECONCILE
 from curation_features.orchestration.batch_run import BatchRun
 from curation_features.orchestration.checks import CHECK_SPECS
+from curation_features.orchestration.interrupts import interruptible
 from curation_features.orchestration.liveness import alive
 from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
@@ -132,7 +133,7 @@ with warnings.catch_warnings():
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
         context.log.addFilter(_is_news)
-        with alive(context.instance, context.run.run_id):
+        with alive(context.instance, context.run.run_id), interruptible(context):
             run = BatchRun(context, stages, store, events)
             for batch_id in run.batch_ids():
                 run.attempt(batch_id)

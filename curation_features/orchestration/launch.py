@@ -18,6 +18,7 @@ from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt, observe
 from curation_features.orchestration.assets import SPECS
 from curation_features.orchestration.batch_run import METRICS, RETRY_FAILED
+from curation_features.orchestration.interrupts import AT_TERMINAL
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
@@ -127,7 +128,7 @@ def materialize(
         retry_failed: only photos that failed for a reason that may pass are read and measured.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted; Dagster knows it as failed.
+        KeyboardInterrupt: the run was interrupted; Dagster knows it as canceled.
     """
     job = definitions.resolve_job_def("extract_features")
     result = job.execute_in_process(
@@ -135,8 +136,10 @@ def materialize(
         partition_key=batch.batch_id,
         raise_on_error=False,
         run_config=_QUIET,
-        tags={**manifest_tags(batch), **({RETRY_FAILED: "true"} if retry_failed else {})},
+        tags={**manifest_tags(batch), AT_TERMINAL: "true", **({RETRY_FAILED: "true"} if retry_failed else {})},
     )
+    if result.dagster_run.status is dg.DagsterRunStatus.CANCELED:
+        raise KeyboardInterrupt
     failures = {
         event.step_key or "": _told(event) for event in result.filter_events(lambda event: event.is_step_failure)
     }
@@ -161,6 +164,6 @@ def _told(event: dg.DagsterEvent) -> str:
     log.info("Step %s failed: %s", event.step_key, error.to_string())
     while error.cause:
         error = error.cause
-    if error.cls_name == "DagsterExecutionInterruptedError":  # what Dagster makes of a KeyboardInterrupt
+    if error.cls_name == "DagsterExecutionInterruptedError":  # it came while Dagster was at work, before the step
         raise KeyboardInterrupt
     return error.message.strip()

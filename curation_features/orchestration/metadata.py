@@ -11,22 +11,24 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from curation_features.report.text import file_name, one_line
+from curation_features.report.text import display_paths, one_line
 from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
 from curation_features.stages import Merged, Plan, RunStats
 from curation_features.stages.summary import (
+    Extreme,
     Percentiles,
-    Pick,
+    Photo,
     error_counts,
+    extremes,
+    failed_photos,
     label_distribution,
-    picks,
     score_percentiles,
 )
 from curation_features.store import FeatureArtifact, StageArtifact
@@ -36,6 +38,7 @@ Thumbnail = Callable[[PhotoRecord], bytes | None]
 """Gives a small JPEG of a record's photo, or None."""
 
 _ROWS_SHOWN = 10
+_EXTREMES = 3
 _LABELS_SIZE = 9_000  # characters of JSON
 _NAME_LENGTH, _LABEL_LENGTH = 40, 40  # characters
 _BAR_LENGTH = 20
@@ -70,21 +73,22 @@ def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict
         "dagster/partition_row_count": stats.photos,
         "manifest": artifact.metadata["manifest"],
         "versions": dg.MetadataValue.json(artifact.metadata["versions"]),
-        "missing": missing_metadata(plan),
+        **missing_metadata(plan),
         "path": dg.MetadataValue.path(str(artifact.path)),
         "dagster/uri": _uri(artifact.path),
     }
 
 
-def missing_metadata(plan: Plan) -> dg.JsonMetadataValue:
-    """Why parts of a degraded run are defaults."""
-    return dg.MetadataValue.json({part: one_line(error.message, 400) for part, error in plan.missing.items()})
+def missing_metadata(plan: Plan) -> dict[str, dg.JsonMetadataValue]:
+    """Why parts of a degraded run are defaults, as `missing`; empty where nothing is missing."""
+    told = {part: one_line(error.message, 400) for part, error in plan.missing.items()}
+    return {"missing": dg.MetadataValue.json(told)} if told else {}
 
 
 def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict[str, Any]:
     """Where the finished features are, and their contact sheet if there is one.
 
-    It is a path to copy: browsers follow no link from a server's page to a file.
+    Paths to copy: Dagster opens URLs, and browsers follow none from a server's page to a file (`file://`).
     """
     files = {
         "json": artifact.json_path,
@@ -102,24 +106,25 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
 
 
 def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
-    """Counts by status, the best and the worst photos, labels, scores and errors; less than 60 kB.
+    """Counts by status, the photos to look at first, labels, scores and errors; less than 60 kB.
 
     Args:
-        thumbnail: makes the small images beside the best and the worst photos; by default there are none.
+        thumbnail: makes the small images beside the photos to look at; by default there are none.
     """
-    chosen, percentiles = picks(merged), score_percentiles(merged)
+    chosen, names, percentiles = extremes(merged, _EXTREMES), _names(merged), score_percentiles(merged)
     counts = {"photos": len(merged.records)}
     counts.update({f"photos_{status}": count for status, count in merged.statuses().items()})
     tables = {
+        "extremes": _extreme_table(chosen, names),
         "errors": _error_table(merged),
-        "failed_photos": _failed_table(chosen.failed),
+        "failed_photos": _failed_table(failed_photos(merged), names),
         "scores": _score_table(merged, percentiles),
         "label_distribution": _label_table(merged),
     }
     return {
         **counts,
-        **({"best_and_worst": _gallery(chosen.best, chosen.worst, thumbnail)} if chosen.best or chosen.worst else {}),
         **{name: table for name, table in tables.items() if table.records},
+        **({"extremes_in_pictures": _gallery(chosen, names, thumbnail)} if chosen else {}),
         **{f"{part}_version": version for part, version in merged.version.items()},
         **_flat(percentiles),
         "labels": dg.MetadataValue.json(_bounded(merged.label_counts())),
@@ -217,25 +222,41 @@ def _error_table(merged: Merged) -> dg.TableMetadataValue:
     )
 
 
+_EXTREME_COLUMNS = {
+    "score": ("string", "name of the score at whose bad end the photo is, in this batch"),
+    "why": ("string", "the cause, and what was measured"),
+    "photo": ("string", "path of the photo's file, in the folder of all"),
+    "photo_id": ("string", "beginning of the photo's id"),
+}
+
+
+def _extreme_table(chosen: Sequence[Extreme], names: Sequence[str]) -> dg.TableMetadataValue:
+    rows = ({"score": found.metric, "why": found.told, **_told(found.photo, names)} for found in chosen)
+    return _table(_EXTREME_COLUMNS, rows)
+
+
 _FAILED_COLUMNS = {
-    "photo": ("string", "name of the photo's file"),
+    "photo": ("string", "path of the photo's file, in the folder of all"),
     "reason": ("string", "why nothing was measured"),
     "photo_id": ("string", "beginning of the photo's id"),
 }
 
 
-def _failed_table(failed: tuple[Pick, ...]) -> dg.TableMetadataValue:
+def _failed_table(failed: Sequence[Photo], names: Sequence[str]) -> dg.TableMetadataValue:
     rows = [
         {
-            "photo": _name(pick),
-            "reason": one_line(pick.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
-            "photo_id": one_line(pick.record.photo_id, 12),
+            **_told(photo, names),
+            "reason": one_line(photo.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
         }
-        for pick in failed[:_ROWS_SHOWN]
+        for photo in failed[:_ROWS_SHOWN]
     ]
     if len(failed) > _ROWS_SHOWN:
         rows.append({"photo": f"{len(failed) - _ROWS_SHOWN} more", "reason": "", "photo_id": ""})
     return _table(_FAILED_COLUMNS, rows)
+
+
+def _told(photo: Photo, names: Sequence[str]) -> dict[str, str]:
+    return {"photo": names[photo.position], "photo_id": one_line(photo.record.photo_id, 12)}
 
 
 def _table(columns: Mapping[str, tuple[str, str]], rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
@@ -247,28 +268,23 @@ def _table(columns: Mapping[str, tuple[str, str]], rows: Iterable[Mapping[str, A
 
 # The gallery ---------------------------------------------------------------------------------------------------------
 
-_EXPLANATION = (
-    "*Overall* is the mean of the measured scores, each turned so that 1 is best. It only orders these photos; "
-    "a photo with a missing score is never among the best."
-)
 
-
-def _gallery(best: Iterable[Pick], worst: Iterable[Pick], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
-    """The best and the worst photos as a Markdown table."""
-    names = [metric.name for metric in METRICS]
-    lines = [f"| | | photo | overall | {' | '.join(names)} | labels |", "|" + " --- |" * (len(names) + 5)]
-    for title, chosen in (("best", best), ("worst", worst)):
-        for place, pick in enumerate(chosen, 1):
-            scores = [pick.overall, *(_score(pick.record, name) for name in names)]
-            cells = [
-                f"**{title}&nbsp;{place}**",
-                _image(pick.record, thumbnail),
-                _inert(_name(pick)),
-                *("-" if score is None else f"{score:.3f}" for score in scores),
-                _labels(pick.record),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return dg.MetadataValue.md("\n".join([*lines, "", _EXPLANATION]))
+def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
+    """The extremes as a Markdown table of pictures, each photo once, with all that makes it one."""
+    metrics = [metric.name for metric in METRICS]
+    lines = [f"| | photo | why | {' | '.join(metrics)} | labels |", "|" + " --- |" * (len(metrics) + 4)]
+    for photo in {found.photo.position: found.photo for found in chosen}.values():
+        why = [found.told for found in chosen if found.photo is photo]
+        scores = [_score(photo.record, name) for name in metrics]
+        cells = [
+            _image(photo.record, thumbnail),
+            _inert(names[photo.position]),
+            _inert(", ".join(why)),
+            *("-" if score is None else f"{score:.3f}" for score in scores),
+            _labels(photo.record),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return dg.MetadataValue.md("\n".join(lines))
 
 
 def _image(record: PhotoRecord, thumbnail: Thumbnail | None) -> str:
@@ -291,8 +307,9 @@ _AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
 
-def _name(pick: Pick) -> str:
-    return file_name(pick.artifact, pick.record, _NAME_LENGTH)
+def _names(merged: Merged) -> list[str]:
+    """What each photo of a batch is called: its path in the folder of all, or its id."""
+    return display_paths(merged.document["artifacts"], _NAME_LENGTH)
 
 
 def _inert(text: str) -> str:

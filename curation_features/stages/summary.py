@@ -1,20 +1,21 @@
-"""What a finished batch looks like at a glance: percentiles of its scores, its labels, its errors, its best and worst.
+"""What a finished batch looks like at a glance: percentiles of its scores, its labels, its errors, what to look at.
 
 Pure functions over `Merged`. Artifacts of one photo count one by one, as they do in the artifacts that are written;
-only `picks` shows a photo once.
+only `extremes` and `failed_photos` name a photo once.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from curation_features.schema import METRICS, PhotoRecord
+from curation_features.schema import METRICS, Measurement, PhotoRecord
 from curation_features.stages.merge import Merged
 
 PERCENTILES = (5, 50, 95)
@@ -40,27 +41,36 @@ class ErrorCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
-    """One photo of a batch: its enriched artifact, its record and its `overall` score."""
+class Photo:
+    """One photo of a batch: its place in it, its enriched artifact and its record."""
 
+    position: int
     artifact: Mapping[str, Any]
     record: PhotoRecord
-    overall: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Picks:
-    """Photos worth a look; none of them is in two of the three.
+class Extreme:
+    """A photo at the bad end of one metric, among the photos of its batch.
 
     Attributes:
-        best: complete measurements only, best first.
-        worst: the lowest of all that were measured, lowest first.
-        failed: nothing was measured; in the order of the batch.
+        metric: name of the metric.
+        cause: why it stands there, in a few words: "least sharp", "dark".
+        measure: what was measured: the name of a raw measurement, or of the metric.
+        value: the number that was measured, in the unit of `measure`.
     """
 
-    best: tuple[Pick, ...]
-    worst: tuple[Pick, ...]
-    failed: tuple[Pick, ...]
+    metric: str
+    cause: str
+    measure: str
+    value: float
+    photo: Photo
+
+    @property
+    def told(self) -> str:
+        """Cause and number: "least sharp (tenengrad 24.3)"."""
+        number = f"{self.value:.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
+        return f"{self.cause} ({self.measure} {number})"
 
 
 Percentiles = dict[str, dict[int, float]]
@@ -110,36 +120,89 @@ def overall(record: PhotoRecord) -> float | None:
     return math.fsum(turned) / len(turned) if turned else None
 
 
-def picks(merged: Merged, n: int = 3) -> Picks:
-    """The best and the worst `n` photos by `overall`, and all that failed.
+def extremes(merged: Merged, n: int = 3) -> list[Extreme]:
+    """For each metric, in the order of `METRICS`, the `n` photos at its bad end in this batch, and the cause.
 
-    Ties go by the order of the batch. Of a batch with less than `2 n` measured photos, the best get the larger half.
-    Only `ok` photos are among the best: a mean over fewer scores says less.
+    They are what to look at first, and no judgement: the darkest photo of a good batch may be a good photo. The raw
+    measurement decides, as scores saturate; ties go by the order of the batch. Absent are metrics that nothing
+    measured, and photos that lose nothing.
     """
     photos = list(_distinct(merged))
-    measured = [(pick.overall, place, pick) for place, pick in enumerate(photos) if pick.overall is not None]
-    falling = [pick for _, _, pick in sorted(measured, key=lambda entry: (-entry[0], entry[1]))]
-    rising = [pick for _, _, pick in sorted(measured, key=lambda entry: entry[:2])]
-    best = [pick for pick in falling if _status(pick) == "ok"][: min(n, (len(measured) + 1) // 2)]
-    worst = [pick for pick in rising if pick not in best][:n]
-    failed = [pick for pick in photos if _status(pick) == "failed"]
-    return Picks(tuple(best), tuple(worst), tuple(failed))
+    found = []
+    for metric, finding in _FINDINGS.items():
+        measured = [photo for photo in photos if _score(photo.record, metric) is not None]
+        ranked = ((finding(photo.record.measurements[metric]), photo) for photo in measured)
+        worst = heapq.nsmallest(
+            n, (entry for entry in ranked if math.isfinite(entry[0][0])), key=lambda entry: entry[0][0]
+        )
+        found += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
+    return found
 
 
-def _distinct(merged: Merged) -> Iterator[Pick]:
+def failed_photos(merged: Merged) -> list[Photo]:
+    """The photos of which nothing was measured, in the order of the batch."""
+    return [photo for photo in _distinct(merged) if photo.artifact["features"]["status"] == "failed"]
+
+
+def _distinct(merged: Merged) -> Iterator[Photo]:
     """The photos of a batch in order, each once, under whatever ids its bytes go."""
     seen: set[tuple[str, ...]] = set()
-    for artifact, record in zip(merged.document["artifacts"], merged.records, strict=True):
+    for position, (artifact, record) in enumerate(zip(merged.document["artifacts"], merged.records, strict=True)):
         identity = (record.info.sha256,) if record.info else (record.photo_id, record.image_uri)
         if identity not in seen:
             seen.add(identity)
-            yield Pick(artifact, record, overall(record))
-
-
-def _status(pick: Pick) -> str:
-    return str(pick.artifact["features"]["status"])
+            yield Photo(position, artifact, record)
 
 
 def _score(record: PhotoRecord, metric: str) -> float | None:
     measurement = record.measurements.get(metric)
     return None if measurement is None else measurement.score
+
+
+# The bad end of each metric ------------------------------------------------------------------------------------------
+
+_Finding = tuple[float, str, str, float]
+"""Rank (lowest first; NaN: not among them), cause, measure and value."""
+
+_NOTHING: _Finding = (math.nan, "", "", math.nan)
+
+
+def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Finding]:
+    """By a raw measurement; `sign` is 1 where low is bad, and -1 where high is."""
+
+    def finding(measurement: Measurement) -> _Finding:
+        value = measurement.raw.get(name, math.nan)
+        return sign * value, cause, name, value
+
+    return finding
+
+
+def _by_clip_iqa(measurement: Measurement) -> _Finding:
+    """By the score, as it has no raw measurement."""
+    value = math.nan if measurement.score is None else measurement.score
+    return value, "a bad photo to CLIP", "clip_iqa", value
+
+
+def _by_exposure(measurement: Measurement) -> _Finding:
+    """By the score before it is limited, `0.5 M + 0.5 D - C`; the cause is the part that costs most of it."""
+    names = ("p1", "p50", "p99", "clipped_low", "clipped_high")
+    p1, p50, p99, low, high = (measurement.raw.get(name, math.nan) for name in names)
+    costs = [
+        (abs(p50 - 0.5), "dark" if p50 < 0.5 else "bright", "p50", p50),
+        ((1 - (p99 - p1)) / 2, "little contrast", "p99 - p1", p99 - p1),
+        (low, "shadows clipped", "clipped_low", low),
+        (high, "highlights clipped", "clipped_high", high),
+    ]
+    lost = math.fsum(cost for cost, *_ in costs)
+    if not lost > 0:  # NaN, too
+        return _NOTHING
+    return (-lost, *max(costs, key=lambda cost: cost[0])[1:])
+
+
+_FINDINGS: Mapping[str, Callable[[Measurement], _Finding]] = {
+    "sharpness": _by_raw("tenengrad", "least sharp", 1),
+    "exposure": _by_exposure,
+    "noise": _by_raw("noise_sigma", "noisiest", -1),
+    "clip_iqa": _by_clip_iqa,
+    "brisque": _by_raw("brisque_raw", "least natural", -1),
+}

@@ -287,7 +287,9 @@ def test_metadata_is_plain_and_inert(pipeline, world) -> None:
     pipeline.accept(world.batch([odd], "odd"))
     assert pipeline.run("odd").success
     shown = pipeline.record("features", "odd").asset_materialization.metadata
-    assert "<script>" not in shown["best_and_worst"].value
+    assert "<script>" not in shown["extremes_in_pictures"].value
+    names = list(shown)
+    assert names.index("contact_sheet") < names.index("extremes") < names.index("sharpness_p05")
     assert shown["photos_ok"].value == 1
     pixels = {**pipeline.record("image_embeddings", "odd").asset_materialization.metadata}
     pixels.update(pipeline.record("technical_metrics", "odd").asset_materialization.metadata)

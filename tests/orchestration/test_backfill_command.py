@@ -202,6 +202,13 @@ def test_batches_that_this_dagster_does_not_know_are_named(
     assert dagster.launched[0]["partitionNames"] == ["trip", "walk"]
 
 
+def test_a_batch_may_be_named_by_its_manifest(dagster: FakeDagster, tmp_path) -> None:
+    (tmp_path / "mine.json").write_text('{"batch_id": "walk", "artifacts": []}')
+    dagster.polls = [lambda: progress("COMPLETED_SUCCESS", 5)]
+    assert main(["backfill", "walk", str(tmp_path / "mine.json"), "--url", dagster.url]) == 0
+    assert [params["partitionNames"] for params in dagster.launched] == [["walk"]]
+
+
 def test_an_unknown_batch_is_wrong_usage(dagster: FakeDagster, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backfill", "trip", "nowhere", "--url", dagster.url]) == 2
     assert "no such batch: nowhere" in capsys.readouterr().err

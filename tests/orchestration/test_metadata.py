@@ -50,12 +50,18 @@ def features_of(world, *artifacts: Mapping[str, Any]) -> Merged:
     return FeaturesService(stages=world.stages()).run(world.batch(artifacts))
 
 
+RAW = {"sharpness": {"tenengrad": 900.0}, "noise": {"noise_sigma": 0.01}, "brisque": {"brisque_raw": 30.0}}
+
+
 def measured(name: str, score: float, labels: tuple[LabelScore, ...] = (LabelScore("a", 0.9, 0.3),)) -> PhotoRecord:
     return PhotoRecord(
         name,
         f"{name}.jpg",
         PhotoInfo(name, "JPEG", 3, 2),
-        measurements={metric: Measurement(1 - score if metric == "noise" else score) for metric in METRIC_NAMES},
+        measurements={
+            metric: Measurement(1 - score if metric == "noise" else score, RAW.get(metric, {}))
+            for metric in METRIC_NAMES
+        },
         labelling=Labelling(labels, (0.3,) * 6, 0.5),
     )
 
@@ -141,7 +147,7 @@ def test_an_empty_batch_and_one_that_failed_can_be_shown() -> None:
     gone = PhotoRecord("x", "x.jpg", failure=FeatureError("photo", "missing", "no such file"))
     shown = feature_metadata(merged_of([gone]))
     assert shown["labels"].data == {}
-    assert "best_and_worst" not in shown
+    assert not {"extremes", "extremes_in_pictures"} & shown.keys()
     assert stored(shown)
 
 
@@ -153,30 +159,55 @@ def test_labels_are_shown_most_frequent_first_with_their_share() -> None:
     ]  # fmt: skip
 
 
-# The gallery
+# What to look at first
 
 
-def test_the_best_and_the_worst_are_shown_with_their_image_scores_and_labels(world) -> None:
+def test_extremes_are_a_table_in_the_page_with_causes(world) -> None:
+    shown = feature_metadata(features_of(world, *(world.photo(f"{n}.png", n) for n in range(4))))
+    rows = records_of(shown, "extremes")
+    assert [row["score"] for row in rows] == [name for name in METRIC_NAMES for _ in range(3)]
+    causes = {row["score"]: row["why"] for row in rows}
+    assert re.fullmatch(r"least sharp \(tenengrad [\d.]+\)", causes["sharpness"])
+    assert re.fullmatch(r"little contrast \(p99 - p1 0\.0?\d+\)", causes["exposure"])
+    assert all(re.fullmatch(r"[0-3]\.png", row["photo"]) and len(row["photo_id"]) == 12 for row in rows)
+    assert not any("best" in name or "worst" in name for name in shown)
+
+
+def test_extremes_are_shown_with_their_image_scores_and_labels(world) -> None:
     artifacts = [world.photo(f"{n}.png", n, size=(96, 64) if n else (64, 96)) for n in range(4)]
-    rows = cells(feature_metadata(features_of(world, *artifacts), Thumbnails(world.settings))["best_and_worst"].value)
-    assert [row[0] for row in rows] == [
-        f"<strong>{place}</strong>" for place in ("best\xa01", "best\xa02", "worst\xa01", "worst\xa02")
-    ]
+    shown = feature_metadata(features_of(world, *artifacts), Thumbnails(world.settings))
+    rows = cells(shown["extremes_in_pictures"].value)
+    why = {name: [row["why"] for row in records_of(shown, "extremes") if row["photo"] == name] for _, name, *_ in rows}
+    assert sum(map(len, why.values())) == 15
     for row in rows:
-        uri = re.fullmatch(r'<img src="data:image/jpeg;base64,([^"]+)" alt="" />', row[1])
+        uri = re.fullmatch(r'<img src="data:image/jpeg;base64,([^"]+)" alt="" />', row[0])
         assert uri is not None
         size = Image.open(BytesIO(base64.b64decode(uri[1]))).size
-        assert size == ((48, 72) if row[2] == "0.png" else (72, 48))
-        assert all(0 <= float(score) <= 1 for score in row[3:9])
-        assert re.fullmatch(r"(\w[\w ]*\xa0\d\.\d\d(, )?){3}", row[9])
+        assert size == ((48, 72) if row[1] == "0.png" else (72, 48))
+        assert row[2] == ", ".join(why[row[1]])
+        assert all(0 <= float(score) <= 1 for score in row[3:8])
+        assert re.fullmatch(r"(\w[\w ]*\xa0\d\.\d\d(, )?){3}", row[8])
 
 
 def test_a_photo_without_a_thumbnail_or_a_score_is_shown_without() -> None:
     record = measured("a", 0.5)
     record.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "flat"))
-    [row] = cells(feature_metadata(merged_of([record]), lambda _: None)["best_and_worst"].value)
-    assert row == ["<strong>worst\xa01</strong>", "", "a.jpg", "0.500", "0.500", "0.500", "-", "0.500", "0.500",
-                   "a\xa00.90"]  # fmt: skip
+    [row] = cells(feature_metadata(merged_of([record]), lambda _: None)["extremes_in_pictures"].value)
+    assert row == ["", "a.jpg", "least sharp (tenengrad 900), a bad photo to CLIP (clip_iqa 0.5), least natural "
+                   "(brisque_raw 30)", "0.500", "0.500", "-", "0.500", "0.500", "a\xa00.90"]  # fmt: skip
+
+
+def test_two_photos_of_one_name_are_told_apart_by_their_folders() -> None:
+    records = [measured(str(n), n / 2) for n in range(2)]
+    for record, folder in zip(records, ("100CANON", "101CANON"), strict=True):
+        record.image_uri = f"/home/jane/photos/{folder}/IMG_0001.JPG"
+    gone = PhotoRecord("x", "/home/jane/photos/x.jpg", failure=FeatureError("photo", "missing", "no such file"))
+    shown = feature_metadata(merged_of([*records, gone]))
+    assert {row["photo"] for row in records_of(shown, "extremes")} == {
+        "100CANON/IMG_0001.JPG", "101CANON/IMG_0001.JPG",
+    }  # fmt: skip
+    assert [row["photo"] for row in records_of(shown, "failed_photos")] == ["x.jpg"]
+    assert "jane" not in stored(shown)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +219,15 @@ def test_a_photo_without_a_thumbnail_or_a_score_is_shown_without() -> None:
         ({"original_uri": None, "std_uri": "what?.jpg"}, "what?.jpg"),
         ({"original_uri": "a/"}, "a"),
         ({"original_uri": "/"}, "the-id"),
-        ({"original_uri": "x" * 100 + ".jpg"}, "x" * 39 + "…"),
+        ({"original_uri": "x" * 100 + ".jpg"}, "…" + "x" * 35 + ".jpg"),
     ],
 )
 def test_a_photo_goes_by_the_name_of_its_file(fields, name) -> None:
     record = measured("the-id", 0.5)
     record.image_uri = fields.get("std_uri") or fields["original_uri"]
     shown = feature_metadata(merged_of([record], **{"std_uri": record.image_uri, **fields}))
-    assert cells(shown["best_and_worst"].value)[0][2] == name
+    assert cells(shown["extremes_in_pictures"].value)[0][1] == name
+    assert records_of(shown, "extremes")[0]["photo"] == name
 
 
 # What comes from outside
@@ -203,21 +235,20 @@ def test_a_photo_goes_by_the_name_of_its_file(fields, name) -> None:
 
 def test_names_and_labels_have_no_meaning_in_markdown() -> None:
     record = measured("a", 0.5, (LabelScore(HOSTILE, 0.9, 0.3),))
-    record.image_uri = HOSTILE
-    markdown = feature_metadata(merged_of([record]))["best_and_worst"].value
-    assert set(re.findall(r"<(\w+)", rendered(markdown))) == {"table", "thead", "tbody", "tr", "th", "td", "strong",
-                                                               "p", "em"}  # fmt: skip
+    record.image_uri = "<img src=x onerror=alert(1)>|`a|b`**c**"
+    markdown = feature_metadata(merged_of([record]))["extremes_in_pictures"].value
+    assert set(re.findall(r"<(\w+)", rendered(markdown))) == {"table", "thead", "tbody", "tr", "th", "td"}
     [row] = cells(markdown)
-    assert row[2] == "<img src=x onerror=alert(1)>|`a|b`**c**…"
-    assert row[9] == "<img src=x onerror=alert(1)>|`a|b`**c**…\xa00.90"
-    assert len(row) == 10
+    assert row[1] == record.image_uri
+    assert row[8] == "<img src=x onerror=alert(1)>|`a|b`**c**…\xa00.90"
+    assert len(row) == 9
 
 
 @pytest.mark.parametrize("address", ["www.evil.example", "a@evil.example", "HTTPS://evil.example"])
 def test_an_address_does_not_become_a_link(address) -> None:
     # Dagster links every text that looks like one, escaped or not; a character of no width breaks it.
-    shown = feature_metadata(merged_of([measured("a", 0.5, (LabelScore(address, 0.9, 0.3),))]))["best_and_worst"].value
-    text = cells(shown)[0][9]
+    merged = merged_of([measured("a", 0.5, (LabelScore(address, 0.9, 0.3),))])
+    text = cells(feature_metadata(merged)["extremes_in_pictures"].value)[0][8]
     assert not re.search(r"(https?://|www\.)\w|\w@\w", text, re.IGNORECASE)
     assert text.replace("\u2060", "").startswith(address)
 
@@ -227,7 +258,8 @@ def test_tables_hold_no_control_characters_and_no_signatures() -> None:
     gone = PhotoRecord("\x1b[0mid", "a\nb.jpg", failure=FeatureError("photo", "missing", message))
     labelled = measured("a", 0.5, (LabelScore("a\x1b[31m\u202eb", 0.9, 0.3),))
     shown = feature_metadata(merged_of([gone, labelled]))
-    rows = [*records_of(shown, "errors"), *records_of(shown, "failed_photos"), *records_of(shown, "label_distribution")]
+    names = ("extremes", "errors", "failed_photos", "label_distribution")
+    rows = [row for name in names for row in records_of(shown, name)]
     texts = [value for row in rows for value in row.values() if isinstance(value, str)]
     assert all(text.isprintable() and len(text) <= 160 for text in texts)
     assert any("s3://bucket/a.jpg?..." in text for text in texts)
@@ -306,8 +338,13 @@ def test_timings_that_are_no_plain_numbers_are_made_plain_or_left_out(tmp_path) 
 
 def test_what_is_missing_is_shown_with_its_reason(tmp_path) -> None:
     plan = Plan(missing={"embedding": FeatureError("image_embedding", "missing_weights", "CLIP is\x1b[0m not here")})
-    assert missing_metadata(plan).data == {"embedding": "CLIP is [0m not here"}
+    assert missing_metadata(plan)["missing"].data == {"embedding": "CLIP is [0m not here"}
     assert stage_metadata(stage(tmp_path / "a"), RunStats(), plan)["missing"].data.keys() == {"embedding"}
+
+
+def test_where_nothing_is_missing_nothing_is_said_of_it(tmp_path) -> None:
+    assert missing_metadata(Plan()) == {}
+    assert "missing" not in stage_metadata(stage(tmp_path / "a"), RunStats(), Plan())
 
 
 def test_links_lead_to_the_files(tmp_path) -> None:

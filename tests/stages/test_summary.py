@@ -1,4 +1,4 @@
-"""A batch at a glance: percentiles, labels, errors, the best and the worst photos."""
+"""A batch at a glance: percentiles, labels, errors, and the photos at the bad end of each metric."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from curation_features.schema import (
     PhotoRecord,
 )
 from curation_features.stages import Merged, merge
-from curation_features.stages.summary import error_counts, label_distribution, overall, picks, score_percentiles
+from curation_features.stages.summary import (
+    error_counts,
+    extremes,
+    failed_photos,
+    label_distribution,
+    overall,
+    score_percentiles,
+)
 
 LABELS = tuple("abcdef")
 FLAT = FeatureError("noise", "flat_image", "the image is flat")
@@ -56,10 +63,6 @@ def merged(records: Sequence[PhotoRecord]) -> Merged:
     artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri} for record in records]
     batch = batch_from({"batch_id": "b", "artifacts": artifacts})
     return merge(batch, records, {"technical": "1", "clip": "1"}, LABELS, ())
-
-
-def names(chosen) -> str:
-    return "".join(pick.record.photo_id for pick in chosen)
 
 
 def test_percentiles_are_of_what_was_measured() -> None:
@@ -111,53 +114,120 @@ def test_overall_is_the_mean_of_the_measured_scores_with_noise_turned_round() ->
     assert overall(unread("gone")) is None
 
 
-def test_the_best_and_the_worst_come_best_and_worst_first() -> None:
-    records = [photo(name, value / 10) for name, value in zip("dgbafceh", [4, 7, 2, 1, 6, 3, 5, 8], strict=True)]
-    found = picks(merged(records))
-    assert (names(found.best), names(found.worst), names(found.failed)) == ("hgf", "abc", "")
-    assert found.best[0].overall == pytest.approx(0.8)
-    assert found.best[0].artifact["features"]["status"] == "ok"
+# What to look at
+
+
+def raw(name: str, metric: str, score: float = 0.5, sha256: str = "", **values: float) -> PhotoRecord:
+    """A photo of which one metric was measured."""
+    record = photo(name, {metric: score}, sha256=sha256)
+    record.measurements[metric] = Measurement(score, values)
+    return record
+
+
+def exposed(name: str, p1: float = 0.0, p50: float = 0.5, p99: float = 1.0, low: float = 0.0, high: float = 0.0):
+    return raw(name, "exposure", p1=p1, p50=p50, p99=p99, clipped_low=low, clipped_high=high)
+
+
+def of_metric(found, metric: str) -> str:
+    return "".join(extreme.photo.record.photo_id for extreme in found if extreme.metric == metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "measure", "cause", "values", "order"),
+    [
+        ("sharpness", "tenengrad", "least sharp", {"a": 9000.0, "b": 20.5, "c": 15000.0, "d": 300.0}, "bda"),
+        ("noise", "noise_sigma", "noisiest", {"a": 0.01, "b": 0.2, "c": 0.001, "d": 0.05}, "bda"),
+        ("brisque", "brisque_raw", "least natural", {"a": 20.0, "b": 112.0, "c": -3.0, "d": 80.0}, "bda"),
+    ],
+)
+def test_raw_measurements_order_where_scores_saturate(metric, measure, cause, values, order) -> None:
+    records = [raw(name, metric, 1.0, **{measure: value}) for name, value in values.items()]
+    found = extremes(merged(records), 3)
+    assert of_metric(found, metric) == order
+    assert [(e.cause, e.measure, e.value) for e in found] == [(cause, measure, values[name]) for name in order]
+    assert all(extreme.photo.artifact["photo_id"] == extreme.photo.record.photo_id for extreme in found)
+
+
+def test_clip_iqa_is_ordered_by_its_score() -> None:
+    found = extremes(merged([raw("a", "clip_iqa", 0.7), raw("b", "clip_iqa", 0.2), raw("c", "clip_iqa", 0.4)]), 2)
+    assert [(e.photo.record.photo_id, e.measure, e.value) for e in found] == [
+        ("b", "clip_iqa", 0.2), ("c", "clip_iqa", 0.4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "cause", "measure", "value"),
+    [
+        ({"p50": 0.1}, "dark", "p50", 0.1),  # costs 0.4
+        ({"p50": 0.9, "p1": 0.3}, "bright", "p50", 0.9),  # 0.4 against 0.15
+        ({"p1": 0.4, "p99": 0.6, "p50": 0.45}, "little contrast", "p99 - p1", 0.2),  # 0.4 against 0.05
+        ({"p50": 0.2, "low": 0.31}, "shadows clipped", "clipped_low", 0.31),  # 0.31 against 0.3
+        ({"p50": 0.8, "high": 0.31}, "highlights clipped", "clipped_high", 0.31),
+        ({"p50": 0.8, "high": 0.29}, "bright", "p50", 0.8),
+    ],
+)
+def test_of_exposure_the_part_that_costs_most_is_the_cause(values, cause, measure, value) -> None:
+    [found] = extremes(merged([exposed("a", **values)]))
+    assert (found.metric, found.cause, found.measure) == ("exposure", cause, measure)
+    assert found.value == pytest.approx(value)
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 5), min_size=1, max_size=6))
+def test_exposure_is_ordered_by_the_formula_of_the_score(photos) -> None:
+    def unlimited(p1, p50, p99, low, high) -> float:
+        return 0.5 * (1 - 2 * abs(p50 - 0.5)) + 0.5 * (p99 - p1) - (low + high)
+
+    names = [str(place) for place in range(len(photos))]
+    found = extremes(merged([exposed(name, *values) for name, values in zip(names, photos, strict=True)]), 6)
+    scores = [unlimited(*photos[int(extreme.photo.record.photo_id)]) for extreme in found]
+    assert scores == pytest.approx(sorted(scores), abs=1e-9)
+    left_out = set(range(len(photos))) - {int(extreme.photo.record.photo_id) for extreme in found}
+    assert all(unlimited(*photos[place]) >= 1 - 1e-9 for place in left_out)
+
+
+def test_a_photo_that_exposure_costs_nothing_is_not_named() -> None:
+    assert extremes(merged([exposed("perfect")])) == []
+
+
+def test_what_was_not_measured_is_in_no_extreme() -> None:
+    records = [
+        raw("a", "sharpness", tenengrad=5.0),
+        photo("b", {"sharpness": 0.5, "noise": FLAT}),  # without its raw measurement
+        raw("c", "sharpness", tenengrad=float("nan")),
+        unread("gone"),
+    ]
+    assert [extreme.photo.record.photo_id for extreme in extremes(merged(records))] == ["a"]
+    assert extremes(merged([])) == []
 
 
 def test_ties_go_by_the_order_of_the_batch() -> None:
-    found = picks(merged([photo(name, 0.5) for name in "zyxwvu"]))
-    assert (names(found.best), names(found.worst)) == ("zyx", "wvu")
+    found = extremes(merged([raw(name, "sharpness", tenengrad=7.0) for name in "zyxw"]), 3)
+    assert of_metric(found, "sharpness") == "zyx"
 
 
-def test_a_degraded_photo_is_never_among_the_best_and_a_failed_one_is_apart() -> None:
-    brilliant = dict.fromkeys(METRIC_NAMES, 1.0) | {"noise": FLAT}
-    dull = dict.fromkeys(METRIC_NAMES, 0.0) | {"noise": FLAT}
-    found = picks(merged([unread("x"), photo("b", brilliant), photo("d", dull), photo("o", 0.5), unread("y")]), n=1)
-    assert (names(found.best), names(found.worst), names(found.failed)) == ("o", "d", "xy")
+def test_the_same_bytes_are_named_once_for_each_metric() -> None:
+    records = [raw("a", "noise", sha256="1", noise_sigma=0.2), raw("b", "noise", sha256="1", noise_sigma=0.2)]
+    for record in records:
+        record.measurements["sharpness"] = Measurement(0.1, {"tenengrad": 3.0})
+    found = extremes(merged([*records, raw("c", "noise", sha256="2", noise_sigma=0.1)]))
+    assert (of_metric(found, "noise"), of_metric(found, "sharpness")) == ("ac", "a")
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from(["ok", "degraded", "failed"])), max_size=9))
-def test_no_photo_is_picked_twice(photos) -> None:
-    def made(name: str, value: float, status: str) -> PhotoRecord:
-        if status == "failed":
-            return unread(name)
-        record = photo(name, value)
-        if status == "degraded":
-            record.measurements["noise"] = Measurement(error=FLAT)
-        return record
-
-    found = picks(merged([made(str(place), *kind) for place, kind in enumerate(photos)]))
-    chosen = [pick.record.photo_id for pick in (*found.best, *found.worst, *found.failed)]
-    assert len(chosen) == len(set(chosen))
-    measured = sum(status != "failed" for _, status in photos)
-    assert len(found.best) + len(found.worst) <= min(6, measured)
-    assert len(found.worst) >= min(3, measured // 2)
-    assert all(pick.artifact["features"]["status"] == "ok" for pick in found.best)
-
-
-def test_the_same_bytes_under_two_ids_are_one_photo() -> None:
-    found = picks(merged([photo("a", 0.9, sha256="1"), photo("b", 0.9, sha256="1"), photo("c", 0.1, sha256="2")]))
-    assert (names(found.best), names(found.worst)) == ("a", "c")
-
-
-def test_one_photo_on_two_artifacts_is_picked_once() -> None:
+def test_one_photo_on_two_artifacts_is_named_once() -> None:
     artifact = {"photo_id": "a", "original_uri": "a.jpg"}
     batch = batch_from({"batch_id": "b", "artifacts": [artifact, artifact]})
-    both = merge(batch, [photo("a", 0.9)], {"technical": "1", "clip": "1"}, LABELS, ())
-    found = picks(both)
-    assert (names(found.best), names(found.worst)) == ("a", "")
+    both = merge(batch, [raw("a", "sharpness", tenengrad=3.0)], {"technical": "1", "clip": "1"}, LABELS, ())
+    assert of_metric(extremes(both), "sharpness") == "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.004123, "0.00412"), (24.32, "24.3"), (999.6, "1000"), (15234.4, "15234")]
+)
+def test_an_extreme_tells_its_number(value, told) -> None:
+    [found] = extremes(merged([raw("a", "sharpness", tenengrad=value)]))
+    assert found.told == f"least sharp (tenengrad {told})"
+
+
+def test_failed_photos_are_named_in_order() -> None:
+    found = failed_photos(merged([unread("y"), photo("a"), unread("x")]))
+    assert [failed.record.photo_id for failed in found] == ["y", "x"]

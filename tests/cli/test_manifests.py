@@ -1,0 +1,129 @@
+"""A batch is called by its id or by the path of one of its files, by every command alike."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from projects import Project, project_at
+
+from curation_features.cli.manifests import batch_id_of, find_manifest
+from curation_features.errors import ManifestError
+from curation_features.settings import Settings
+
+
+def write(path: Path, batch_id: str = "trip") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"batch_id": batch_id, "artifacts": []}))
+    return path
+
+
+@pytest.fixture
+def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, which is the current folder."""
+    monkeypatch.chdir(settings.root)
+    return settings.root
+
+
+def test_an_id_is_the_manifest_that_was_ingested_else_accepted(here: Path, settings: Settings) -> None:
+    accepted = write(here / "data/manifests/trip.json")
+    assert find_manifest("trip", settings) == accepted
+    ingested = write(here / "data/batches/trip.json")
+    os.utime(accepted, (2e9, 2e9))  # which is newer does not count
+    assert find_manifest("trip", settings) == ingested
+
+
+@pytest.mark.parametrize("given", ["trip", "./trip", "sub/manifest.txt"])
+def test_a_file_goes_before_an_id(here: Path, settings: Settings, given: str) -> None:
+    write(here / "data/batches/trip.json")
+    write(here / given, "other")
+    assert find_manifest(given, settings) == Path(given)
+
+
+def test_a_folder_of_photos_that_is_called_like_its_batch_is_no_manifest(here: Path, settings: Settings) -> None:
+    (here / "trip").mkdir()
+    ingested = write(here / "data/batches/trip.json")
+    assert find_manifest("trip", settings) == ingested
+    assert batch_id_of("trip", settings) == "trip"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("tirp", "tirp: cannot be read: no such file, and no batch of this id in {data}/batches or {data}/manifests; "
+                 "did you mean 'trip'?"),
+        ("wlak", "did you mean 'walk'?"),
+        ("old/tripp.json", "old/tripp.json: cannot be read: no such file; did you mean 'trip'?"),
+        ("data/../trip", "data/../trip: cannot be read: no such file; did you mean 'trip'?"),
+        ("unheard-of", "no batch of this id in {data}/batches or {data}/manifests"),
+        ("x" * 5000, "cannot be read"),
+        ("nul\0", "nul?: cannot be read"),
+        ("line\n\x1b[2J", "line??[2J: cannot be read"),
+        ("..", "..: cannot be read"),
+        ("", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_is_neither_is_an_error_with_the_nearest(here: Path, settings: Settings, given: str, said: str) -> None:
+    write(here / "data/batches/trip.json")
+    write(here / "data/manifests/walk.json", "walk")
+    with pytest.raises(ManifestError) as caught:
+        find_manifest(given, settings)
+    message = str(caught.value)
+    assert said.format(data=here / "data") in message
+    assert message.isprintable()
+    assert ("did you mean" in message) == ("did you mean" in said)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["trip", "data/batches/trip.json", "data/manifests/trip.json", "data/features/trip.json", "mine.json",
+     "data/features/trip.parquet", "data/features/trip.html", "data/features/embeddings/trip.parquet"],
+)  # fmt: skip
+def test_every_file_of_a_batch_tells_its_id(here: Path, settings: Settings, given: str) -> None:
+    for folder in ("batches", "manifests", "features", "features/embeddings"):
+        for suffix in ("json", "parquet", "html"):
+            write(here / "data" / folder / f"trip.{suffix}", "not read")
+    write(here / "mine.json")
+    assert batch_id_of(given, settings) == "trip"
+
+
+def test_a_file_that_is_no_manifest_tells_no_id(here: Path, settings: Settings) -> None:
+    (here / "photo.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(ManifestError, match=r"^photo\.jpg: is not UTF-8 text"):
+        batch_id_of("photo.jpg", settings)
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project with the manifest of a batch of one photo; the current folder is another."""
+    with project_at(tmp_path) as found:
+        (tmp_path / "photos").mkdir()
+        Image.effect_noise((64, 48), 20).convert("RGB").save(tmp_path / "photos" / "0.png")
+        assert found.command("ingest", str(tmp_path / "photos"), "--batch-id", "trip") == 0
+        yield found
+
+
+@pytest.mark.parametrize("command", ["process", "materialize", "submit"])
+def test_commands_take_an_id_from_any_folder(project: Project, command: str) -> None:
+    assert project.command(command, "trip") == 0
+    made = "incoming" if command == "submit" else "features"
+    assert (project.settings.data_path / made / "trip.json").exists()
+    assert project.command(command, "tripp") == 2
+    assert "tripp: cannot be read: no such file" in project.terminal.getvalue()
+    assert "did you mean 'trip'?" in project.terminal.getvalue()
+
+
+@pytest.mark.parametrize("name", ["batches/trip.json", "features/trip.json", "features/trip.parquet"])
+def test_report_takes_paths(project: Project, name: str) -> None:
+    assert project.command("process", "trip") == 0
+    page = project.settings.data_path / "features" / "trip.html"
+    page.unlink()
+    assert project.command("report", str(project.settings.data_path / name)) == 0
+    assert page.exists()
