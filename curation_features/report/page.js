@@ -24,8 +24,32 @@
   const stageWords = (stage) => STAGES[stage] ?? words(stage);
   const reasonWords = (reason) => sheet.reasons[reason] ?? words(reason);
 
+  const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  const KEY_LENGTH = 8;
+
+  /** What a mark belongs to: 48 bits of a text, mixed as in cyrb53, in letters that an address takes as they are. */
+  function keyOf(text) {
+    let [a, b] = [0xdeadbeef, 0x41c6ce57];
+    for (let i = 0; i < text.length; i++) {
+      a = Math.imul(a ^ text.charCodeAt(i), 2654435761);
+      b = Math.imul(b ^ text.charCodeAt(i), 1597334677);
+    }
+    const mixed = (x, y) => Math.imul(x ^ (x >>> 16), 2246822507) ^ Math.imul(y ^ (y >>> 13), 3266489909);
+    const halves = [mixed(a, b), mixed(b, a)];
+    return Array.from({ length: KEY_LENGTH }, (_, i) => LETTERS[(halves[i & 1] >>> (3 * (i & ~1))) & 63]).join("");
+  }
+
+  const turns = new Map();
+
+  /** The key of a photo: of its id, so that it is the same in any other run. Copies of one photo have its id, and keys of their own. */
+  function keyInBatch(id) {
+    turns.set(id, (turns.get(id) ?? 0) + 1);
+    return keyOf(turns.get(id) === 1 ? id : `${id}\n${turns.get(id)}`);
+  }
+
   photos.forEach((photo, number) => {
     photo.number = number;
+    photo.key = keyInBatch(photo.id);
     photo.folder = photo.path.slice(0, Math.max(0, photo.path.lastIndexOf("/")));
     photo.folded = folded(`${photo.path} ${photo.name}`);
     photo.day = photo.taken && photo.taken.slice(0, 10);
@@ -105,7 +129,6 @@
   };
   const originWords = (name, value) => plain(value) || (name === "folder" ? "(top folder)" : "not known");
   let view;
-  const marks = new Set();
 
   const emptyView = () => ({
     order: DEFAULT_ORDER,
@@ -147,31 +170,12 @@
     if (view.confidence) given.set("confidence", view.confidence);
     if (view.onlyMarked) given.set("only", "marked");
     view.ranges.forEach((range, i) => range && given.append("range", `${metrics[i].name}:${range.join("-")}`));
-    if (marks.size) given.set("marks", writtenMarks());
+    const written = writtenMarks();
+    if (written) given.set("marks", written);
     return given.toString();
   }
 
   const within = (number) => Math.min(1, Math.max(0, number));
-
-  /** The marks as bits, one for each photo, after a digest of the ids: on a page of other photos they mean nothing. */
-  function writtenMarks() {
-    const bytes = new Uint8Array(Math.max(...marks) / 8 + 1);
-    for (const number of marks) bytes[number >> 3] |= 1 << (number & 7);
-    return `${idsDigest}.${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
-  }
-
-  function readMarks(text) {
-    marks.clear();
-    const [digest, bits] = (text ?? "").split(".");
-    if (digest !== idsDigest || !/^[\w-]*$/.test(bits ?? "")) return;
-    const bytes = atob(bits.replaceAll("-", "+").replaceAll("_", "/"));
-    photos.forEach(({ number }) => (bytes.charCodeAt(number >> 3) >> (number & 7)) & 1 && marks.add(number));
-  }
-
-  const idsDigest = photos
-    .reduce((hash, photo) => [...`${photo.id}\n`].reduce((h, c) => Math.imul(h ^ c.codePointAt(0), 16777619), hash), 2166136261)
-    .toString(36)
-    .replace("-", "n");
 
   let writing = 0;
   function writeFragment() {
@@ -180,6 +184,129 @@
       const fragment = fragmentOf(view);
       if (fragment !== location.hash.slice(1)) history.replaceState(null, "", `#${fragment}`);
     }, 150);
+  }
+
+  // ---- marks: kept in the browser, carried by the address, and undone step by step ------------------------------------
+
+  /*
+   * The browser keeps the marks of a batch and the steps that led to them. Each change reads them before and writes them
+   * at once, so that all pages of a batch share them. The marks of an address take their place, as a step like any other,
+   * but not if they were here before: then it is an address from earlier, and what is kept is newer.
+   */
+  const KEPT = `curation-features marks ${sheet.batch_id}`;
+  const STEPS_KEPT = 100;
+  const STEPS_LENGTH = 300_000; // characters; browsers keep some five million of all pages together
+  const SEEN_KEPT = 1000;
+  let marks = new Set(); // keys, also those of photos that are not on this page at present
+  let steps = []; // each: the keys that it marked, and those that it unmarked
+  let undone = [];
+  let seen = []; // keys of the marks as an address writes them, of all that were kept before
+  let keeps = true; // whether the browser does
+
+  const isMarked = (photo) => marks.has(photo.key);
+  const marked = () => photos.filter(isMarked);
+  const writtenMarks = () => marked().map(({ key }) => key).join("");
+  const keysIn = (text) => (/^([\w-]{8})*$/.test(text) ? (text.match(/.{8}/g) ?? []) : []);
+
+  /** Take over what the browser keeps. */
+  function readKept() {
+    let text = null;
+    try {
+      text = localStorage.getItem(KEPT);
+    } catch {
+      keeps = false;
+    }
+    if (text === null || !keeps) return;
+    try {
+      const kept = JSON.parse(text);
+      const read = (list) => list.map(([on, off]) => [keysIn(on), keysIn(off)]);
+      [marks, steps, undone, seen] = [new Set(keysIn(kept.marks)), read(kept.steps), read(kept.undone), keysIn(kept.seen)];
+    } catch {
+      // not written by this page
+    }
+  }
+
+  function writeKept(address = writtenMarks()) {
+    const written = (list) => list.map((step) => step.map((keys) => keys.join("")));
+    seen = [...new Set([...seen, keyOf(address)])].slice(-SEEN_KEPT);
+    while (steps.length > STEPS_KEPT || (steps.length > 1 && steps.flat(2).length * KEY_LENGTH > STEPS_LENGTH)) steps.shift();
+    try {
+      localStorage.setItem(KEPT, JSON.stringify({ marks: [...marks].join(""), steps: written(steps), undone: written(undone), seen: seen.join("") }));
+      keeps = true;
+    } catch {
+      keeps = false;
+    }
+  }
+
+  function apply([on, off]) {
+    for (const key of on) marks.add(key);
+    for (const key of off) marks.delete(key);
+  }
+
+  const saidOf = ([on, off]) => [[on, "marked"], [off, "unmarked"]].filter(([keys]) => keys.length).map(([keys, word]) => `${count(keys.length)} ${word}`).join(", ");
+
+  /** Mark and unmark photos, in one step. */
+  function change(on, off = []) {
+    readKept();
+    const keys = (some, are) => some.filter((photo) => isMarked(photo) === are).map(({ key }) => key);
+    const step = [keys(on, false), keys(off, true)];
+    if (step.flat().length) {
+      apply(step);
+      steps.push(step);
+      undone = [];
+      writeKept();
+    }
+    if (step.flat().length > 1) tell(`${saidOf(step)}.`, "Undo", undo);
+    else tell("");
+    marksChanged();
+  }
+
+  const keysHere = new Set(photos.map(({ key }) => key));
+  /** The place of the last step that was about a photo of this page: a batch of another project may have the same name. */
+  const lastOf = (list) => list.findLastIndex((step) => step.flat().some((key) => keysHere.has(key)));
+
+  function undo() {
+    readKept();
+    again(steps, undone, "Undone", ([on, off]) => [off, on]);
+  }
+
+  function redo() {
+    readKept();
+    again(undone, steps, "Done again", (step) => step);
+  }
+
+  function again(from, to, word, turn) {
+    const last = lastOf(from);
+    if (last < 0) return;
+    const [step] = from.splice(last, 1);
+    to.push(step);
+    apply(turn(step));
+    writeKept();
+    tell(`${word}: ${saidOf(turn(step))}.`);
+    marksChanged();
+  }
+
+  /** Take the marks of an address, unless they were here before. An address of other photos means nothing here. */
+  function takeMarks(written, isWanted = false) {
+    const keys = new Set(keysIn(written));
+    const named = photos.filter(({ key }) => keys.has(key));
+    const others = marked().filter(({ key }) => !keys.has(key));
+    if (!named.length || (!others.length && named.every(isMarked))) return;
+    if (seen.includes(keyOf(written)) && !isWanted)
+      return tell(`The address has ${count(named.length, "mark")} from earlier. Those that are kept here are newer.`, "Take the earlier ones", () => takeMarks(written, true));
+    change(named, others);
+    writeKept(written);
+    tell(others.length ? `The address brought ${count(named.length, "mark")} in place of those that were kept here.` : "", "Undo", undo);
+  }
+
+  /** Say something about the marks, with something to do about it; until the next change of them, or until it is closed. */
+  function tell(text, title = "", action = null) {
+    const refused = keeps ? "" : " This browser keeps no marks of this page: they are only in its address. Save them as a file (List).";
+    $("told").value = text || (!keeps && steps.length === 1) ? `${text}${refused}`.trim() : "";
+    $("toast").hidden = !$("told").value;
+    $("toast-action").hidden = !action;
+    $("toast-action").textContent = title;
+    $("toast-action").onclick = action;
   }
 
   // ---- filters ------------------------------------------------------------------------------------------------
@@ -210,7 +337,7 @@
     }
     const isOut = (range, i) => range && (photo.scores[i] === null || photo.scores[i] < range[0] || photo.scores[i] > range[1]);
     if (view.ranges.some(isOut)) bits |= BIT.score;
-    if (view.onlyMarked && !marks.has(photo.number)) bits |= BIT.mark;
+    if (view.onlyMarked && !isMarked(photo)) bits |= BIT.mark;
     return bits;
   }
 
@@ -300,8 +427,11 @@
     on("only-marked", "change", () => ((view.onlyMarked = $("only-marked").checked), update()));
     on("label-scope", "change", (event) => ((view.any = event.target.value === "any"), update()));
     on("clear-filters", "click", clearFilters);
-    on("mark-shown", "click", () => markAll(shown));
-    on("clear-marks", "click", () => (marks.clear(), marksChanged(), $("mark-shown").focus()));
+    on("mark-shown", "click", () => change(shown));
+    on("clear-marks", "click", () => (change([], photos), $("only-marked").focus()));
+    on("undo", "click", undo);
+    on("redo", "click", redo);
+    on("toast-close", "click", () => tell(""));
     on("toggle-filters", "click", () => {
       const open = document.body.classList.toggle("filtering");
       $("toggle-filters").setAttribute("aria-expanded", open);
@@ -313,12 +443,18 @@
         if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
       });
     window.addEventListener("hashchange", () => (readView(), update()));
+    for (const event of ["storage", "pageshow"]) window.addEventListener(event, () => (readKept(), marksChanged())); // another page of the batch
     document.addEventListener("keydown", pressedAnywhere);
   }
 
   function pressedAnywhere(event) {
     const typing = event.target.matches("input:not([type=checkbox], [type=radio], [type=range]), textarea, select");
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const dialog = document.querySelector("dialog[open]");
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase() === "z" && !typing && (!dialog || dialog === $("detail"))) {
+      event.preventDefault();
+      return $(event.shiftKey ? "redo" : "undo").click();
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || dialog) return;
     if (event.key === "Escape" && event.target.closest("#filters") && !event.target.value && shown.length) focusOn(active);
     if (typing) return;
     if (event.key === "?") $("help").showModal();
@@ -332,7 +468,8 @@
   function readView() {
     const [found, written] = viewFrom(location.hash);
     view = found;
-    readMarks(written);
+    readKept();
+    takeMarks(written ?? "");
   }
 
   function showControls() {
@@ -357,9 +494,14 @@
   }
 
   function showMarks() {
-    $("marked-count").textContent = whole(marks.size);
-    $("clear-marks").hidden = !marks.size;
-    $("clear-marks").textContent = `Clear ${count(marks.size, "mark")}`;
+    const number = marked().length;
+    $("marked-count").textContent = whole(number);
+    $("clear-marks").hidden = !number;
+    $("clear-marks").textContent = `Clear ${count(number, "mark")}`;
+    const last = lastOf(steps);
+    $("undo").disabled = last < 0;
+    $("undo").title = last < 0 ? "" : `Undo: ${saidOf(steps[last])}`;
+    $("redo").hidden = lastOf(undone) < 0;
   }
 
   /** One button for each filter in use, which takes it away. */
@@ -605,7 +747,7 @@
   function makeCard(photo) {
     const card = make(
       "div",
-      { class: `card ${photo.state}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": marks.has(photo.number) },
+      { class: `card ${photo.state}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": isMarked(photo) },
       make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.state === "ok" ? null : make("span", { class: "badge", textContent: photo.state })),
       nameOf(photo),
       make("div", { class: "said" }, ...labelsOrReasons(photo)),
@@ -701,13 +843,13 @@
     const { key, shiftKey } = event;
     const held = event.ctrlKey || event.metaKey;
     if (event.altKey) return;
-    if (held && key.toLowerCase() === "a") markAll(shown);
+    if (held && key.toLowerCase() === "a") change(shown);
     else if (held) return;
     else if (key in steps) {
       const goal = active + steps[key];
       if (Math.abs(steps[key]) === columns && (goal < 0 || goal >= shown.length)) return event.preventDefault();
       focusOn(goal);
-      if (shiftKey) markAll(between(anchor, active));
+      if (shiftKey) change(between(anchor, active));
       else anchor = active;
     } else if (key === " ") toggleMark(active);
     else if (key === "Enter") openDetail(active);
@@ -721,29 +863,22 @@
     const place = shown.findIndex((photo) => cards.get(photo) === card);
     const from = anchor;
     focusOn(place);
-    if (event.shiftKey) markAll(between(from, place));
+    if (event.shiftKey) change(between(from, place));
     else if (event.ctrlKey || event.metaKey || event.target.closest(".ring")) toggleMark(place);
     else openDetail(place);
   }
 
-  // ---- marks --------------------------------------------------------------------------------------------------
-
   const between = (a, b) => shown.slice(Math.min(a, b), Math.max(a, b) + 1);
 
   function toggleMark(place) {
-    const { number } = shown[place];
-    if (!marks.delete(number)) marks.add(number);
     anchor = place;
-    marksChanged();
-  }
-
-  function markAll(some) {
-    for (const { number } of some) marks.add(number);
-    marksChanged();
+    if (isMarked(shown[place])) change([], [shown[place]]);
+    else change([shown[place]]);
   }
 
   function marksChanged() {
-    for (const [photo, card] of cards) card.setAttribute("aria-selected", marks.has(photo.number));
+    for (const [photo, card] of cards) card.setAttribute("aria-selected", isMarked(photo));
+    if ($("detail").open) $("detail-mark").checked = isMarked(shown[active]);
     const inGrid = grid.contains(document.activeElement);
     const place = active;
     if (view.onlyMarked && !$("detail").open) {
@@ -766,7 +901,7 @@
     const photo = shown[active];
     $("detail-name").textContent = plain(photo.name);
     $("detail-place").textContent = `${whole(active + 1)} of ${whole(shown.length)}`;
-    $("detail-mark").checked = marks.has(photo.number);
+    $("detail-mark").checked = isMarked(photo);
     $("previous").disabled = active === 0;
     $("next").disabled = active === shown.length - 1;
     $("detail-body").replaceChildren(
@@ -840,6 +975,7 @@
       if (!shown[active + step]) return;
       active += step;
       showDetail();
+      if (document.activeElement.disabled) $("detail-body").focus(); // else keys would go nowhere
     };
     $("previous").addEventListener("click", () => go(-1));
     $("next").addEventListener("click", () => go(1));
@@ -848,10 +984,12 @@
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "ArrowLeft") go(-1);
       else if (event.key === "ArrowRight") go(1);
-      else if (event.key === " " && !event.target.matches("a, button, input")) $("detail-mark").click();
+      else if (event.key === " " && !event.target.matches("button, input")) $("detail-mark").click();
       else return;
       event.preventDefault();
+      if (event.key !== " ") $("detail-body").focus(); // so that space marks the photo that one went to
     });
+    for (const button of detail.querySelectorAll("header button")) button.addEventListener("mousedown", (event) => event.preventDefault()); // it keeps the focus off them: space marks
     detail.addEventListener("close", () => {
       const place = active;
       if (view.onlyMarked) update({ toTop: false });
@@ -862,7 +1000,7 @@
   // ---- lists --------------------------------------------------------------------------------------------------
 
   const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
-  const inBatch = () => inOrder(view.order, view.turned).filter((photo) => marks.has(photo.number));
+  const inBatch = () => inOrder(view.order, view.turned).filter(isMarked);
   const listed = () => (picked("which") === "marked" ? inBatch() : shown);
   const LINES = { path: (photo) => line(photo.path), quoted: (photo) => quoted(photo.path), name: (photo) => line(photo.name), id: (photo) => line(photo.id) };
 
@@ -887,14 +1025,20 @@
   }
 
   function openExport() {
-    $("which-marked").textContent = `marked (${whole(marks.size)})`;
+    showChoices();
+    $("export").showModal();
+  }
+
+  function showChoices() {
+    const number = marked().length;
+    $("which-marked").textContent = `marked (${whole(number)})`;
     $("which-shown").textContent = `shown (${whole(shown.length)})`;
     for (const input of document.querySelectorAll("input[name=which]")) {
-      input.disabled = input.value === "marked" && !marks.size;
-      input.checked = (input.value === "marked") === marks.size > 0;
+      input.disabled = input.value === "marked" && !number;
+      input.checked = (input.value === "marked") === number > 0;
     }
+    $("save-marks").disabled = !number;
     showList();
-    $("export").showModal();
   }
 
   function showList() {
@@ -917,17 +1061,35 @@
     const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, marks.has(photo.number) ? 1 : 0, ...photo.scores, ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, isMarked(photo) ? 1 : 0, ...photo.scores, ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;
   }
 
-  function download() {
-    const address = URL.createObjectURL(new Blob([csv(listed())], { type: "text/csv" }));
-    const name = `${sheet.batch_id.replace(/[^\w.-]/g, "_")}-${picked("which")}.csv`;
-    make("a", { href: address, download: name }).click();
+  function download(text, type, ending) {
+    const address = URL.createObjectURL(new Blob([text], { type }));
+    make("a", { href: address, download: `${sheet.batch_id.replace(/[^\w.-]/g, "_")}-${ending}` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
+  function saveMarks() {
+    const entries = marked().map(({ id, path }) => ({ photo_id: id, path }));
+    download(`${JSON.stringify({ batch_id: sheet.batch_id, marked: entries }, null, 1)}\n`, "application/json", "marks.json");
+  }
+
+  /** Add the marks of a file that was saved, by id; of copies with one id, the path tells which. */
+  async function loadMarks(file) {
+    const copies = Map.groupBy(photos, ({ id }) => id);
+    try {
+      const entries = JSON.parse(await file.text()).marked;
+      const known = entries.filter(({ photo_id }) => copies.has(photo_id));
+      change(known.map(({ photo_id, path }) => copies.get(photo_id).find((photo) => photo.path === path) ?? copies.get(photo_id)[0]));
+      showChoices();
+      $("copied").value = `${whole(known.length)} of ${count(entries.length, "mark")} are of photos here`;
+    } catch {
+      $("copied").value = "not a file of marks";
+    }
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -938,7 +1100,9 @@
   listenToDetail();
   $("export").addEventListener("change", showList);
   $("copy").addEventListener("click", copy);
-  $("download").addEventListener("click", download);
+  $("download").addEventListener("click", () => download(csv(listed()), "text/csv", `${picked("which")}.csv`));
+  $("save-marks").addEventListener("click", saveMarks);
+  $("load-marks").addEventListener("click", () => make("input", { type: "file", accept: ".json", onchange: (event) => loadMarks(event.target.files[0]) }).click());
   readView();
   update();
   document.documentElement.dataset.ready = performance.now();
