@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import simplejpeg
 
 from curation_features.errors import PhotoError
+from curation_features.jpeg_markers import START_OF_SCAN, segments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +23,14 @@ _LOST_PIXELS = re.compile(
     r"premature end of data segment|bad Huffman code|bad arithmetic code|instead of RST|"
     r"(?P<left>\d+) extraneous bytes before marker 0x(?P<marker>..)"
 )
-_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
-_START_OF_SCAN = 0xDA
+_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tables, restarts, and what tells colours
 
 
 def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:
     """Pixels of a gray or colour JPEG, (height, width, 3), as it stores them: those of Pillow, bit for bit.
+
+    The frame must be of a type that is read (see `jpeg_markers`), which this does not check.
 
     Returns:
         None where this decoder refuses it or complains of what costs no pixels: Pillow knows more kinds, and says why
@@ -38,9 +40,9 @@ def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:
         PhotoError: `unreadable`: pixels were lost.
     """
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        complaint = _complaint(_without_metadata(data))
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_without_metadata(data), "RGB")
+    except ValueError as error:
+        complaint = str(error)
         if _tells_of_damage(complaint, data):
             raise PhotoError("unreadable", f"the image is damaged ({complaint}); copy it again") from None
         return None
@@ -55,22 +57,17 @@ def _tells_of_damage(complaint: str, data: bytes) -> bool:
     return left > _ALIGNMENT and bytes(left) + b"\xff\xd9" not in data
 
 
-def _complaint(data: bytes) -> str:
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def _without_metadata(data: bytes) -> bytes:
-    """The JPEG without what lies before its pixels and is not needed for them; only the first complaint is told."""
-    kept, position = [b"\xff\xd8"], 2
-    while marker := _MARKER.search(data, position):
-        kind = marker[1][0]
-        if kind == _START_OF_SCAN:
-            return b"".join([*kept, data[marker.start() :]])
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    """The JPEG without metadata and junk before its pixels: the decoder tells its first complaint only.
+
+    All of the file where a marker is there that no usual photo has.
+    """
+    kept = [data[:2]]
+    for kind, start, end in segments(data, 2):
+        if kind == START_OF_SCAN:
+            return b"".join([*kept, data[start:]])
         if kind in _NEEDED:
-            kept.append(data[marker.start() : position])
+            kept.append(data[start:end])
+        elif kind not in _METADATA:
+            break
     return data
