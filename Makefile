@@ -4,8 +4,9 @@
 
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
-BATCH ?= first-run
 PHOTOS ?=
+BATCH ?=
+REPLACE ?=
 PORT ?= 3000
 
 BIN := $(VENV)/bin
@@ -20,6 +21,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make run PHOTOS="/path/to/my photos" BATCH=holiday'
+	@echo '  make run PHOTOS="/path/to/others" BATCH=holiday REPLACE=1'
 	@echo '  make test PYTHON=python3.13'
 
 install: $(INSTALLED) ## set up the environment (once; again when a dependency changes)
@@ -32,9 +34,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	"$(BIN)/python" -m pip install --constraint constraints.txt --editable . --group dev
 	@touch "$@"
 
-run: $(INSTALLED) ## make a batch of PHOTOS (a folder; by default sample images) and measure it
-	"$(BIN)/curation-features" ingest $(if $(PHOTOS),"$(PHOTOS)",--samples) --batch-id "$(BATCH)"
-	"$(BIN)/curation-features" materialize "data/batches/$(BATCH).json" --allow-degraded
+run: $(INSTALLED) ## measure PHOTOS (a folder; by default sample images) as a batch called after it (or BATCH=...)
+	"$(BIN)/curation-features" run $(if $(PHOTOS),"$(PHOTOS)",--samples) $(if $(BATCH),--batch-id "$(BATCH)") \
+		$(if $(REPLACE),--replace) --allow-degraded
 
 dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000 (PORT=...)
 	@mkdir -p "$(DAGSTER_HOME)"

@@ -117,7 +117,7 @@ class Trial:
         json.dumps(read_exif(data), allow_nan=False)
         small = thumbnail(self._reader.read("photos/photo.jpg"), max_pixels=MAX_PIXELS) if data else None
         assert outcome != "measured" or small is not None, "a photo without a thumbnail"
-        result = ingest([self._photo], self.settings, batch_id="fuzz")
+        result = ingest([self._photo], self.settings, batch_id="fuzz", replace=True)
         rejected = [reason.partition(":")[0] for _, reason in result.rejected]
         assert rejected == ([] if outcome == "measured" else [outcome]), f"{outcome}, but ingest: {rejected}"
         trespasses, self.trespasses = self.trespasses, []

@@ -229,6 +229,7 @@ def test_models_list_shows_the_table_of_the_documentation(project, capsys) -> No
 
 COMMANDS = [
     "ingest",
+    "run",
     "process",
     "materialize",
     "report",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.ingest import find_photos, ingest, new_batch_id
-from curation_features.manifest import read_manifest
+from curation_features.ingest import batch_id_of, find_photos, ingest, new_batch_id
+from curation_features.manifest import batch_from, read_manifest
 from curation_features.photos import PhotoReader, decode
 from curation_features.settings import Settings
 
@@ -53,6 +54,28 @@ def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatc
 
 def test_batch_ids_are_times() -> None:
     assert new_batch_id(datetime(2025, 10, 17, 10, 58, 4)) == "batch_20251017_105804"
+
+
+@pytest.mark.parametrize(
+    ("folder", "batch_id"),
+    [
+        ("my photos", "my-photos"),
+        ("Trip_2024.10", "Trip_2024.10"),
+        ("\u00c9t\u00e9 in M\u00fcnchen", "Ete-in-Munchen"),
+        ("..a...b..", "a.b"),
+        ("-_a/b_-", "b"),
+        ("x" * 127 + ".y", "x" * 127),
+        ("\u65c5\u884c", None),
+        ("- -", None),
+    ],
+)
+def test_a_folder_gives_its_batch_a_legal_id(tmp_path: Path, folder: str, batch_id: str | None) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    found = batch_id_of([tmp_path / folder])
+    assert (
+        found == batch_id_of([tmp_path / folder / "a.jpg"]) == batch_from({"batch_id": found, "artifacts": []}).batch_id
+    )
+    assert found == batch_id if batch_id else re.fullmatch(r"photos-[0-9a-f]{8}", found)
 
 
 def test_a_photo_becomes_an_artifact(settings: Settings) -> None:

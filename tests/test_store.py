@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from curation_features.errors import StoreError
+from curation_features.errors import ManifestError, StoreError
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import (
     METRICS,
@@ -257,3 +258,52 @@ def test_what_a_photo_says_of_its_origin_is_there_and_what_makes_no_sense_is_nul
     assert {name: row[name] for name in NOTHING} == NOTHING | expected
     assert (row["original_uri"], row["image_uri"]) == ("b.jpg", "a.jpg")
     assert json.loads(row["artifact"]) == artifact
+
+
+# Ids that are known ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["manifests", "features", "batches"])
+def test_an_id_that_differs_from_a_known_one_in_case_only(store: ArtifactStore, place: str) -> None:
+    (store.data_path / place).mkdir(parents=True)
+    (store.data_path / place / "Trip-A.json").touch()
+    for batch_id in ("Trip-A", "trip", "trip-b", "Trip-A.json"):
+        store.check_batch_id(batch_id)
+    for batch_id in ("trip-a", "TRIP-A", "trip-A"):
+        with pytest.raises(ManifestError, match="'Trip-A'") as caught:
+            store.check_batch_id(batch_id)
+        assert caught.value.field == "batch_id"
+
+
+def test_two_ids_that_are_known_already_are_both_right(store: ArtifactStore) -> None:
+    for place, batch_id in (("manifests", "trip"), ("features", "Trip")):
+        (store.data_path / place).mkdir(parents=True)
+        (store.data_path / place / f"{batch_id}.json").touch()
+        store.check_batch_id(batch_id)
+
+
+def test_nothing_is_listed_for_a_known_id(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    store.check_batch_id("trip")
+
+
+def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
+    found = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: found(path.with_name(path.name.lower())))
+    store.check_batch_id("trip")
+    with pytest.raises(ManifestError, match="'trip'"):
+        store.check_batch_id("Trip")
+
+
+def test_the_newest_manifest_is_that_of_ingest_accepted_or_measured(store: ArtifactStore) -> None:
+    assert store.newest_manifest("trip") is None
+    paths = [store.data_path / place / "trip.json" for place in ("manifests", "features", "batches")]
+    for seconds, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (seconds, seconds))
+        assert store.newest_manifest("trip") == path
+    os.utime(paths[1], (5, 5))
+    assert store.newest_manifest("trip") == paths[1]

@@ -425,7 +425,7 @@ def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, c
     [
         (["process", "absent.json"], 2, "manifest", "absent.json: cannot be read"),
         (["ingest", "absent"], 2, "input", "absent"),
-        (["ingest"], 2, "usage", "PATH"),
+        (["ingest"], 2, "usage", "PATH --samples is required"),
         (["nonsense"], 2, "usage", "nonsense"),
         (["config", "show", "devce"], 2, "input", "did you mean 'device'?"),
         ([*PROCESS, "--output", "-"], 2, "usage", "--output -"),

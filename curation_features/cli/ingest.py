@@ -1,4 +1,4 @@
-"""The command `ingest`: photos become a batch."""
+"""Commands from photos: `ingest` makes a batch of them, `run` measures it, too."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, declare
-from curation_features.cli.results import SPEED_FIELDS, speed, told_speed
+from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, speed, told_speed
 from curation_features.cli.terminal import progress, say
 from curation_features.settings import Settings
 
@@ -20,10 +19,14 @@ if TYPE_CHECKING:
     from curation_features.discovery import Found
 
 MOST_REJECTED = 20
+SAMPLES_ID = "first-run"
 
 INGEST_FIELDS = {
     "batch_id": "id of the batch",
     "photos": "how many files it has",
+    "replaced": "how many photos the batch of that id had before; 0: it is new",
+    "added": "photos that it did not have",
+    "gone": "photos that it had, and has no more",
     "rejected": "[{path, reason}]: files that cannot be read; they are in the batch, and will fail",
     "skipped": "[{suffix, format, files, examples}]: photos of formats that are not read",
     "left_out": "[{kind, entries, examples}]: other_programs, own_files, linked_folders, hidden",
@@ -34,16 +37,31 @@ INGEST_FIELDS = {
 
 
 def register(commands: Any) -> None:
-    """Declare the command."""
-    command = declare(
-        commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip --batch-id trip", INGEST_FIELDS
+    """Declare the commands of this module."""
+    command = declare(commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip", INGEST_FIELDS)
+    _photo_arguments(command)
+
+    fields = {**INGEST_FIELDS, **RESULT_FIELDS, "run_id": "id of the run in Dagster"}
+    fields["files"] = "{manifest, features, table, page}: those that were written"
+    command = declare(commands, "run", run, "curation-features run ~/Pictures/trip --allow-degraded", fields)
+    _photo_arguments(command)
+    command.add_argument(
+        "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
     )
+
+
+def _photo_arguments(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "photos", nargs="*", default=[], type=_path, metavar="PATH", help="folders, read recursively, and photos"
     )
     where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
-    command.add_argument("--batch-id", help="id of the batch (default: batch_ and the time)")
+    command.add_argument(
+        "--batch-id", metavar="ID", help=f"id of the batch (default: the folder's name; {SAMPLES_ID} for the samples)"
+    )
+    command.add_argument(
+        "--replace", action="store_true", help="replace a batch of that id, even if photos of it are not here"
+    )
     command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary that the batch asks for")
 
 
@@ -58,8 +76,8 @@ def _path(text: str) -> Path:
 def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make a batch out of photos and folders of photos."""
     from curation_features.discovery import scan
+    from curation_features.ingest import batch_id_of
     from curation_features.ingest import ingest as ingest_photos
-    from curation_features.ingest import new_batch_id
 
     paths = args.photos
     if args.samples:
@@ -68,15 +86,24 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
         paths = [settings.data_path / "input" / "samples"]
         write_samples(paths[0])
     found = scan(paths, settings.data_path)
-    batch_id = args.batch_id or new_batch_id(datetime.now())
+    batch_id = args.batch_id or (SAMPLES_ID if args.samples else batch_id_of(paths))
     start = time.monotonic()
     with progress("ingesting", len(found.photos)) as bar:
         result = ingest_photos(
-            found.photos, settings, batch_id=batch_id, vocabulary=args.vocabulary, progress=bar.advance
+            found.photos,
+            settings,
+            batch_id=batch_id,
+            vocabulary=args.vocabulary,
+            replace=args.replace,
+            progress=bar.advance,
+            comparing=bar.waiting("comparing with the batch before"),
         )
     fields = {
         "batch_id": batch_id,
         "photos": len(found.photos),
+        "replaced": result.change.before,
+        "added": result.change.added,
+        "gone": result.change.gone,
         "rejected": [{"path": path, "reason": reason} for path, reason in result.rejected],
         "skipped": [asdict(skipped) for skipped in found.skipped],
         "left_out": [asdict(left_out) for left_out in found.left_out],
@@ -87,6 +114,18 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
     return Outcome(fields, partial(_show_ingested, fields, found))
 
 
+def run(args: argparse.Namespace, settings: Settings) -> Outcome:
+    """Make a batch out of photos and measure it through Dagster, now."""
+    from curation_features.cli.batches import materialize
+
+    ingested = ingest(args, settings)
+    ingested.show()
+    files = ingested.fields["files"]
+    measured = materialize(argparse.Namespace(**{**vars(args), **files, "vocabulary": None}), settings)
+    fields = {**ingested.fields, **measured.fields, "files": {**files, **measured.fields["files"]}}
+    return Outcome(fields, measured.show, measured.failure)
+
+
 def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
     for line in found.told():
         say(line, style="yellow")
@@ -95,5 +134,10 @@ def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
         say(f"cannot be read, and will be marked as failed: {photo['path']}: {photo['reason']}", style="yellow")
     if len(rejected) > MOST_REJECTED:
         say(f"... and {len(rejected) - MOST_REJECTED} more, {len(rejected)} in all", style="yellow")
+    if fields["gone"]:
+        told = f"{fields['gone']} gone, {fields['added']} added"
+        say(f"replaces batch {fields['batch_id']!r} ({fields['replaced']} photos): {told}", style="yellow")
+    elif fields["replaced"] and fields["added"]:
+        say(f"adds {fields['added']} photos to batch {fields['batch_id']!r} ({fields['replaced']} before)")
     say(f"{fields['photos']} photos in batch {fields['batch_id']}: {fields['files']['manifest']}")
     say(told_speed(fields), style="dim")
