@@ -215,6 +215,18 @@ class IncomingFolders:
         flush(path.parent)
         return replace(delivery, again=True, path=path)
 
+    def reject(self, delivery: Delivery, error: ManifestError) -> Rejection:
+        """Move what was delivered to quarantine: it is a manifest, but one that can never be accepted.
+
+        Raises:
+            OSError: the file cannot be moved.
+        """
+        tick, path = _Tick(), delivery.path
+        file = _File(path.parent.parent, path, path.lstat(), delivery.name, delivery.token, delivery.again)
+        rejection = self._reject(file, error, tick)
+        tick.settle()
+        return rejection
+
     def quarantined(self) -> list[str]:
         """Names of the files in quarantine, sorted; their reason files are not among them.
 

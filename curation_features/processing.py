@@ -40,6 +40,7 @@ def accept_without_dagster(batch: Batch, store: ArtifactStore) -> None:
         ManifestError: the batch id differs from a known one in case only.
         StoreError: the manifest cannot be written.
     """
+    store.check_batch_id(batch.batch_id)
     Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest))  # first: an accepted batch is never unknown
     store.put_manifest(batch)
 

@@ -121,7 +121,8 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
     ingested = ingest(args, settings)
     ingested.show()
     files = ingested.fields["files"]
-    measured = materialize(argparse.Namespace(**{**vars(args), **files, "vocabulary": None}), settings)
+    given = {"manifest": str(files["manifest"]), "vocabulary": None, "retry_failed": False}
+    measured = materialize(argparse.Namespace(**{**vars(args), **given}), settings)
     fields = {**ingested.fields, **measured.fields, "files": {**files, **measured.fields["files"]}}
     return Outcome(fields, measured.show, measured.failure)
 

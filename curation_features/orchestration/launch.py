@@ -109,6 +109,7 @@ def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> 
         ManifestError: the batch id differs from a known one in case only.
         StoreError: the manifest cannot be written.
     """
+    store.check_batch_id(batch.batch_id)
     adopt(batch.batch_id, store, instance, SPECS)
     store.put_manifest(batch)
     observe(batch, instance)

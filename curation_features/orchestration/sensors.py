@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.errors import StoreError
+from curation_features.errors import ManifestError, StoreError
 from curation_features.events import LatestEvents, Outbox
 from curation_features.incoming import Cursor, Delivery, IncomingFolders, Taken
 from curation_features.manifest import Batch
@@ -110,14 +110,30 @@ def _accepted_arrivals(
     arrivals, failed = [], set()
     for delivery in newest.values():
         try:
+            store.check_batch_id(delivery.batch.batch_id)
             arrival = _arrival(delivery, context.instance, incoming, store, latest)
             if arrival is not None:
                 store.put_manifest(arrival.batch)
                 arrivals.append(arrival)
-        except (StoreError, OSError) as error:
-            context.log.error("Not accepted, and tried again at the next tick: %s: %s", delivery.name, error)
-            failed.add(delivery.token)
+        except (ManifestError, StoreError, OSError) as error:
+            if not _quarantined(delivery, error, incoming, context):
+                context.log.error("Not accepted, and tried again at the next tick: %s: %s", delivery.name, error)
+                failed.add(delivery.token)
     return arrivals, failed
+
+
+def _quarantined(
+    delivery: Delivery, error: Exception, incoming: IncomingFolders, context: dg.SensorEvaluationContext
+) -> bool:
+    """Move a manifest that can never be accepted to quarantine; False for other errors, or if it cannot be moved."""
+    if not isinstance(error, ManifestError):
+        return False
+    try:
+        rejection = incoming.reject(delivery, error)
+    except OSError:
+        return False
+    context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
+    return True
 
 
 def _arrival(

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from curation_features.adoptions import Adoptions
-from curation_features.errors import StoreError, SupersededError
+from curation_features.errors import ManifestError, StoreError, SupersededError
 from curation_features.finish import finish_batch
 from curation_features.orchestration import batch_run
 from curation_features.orchestration.adoption import adopt_all
@@ -195,3 +195,12 @@ def test_a_batch_of_the_same_id_in_another_folder_is_apart(pipeline, newer) -> N
     elsewhere = replace(pipeline, settings=pipeline.settings.replace(data_dir="other"))
     elsewhere.process(newer)
     assert adopt(pipeline) == []
+
+
+@pytest.mark.parametrize("accept", ["process", "accept"])
+def test_an_id_that_differs_in_case_only_is_refused(pipeline, world, accept: str) -> None:
+    batch = world.batch([world.photo("p.png", 5)], "BATCH_1")
+    with pytest.raises(ManifestError, match="in case only"):
+        getattr(pipeline, accept)(batch)
+    assert not pipeline.store.manifest_path("BATCH_1").exists()
+    assert Adoptions(pipeline.settings.data_path).waiting() == []

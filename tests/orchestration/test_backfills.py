@@ -12,7 +12,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from curation_features import build
 from curation_features.errors import MissingWeightsError
 from curation_features.models import LazyModel, Weights
-from curation_features.orchestration import launch
+from curation_features.orchestration.adoption import observation
 from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
 from curation_features.orchestration.project import build_definitions
 
@@ -84,7 +84,7 @@ def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline,
 
 def test_a_batch_made_from_an_older_manifest_than_the_last_one_seen_is_stale(pipeline, world) -> None:
     newer = world.batch([world.photo("new.png", 3)])
-    pipeline.instance.report_runless_asset_event(launch.observation(newer))  # it has not been accepted yet
+    pipeline.instance.report_runless_asset_event(observation(newer))  # it has not been accepted yet
     assert pipeline.run().success
     assert {"technical_metrics", "image_embeddings"} <= stale(pipeline, "batch_1")
     pipeline.accept(newer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import dagster as dg
 import pytest
@@ -231,3 +232,22 @@ def test_events_that_the_webhook_could_not_take_are_delivered_later(pipeline, wo
 def test_delivery_runs_where_there_is_a_webhook(pipeline, webhook, status) -> None:
     pipeline.settings = pipeline.settings.replace(event_webhook=webhook)
     assert pipeline.definitions().resolve_sensor_def("event_delivery").default_status.value == status
+
+
+def test_an_id_that_differs_in_case_only_is_quarantined(daemon, world) -> None:
+    daemon.drop([world.photo("a.png", 1)], "trip")
+    daemon.drop([world.photo("b.png", 2)], "Trip", name="later")
+    os.utime(daemon.folder / "later.json", (2e9, 2e9))  # it comes second
+    assert daemon.tick() == ["trip"]
+    [name] = [
+        path.name
+        for path in (daemon.pipeline.settings.data_path / "quarantine").glob("*.json")
+        if "reason" not in path.name
+    ]
+    assert name == "later.json"
+    reason = json.loads((daemon.pipeline.settings.data_path / "quarantine" / "later.reason.json").read_bytes())
+    assert reason["field"] == "batch_id"
+    assert "differs from the batch 'trip' in case only" in reason["reason"]
+    assert "Trip" not in daemon.instance.get_dynamic_partitions("batch_id")
+    assert daemon.tick() == []
+    assert daemon.finished("trip") == ["./photos/a.png"]
