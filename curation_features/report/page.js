@@ -393,6 +393,7 @@
         make("dd", { textContent: `${plain(description)} (${best} is best)` }),
       );
     const labelled = photos.some((photo) => photo.labels.length);
+    document.body.classList.toggle("unlabelled", !labelled);
     $("no-labels").hidden = labelled || !photos.length;
     $("label-scope").hidden = !labelled;
     $("confidence").closest(".slider").hidden = !labelled;
@@ -497,7 +498,6 @@
     const number = marked().length;
     $("marked-count").textContent = whole(number);
     $("clear-marks").hidden = !number;
-    $("clear-marks").textContent = `Clear ${count(number, "mark")}`;
     const last = lastOf(steps);
     $("undo").disabled = last < 0;
     $("undo").title = last < 0 ? "" : `Undo: ${saidOf(steps[last])}`;
@@ -549,7 +549,7 @@
       }
       return counts;
     };
-    const byCount = ([, a], [, b]) => b - a;
+    const byCount = ([a, many], [b, more]) => (a === "") - (b === "") || more - many;
     const byValue = ([a], [b]) => (a === "") - (b === "") || collator.compare(a, b);
     const show = (name, box, order, keep = () => true) => {
       const [valuesOf, said] = FACETS[name];

@@ -617,6 +617,17 @@ def test_marks_of_an_address_take_the_place_of_those_kept(view: Open) -> None:
     expect(silent.locator("#toast")).to_be_hidden()
 
 
+def test_an_address_from_earlier_is_known_though_photos_left(view: Open) -> None:
+    given = [photo(n) for n in range(6)]
+    sender = view(sheet(given))
+    mark(sender, 2, 5)
+    address = address_of(sender, marks=2)
+    page = view(sheet(given[:4]), address)
+    assert marked_names(page) == {"IMG_2.jpg"}
+    mark(page, 1)
+    assert marked_names(view(sheet(given[:4]), address, beside=page)) == {"IMG_1.jpg", "IMG_2.jpg"}
+
+
 def test_an_address_without_marks_leaves_those_kept(view: Open) -> None:
     page = view(sheet(photos()))
     mark(page, 3)
