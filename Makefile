@@ -39,6 +39,7 @@ run: $(INSTALLED) ## measure PHOTOS (a folder; by default sample images) as a ba
 		$(if $(REPLACE),--replace) --allow-degraded
 
 dev: $(INSTALLED) ## open Dagster's user interface, with its daemon, at http://127.0.0.1:3000 (PORT=...)
+	@"$(BIN)/python" -m curation_features.orchestration.port "$(PORT)"
 	@mkdir -p "$(DAGSTER_HOME)"
 	@test -e "$(DAGSTER_HOME)/dagster.yaml" || cp config/dagster.yaml "$(DAGSTER_HOME)/"
 	DAGSTER_HOME="$(DAGSTER_HOME)" PYTHONWARNINGS="ignore:Function" "$(BIN)/dagster" dev -w workspace.yaml -p $(PORT)

@@ -57,10 +57,20 @@ class BatchRun:
         return Provenance(self._context.instance, self._specs, versions)
 
     def batch_ids(self) -> list[str]:
-        """The batches of the run; all that are finished where checks alone were asked for, without a partition."""
-        if self._context.has_partition_key or self._context.has_partition_key_range:
-            return list(self._context.partition_keys)
-        return sorted(self._context.instance.get_materialized_partitions(FEATURES))
+        """The batches of the run; all that are finished where checks alone were asked for, without a partition.
+
+        Raises:
+            dg.Failure: a range holds none; a run that makes nothing must not look as if all were made.
+        """
+        context = self._context
+        if context.has_partition_key or context.has_partition_key_range:
+            found = list(context.partition_keys)
+            if not found:
+                asked = context.partition_key_range
+                remedy = "it goes from a batch that came earlier to one that came later: turn it round"
+                raise dg.Failure(f"no batch in the range {asked.start}...{asked.end}: {remedy}", allow_retries=False)
+            return found
+        return sorted(context.instance.get_materialized_partitions(FEATURES))
 
     def attempt(self, batch_id: str) -> None:
         """Make a batch; what goes wrong with it is remembered and costs the other batches nothing.

@@ -31,6 +31,14 @@ def test_a_run_over_many_batches_leaves_the_versions_that_runs_of_their_own_woul
         assert pipeline.materialization("features", batch_id).tags.keys() == tags[batch_id].keys()
 
 
+def test_a_range_without_a_batch_is_a_failure_and_not_green(pipeline) -> None:
+    pipeline.accept_many(2)
+    result = pipeline.run_range("b01", "b00")
+    assert not result.success
+    [failed] = result.filter_events(lambda event: event.is_step_failure)
+    assert failed.step_failure_data.user_failure_data.description.startswith("no batch in the range b01...b00: ")
+
+
 def stale(pipeline, batch_id: str) -> set[str]:
     """The assets of a batch that Dagster shows as unsynced."""
     graph = pipeline.definitions().resolve_asset_graph()

@@ -1,0 +1,64 @@
+"""`make dev` where another program has its port."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devserver import REPOSITORY, free_port
+
+from curation_features.orchestration.port import problem_of
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port at which a program listens."""
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_told_with_a_free_one(taken: int) -> None:
+    said = problem_of(str(taken))
+    assert said.startswith(f"port {taken} cannot be used (Address already in use); PORT=")
+    other = said.partition("PORT=")[2].split()[0]
+    assert int(other) > taken
+    assert problem_of(other) == ""
+
+
+def test_a_program_at_all_addresses_has_the_port_too() -> None:
+    with socket.create_server(("", free_port())) as server:
+        assert "cannot be used" in problem_of(str(server.getsockname()[1]))
+
+
+def test_a_connection_that_lingers_does_not_take_a_port(taken: int) -> None:
+    port = free_port()
+    with (
+        socket.create_server(("127.0.0.1", port)) as server,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        server.accept()[0].close()  # the side that closes first waits: TIME_WAIT
+        client.recv(1)
+    assert problem_of(str(port)) == ""
+
+
+@pytest.mark.parametrize("given", ["", "0", "65536", "http", "-1", "3000 3001"])
+def test_what_is_no_port_is_told(given: str) -> None:
+    assert problem_of(given) == f"{given!r} is not a port: give one from 1 to 65535, as in PORT=3001"
+
+
+def test_make_dev_stops_before_it_starts_anything(tmp_path: Path, taken: int) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
+    (tmp_path / ".venv" / ".installed").touch()
+    ran = subprocess.run(["make", "dev", f"PORT={taken}"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 2
+    assert f"port {taken} cannot be used" in ran.stderr
+    assert ran.stdout == ""
+    assert not (tmp_path / "data").exists()
