@@ -11,6 +11,7 @@
     │   └── InvalidWeightsError  its weights are not what they should be
     ├── ResourceError            the machine has run out of something
     ├── StoreError               an artifact that could not be written or read back
+    │   └── BusyError            a batch that another process is making
     └── EventError               an event that a sink did not take
 
 `PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
@@ -106,6 +107,10 @@ def too_many_files(error: BaseException) -> bool:
 
 class StoreError(CurationError):
     """An artifact that could not be written or read back; the file that was there before is intact."""
+
+
+class BusyError(StoreError):
+    """A batch that another process is making now."""
 
 
 class EventError(CurationError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -169,7 +170,10 @@ def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
     """Write `image` with its long side reduced to at most `side` px, unless that is done; returns [width, height]."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if not (path.is_file() and path.stat().st_size):
+    if path.is_file() and path.stat().st_size:
+        with suppress(OSError):  # of another user
+            os.utime(path)  # until the manifest is written nothing else shows that it is in use
+    else:
         reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         buffer = BytesIO()
         reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
