@@ -12,7 +12,8 @@
     ├── ResourceError            the machine has run out of something
     ├── StorageAwayError         photos whose storage is away
     ├── StoreError               an artifact that could not be written or read back
-    │   └── SupersededError      features that are older than what was accepted meanwhile
+    │   ├── SupersededError      features that are older than what was accepted meanwhile
+    │   └── BusyError            a batch that another process is making
     └── EventError               an event that a sink did not take
 
 `PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
@@ -116,6 +117,10 @@ class StorageAwayError(CurationError):
 
 class SupersededError(StoreError):
     """Features of a manifest that is not the accepted one any more; nothing was written or announced."""
+
+
+class BusyError(StoreError):
+    """A batch that another process is making now."""
 
 
 class EventError(CurationError):

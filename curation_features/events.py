@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from curation_features.deletions import Deletions
+from curation_features.deletions import last_sequence
 from curation_features.errors import CurationError, EventError
 from curation_features.files import store_bytes, sweep, uri
 from curation_features.manifest import to_json
@@ -197,7 +197,7 @@ class Outbox:
     def __init__(self, data_path: Path, sink: EventSink | None = None, *, quiet_s: float = 30.0) -> None:
         self.journal = FileSink(data_path)
         self.latest = LatestEvents(data_path)
-        self._deletions = Deletions(data_path)
+        self._data_path = data_path
         self.pending = data_path / "events" / "pending"
         self._sink = sink
         self._quiet_s = quiet_s
@@ -226,7 +226,7 @@ class Outbox:
         latest = self.latest.get(batch_id) or next(reversed(self.journal.of_batch(batch_id)), None)
         if latest is not None and not self.journal.holds(latest):
             self.publish(latest)  # the process died between the two records of it
-        sequence = self._deletions.last_sequence(batch_id) + 1 if latest is None else 1
+        sequence = (last_sequence(self._data_path, batch_id) or 0) + 1 if latest is None else 1
         event = features_completed(**finished, latest=latest, sequence=sequence)
         if event != latest and self.journal.path(event).exists() and not self.journal.holds(event):
             event["id"] += f"-{event['data']['sequence']}"  # an earlier version had the same features

@@ -70,19 +70,27 @@ def sweep(*folders: Path) -> None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Delete a file if it is a temporary one of `replacing` whose writer is gone; never raises.
+    """Delete a file if it `is_leftover`; never raises."""
+    if is_leftover(path):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is a temporary one of `replacing` whose writer is gone.
 
     The writer's name is in that of its file. Of another machine, or container, nobody can tell whether it still runs:
-    its files go once they have not been written to for a week.
+    its files count as leftovers once they have not been written to for a week.
     """
     writer = _WRITER.search(path.name)
-    with suppress(OSError):
-        if writer is not None and (
-            not _is_alive(int(writer["process"]))
-            if writer["machine"] == _machine()
-            else time.time() - path.lstat().st_mtime > _FOREIGN_S
-        ):
-            path.unlink(missing_ok=True)
+    if writer is None:
+        return False
+    if writer["machine"] == _machine():
+        return not _is_alive(int(writer["process"]))
+    try:
+        return time.time() - path.lstat().st_mtime > _FOREIGN_S
+    except OSError:
+        return False
 
 
 @cache

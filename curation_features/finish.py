@@ -74,6 +74,18 @@ def finish_batch(
         StoreError: an artifact cannot be written.
     """
     check_accepted(batch, store)
+    return write_batch(batch, merged, store, embeddings, settings, progress)
+
+
+def write_batch(
+    batch: Batch,
+    merged: Merged,
+    store: ArtifactStore,
+    embeddings: VectorsFile,
+    settings: Settings,
+    progress: Callable[[int], None] | None = None,
+) -> FinishedBatch:
+    """As `finish_batch`, for a manifest that is accepted only later."""
     artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
     sheet = refresh(artifact, settings, progress)
     problems = verify(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)

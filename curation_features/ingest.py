@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -290,7 +290,10 @@ def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
     """Write `image` with its long side reduced to at most `side` px, unless that is done; returns [width, height]."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if not _is_there(path):
+    if _is_there(path):
+        with suppress(OSError):  # of another user
+            os.utime(path)  # until the manifest is written nothing else shows that it is in use
+    else:
         reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         buffer = BytesIO()
         reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")

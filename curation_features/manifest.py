@@ -122,7 +122,7 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
     """
     manifest = _plain(_unwrapped(document), ())
     batch_id = _required(manifest, "batch_id", ())
-    if not isinstance(batch_id, str) or not _BATCH_ID.fullmatch(batch_id) or ".." in batch_id:
+    if not is_batch_id(batch_id):
         raise ManifestError(
             "batch_id",
             "must be 1 to 128 letters, digits, '.', '_' or '-', begin with a letter or a digit, and hold no '..'; "
@@ -142,9 +142,19 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
         batch_id=batch_id,
         artifacts=tuple(_artifact(position, fields) for position, fields in enumerate(artifacts)),
         document=manifest,
-        digest=hashlib.sha256(json.dumps(manifest, separators=(",", ":"), allow_nan=False).encode()).hexdigest(),
+        digest=document_digest(manifest),
         vocabulary=vocabulary,
     )
+
+
+def is_batch_id(value: Any) -> bool:
+    """Whether a batch may have this id: it names files and a partition."""
+    return isinstance(value, str) and _BATCH_ID.fullmatch(value) is not None and ".." not in value
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """`Batch.digest` of a bare manifest. Raises `ValueError`: it holds NaN or an infinity."""
+    return hashlib.sha256(json.dumps(document, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 def distinct_photos(batch: Batch) -> dict[tuple[str, str], list[int]]:

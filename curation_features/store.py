@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from curation_features.errors import ManifestError, StoreError
+from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.files import cannot_write, flush, replacing, store_bytes, sweep
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
@@ -141,18 +141,29 @@ class ArtifactStore:
             )
 
     @contextmanager
-    def exclusive(self, batch_id: str) -> Iterator[None]:
-        """Keep every other process from making the same batch at the same time; waits until it may.
+    def exclusive(self, batch_id: str, *, wait: bool = True) -> Iterator[None]:
+        """Keep every other process from making the same batch at the same time.
 
         Without it, a run that began with an older manifest could end last. The first time, what killed runs have left
-        of their writes goes. Raises `StoreError`: no lock can be had.
+        of their writes goes.
+
+        Args:
+            wait: until the batch is free.
+
+        Raises:
+            BusyError: the batch is being made (without `wait`).
+            StoreError: the lock cannot be taken.
         """
         bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
         path = self.data_path / "locks" / f"{bucket}.lock"
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout as error:
+            raise BusyError(
+                f"batch {batch_id} is being made now, or one that shares its lock {path}: try again when it is finished"
+            ) from error
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
@@ -248,6 +259,28 @@ class ArtifactStore:
             record = record_of(row)
             table.restore(record, row)
             yield record
+
+    def remove_from_stage(self, stage: str, batch_id: str, photo_id: str, digests: Mapping[str, str]) -> None:
+        """Remove a photo from a stage's table, if there is one. Nothing is computed; other rows keep their values.
+
+        Args:
+            digests: of manifests: a table that was made from the first of two counts as made from the second then.
+
+        Raises:
+            StoreError: the table cannot be read or written.
+        """
+        path = self.stage_path(stage, batch_id)
+        if not path.is_file():
+            return
+        try:
+            metadata = read_metadata(path)
+            metadata["manifest"] = digests.get(metadata["manifest"], metadata["manifest"])
+            with table_writer(path, STAGE_TABLES[stage].columns, metadata) as add:
+                for row in read_rows(path):
+                    if row["photo_id"] != photo_id:
+                        add(row)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{path}: cannot be read ({error}): delete it, or materialize {stage} again") from error
 
     def feature_paths(self, batch_id: str) -> tuple[Path, Path]:
         """Where the finished features lie: JSON and Parquet."""

@@ -23,7 +23,7 @@ from curation_features.settings import Settings
 from curation_features.stages import FeatureStages, Models, preparation
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
-pytest_plugins = ["checkpoints", "hubs", "webhooks"]
+pytest_plugins = ["checkpoints", "hubs", "libraries", "webhooks"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from webhooks import Receiver
 
 import curation_features.events
-from curation_features.deletions import Deletions
+from curation_features.deletions import record_deletion
 from curation_features.errors import EventError, SettingsError, StoreError
 from curation_features.events import FileSink, Flushed, Outbox, features_completed
 from curation_features.manifest import to_json
@@ -220,10 +220,10 @@ def test_without_its_file_the_newest_event_is_found_in_the_journal(tmp_path: Pat
 
 def test_a_batch_made_after_its_deletion_counts_on(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    Deletions(tmp_path).append({"batch_id": "trip", "sequence": 7})
-    Deletions(tmp_path).append({"batch_id": "trip", "sequence": None})
-    Deletions(tmp_path).append({"batch_id": "other", "sequence": 9})
-    with Deletions(tmp_path).path.open("ab") as log:
+    record_deletion(tmp_path, batch_id="trip", sequence=7)
+    record_deletion(tmp_path, batch_id="trip", sequence=None)
+    record_deletion(tmp_path, batch_id="other", sequence=9)
+    with (tmp_path / "deleted.jsonl").open("ab") as log:
         log.write(b'{"batch_id": "trip", "sequ')  # a kill
     assert told(outbox.announce(**facts_of()))[1:] == (8, None)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from curation_features.errors import ManifestError, StoreError
+from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import (
     METRICS,
@@ -307,3 +307,26 @@ def test_the_newest_manifest_is_that_of_ingest_accepted_or_measured(store: Artif
         assert store.newest_manifest("trip") == path
     os.utime(paths[1], (5, 5))
     assert store.newest_manifest("trip") == paths[1]
+
+
+def test_a_batch_that_is_being_made_can_be_passed_by(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.exclusive("b"):
+        other = store.exclusive("b", wait=False)
+        with pytest.raises(BusyError, match="batch b is being made now"):
+            other.__enter__()
+    with store.exclusive("b", wait=False):
+        pass
+
+
+def test_a_photo_leaves_a_stage_and_the_others_stay(tmp_path: Path) -> None:
+    store, before, after = ArtifactStore(tmp_path), batch("x", "y", "z"), batch("x", "z")
+    records = [measured(name) for name in ("x", "y", "z")]
+    store.write_stages(before, records, {"technical_metrics": {"noise": "1"}}, "model", ["cat"])
+    whole = list(read_rows(store.stage_path("technical_metrics", "b")))
+    store.remove_from_stage("technical_metrics", "b", "y", {before.digest: after.digest})
+    assert list(read_rows(store.stage_path("technical_metrics", "b"))) == [whole[0], whole[2]]
+    metadata = store.stage_metadata("technical_metrics", after)
+    assert (metadata["versions"], metadata["labels"], metadata["model"]) == ({"noise": "1"}, ["cat"], "model")
+    store.remove_from_stage("clip_labels", "b", "y", {})
+    assert not store.stage_path("clip_labels", "b").exists()

@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from copy import copy
 
-from curation_features.cli import backfills, batches, caches, configuration, ingest, reports, vocabularies, weights
+from curation_features.cli import (
+    backfills,
+    batches,
+    caches,
+    configuration,
+    ingest,
+    lifecycle,
+    reports,
+    vocabularies,
+    weights,
+)
 from curation_features.cli.command import EXIT_CODES, READER_GONE, Outcome, Parser, failure_kind, global_options
 from curation_features.cli.terminal import complain
 from curation_features.errors import CurationError
@@ -155,6 +165,6 @@ def parser() -> Parser:
     )
     global_options(found)
     commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (ingest, batches, reports, backfills, vocabularies, weights, caches, configuration):
+    for module in (ingest, batches, reports, lifecycle, backfills, vocabularies, weights, caches, configuration):
         module.register(commands)
     return found

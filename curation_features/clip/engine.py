@@ -62,7 +62,7 @@ class ClipEngine(Protocol):
         """Vectors (N, D) of unit norm for N prompts."""
 
 
-def clip_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[ClipEngine]:
+def clip_model(settings: Settings, progress: Progress = no_progress, *, fetch: bool = True) -> LazyModel[ClipEngine]:
     """The engine that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: ClipWeights) -> ClipEngine:
@@ -70,7 +70,7 @@ def clip_model(settings: Settings, progress: Progress = no_progress) -> LazyMode
         announce(device)
         return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size)
 
-    return LazyModel(lambda: locate_clip(settings, progress=progress), load)
+    return LazyModel(lambda: locate_clip(settings, fetch=fetch, progress=progress), load)
 
 
 def load_open_clip(

@@ -43,10 +43,17 @@ class Models:
     brisque: LazyModel[Brisque]
 
     @classmethod
-    def from_settings(cls, settings: Settings, progress: Progress = no_progress) -> Models:
-        """The models that the settings name; `progress` is told of every file that is downloaded for them."""
+    def from_settings(cls, settings: Settings, progress: Progress = no_progress, fetch: bool = True) -> Models:
+        """The models that the settings name.
+
+        Args:
+            progress: told of every file that is downloaded for them.
+            fetch: whether weights that are missing are downloaded.
+        """
         return cls(
-            clip_model(settings, progress), clip_iqa_model(settings, progress), brisque_model(settings, progress)
+            clip_model(settings, progress, fetch=fetch),
+            clip_iqa_model(settings, progress, fetch=fetch),
+            brisque_model(settings, progress, fetch=fetch),
         )
 
     def identity(self, part: str) -> str:

@@ -222,7 +222,7 @@ def _tabulate_shapes() -> _Shapes:
     )
 
 
-def brisque_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[Brisque]:
+def brisque_model(settings: Settings, progress: Progress = no_progress, *, fetch: bool = True) -> LazyModel[Brisque]:
     """The regressor that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: Weights) -> Brisque:
@@ -232,7 +232,7 @@ def brisque_model(settings: Settings, progress: Progress = no_progress) -> LazyM
             model.batched = batched_brisque(model, "cuda", settings.brisque_side)
         return model
 
-    return LazyModel(lambda: locate_brisque(settings, progress=progress), load)
+    return LazyModel(lambda: locate_brisque(settings, fetch=fetch, progress=progress), load)
 
 
 def load_brisque(weights: Weights) -> Brisque:

@@ -140,14 +140,16 @@ class ClipIqa:
         return logits.softmax(dim=-1)[:, 0]
 
 
-def clip_iqa_model(settings: Settings, progress: Progress = no_progress) -> LazyModel[QualityModel]:
+def clip_iqa_model(
+    settings: Settings, progress: Progress = no_progress, *, fetch: bool = True
+) -> LazyModel[QualityModel]:
     """The model that `settings` name: located when its identity is asked for, loaded on first use."""
 
     def load(weights: Weights) -> QualityModel:
         device = select_device(settings).name
         return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
-    return LazyModel(lambda: locate_clip_iqa(settings, progress=progress), load)
+    return LazyModel(lambda: locate_clip_iqa(settings, fetch=fetch, progress=progress), load)
 
 
 def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:

@@ -1,0 +1,195 @@
+"""The batches of a project, each in a line: how far it is, how many photos, how large, and whether it is stale."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curation_features.errors import StoreError
+from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_files
+from curation_features.inventory.footprint import artifacts_in, table_rows
+from curation_features.inventory.places import (
+    ACCEPTED,
+    FEATURES,
+    INGESTED,
+    LATEST_EVENT,
+    PLACES,
+    TABLE,
+    Found,
+    Listing,
+    Place,
+    files_in,
+    list_places,
+    read_object,
+)
+from curation_features.inventory.staleness import Stale, StalenessOf, Summary
+from curation_features.inventory.versions import CurrentVersions
+from curation_features.manifest import is_batch_id
+from curation_features.settings import Settings
+from curation_features.tables import read_metadata
+
+_EVENT = re.compile(r"(?P<batch_id>.+?)-[0-9a-f]{12}(-[0-9]+)?\.json")
+_STATUSES = ("ok", "degraded", "failed")
+_PARTS = ("technical", "clip")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """A batch at a glance.
+
+    Attributes:
+        state: `ingested` (there is a manifest of `ingest` only), `accepted` or `finished`.
+        photos: how many artifacts it has; None if its manifest cannot be read.
+        statuses: how many are `ok`, `degraded` and `failed`; None if it is not finished, or its table cannot be read.
+        finished: when its features were written.
+        bytes: size of its manifests, stage tables and features; files of its photos, which batches share, do not count.
+        stale: why a run would make something else of it now.
+    """
+
+    batch_id: str
+    state: str
+    photos: int | None
+    statuses: Mapping[str, int] | None
+    finished: datetime | None
+    bytes: int
+    stale: tuple[Stale, ...]
+
+
+def known_batch_ids(listing: Listing) -> list[str]:
+    """The batches that were ingested, accepted or finished, sorted."""
+    names = {name for place in (INGESTED, ACCEPTED, FEATURES) for name in listing[place]}
+    return sorted(filter(is_batch_id, names))
+
+
+def list_batches(settings: Settings) -> Iterator[BatchEntry]:
+    """All batches, by id. Of a finished one its last event is read, and little else.
+
+    A manifest is compared with the features only if its file is newer than theirs; `show_batch` always compares.
+
+    Raises:
+        StoreError: a folder cannot be listed.
+        SettingsError: the project's labels or templates cannot be used.
+    """
+    listing, versions = list_places(settings.data_path), CurrentVersions(settings)
+    journal = _newest_events(settings.data_path / JOURNAL)
+    files_of: dict[str, dict[Place, Found]] = {}
+    for place, found in listing.items():
+        for name, file in found.items():
+            files_of.setdefault(name, {})[place] = file
+    for batch_id in known_batch_ids(listing):
+        files = files_of[batch_id]
+        event = _event(LATEST_EVENT.path(settings.data_path, batch_id), batch_id) if LATEST_EVENT in files else None
+        events = iter([event] if event else _journal_events(settings.data_path, journal.get(batch_id, ()), batch_id))
+        made = _summary(settings.data_path, batch_id, events) if FEATURES in files else None
+        yield _entry(settings, batch_id, files, made, versions, exact=False)
+
+
+def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[BatchFile]]:
+    """One batch that is there, and its files; manifests are compared whatever the times of their files say."""
+    data_path = settings.data_path
+    found = batch_files(settings, batch_id)
+    files = {}
+    for place in PLACES:
+        path = place.path(data_path, batch_id)
+        if path.is_file():
+            files[place] = Found(path.stat().st_size, path.stat().st_mtime_ns)
+    made = None
+    if FEATURES in files:
+        paths = [file.path for file in found if file.kind in ("latest_event", "event")]
+        events = [event for path in paths if (event := _event(path, batch_id))]
+        digest = _sha256(FEATURES.path(data_path, batch_id))
+        made = _summary(data_path, batch_id, (event for event in events if event["features"] == digest))
+    return _entry(settings, batch_id, files, made, CurrentVersions(settings), exact=True), found
+
+
+def _entry(
+    settings: Settings,
+    batch_id: str,
+    files: Mapping[Place, Found],
+    made: Summary | None,
+    versions: CurrentVersions,
+    *,
+    exact: bool,
+) -> BatchEntry:
+    features = files.get(FEATURES)
+    return BatchEntry(
+        batch_id,
+        "finished" if features else "accepted" if ACCEPTED in files else "ingested",
+        sum(made.statuses.values()) if made else _count(settings.data_path, batch_id, files),
+        made.statuses if made else None,
+        datetime.fromtimestamp(features.written / 1e9, UTC) if features else None,
+        sum(found.bytes for found in files.values()),
+        StalenessOf(settings, batch_id, files, made, versions, exact).reasons(),
+    )
+
+
+def _count(data_path: Path, batch_id: str, files: Mapping[Place, Found]) -> int | None:
+    """How many artifacts the manifest of a batch without usable features has."""
+    place = next(place for place in (ACCEPTED, INGESTED, FEATURES) if place in files)
+    try:
+        return sum(1 for _ in artifacts_in(place.path(data_path, batch_id)))
+    except StoreError:
+        return None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+
+
+# What is known of features -------------------------------------------------------------------------------------------
+
+
+def _summary(data_path: Path, batch_id: str, events: Iterator[Mapping[str, Any]]) -> Summary | None:
+    """What the first of the events tells, or else the table; None if that cannot be read."""
+    event = next(events, None)
+    if event is not None:
+        return Summary(event["statuses"], event["version"], event["manifest"])
+    table = TABLE.path(data_path, batch_id)
+    try:
+        counts = Counter(row["status"] for row in table_rows(table, ("status",)))
+        version = read_metadata(table)["version"]
+        return Summary({status: counts[status] for status in _STATUSES}, {part: version[part] for part in _PARTS})
+    except (StoreError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _event(path: Path, batch_id: str) -> dict[str, Any] | None:
+    """The data of an event of a batch; None if it is damaged, or of another batch."""
+    try:
+        event = read_object(path)
+        data = event["data"]
+        sound = (
+            event["subject"] == batch_id
+            and all(type(data["statuses"][status]) is int for status in _STATUSES)
+            and all(isinstance(data["version"][part], str) for part in _PARTS)
+            and all(isinstance(data[name], str) for name in ("manifest", "features"))
+        )
+        return dict(data) if sound else None
+    except (StoreError, OSError, KeyError, TypeError):
+        return None
+
+
+def _newest_events(folder: Path) -> dict[str, list[str]]:
+    """Names of the events in the journal by the batch that they seem to be of."""
+    found: dict[str, list[str]] = {}
+    for entry in files_in(folder):
+        if name := _EVENT.fullmatch(entry.name):
+            found.setdefault(name["batch_id"], []).append(entry.name)
+    return found
+
+
+def _journal_events(data_path: Path, names: Iterable[str], batch_id: str) -> Iterator[dict[str, Any]]:
+    paths = [data_path / JOURNAL / name for name in names]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if event := _event(path, batch_id):
+            yield event

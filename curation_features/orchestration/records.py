@@ -1,0 +1,80 @@
+"""What the project's Dagster knows of batches: their partitions, and the runs that are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from curation_features.manifest import Batch
+from curation_features.orchestration.launch import accept, project_instance
+from curation_features.orchestration.partitions import DIMENSION
+from curation_features.orchestration.resources import dagster_home
+from curation_features.settings import Settings
+from curation_features.store import ArtifactStore
+
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_PARTITION = "dagster/partition"
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+class BatchRecords:
+    """Partitions and runs in one instance of Dagster."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether the batch has a partition."""
+        return self._instance.has_dynamic_partition(DIMENSION, batch_id)
+
+    def run_of(self, batch_id: str) -> str | None:
+        """Id of a run that is queued or started and makes the batch; None if there is none."""
+        return self._runs.get(batch_id)
+
+    def forget(self, batch_id: str) -> None:
+        """Delete the partition of a batch, if it has one; the history of its runs stays."""
+        if self.holds(batch_id):
+            self._instance.delete_dynamic_partition(DIMENSION, batch_id)
+
+    def accept(self, batch: Batch, store: ArtifactStore) -> None:
+        """Accept a new manifest of a batch; Dagster is told of it if it knows the batch."""
+        if self.holds(batch.batch_id):
+            accept(batch, store, self._instance)
+        else:
+            store.put_manifest(batch)
+
+    @cached_property
+    def _runs(self) -> dict[str, str]:
+        """The runs that are under way, by the batches that they make."""
+        keys: Sequence[str] = self._instance.get_dynamic_partitions(DIMENSION)
+        found = {}
+        for run in self._instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+            names = [run.tags[_PARTITION]] if _PARTITION in run.tags else []
+            first, last = (run.tags.get(tag) for tag in _RANGE)
+            if first in keys and last in keys:
+                names += keys[keys.index(first) : keys.index(last) + 1]
+            found.update(dict.fromkeys(names, run.run_id))
+        return found
+
+
+@contextmanager
+def open_records(settings: Settings, default_config: Path) -> Iterator[BatchRecords | None]:
+    """The records of the project's instance; None: it has no instance yet.
+
+    Raises:
+        StoreError: they cannot be read or written, now or at any moment of the block.
+    """
+    if not (dagster_home(settings) / "dagster.yaml").exists():
+        yield None
+        return
+    with project_instance(settings, default_config) as instance:
+        yield BatchRecords(instance)
