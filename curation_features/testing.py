@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class FakeClipEngine:
         logit_scale: scale of cosines before a softmax.
 
     Attributes:
+        context_length: words that it reads of a prompt.
         images_encoded: images that went through `encode_images` so far.
         texts_encoded: prompts that went through `encode_texts` so far.
     """
@@ -34,6 +36,7 @@ class FakeClipEngine:
     def __init__(self, dimension: int = 16, side: int = 8, logit_scale: float = 100.0) -> None:
         self.dimension = dimension
         self.logit_scale = logit_scale
+        self.context_length = 77
         self.images_encoded = 0
         self.texts_encoded = 0
         self._side = side
@@ -57,6 +60,15 @@ class FakeClipEngine:
             self.texts_encoded += len(prompts)
         vectors = [_unit(_generator(prompt).standard_normal(self.dimension)) for prompt in prompts]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """A token for each word, `context_length` at most."""
+        words = [prompt.split() for prompt in prompts]
+        tokens = np.zeros((len(prompts), self.context_length), np.int64)
+        for row, some in zip(tokens, words, strict=True):
+            read = some[: self.context_length]
+            row[: len(read)] = [zlib.crc32(word.encode()) for word in read]
+        return tokens, np.array([len(some) > self.context_length for some in words], bool)
 
 
 class FakeQualityModel:

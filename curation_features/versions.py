@@ -53,6 +53,12 @@ def part_version(part: str, settings: Settings, model: str = "", **inputs: str) 
     return f"{ALGORITHMS[part]}-{digest(content)[:16]}"
 
 
+def text_version(settings: Settings, model: str = "") -> str:
+    """Version of a model's vectors of texts: that of its vectors of images, but that int8 leaves texts as they are."""
+    exact = settings.replace(precision="auto") if settings.precision == "int8" else settings
+    return part_version("embedding", exact, model)
+
+
 def combined(versions: Mapping[str, str]) -> str:
     """One version for several parts."""
     return digest(dict(versions))[:16]

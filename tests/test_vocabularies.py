@@ -238,6 +238,22 @@ def test_labels_check_shows_how_separable_a_vocabulary_is_and_needs_no_photo(wor
     assert found["scale"] == 100.0
 
 
+def test_labels_check_names_what_the_model_does_not_read(world, command, tmp_path, capsys):
+    long = [f"{' '.join(['rose'] * 77)} {colour}" for colour in ("red", "white")]
+    (tmp_path / "mine.json").write_text(json.dumps({"labels": [*WEDDINGS, *long], "templates": ["{}", "a {}"]}))
+    assert command("labels", "check", tmp_path / "mine.json") == 0
+    told = capsys.readouterr().out
+    assert "\nNot read whole\nThe model reads 77 tokens of a prompt, and not the rest of labels[6] 'rose rose" in told
+    assert "\nThe model reads the same of labels[6] 'rose rose" in told
+    assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["context_length"] == 77
+    assert found["cut"] == [{"label": label, "templates": 2} for label in long]
+    assert found["same"] == [{"first": long[0], "second": long[1]}]
+    assert command("labels", "check", "weddings") == 0
+    assert "Not read whole" not in capsys.readouterr().out
+
+
 def test_labels_check_says_what_is_wrong_before_any_model_loads(world, command, vocabularies, capsys):
     world.clip = None
     (vocabularies / "twice.json").write_text(json.dumps({"labels": [*WEDDINGS, "cake"]}))

@@ -14,6 +14,7 @@ from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
+    from curation_features.clip.prompts import Unread
     from curation_features.clip.separability import LabelOutlook, LabelPair, TemplateEffect
     from curation_features.clip.vocabulary import Vocabulary
 
@@ -26,6 +27,9 @@ _ADVICE = {
 
 
 CHECK_FIELDS = {
+    "context_length": "tokens that the model reads of a prompt",
+    "cut": "a list of {label, templates}: labels that are longer, in so many templates",
+    "same": "a list of {first, second}: labels of which the model reads the same",
     "scale": "of cosines before the softmax",
     "nearest_pairs": "a list of {first, second, cosine, odds, verdict}",
     "labels": "a list of {label, confidence, close}",
@@ -73,6 +77,7 @@ def _counted(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
 def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Check a vocabulary, and show how well its labels can be told apart; needs the CLIP model and no photo."""
     from curation_features.clip.label_embeddings import directions, embed_prompts
+    from curation_features.clip.prompts import unread
     from curation_features.clip.separability import nearest_pairs, outlooks, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
     from curation_features.stages import Models
@@ -83,18 +88,20 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     with downloads() as progress:
         engine = Models.from_settings(settings, progress).clip.get()
     with doing("embedding labels"):
-        prompts = embed_prompts(engine, vocabulary)
+        missed, prompts = unread(engine, vocabulary), embed_prompts(engine, vocabulary)
     vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale
     pairs = nearest_pairs(vectors, vocabulary.labels, scale)
     labels = outlooks(vectors, vocabulary.labels, scale)
     templates = template_effects(prompts, vocabulary.labels, vocabulary.templates, scale)
     lines = (
+        *_unread_lines(missed, vocabulary),
         *_pair_lines(pairs, scale),
         *_crowd_lines(labels),
         *_outlook_lines(labels),
         *_template_lines(templates),
     )
-    return Outcome(_as_json(scale, pairs, labels, templates), partial(_say_lines, lines))
+    found = {**_unread_json(missed), **_separability_json(scale, pairs, labels, templates)}
+    return Outcome(found, partial(_say_lines, lines))
 
 
 def _say_lines(lines: Iterable[str]) -> None:
@@ -106,7 +113,15 @@ def _size(vocabulary: Vocabulary) -> str:
     return f"{len(vocabulary.labels)} labels, {len(vocabulary.templates)} templates"
 
 
-def _as_json(
+def _unread_json(missed: Unread) -> dict[str, Any]:
+    return {
+        "context_length": missed.length,
+        "cut": [{"label": label, "templates": count} for label, count in missed.cut.items()],
+        "same": [{"first": first, "second": second} for first, second in missed.same],
+    }
+
+
+def _separability_json(
     scale: float, pairs: Sequence[LabelPair], labels: Sequence[LabelOutlook], templates: Sequence[TemplateEffect]
 ) -> dict[str, Any]:
     return {
@@ -115,6 +130,14 @@ def _as_json(
         "labels": [asdict(label) for label in labels],
         "templates": [{**asdict(template), "idle": template.is_idle} for template in templates],
     }
+
+
+def _unread_lines(missed: Unread, vocabulary: Vocabulary) -> Iterator[str]:
+    warnings = list(missed.warnings(vocabulary))
+    if warnings:
+        yield ""
+        yield "Not read whole"
+        yield from warnings
 
 
 def _pair_lines(pairs: Sequence[LabelPair], scale: float) -> Iterator[str]:

@@ -15,12 +15,13 @@ from curation_features.clip import label_embeddings
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_labelling, label_photos
+from curation_features.clip.prompts import unread
 from curation_features.clip.vocabulary import vocabulary_of
 from curation_features.images import IMAGE_TYPES, pixels
 from curation_features.models import LazyModel
 from curation_features.schema import Labelling
 from curation_features.settings import Settings, load_settings
-from curation_features.versions import part_version
+from curation_features.versions import text_version
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,8 +80,8 @@ class CLIPClassifier:
     @property
     def label_version(self) -> str:
         """Names this vocabulary's vectors of this model; loads no model. Raises `WeightsError` where there is none."""
-        embedding = part_version("embedding", self.settings, self._engine.identity)
-        return label_embeddings.label_version(embedding, self.vocabulary)
+        texts = text_version(self.settings, self._engine.identity)
+        return label_embeddings.label_version(texts, self.vocabulary)
 
     def label_embeddings(self) -> LabelEmbeddings:
         """The labels' vectors: from `label_embeddings.pt` where it is up to date, else built and kept there."""
@@ -144,6 +145,8 @@ class CLIPClassifier:
             logger.info("Loaded cached embeddings for %d labels", count)
             return known
         engine = self._engine.get()
+        for warning in unread(engine, self.vocabulary).warnings(self.vocabulary):
+            logger.warning("%s", warning)
         with self.building():
             built = LabelEmbeddings(label_embeddings.embed_labels(engine, self.vocabulary), engine.logit_scale, version)
         label_embeddings.write(self.label_file, built, self.vocabulary)

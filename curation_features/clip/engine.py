@@ -61,6 +61,9 @@ class ClipEngine(Protocol):
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors (N, D) of unit norm for N prompts."""
 
+    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The tokens (N, L) that the model reads of N prompts, and whether more than L are cut off, (N,)."""
+
 
 def clip_model(settings: Settings, progress: Progress = no_progress, *, fetch: bool = True) -> LazyModel[ClipEngine]:
     """The engine that `settings` name: located when its identity is asked for, loaded on first use."""
@@ -148,8 +151,14 @@ class OpenClipEngine:
         """See `ClipEngine.encode_texts`. All prompts go through the model at once."""
         return self._encoded("text", self._tokens(prompts) if len(prompts) else np.empty(0))
 
-    def _tokens(self, prompts: Sequence[str]) -> NDArray[np.int64]:
-        tokens: NDArray[np.int64] = self._tokenizer.get()(list(prompts)).numpy()
+    def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """See `ClipEngine.tokenize`: a prompt is cut where a place more than L is filled, too."""
+        tokens = self._tokens(prompts)
+        longer = self._tokens([*prompts, ""], tokens.shape[1] + 1)
+        return tokens, longer[:-1, -1] != longer[-1, -1]
+
+    def _tokens(self, prompts: Sequence[str], length: int | None = None) -> NDArray[np.int64]:
+        tokens: NDArray[np.int64] = self._tokenizer.get()(list(prompts), length).numpy()
         return tokens
 
     def _encoded(self, tower: Tower, inputs: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:

@@ -59,9 +59,13 @@ class LabelEmbeddings:
     version: str
 
 
-def label_version(engine_identity: str, vocabulary: Vocabulary) -> str:
-    """Names the label vectors of a model and a vocabulary (hex)."""
-    return hashlib.sha256(json.dumps([_FORMAT, engine_identity, vocabulary.fingerprint]).encode()).hexdigest()
+def label_version(texts: str, vocabulary: Vocabulary) -> str:
+    """Names the label vectors of a model and a vocabulary (hex).
+
+    Args:
+        texts: the version of the model's vectors of texts (`versions.text_version`).
+    """
+    return hashlib.sha256(json.dumps([_FORMAT, texts, vocabulary.fingerprint]).encode()).hexdigest()
 
 
 def file_name(vocabulary: Vocabulary) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curation_features.clip.prompts import words
 from curation_features.errors import SettingsError
 from curation_features.manifest import VOCABULARY_NAME
 from curation_features.schema import LABELS_PER_PHOTO
@@ -24,8 +25,9 @@ class Vocabulary:
     """What photos are labelled with.
 
     Attributes:
-        labels: distinct; at least `schema.LABELS_PER_PHOTO`. Their order settles ties.
-        templates: distinct; each with one `{}`, where the label goes.
+        labels: distinct to the model (see `prompts.words`); at least `schema.LABELS_PER_PHOTO`. Their order settles
+            ties.
+        templates: distinct to the model; each with one `{}`, where the label goes.
     """
 
     labels: tuple[str, ...]
@@ -169,14 +171,28 @@ def _distinct(where: str, entries: object, key: str) -> tuple[str, ...]:
         raise SettingsError(f"{where}: expected an object with a list of strings, {{{key!r}: [...]}}")
     seen: dict[str, int] = {}
     for position, entry in enumerate(entries):
-        problem = _problem(entry, seen)
+        problem = _problem(entry)
         if problem:
             raise SettingsError(f"{where}: {key}[{position}] ({entry!r}) {problem}")
-        seen[entry] = position
+        read = words(entry.replace("{}", "x"))  # as if a label stood there: most begin and end with a letter
+        if not read:
+            raise SettingsError(f"{where}: {key}[{position}] ({entry!r}) is blank")
+        first = seen.setdefault(read, position)
+        if first < position:
+            raise SettingsError(f"{where}: {_twins(key, first, entries[first], position, entry)}; remove one")
     return tuple(entries)
 
 
-def _problem(entry: object, before: Mapping[str, int]) -> str | None:
+def _twins(key: str, first: int, one: str, second: int, other: str) -> str:
+    if one == other:
+        return f"{key}[{second}] ({other!r}) is there twice, first as [{first}]"
+    return (
+        f"{key}[{first}] {one!r} and {key}[{second}] {other!r} are the same to the model, which does not tell apart "
+        "case, white space, Unicode forms and HTML entities"
+    )
+
+
+def _problem(entry: object) -> str | None:
     if not isinstance(entry, str):
         return "is not a string"
     if not entry.strip():
@@ -185,7 +201,7 @@ def _problem(entry: object, before: Mapping[str, int]) -> str | None:
         return "has white space around it; remove that"
     if any(0xD800 <= ord(character) <= 0xDFFF for character in entry):
         return "is not Unicode text (it has half of a surrogate pair)"
-    return f"is there twice, first as [{before[entry]}]; remove one" if entry in before else None
+    return None
 
 
 def _find(settings: Settings, setting: str) -> Path:

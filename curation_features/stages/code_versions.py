@@ -6,7 +6,7 @@ from curation_features.models import locate_brisque, locate_clip, locate_clip_iq
 from curation_features.settings import Settings
 from curation_features.stages import FeatureStages
 from curation_features.stages.plan import TECHNICAL_PARTS
-from curation_features.versions import combined, digest, part_version
+from curation_features.versions import combined, digest, part_version, text_version
 
 _MODELS = {"embedding": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}
 
@@ -16,14 +16,12 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
     are on this machine now. Nothing is downloaded.
     """
     vocabularies = {"vocabulary": stages.classifier.vocabulary.fingerprint, **_named(settings)}
-    parts = {
-        part: part_version(part, settings, _weights(settings, part))
-        for part in (*TECHNICAL_PARTS, "embedding", "labels")
-    }
+    weights = {part: _weights(settings, part) for part in (*TECHNICAL_PARTS, "embedding", "labels")}
+    parts = {part: part_version(part, settings, found) for part, found in weights.items()}
     return {
         "technical_metrics": combined({part: parts[part] for part in TECHNICAL_PARTS}),
         "image_embeddings": parts["embedding"],
-        "label_embeddings": combined({"embedding": parts["embedding"], **vocabularies}),
+        "label_embeddings": combined({"embedding": text_version(settings, weights["embedding"]), **vocabularies}),
         "clip_labels": parts["labels"],
         "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
     }

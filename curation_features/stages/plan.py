@@ -17,7 +17,7 @@ from curation_features.schema import METRIC_NAMES, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque import Brisque, brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
-from curation_features.versions import PARTS, combined, part_version
+from curation_features.versions import PARTS, combined, part_version, text_version
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,8 +148,10 @@ def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts:
             continue
         inputs: dict[str, str] = {}
         if part == "labels":
-            embedding = part_version("embedding", settings, identity)
-            inputs = {"embedding": embedding, "label_embeddings": label_version(embedding, vocabulary)}
+            inputs = {
+                "embedding": part_version("embedding", settings, identity),
+                "label_embeddings": label_version(text_version(settings, identity), vocabulary),
+            }
         versions[part] = part_version(part, settings, identity, **inputs)
     if failures and settings.on_missing_weights == "fail":
         raise _all_in_one(list(failures.values()))

@@ -9,10 +9,16 @@ import pytest
 import torch
 from checkpoints import RESNET, VIT, weights_in, write_checkpoint
 
+from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import load_open_clip
 from curation_features.clip.int8 import Int8Linear, Int8SelfAttention
+from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.device import Device, select_device
 from curation_features.errors import SettingsError
+from curation_features.models import LazyModel
+from curation_features.stages.plan import Models, make_plan
+from curation_features.testing import FakeClipEngine
+from curation_features.versions import part_version, text_version
 
 INT8 = Device("cpu", "int8")
 WIDE = {**VIT, "width": 128, "layers": 4, "head_width": 32}
@@ -119,8 +125,32 @@ def test_int8_is_for_the_cpu(settings):
 
 
 def test_vectors_in_int8_are_other_results_in_the_cache(settings):
-    from curation_features.versions import part_version
-
     settings = settings.replace(device="cpu")
     assert part_version("embedding", settings.replace(precision="int8")) != part_version("embedding", settings)
     assert part_version("clip_iqa", settings.replace(precision="int8")) == part_version("clip_iqa", settings)
+
+
+def test_int8_builds_no_label_vectors_anew(settings):
+    """Texts stay in single precision, whether settings say so or the device does."""
+    engine = FakeClipEngine()
+
+    def encoded(**changes):
+        before = engine.texts_encoded
+        CLIPClassifier(settings.replace(**changes), engine=LazyModel.ready(engine, "fake")).label_embeddings()
+        return engine.texts_encoded - before
+
+    assert [encoded(), encoded(precision="int8")] == [300, 0]
+    on_cpu = [encoded(device="cpu", precision=precision) for precision in ("fp32", "int8", "auto", "fp16", "int8")]
+    assert on_cpu == [300, 0, 0, 300, 300]
+
+
+def test_labels_made_in_int8_are_other_results_though_their_vectors_are_not(settings):
+    settings = settings.replace(device="cpu")
+    vocabulary, models = load_vocabulary(settings), Models(*[LazyModel.ready(None, "fake")] * 3)
+    exact, fast = (
+        make_plan(settings.replace(precision=precision), models, vocabulary, ("embedding", "labels")).versions
+        for precision in ("fp32", "int8")
+    )
+    assert exact["embedding"] != fast["embedding"]
+    assert exact["labels"] != fast["labels"]
+    assert text_version(settings.replace(precision="int8")) == text_version(settings)

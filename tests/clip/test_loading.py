@@ -249,6 +249,14 @@ def test_a_tokenizer_of_transformers_serves_an_engine(tokenizer_folder):
     np.testing.assert_allclose(engine.encode_texts(["a photo of a cat"]), expected, atol=1e-6)
 
 
+def test_prompts_that_a_tokenizer_of_transformers_cuts_are_told(tokenizer_folder):
+    engine = load_open_clip(with_tokenizer(tokenizer_folder), CPU)
+    length = SIGLIP["text_cfg"]["context_length"]
+    tokens, is_cut = engine.tokenize(["a cat", " ".join(["cat"] * length), " ".join(["cat"] * (length + 1))])
+    assert tokens.shape == (3, length)
+    assert is_cut.tolist() == [False, False, True]
+
+
 def test_a_tokenizer_that_cannot_be_read_is_an_error_that_says_why(tokenizer_folder, monkeypatch):
     engine = load_open_clip(with_tokenizer(tokenizer_folder), CPU)
     (tokenizer_folder / "tokenizer.json").write_text("<html>")

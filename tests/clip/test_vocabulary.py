@@ -78,6 +78,9 @@ def test_a_file_named_by_a_setting_must_exist(settings):
         ([*LABELS, " \t"], r"labels\[5\] .* is blank"),
         ([*LABELS, " dog"], r"labels\[5\] \(' dog'\) has white space around it"),
         ([*LABELS, "\ud800"], r"labels\[5\] .* is not Unicode"),
+        ([*LABELS, "&nbsp;"], r"labels\[5\] \('&nbsp;'\) is blank"),
+        ([*LABELS, "Cat"], r"labels\.json: labels\[2\] 'cat' and labels\[5\] 'Cat' are the same to the model"),
+        ([*LABELS, "caf\u00e9", "x", "cafe\u0301"], r"labels\[5\] .* and labels\[7\] .* are the same to the model"),
         ("sea", r"labels\.json: expected an object with a list"),
     ],
 )
@@ -98,12 +101,34 @@ def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, lab
         (["{0}"], r"templates\[0\].*must have one {}"),
         (["{label} {}"], r"templates\[0\].*no other brace"),
         (["{}", "{}"], r"templates\[1\] .*is there twice"),
+        (["a  {}", "{}", "A {}"], r"templates\.json: templates\[0\] 'a  {}' and templates\[2\] 'A {}' are the same"),
+        (["({})", "( {} )"], r"templates\[0\] '\({}\)' and templates\[1\] '\( {} \)' are the same"),
     ],
 )
 def test_templates_that_cannot_be_used_are_named_by_file_and_position(settings, templates, message):
     write(settings.root, templates=templates)
     with pytest.raises(SettingsError, match=message):
         load_vocabulary(settings)
+
+
+def test_labels_and_templates_that_only_look_alike_are_kept(settings):
+    labels, templates = [*LABELS, "cats", "hot dog", "hotdog", "hot-dog", "cafe", "café"], ["a {}", "a{}", "a {}."]
+    write(settings.root, labels, templates)
+    assert load_vocabulary(settings) == Vocabulary(tuple(labels), tuple(templates))
+
+
+@pytest.mark.parametrize("name", ["casedup", "normalised"])
+def test_a_file_with_labels_that_are_one_is_refused(settings, shared_data, name):
+    path = shared_data / "inputs" / "labels" / f"{name}.json"
+    expected = {
+        "casedup": "labels[0] 'cat' and labels[1] 'Cat'",
+        "normalised": "labels[0] 'hot dog' and labels[1] 'hot  dog'",
+    }
+    with pytest.raises(SettingsError) as caught:
+        chosen_vocabulary(settings, str(path))
+    assert str(caught.value).startswith(
+        f"{path}: {expected[name]} are the same to the model, which does not tell apart"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b'{"label": []}'])
