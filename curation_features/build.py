@@ -50,8 +50,8 @@ class AssetResult:
     def numbers(self) -> dict[str, int | float | str]:
         """Counts, timings and names that tell one result from another, as plain values."""
         if self.finished is not None:
-            statuses = {f"photos_{status}": count for status, count in self.finished.merged.statuses().items()}
-            return {"photos": len(self.finished.merged.records), **statuses}
+            statuses = {f"artifacts_{status}": count for status, count in self.finished.merged.statuses().items()}
+            return {"artifacts": len(self.finished.merged.records), **statuses}
         if self.stats is None or self.stage is None:
             return {}
         named = {"manifest": self.stage.metadata["manifest"], "pass": self.pass_version}

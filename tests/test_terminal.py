@@ -364,12 +364,38 @@ def test_a_summary_is_at_most_80_columns_wide_in_any_encoding(project, monkeypat
 # --- for machines ---------------------------------------------------------------------------------------------------
 
 
-def declared(capsys, command: list[str]) -> set[str]:
-    """The fields that the help of a command tells of."""
+def declared(capsys, command: list[str]) -> dict[str, str]:
+    """The fields that the help of a command tells of, with their meaning."""
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     listed = capsys.readouterr().out.split("with --json, one object on standard output:\n")[1]
-    return {line.split()[0] for line in listed.splitlines()} - {"error"}
+    fields = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    del fields["error"]
+    return fields
+
+
+def inner_names(meaning: str) -> set[str]:
+    """The names that a field is said to hold: those between its innermost braces."""
+    braces = re.search(r"\{([^{}]*)\}", meaning)
+    return set(braces[1].split(", ")) if braces else set()
+
+
+def inner_keys(meaning: str, value: Any) -> set[str]:
+    """The names that a field does hold, as deep as its meaning goes."""
+    if isinstance(value, list):
+        return set().union(*(inner_keys(meaning, item) for item in value))
+    if re.match(r"\{\w+: \{", meaning):  # under names that are not told
+        return set().union(*map(set, value.values()))
+    return set(value)
+
+
+def test_what_a_meaning_says_is_understood() -> None:
+    assert inner_names("{metric: {p05, p50}}: percentiles") == {"p05", "p50"}
+    nested = {"noise": {"p05": 1}, "brisque": {"p50": 1}}
+    assert inner_keys("{metric: {p05, p50}}: percentiles", nested) == {"p05", "p50"}
+    assert inner_names("[{a, b}]: a list") == inner_keys("[{a, b}]: a list", [{"a": 1}, {"b": 2}]) == {"a", "b"}
+    assert inner_keys("{page}: written", {"page": "x"}) == {"page"}
+    assert inner_names("no braces") == set()
 
 
 @pytest.mark.parametrize(
@@ -385,6 +411,8 @@ def declared(capsys, command: list[str]) -> set[str]:
         ["cache", "stats"],
         ["cache", "clear"],
         ["config", "show"],
+        ["labels", "list"],
+        ["labels", "check"],
     ],
     ids=" ".join,
 )
@@ -398,7 +426,12 @@ def test_machines_get_one_object_with_the_fields_of_the_help(project: Project, c
     [line] = shown.out.splitlines()
     fields = json.loads(line)
     named = [word for word in arguments[:2] if word.isalpha() and word != "photos"]
-    assert set(fields) == declared(capsys, named)
+    told = declared(capsys, named)
+    assert set(fields) == set(told)
+    for name, meaning in told.items():
+        if (names := inner_names(meaning)) and fields[name]:
+            found = inner_keys(meaning, fields[name])
+            assert found <= names if "--output" in arguments and name == "files" else found == names, name
     if arguments[0] in ("process", "materialize"):
         assert "a library talks" in shown.err
         assert (fields["artifacts"], fields["photos"], fields["cached"]) == (2, 2, 0)
@@ -417,7 +450,7 @@ def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, c
     assert main([*PROCESS, "--json"]) == 0
     fields = json.loads(capsys.readouterr().out)
     assert fields["statuses"] == {"ok": 1, "degraded": 0, "failed": 1}
-    assert fields["errors"] == [{"stage": "photo", "reason": "unreadable", "photos": 1}]
+    assert fields["errors"] == [{"stage": "photo", "reason": "unreadable", "artifacts": 1}]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from curation_features.store import ArtifactStore
 
 
-FIELDS = {"batch_id": "id of the batch", "photos": "how many photos are shown", "files": "path of the `page`"}
+FIELDS = {"batch_id": "id of the batch", "artifacts": "how many it has", "files": "{page}: what was written"}
 
 
 def register(commands: Any) -> None:
@@ -48,7 +48,7 @@ def report(args: argparse.Namespace, settings: Settings) -> Outcome:
         write_sheet(page, table_path, _digest(json_path), settings, bar.advance)
     if args.open:
         _show(page)
-    fields = {"batch_id": batch_id, "photos": photos, "files": {"page": page}}
+    fields = {"batch_id": batch_id, "artifacts": photos, "files": {"page": page}}
     return Outcome(fields, partial(say, str(page)))
 
 

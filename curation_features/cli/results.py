@@ -38,10 +38,10 @@ RESULT_FIELDS = {
     "cached": "how many of the photos came out of the cache",
     "partly_cached": "how many others came out of the cache in part",
     "statuses": "{ok, degraded, failed}: artifacts by status",
-    "errors": "[{stage, reason, photos}]: why values are defaults, most frequent first",
-    "labels": "[{label, photos, share}]: first labels, most frequent first",
-    "scores": "{metric: {5, 50, 95}}: percentiles of what was measured",
-    "files": "{features, table, page}: those that were written",
+    "errors": "[{stage, reason, artifacts}]: why values are defaults, most frequent first",
+    "labels": "[{label, artifacts, share}]: first labels, most frequent first",
+    "scores": "{metric: {p05, p50, p95}}: percentiles of what was measured",
+    "files": "{features, table, embeddings, page}: those that were written",
     **SPEED_FIELDS,
 }
 
@@ -88,7 +88,7 @@ def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = 
         "cached": finished.cached,
         "partly_cached": finished.partly_cached,
         "statuses": merged.statuses(),
-        "errors": [{"stage": e.stage, "reason": e.reason, "photos": e.photos} for e in error_counts(merged)],
+        "errors": [{"stage": e.stage, "reason": e.reason, "artifacts": e.artifacts} for e in error_counts(merged)],
         "labels": [asdict(label) for label in label_distribution(merged)],
         "scores": score_percentiles(merged),
         "files": files,
@@ -171,9 +171,11 @@ def _show(merged: Merged, fields: Mapping[str, Any], measured: Callable[[], Merg
     shares = [_labels(fields["labels"], full), _percentiles(fields["scores"])]
     terminal.print(Columns([table for table in shares if table], padding=(0, 4)))
     for error in fields["errors"]:
-        say(f"{error['photos']} x {error['stage']}: {error['reason']}", style="yellow")
+        say(f"{error['artifacts']} x {error['stage']}: {error['reason']}", style="yellow")
     statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
-    say(f"{len(merged.records)} photos in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
+    photos = f"{fields['artifacts']} artifacts of {fields['photos']} photos"
+    told = photos if fields["artifacts"] != fields["photos"] else f"{fields['photos']} photos"
+    say(f"{told} in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
     partly = f", and {fields['partly_cached']} more in part" if fields["partly_cached"] else ""
     say(f"{told_speed(fields)}; {fields['cached']} of {fields['photos']} photos came out of the cache{partly}")
     for path in fields["files"].values():
@@ -315,22 +317,22 @@ def _labels(labels: Sequence[Mapping[str, Any]], full: str) -> RenderableType | 
     table.add_column("", width=_BAR, no_wrap=True)
     table.add_column("photos", justify="right", no_wrap=True)
     for label in labels[:_LABELS]:
-        bar = full * max(1, round(_BAR * label["photos"] / labels[0]["photos"]))
-        table.add_row(Text(printable(label["label"])), Text(bar, style="cyan"), str(label["photos"]))
+        bar = full * max(1, round(_BAR * label["artifacts"] / labels[0]["artifacts"]))
+        table.add_row(Text(printable(label["label"])), Text(bar, style="cyan"), str(label["artifacts"]))
     if len(labels) > _LABELS:
-        others = sum(label["photos"] for label in labels[_LABELS:])
+        others = sum(label["artifacts"] for label in labels[_LABELS:])
         table.add_row(Text(f"{len(labels) - _LABELS} others", style="dim"), "", Text(str(others), style="dim"))
     return table
 
 
-def _percentiles(scores: Mapping[str, Mapping[int, float]]) -> RenderableType | None:
+def _percentiles(scores: Mapping[str, Mapping[str, float]]) -> RenderableType | None:
     """Where most of the scores lie."""
     if not scores:
         return None
     table = _table()
     table.add_column("score", no_wrap=True)
-    for rank in next(iter(scores.values())):
-        table.add_column(f"{rank} %" if rank != 50 else "median", justify="right", no_wrap=True)
+    for heading in ("5 %", "median", "95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, values in scores.items():
         table.add_row(name, *(f"{value:.3f}" for value in values.values()))
     return table

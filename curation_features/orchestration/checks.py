@@ -89,7 +89,7 @@ class BatchChecks:
 
     def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
         """Whether the batch is as usual, by the metadata of its `features`."""
-        statuses = {status: _value(metadata, f"photos_{status}", 0) for status in ("ok", "degraded", "failed")}
+        statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in ("ok", "degraded", "failed")}
         yield self._limited("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
         shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
         yield self._limited("labels_as_usual", shift, self._settings.warn_label_shift)

@@ -112,8 +112,8 @@ def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict
         thumbnail: makes the small images beside the photos to look at; by default there are none.
     """
     chosen, names, percentiles = extremes(merged, _EXTREMES), _names(merged), score_percentiles(merged)
-    counts = {"photos": len(merged.records)}
-    counts.update({f"photos_{status}": count for status, count in merged.statuses().items()})
+    counts = {"artifacts": len(merged.records)}
+    counts.update({f"artifacts_{status}": count for status, count in merged.statuses().items()})
     tables = {
         "extremes": _extreme_table(chosen, names),
         "errors": _error_table(merged),
@@ -135,9 +135,9 @@ def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict
 def _flat(percentiles: Percentiles) -> dict[str, int | float]:
     return _plain(
         {
-            f"{metric}_p{rank:02}": round(value, 4)
+            f"{metric}_{name}": round(value, 4)
             for metric, values in percentiles.items()
-            for rank, value in values.items()
+            for name, value in values.items()
         }
     )
 
@@ -149,9 +149,9 @@ def _bounded(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 _SHARE_COLUMNS = {
-    "label": ("string", "the most probable label of a photo"),
-    "photos": ("int", "photos that have it"),
-    "share": ("string", "of all photos with labels"),
+    "label": ("string", "the most probable label of an artifact"),
+    "artifacts": ("int", "artifacts that have it"),
+    "share": ("string", "of all artifacts with labels"),
     "": ("string", "as a bar, the longest for the most frequent"),
 }
 
@@ -161,15 +161,15 @@ def _label_table(merged: Merged) -> dg.TableMetadataValue:
     rows = [
         {
             "label": one_line(share.label, _LABEL_LENGTH),
-            "photos": share.photos,
+            "artifacts": share.artifacts,
             "share": f"{share.share:.1%}",
-            "": "█" * max(1, round(_BAR_LENGTH * share.photos / shares[0].photos)),
+            "": "█" * max(1, round(_BAR_LENGTH * share.artifacts / shares[0].artifacts)),
         }
         for share in shares[:_ROWS_SHOWN]
     ]
     rest = shares[_ROWS_SHOWN:]
     if rest:
-        more = {"label": f"{len(rest)} more", "photos": sum(share.photos for share in rest)}
+        more = {"label": f"{len(rest)} more", "artifacts": sum(share.artifacts for share in rest)}
         rows.append({**more, "share": f"{sum(share.share for share in rest):.1%}", "": ""})
     return _table(_SHARE_COLUMNS, rows)
 
@@ -177,10 +177,10 @@ def _label_table(merged: Merged) -> dg.TableMetadataValue:
 _SCORE_COLUMNS = {
     "score": ("string", "name of the score"),
     "best": ("int", "the value that a good photo reaches"),
-    "p05": ("string", "5th percentile over the photos that have the score"),
+    "p05": ("string", "5th percentile over the artifacts that have the score"),
     "p50": ("string", "median"),
     "p95": ("string", "95th percentile"),
-    "measured": ("int", "photos that have the score"),
+    "measured": ("int", "artifacts that have the score"),
 }
 
 
@@ -191,7 +191,7 @@ def _score_table(merged: Merged, percentiles: Percentiles) -> dg.TableMetadataVa
             {
                 "score": metric,
                 "best": METRIC[metric].best,
-                **{f"p{rank:02}": f"{value:.3f}" for rank, value in values.items()},
+                **{name: f"{value:.3f}" for name, value in values.items()},
                 "measured": sum(_score(record, metric) is not None for record in merged.records),
             }
             for metric, values in percentiles.items()
@@ -202,7 +202,7 @@ def _score_table(merged: Merged, percentiles: Percentiles) -> dg.TableMetadataVa
 _ERROR_COLUMNS = {
     "stage": ("string", "what could not be computed"),
     "reason": ("string", "why, in short"),
-    "photos": ("int", "photos that this concerns"),
+    "artifacts": ("int", "artifacts that this concerns"),
     "message": ("string", "what the first of them says"),
 }
 
@@ -214,7 +214,7 @@ def _error_table(merged: Merged) -> dg.TableMetadataValue:
             {
                 "stage": one_line(error.stage, _LABEL_LENGTH),
                 "reason": one_line(error.reason, _LABEL_LENGTH),
-                "photos": error.photos,
+                "artifacts": error.artifacts,
                 "message": one_line(error.message),
             }
             for error in error_counts(merged)[:_ROWS_SHOWN]

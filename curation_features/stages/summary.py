@@ -18,25 +18,25 @@ import numpy as np
 from curation_features.schema import METRICS, Measurement, PhotoRecord
 from curation_features.stages.merge import Merged
 
-PERCENTILES = (5, 50, 95)
+PERCENTILES = {"p05": 5, "p50": 50, "p95": 95}
 
 
 @dataclass(frozen=True, slots=True)
 class LabelShare:
-    """How many photos have a label as their first one; `share` is of all photos with labels, in [0, 1]."""
+    """How many artifacts have a label as their first one; `share` is of all that have labels, in [0, 1]."""
 
     label: str
-    photos: int
+    artifacts: int
     share: float
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """How many photos have an error of one kind, and the message of the first of them."""
+    """How many artifacts have an error of one kind, and the message of the first of them."""
 
     stage: str
     reason: str
-    photos: int
+    artifacts: int
     message: str
 
 
@@ -73,8 +73,8 @@ class Extreme:
         return f"{self.cause} ({self.measure} {number})"
 
 
-Percentiles = dict[str, dict[int, float]]
-"""For each metric its percentiles, by rank."""
+Percentiles = dict[str, dict[str, float]]
+"""For each metric its percentiles, by name."""
 
 
 def score_percentiles(merged: Merged) -> Percentiles:
@@ -83,8 +83,8 @@ def score_percentiles(merged: Merged) -> Percentiles:
     for metric in METRICS:
         scores = [score for record in merged.records if (score := _score(record, metric.name)) is not None]
         if scores:
-            values = np.percentile(scores, PERCENTILES)
-            found[metric.name] = {rank: float(value) for rank, value in zip(PERCENTILES, values, strict=True)}
+            values = np.percentile(scores, [*PERCENTILES.values()])
+            found[metric.name] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
     return found
 
 
@@ -92,18 +92,18 @@ def label_distribution(merged: Merged) -> list[LabelShare]:
     """The first labels, most frequent first; ties in the order of the batch."""
     counts = merged.label_counts()
     total = sum(counts.values())
-    return [LabelShare(label, photos, photos / total) for label, photos in counts.items()]
+    return [LabelShare(label, count, count / total) for label, count in counts.items()]
 
 
 def error_counts(merged: Merged) -> list[ErrorCount]:
     """The errors by stage and reason, most frequent first; ties by name."""
-    photos: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     messages: dict[tuple[str, str], str] = {}
     for artifact in merged.document["artifacts"]:
         errors = {(error["stage"], error["reason"]): error["message"] for error in artifact["features"]["errors"]}
-        photos.update(errors.keys())
+        counts.update(errors.keys())
         messages = errors | messages
-    ordered = sorted(photos.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [ErrorCount(*kind, count, messages[kind]) for kind, count in ordered]
 
 

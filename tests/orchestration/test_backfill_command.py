@@ -17,6 +17,7 @@ from devserver import free_port
 from graphql import parse, validate
 
 from curation_features.cli import main
+from curation_features.cli.backfills import FIELDS
 from curation_features.errors import CurationError
 from curation_features.events import Outbox
 from curation_features.manifest import batch_from
@@ -288,6 +289,7 @@ def test_batches_that_were_not_made_are_named(dagster: FakeDagster, capsys: pyte
     assert f"{dagster.url}/runs/b/abc" in shown.out
     assert main(["backfill", "--assets", "features", "--url", dagster.url, "--json"]) == 1
     fields = json.loads(capsys.readouterr().out)
+    assert fields.keys() - {"error"} == FIELDS.keys()
     assert (fields["made"], fields["failed"], fields["error"]["exit_code"]) == (2, 13, 1)
     assert fields["not_made"] == [f"b{number:02}" for number in range(1, 14)]
 

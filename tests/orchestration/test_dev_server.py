@@ -76,4 +76,4 @@ def test_the_ui_shows_the_assets_and_launches_a_run_with_its_own_settings(server
         assert shown[name]["staleStatusByPartition"] == ["STALE" if name == "technical_metrics" else "FRESH"], name
         assert shown[name]["assetMaterializations"][0]["runId"] == run_id
     labels = {entry["label"] for entry in shown["features"]["assetMaterializations"][0]["metadataEntries"]}
-    assert {"photos_ok", "labels", "json", "parquet"} <= labels
+    assert {"artifacts_ok", "labels", "json", "parquet"} <= labels

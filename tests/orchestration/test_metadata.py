@@ -106,18 +106,18 @@ def cells(markdown: str) -> list[list[str]]:
 def test_a_batch_is_shown_with_its_counts_scores_labels_and_errors(world) -> None:
     merged = features_of(world, *(world.photo(f"{n}.png", n) for n in range(3)), {"photo_id": "x", "std_uri": "x.jpg"})
     shown = feature_metadata(merged)
-    assert {name: shown[name] for name in ("photos", "photos_ok", "photos_degraded", "photos_failed")} == {
-        "photos": 4, "photos_ok": 3, "photos_degraded": 0, "photos_failed": 1,
+    assert {name: shown[name] for name in ("artifacts", "artifacts_ok", "artifacts_degraded", "artifacts_failed")} == {
+        "artifacts": 4, "artifacts_ok": 3, "artifacts_degraded": 0, "artifacts_failed": 1,
     }  # fmt: skip
     assert shown["dagster/partition_row_count"] == 4
     assert shown["labels"].data == merged.label_counts()
     assert (shown["technical_version"], shown["clip_version"]) == tuple(merged.version.values())
     assert [row["score"] for row in records_of(shown, "scores")] == list(METRIC_NAMES)
-    assert [(row["stage"], row["reason"], row["photos"]) for row in records_of(shown, "errors")] == [
+    assert [(row["stage"], row["reason"], row["artifacts"]) for row in records_of(shown, "errors")] == [
         ("photo", "missing", 1)
     ]
     assert records_of(shown, "failed_photos") == [{"photo": "x.jpg", "reason": "missing", "photo_id": "x"}]
-    assert sum(row["photos"] for row in records_of(shown, "label_distribution")) == 3
+    assert sum(row["artifacts"] for row in records_of(shown, "label_distribution")) == 3
 
 
 def test_percentiles_are_flat_numbers_that_are_absent_where_nothing_was_measured() -> None:
@@ -143,7 +143,7 @@ def test_numbers_are_pythons_own_and_finite() -> None:
 
 
 def test_an_empty_batch_and_one_that_failed_can_be_shown() -> None:
-    assert feature_metadata(merged_of([]))["photos"] == 0
+    assert feature_metadata(merged_of([]))["artifacts"] == 0
     gone = PhotoRecord("x", "x.jpg", failure=FeatureError("photo", "missing", "no such file"))
     shown = feature_metadata(merged_of([gone]))
     assert shown["labels"].data == {}
@@ -154,7 +154,7 @@ def test_an_empty_batch_and_one_that_failed_can_be_shown() -> None:
 def test_labels_are_shown_most_frequent_first_with_their_share() -> None:
     records = [measured(str(n), 0.5, (LabelScore("beach" if n else "night", 0.8, 0.3),)) for n in range(5)]
     rows = records_of(feature_metadata(merged_of(records)), "label_distribution")
-    assert [(row["label"], row["photos"], row["share"], len(row[""])) for row in rows] == [
+    assert [(row["label"], row["artifacts"], row["share"], len(row[""])) for row in rows] == [
         ("beach", 4, "80.0%", 20), ("night", 1, "20.0%", 5),
     ]  # fmt: skip
 
@@ -285,7 +285,7 @@ def test_it_stays_small_whatever_the_batch_holds() -> None:
     shown = feature_metadata(merged_of(records), lambda _: b"\xff" * ICON.max_bytes)
     assert len(stored(shown)) < 60_000
     assert records_of(shown, "label_distribution")[-1]["label"].endswith("more")
-    assert sum(row["photos"] for row in records_of(shown, "label_distribution")) == 1600
+    assert sum(row["artifacts"] for row in records_of(shown, "label_distribution")) == 1600
     assert records_of(shown, "failed_photos")[-1]["photo"] == "390 more"
 
 

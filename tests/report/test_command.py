@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from projects import Project, project_at
 
+from curation_features.cli.reports import FIELDS
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
@@ -88,6 +90,15 @@ def test_report_makes_the_page_anew(project) -> None:
     page.write_bytes(b"older" + whole[5:])
     assert project.command("report", "trip") == 0
     assert page.read_bytes() == whole
+
+
+def test_machines_are_told_what_the_help_says(project) -> None:
+    project.command("process", str(project.manifest_path("trip")))
+    said(project)
+    assert project.command("report", "trip", "--json") == 0
+    fields = json.loads(said(project))
+    assert fields == {"batch_id": "trip", "artifacts": 3, "files": {"page": str(features(project) / "trip.html")}}
+    assert fields.keys() == FIELDS.keys()
 
 
 def test_report_writes_where_it_is_told_to(project) -> None:

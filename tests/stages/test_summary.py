@@ -69,8 +69,8 @@ def test_percentiles_are_of_what_was_measured() -> None:
     records = [photo(str(n), {"sharpness": n / 100, "noise": n / 50 if n < 51 else FLAT}) for n in range(101)]
     found = score_percentiles(merged([*records, unread("gone")]))
     assert set(found) == {"sharpness", "noise"}
-    assert found["sharpness"] == pytest.approx({5: 0.05, 50: 0.5, 95: 0.95})
-    assert found["noise"] == pytest.approx({5: 0.05, 50: 0.5, 95: 0.95})
+    assert found["sharpness"] == pytest.approx({"p05": 0.05, "p50": 0.5, "p95": 0.95})
+    assert found["noise"] == pytest.approx({"p05": 0.05, "p50": 0.5, "p95": 0.95})
     assert all(type(value) is float for value in found["sharpness"].values())
 
 
@@ -83,7 +83,7 @@ def test_labels_are_counted_over_photos_that_have_some() -> None:
     unlabelled = photo("x")
     unlabelled.labelling = Labelling(error=FeatureError("clip_labels", "missing_weights", "no weights"))
     records = [photo("1", label="c"), photo("2", label="b"), photo("3", label="b"), unlabelled, unread("gone")]
-    shares = [(share.label, share.photos, share.share) for share in label_distribution(merged(records))]
+    shares = [(share.label, share.artifacts, share.share) for share in label_distribution(merged(records))]
     assert shares == [("b", 2, pytest.approx(2 / 3)), ("c", 1, pytest.approx(1 / 3))]
     assert label_distribution(merged([unlabelled])) == []
 
@@ -97,7 +97,7 @@ def test_errors_are_counted_by_stage_and_reason() -> None:
         unread("gone"),
         photo("3"),
     ]
-    found = [(error.stage, error.reason, error.photos, error.message) for error in error_counts(merged(records))]
+    found = [(error.stage, error.reason, error.artifacts, error.message) for error in error_counts(merged(records))]
     assert found == [
         ("noise", "flat_image", 2, "the image is flat"),
         ("brisque", "too_small", 1, "2 x 2 px"),
