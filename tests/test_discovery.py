@@ -71,7 +71,7 @@ def test_what_cameras_and_editors_write_is_never_passed_over(folder: Path, suffi
     assert [group.suffix for group in scanned(folder).skipped] == [suffix]
 
 
-def test_a_folder_without_a_photo_that_is_read_says_what_is_there(folder: Path) -> None:
+def test_a_folder_without_readable_formats_says_what_it_has(folder: Path) -> None:
     files(folder, "1.heic", "2.heic", "3.NEF")
     with pytest.raises(InputError) as caught:
         scanned(folder)
@@ -109,7 +109,7 @@ def test_thumbnails_of_other_programs_are_left_out(folder: Path) -> None:
     assert line.endswith(" and 6 more (thumbnails and waste of other programs)")
 
 
-def test_hidden_files_and_folders_are_left_out_unless_they_are_given(folder: Path) -> None:
+def test_hidden_files_are_left_out_unless_they_are_given(folder: Path) -> None:
     photo, hidden, inside, _ = files(folder, "a.png", ".b.png", ".hidden/d.jpg", ".DS_Store")
     found = scanned(folder)
     assert found.photos == (photo,)
@@ -117,7 +117,7 @@ def test_hidden_files_and_folders_are_left_out_unless_they_are_given(folder: Pat
     assert scanned(hidden, inside.parent).photos == (hidden, inside)
 
 
-def test_links_to_folders_are_not_followed_unless_they_are_given(folder: Path) -> None:
+def test_links_to_folders_are_followed_only_if_given(folder: Path) -> None:
     elsewhere = folder.parent / "elsewhere"
     files(elsewhere, "b.png")
     [photo] = files(folder, "a.png")
@@ -198,7 +198,7 @@ def test_a_folder_in_the_projects_data_is_taken_if_given(folder: Path, inside: s
     assert scan([folder / "data" / inside], folder / "data").photos == (photo,)
 
 
-def test_of_the_data_folder_itself_only_photos_of_others_are_taken(folder: Path) -> None:
+def test_of_the_data_folder_itself_own_files_are_left_out(folder: Path) -> None:
     photos = files(folder, "input/a.jpg", "mine/rankingInput/b.jpg")
     files(folder, "rankingInput/c.jpg", "cache/thumbnails/d.jpg")
     found = scan([folder], folder)

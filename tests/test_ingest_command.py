@@ -234,7 +234,7 @@ def test_the_newest_that_is_known_of_a_batch_counts(walk: Path, capsys, place: s
     assert changes(told(capsys, "one", "--batch-id", "walk")) == (3, 0, 0)
 
 
-def test_a_batch_whose_photos_are_not_known_is_not_replaced_unasked(walk: Path, capsys) -> None:
+def test_a_batch_that_cannot_be_read_is_not_replaced_unasked(walk: Path, capsys) -> None:
     (walk / "data" / "batches" / "walk.json").write_bytes(b"{")
     assert main(["ingest", "one", "--batch-id", "walk"]) == 2
     error = capsys.readouterr().err

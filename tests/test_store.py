@@ -297,7 +297,7 @@ def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, m
         store.check_batch_id("Trip")
 
 
-def test_the_newest_manifest_is_that_of_ingest_accepted_or_measured(store: ArtifactStore) -> None:
+def test_the_newest_manifest_of_three_places_counts(store: ArtifactStore) -> None:
     assert store.newest_manifest("trip") is None
     paths = [store.data_path / place / "trip.json" for place in ("manifests", "features", "batches")]
     for seconds, path in enumerate(paths):
