@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,49 @@ def test_help_lists_the_exit_codes(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "exit codes:" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"curation-features {metadata.version('curation-features')}\n"
+
+
+@pytest.mark.parametrize("group", [[], ["models"], ["labels"], ["cache"], ["config"]])
+def test_without_a_command_the_help_is_shown_and_the_code_is_2(capsys, group: list[str]) -> None:
+    assert main(group) == 2
+    shown = capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*group, "--help"])
+    assert shown.out == ""
+    assert shown.err == "curation-features: the following arguments are required: COMMAND\n" + capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "usage"),
+    [
+        (["proces", "x"], "there is no command 'proces'; did you mean 'process'?", "curation-features"),
+        (["xyzzy"], "there is no command 'xyzzy'\n", "curation-features"),
+        (["models", "stat"], "there is no command 'stat'; did you mean 'status'?", "curation-features models"),
+        (["process", "x", "--outptu", "y"], "--outptu y; did you mean '--output'?", "curation-features process"),
+        (["process", "x", "--outptu=y"], "--outptu=y; did you mean '--output'?", "curation-features process"),
+        (["process", "x", "y"], "unrecognized arguments: y\n", "curation-features process"),
+        (["--vebose", "cache", "stats"], "--vebose; did you mean '--verbose'?", "curation-features"),
+        (["process", "x", "--out", "y"], "unrecognized arguments: --out y", "curation-features process"),
+        (
+            ["backfill", "--assets", "lables"],
+            "no such asset: lables; did you mean 'labels'?",
+            "curation-features backfill",
+        ),
+        (["backfill", "--assets", "features,clip_label"], "did you mean 'clip_labels'?", "curation-features backfill"),
+    ],
+)
+def test_what_is_unknown_is_answered_with_the_nearest(capsys, arguments: list[str], said: str, usage: str) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert f"\nusage: {usage} [" in error
 
 
 def test_wrong_usage_is_code_2_and_shows_the_usage(capsys) -> None:

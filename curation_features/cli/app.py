@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from copy import copy
 
+from curation_features import __version__
 from curation_features.cli import (
     backfills,
     batches,
@@ -24,7 +25,15 @@ from curation_features.cli import (
     vocabularies,
     weights,
 )
-from curation_features.cli.command import EXIT_CODES, READER_GONE, Outcome, Parser, failure_kind, global_options
+from curation_features.cli.command import (
+    COMMAND,
+    EXIT_CODES,
+    READER_GONE,
+    Outcome,
+    Parser,
+    failure_kind,
+    global_options,
+)
 from curation_features.cli.terminal import complain
 from curation_features.errors import CurationError
 from curation_features.settings import load_settings
@@ -102,7 +111,7 @@ def _told(failure: BaseException) -> str:
     if isinstance(failure, CurationError):
         return str(failure)
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted; the same command goes on from what is done"
+        return str(failure) or "interrupted; the same command goes on from what is done"
     if isinstance(failure, MemoryError):
         return "memory does not suffice; close other programs, or set a smaller batch_size or fewer workers"
     if isinstance(failure, OSError):
@@ -164,7 +173,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     global_options(found)
-    commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    found.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = found.add_subparsers(title="commands", required=True, metavar=COMMAND)
     for module in (ingest, batches, reports, lifecycle, backfills, vocabularies, weights, caches, configuration):
         module.register(commands)
     return found

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import Interrupted, Outcome, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings, nearest, packaged_file
 
 if TYPE_CHECKING:
     from curation_features.events import LatestEvents
@@ -53,7 +53,8 @@ def register(commands: Any) -> None:
 def _assets(text: str) -> tuple[str, ...]:
     names = LABEL_ASSETS if text == "labels" else tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in ASSETS]:
-        raise argparse.ArgumentTypeError(f"no such asset: {', '.join(unknown)}")
+        hint = nearest(unknown[0], ("labels", *ASSETS))
+        raise argparse.ArgumentTypeError(f"no such asset: {', '.join(unknown)}{hint}")
     return names
 
 
@@ -92,8 +93,7 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
         with progress("making", wanted, unit="assets") as bar:
             status = server.wait(backfill_id, bar.advance)
     except KeyboardInterrupt:
-        say(f"the backfill goes on in Dagster: {page}")
-        raise
+        raise Interrupted(f"interrupted; the backfill goes on in Dagster: {page}") from None
     missing = [] if status.made == wanted else server.not_made(batch_ids, args.assets, status.launched)
     fields = {
         "backfill_id": backfill_id,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import say
 from curation_features.settings import Settings
 
@@ -22,7 +22,7 @@ CLEAR_FIELDS = {"folder": "where the cache lies", "deleted": "how many files wer
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar="COMMAND")
+    cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar=COMMAND)
     declare(cache, "stats", cache_stats, "curation-features cache stats --json", STATS_FIELDS)
     command = declare(cache, "clear", cache_clear, "curation-features cache clear --all", CLEAR_FIELDS)
     command.add_argument("--all", action="store_true", help="the label embeddings too")

@@ -20,14 +20,15 @@ from curation_features.errors import (
     StoreError,
     WeightsError,
 )
-from curation_features.settings import Settings
+from curation_features.settings import Settings, nearest
 
+COMMAND = "COMMAND"  # in the place of a command's name
 READER_GONE = 141  # as of a program that SIGPIPE ends
 
 EXIT_CODES = {
     0: "done (photos that could not be read are named in the result, and do not change the exit code)",
     1: "the run failed",
-    2: "wrong usage, settings or manifest",
+    2: "wrong usage, settings or manifest; no command: the help is shown",
     3: "model weights are missing and a degraded run is not permitted, or they could not be got",
     130: "interrupted",
     READER_GONE: "whoever read the output went away (`| head`)",
@@ -36,6 +37,10 @@ EXIT_CODES = {
 
 class UsageError(CurationError):
     """Arguments that cannot be understood, or that exclude each other."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interruption whose message says what goes on and what does not; by default the command can be repeated."""
 
 
 FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for machines, and the exit code; first match
@@ -81,21 +86,32 @@ def failure_kind(error: BaseException) -> tuple[str, int]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` where `argparse` would print and exit, and takes no half names of options."""
+    """A parser that raises `UsageError` where `argparse` would print and exit, and takes no half names of options.
+
+    What is unknown is answered with the nearest name, by the parser of the command that it was given to.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> Any:
+        """Raise what is wrong, with the usage; where the command is missing, with all of the help."""
+        shown = self.format_help() if message.endswith(f": {COMMAND}") else self.format_usage()
+        raise UsageError(f"{message}\n{shown.rstrip()}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As `argparse`, but what a command does not know is that command's own error, and not that of its parent."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            options = [option for action in self._actions for option in action.option_strings]
+            hints = (nearest(word.partition("=")[0], options) for word in unknown if word.startswith("-"))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, hints), '')}")
         return found, unknown
 
-    def error(self, message: str) -> Any:
-        """Raise what is wrong, with the usage."""
-        raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.metavar == COMMAND and action.choices is not None and value not in action.choices:
+            self.error(f"there is no command {value!r}{nearest(value, action.choices)}")
+        super()._check_value(action, value)
 
 
 def global_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import console, printable, say
 from curation_features.errors import InputError
 from curation_features.settings import ENV_PREFIX, SPECS, LoadedSettings, Settings, legal_values, nearest, recomputed
@@ -24,7 +24,7 @@ _SET = "(set)"  # in the place of a secret
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    config = commands.add_parser("config", help="the settings").add_subparsers(required=True, metavar="COMMAND")
+    config = commands.add_parser("config", help="the settings").add_subparsers(required=True, metavar=COMMAND)
     command = declare(config, "show", config_show, "curation-features config show device precision", FIELDS)
     command.add_argument("names", nargs="*", metavar="NAME", help="tell all of these settings (default: a list of all)")
     command.add_argument("--all", action="store_true", help="tell all of every setting")

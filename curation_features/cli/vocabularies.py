@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import doing, downloads, say
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
@@ -40,7 +40,7 @@ LIST_FIELDS = {"vocabularies": "a list of {name, labels, templates, problem}; th
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    labels = commands.add_parser("labels", help="the vocabularies").add_subparsers(required=True, metavar="COMMAND")
+    labels = commands.add_parser("labels", help="the vocabularies").add_subparsers(required=True, metavar=COMMAND)
     command = declare(labels, "check", labels_check, "curation-features labels check weddings", CHECK_FIELDS)
     command.add_argument(
         "vocabulary",

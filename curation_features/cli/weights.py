@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import doing, downloads, printable, size
 from curation_features.errors import CurationError, InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.settings import Settings
@@ -26,7 +26,7 @@ LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar="COMMAND")
+    models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar=COMMAND)
     command = declare(models, "pull", models_pull, "curation-features models pull --from /media/stick", STATUS_FIELDS)
     command.add_argument(
         "--from",
