@@ -35,7 +35,8 @@ SAME = [
     ("café", "cafe\u0301"),
     ("Å", "\u212b"),
     ("&", "&amp;"),
-    ("&", "&amp;amp;"),
+    ("&", "&amp;amp;amp;"),
+    ("<b> & c", "<b> &amp;amp; c"),  # ftfy leaves the entities of what may be HTML
     ("fish & chips", "fish &amp; chips"),
     ("cat", "&#99;at"),
     ("cat", "\uff43\uff41\uff54"),
