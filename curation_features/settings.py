@@ -221,7 +221,7 @@ def load_settings(root: Path | str | None = None, environ: Mapping[str, str] | N
         environ: the environment; by default the process's own.
 
     Raises:
-        SettingsError: an unknown name, or a value that is not legal; says where it came from.
+        SettingsError: an unknown name, a value that is not legal, or a root that is no folder; says where it came from.
     """
     return load_with_origins(root, environ).settings
 
@@ -233,15 +233,18 @@ def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str]
     file = base / "config" / "settings.toml"
     values: dict[str, Any] = {}
     origins = {} if root or not environ.get(_ROOT) else {"root": _ROOT}
+    if not base.is_dir():
+        source = origins.get("root", "root")
+        raise SettingsError(f"{source}: {base} is not a folder; name the project's, in which data/ is to be")
     for given in (*_from_toml(file), *_from_environ(environ)):
         spec = SPECS.get(given.name)
         if spec is None:
-            raise SettingsError(f"{given.source}: {_unknown(given)}")
+            raise SettingsError(f"{given.origin}: {_unknown(given)}")
         try:
             values[given.name] = _convert(spec, given.value)
             _check(spec, values[given.name])
         except SettingsError as error:
-            raise SettingsError(f"{given.source}: {error}") from error
+            raise SettingsError(f"{given.origin}: {error}") from error
         origins[given.name] = given.origin
     return LoadedSettings(Settings(root=base, **values), origins, file)
 
@@ -280,11 +283,10 @@ def packaged_file(name: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that was given: `source` is named in errors, `origin` is what the value is said to come from."""
+    """A value that was given; `origin` is where: `FILE:LINE`, or the name of an environment variable."""
 
     name: str
     value: Any
-    source: str
     origin: str
 
 
@@ -299,14 +301,13 @@ def _from_toml(path: Path) -> Iterator[_Given]:
     for name, value in found.items():
         key = re.compile(rf"""[\s\[]*["']?{re.escape(name)}["']?\s*[=.\]]""")
         lines = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
-        place = f"{path}:{next(lines, 1)}"
-        yield _Given(name, value, place, place)
+        yield _Given(name, value, f"{path}:{next(lines, 1)}")
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
     for variable, value in environ.items():
         if variable.startswith(ENV_PREFIX) and variable not in (_ROOT, f"{ENV_PREFIX}SHARED_DATA"):
-            yield _Given(variable[len(ENV_PREFIX) :].lower(), value, "environment", variable)
+            yield _Given(variable[len(ENV_PREFIX) :].lower(), value, variable)
 
 
 def _unknown(given: _Given) -> str:

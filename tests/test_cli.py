@@ -162,11 +162,28 @@ def test_wrong_settings_are_code_2(project, capsys, monkeypatch) -> None:
     assert "did you mean 'device'" in capsys.readouterr().err
 
 
-def test_a_full_output_is_code_1_and_leaves_the_old_file(project, capsys) -> None:
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("folder.json", "folder.json: cannot be written: it is a folder"),
+        ("nope/x.json", "nope/x.json: cannot be written: there is no folder nope; make it first"),
+        ("photo.png/x.json", "there is no folder photo.png"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_any_work(project, capsys, output: str, said: str) -> None:
     main(["ingest", "my photos", "--batch-id", "trip"])
     (project / "folder.json").mkdir()
-    assert main(["process", "data/batches/trip.json", "--output", "folder.json"]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    (project / "photo.png").touch()
+    assert main(["process", "trip", "--output", output]) == 2
+    assert said in capsys.readouterr().err
+    assert not (project / "nope").exists()
+    assert not (project / "data" / "cache").exists()
+
+
+def test_a_root_that_is_not_there_is_refused_and_not_made(project, capsys) -> None:
+    assert main(["--root", "nowhere", "ingest", "my photos", "--batch-id", "trip"]) == 2
+    assert f"root: {project / 'nowhere'} is not a folder" in capsys.readouterr().err
+    assert not (project / "nowhere").exists()
 
 
 def test_output_to_standard_output_is_json_alone(project: Path) -> None:
@@ -189,6 +206,8 @@ def test_models_status_tells_what_is_not_and_how_to_get_it(no_weights, capsys) -
 
 def test_models_pull_loads_files_of_ones_own_and_fetches_nothing(project, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["models", "pull", "--from", "nope"]) == 2  # also where nothing has to come from there
+    assert "nope is not a folder" in capsys.readouterr().err
     assert main(["models", "pull"]) == 0
     assert capsys.readouterr().out.count("  here: ") == 3
     (project / "none.pt").write_bytes(b"<html>")

@@ -48,7 +48,7 @@ def test_a_switch_in_the_environment(tmp_path: Path, text: str, value: bool) -> 
 
 
 def test_a_switch_is_true_or_false_and_nothing_else(tmp_path: Path, write_toml: WriteToml) -> None:
-    with pytest.raises(SettingsError, match="environment: contact_sheet: expected true or false, not 'perhaps'"):
+    with pytest.raises(SettingsError, match="CONTACT_SHEET: contact_sheet: expected true or false, not 'perhaps'"):
         load_settings(tmp_path, env(contact_sheet="perhaps"))
     write_toml("contact_sheet = 1")
     with pytest.raises(SettingsError, match="contact_sheet: expected true or false, not 1"):
@@ -84,6 +84,16 @@ def test_the_root_is_given_or_from_the_environment_or_the_current_directory(
     assert load_settings(tmp_path, env(root="/elsewhere")).root == tmp_path
     assert load_settings(None, env(root=str(tmp_path))).root == tmp_path
     assert load_settings(None, {}).root == tmp_path / "cwd"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_root_that_is_no_folder_is_refused_with_its_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    root = tmp_path / name
+    with pytest.raises(SettingsError, match=f"^root: {re.escape(str(root))} is not a folder; "):
+        load_settings(root, {})
+    with pytest.raises(SettingsError, match=f"^CURATION_FEATURES_ROOT: {re.escape(str(root))} is not a folder; "):
+        load_settings(None, env(root=str(root)))
 
 
 def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +173,7 @@ WRONG_VALUES = [
 def test_a_wrong_value_is_named_with_its_source(
     tmp_path: Path, write_toml: WriteToml, name: str, in_toml: str, in_environ: str
 ) -> None:
-    with pytest.raises(SettingsError, match=f"^environment: .*{name}"):
+    with pytest.raises(SettingsError, match=f"^CURATION_FEATURES_{name.upper()}: .*{name}"):
         load_settings(tmp_path, env(**{name: in_environ}))
     path = write_toml(f"{name} = {in_toml}")
     with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}:1: .*{name}"):
@@ -197,7 +207,8 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_comes_with_the_nearest_known_one(tmp_path: Path, write_toml: WriteToml) -> None:
-    with pytest.raises(SettingsError, match=r"^environment: unknown setting 'devise'; did you mean 'device'\?$"):
+    told = r"^CURATION_FEATURES_DEVISE: unknown setting 'devise'; did you mean 'device'\?$"
+    with pytest.raises(SettingsError, match=told):
         load_settings(tmp_path, env(devise="cpu"))
     path = write_toml("# a comment\n\nxyzzy = 1")
     with pytest.raises(SettingsError, match=f"^{re.escape(str(path))}:3: unknown setting 'xyzzy'$"):

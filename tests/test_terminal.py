@@ -462,7 +462,7 @@ def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, c
         (["nonsense"], 2, "usage", "nonsense"),
         (["config", "show", "devce"], 2, "input", "did you mean 'device'?"),
         ([*PROCESS, "--output", "-"], 2, "usage", "--output -"),
-        ([*PROCESS, "--output", "photos"], 1, "store", "cannot be written"),
+        ([*PROCESS, "--output", "photos"], 2, "input", "cannot be written"),
         (["backfill", "--url", "http://[::1"], 1, "failed", "http://[::1"),
     ],
 )

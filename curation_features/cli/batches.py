@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, UsageError, declare
+from curation_features.cli.command import Outcome, UsageError, check_output, declare
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
 from curation_features.cli.results import RESULT_FIELDS, Finished, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
@@ -70,6 +70,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         raise UsageError("--json and --output -: only one of them can be on standard output")
     if args.output and args.retry_failed:
         raise UsageError("--output and --retry-failed: leave one out; a retry needs the data folder")
+    check_output(Path(args.output or "-"))
     batch = read_manifest(find_manifest(args.manifest, settings))
     stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary

@@ -114,6 +114,18 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+def check_output(path: Path) -> None:
+    """Refuse a file that cannot be written to, before any work is done for it.
+
+    Raises:
+        InputError: its folder is not there, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written: it is a folder; name a file")
+
+
 def global_options(parser: argparse.ArgumentParser) -> None:
     """The options that stand before or after the command. Without a default: what stands before it must last."""
     parser.add_argument(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare
+from curation_features.cli.command import Outcome, check_output, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import InputError, StoreError
@@ -41,6 +41,7 @@ def report(args: argparse.Namespace, settings: Settings) -> Outcome:
     batch_id = batch_id_of(args.batch, settings)
     json_path, table_path = _finished(store, batch_id)
     page = args.output or sheet_path(table_path)
+    check_output(page)
     photos = photo_count(table_path)
     # Beside the features no run may replace them meanwhile; elsewhere, the data folder need not be one to write to.
     alone = nullcontext() if args.output else store.exclusive(batch_id)

@@ -105,7 +105,9 @@ def test_report_writes_where_it_is_told_to(project) -> None:
     project.command("process", str(project.manifest_path("trip")))
     (features(project) / "trip.html").unlink()
     output = project.root / "pages" / "mine.html"
-    said(project)
+    assert project.command("report", "trip", "--output", str(output)) == 2
+    assert f"there is no folder {output.parent}; make it first" in said(project)
+    output.parent.mkdir()
     assert project.command("report", "trip", "--output", str(output)) == 0
     assert said(project) == f"{output}\n"
     assert b'"../data/rankingInput/' in output.read_bytes()
