@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from libraries import OWN_OF_A, OWN_OF_B, SHARED, Library, snapshot
+from PIL import Image
 
 from curation_features.cli import lifecycle, removals
 from curation_features.cli.app import parser
 from curation_features.deletions import deletions, last_sequence, record_deletion
+from curation_features.inventory import UnreferencedFiles
 from curation_features.manifest import parse_manifest
 from curation_features.orchestration.partitions import DIMENSION
+from curation_features.removal import collect
 from curation_features.removal.deleting import DataFolder
 from curation_features.verification import verify
 
@@ -345,13 +347,14 @@ def test_a_data_folder_that_is_a_link_is_as_good_as_any(library, tmp_path: Path)
 
 
 def test_ids_and_paths_cannot_drive_the_terminal(library) -> None:
-    evil = "\x1b]0;owned\x07[red]"
-    manifest = {"batch_id": "evil", "artifacts": [{"photo_id": evil, "original_uri": f"./photos/{evil}.png"}]}
+    evil = "\x1b]0;owned\x07[red]\u202e"
+    (library.data / f"rankingInput/{evil}.jpg").write_text("copy")
+    artifact = {"photo_id": evil, "original_uri": f"./photos/{evil}.png", "std_uri": f"./data/rankingInput/{evil}.jpg"}
+    manifest = {"batch_id": "evil", "artifacts": [artifact]}
     (library.data / "batches/evil.json").write_text(json.dumps(manifest))
     for command in (["list"], ["show", "evil"], ["rm", "evil", "--dry-run"], ["rm", "--photo", evil, "--yes"]):
         assert library.command("batches", *command) == 0
-        assert "\x1b" not in library.said
-        assert "\x07" not in library.said
+        assert not {"\x1b", "\x07", "\u202e"} & {*library.said}
     for photo_id in (evil, "\udcff", ""):
         assert library.command("batches", "rm", "--photo", photo_id, "--yes") == 2
         assert "\x1b" not in library.said
@@ -564,17 +567,19 @@ def test_a_photo_of_a_batch_that_is_being_made_stays(library) -> None:
 
 
 def test_values_that_are_missing_stay_missing(library) -> None:
-    """A degraded photo beside the one that goes: nulls in the table, defaults in the JSON file, reasons in both."""
+    """A failed photo, and a flat one that has labels and no noise: nulls in the table, defaults and reasons in JSON."""
     manifest = library.ingest("c", 7, 8, 9)
     document = json.loads(manifest.read_bytes())
-    (library.root / document["artifacts"][0]["std_uri"]).unlink()
+    failed, flat, _ = (library.root / artifact["std_uri"] for artifact in document["artifacts"])
+    failed.unlink()
+    Image.new("RGB", (64, 48), (90, 120, 60)).save(flat)
     assert library.command("process", str(manifest)) == 0
     rows, features = table(library, "c"), library.features("c")
-    assert rows[0]["sharpness"] is None
+    assert [row["status"] for row in rows] == ["failed", "degraded", "ok"]
+    assert rows[1]["label"] is not None
     assert library.command("batches", "rm", "--photo", library.photo_id(9), "--yes") == 0
     assert table(library, "c") == rows[:2]
     assert library.features("c")["artifacts"] == features["artifacts"][:2]
-    assert np.isfinite(table(library, "c", "features/embeddings")[0]["embedding"]).all()
 
 
 # --- gc ---
@@ -629,6 +634,16 @@ def test_gc_leaves_the_files_of_a_batch_that_is_being_made(library) -> None:
     with library.store.exclusive("holiday"):
         assert "table" not in library.told("gc", "--older-than", "0")["kinds"]
     assert library.told("gc", "--older-than", "0")["kinds"]["table"]["files"] == 1
+
+
+def test_gc_leaves_a_batch_that_came_back_meanwhile(library) -> None:
+    manifest = library.data / "batches/holiday.json"
+    kept = manifest.rename(library.root / "kept.json")
+    (library.data / "features/holiday.json").unlink()
+    found = UnreferencedFiles(library.settings, 0).find()
+    kept.rename(manifest)
+    gone = {file.kind for file in collect(library.settings, found, 0)}
+    assert {file.kind for file in found} - gone == {"table", "embeddings", "page"}
 
 
 def test_gc_stops_at_a_manifest_that_cannot_be_read(library) -> None:
