@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curation_features.clip.classifier import CLIPClassifier
-    from curation_features.errors import CurationError, ManifestError, MissingWeightsError, SettingsError
+    from curation_features.errors import (
+        CurationError,
+        InvalidWeightsError,
+        ManifestError,
+        MissingWeightsError,
+        PhotoError,
+        ResourceError,
+        SettingsError,
+        StoreError,
+        WeightsError,
+    )
     from curation_features.frames import load
     from curation_features.service import FeaturesService
     from curation_features.settings import Settings, load_settings
@@ -26,11 +36,16 @@ __all__ = [
     "CLIPClassifier",
     "CurationError",
     "FeaturesService",
+    "InvalidWeightsError",
     "ManifestError",
     "MissingWeightsError",
+    "PhotoError",
+    "ResourceError",
     "Settings",
     "SettingsError",
+    "StoreError",
     "TechnicalQualityAnalyzer",
+    "WeightsError",
     "__version__",
     "load",
     "load_settings",
@@ -40,11 +55,16 @@ _HOME = {
     "CLIPClassifier": "clip.classifier",
     "CurationError": "errors",
     "FeaturesService": "service",
+    "InvalidWeightsError": "errors",
     "ManifestError": "errors",
     "MissingWeightsError": "errors",
+    "PhotoError": "errors",
+    "ResourceError": "errors",
     "Settings": "settings",
     "SettingsError": "errors",
+    "StoreError": "errors",
     "TechnicalQualityAnalyzer": "technical.analyzer",
+    "WeightsError": "errors",
     "load": "frames",
     "load_settings": "settings",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,12 @@ def load(
     settings: Settings | None = None,
     columns: Sequence[str] | None = None,
     embeddings: bool = False,
+    distinct: bool = False,
 ) -> pd.DataFrame:
     """The features of one or many finished batches, one row for each artifact, in the order of the batches.
 
-    >>> photos = load("first-run", columns=["photo_id", "sharpness", "label"])   # doctest: +SKIP
-    >>> photos.nlargest(3, "sharpness")                                          # doctest: +SKIP
+    >>> photos = load("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
+    >>> photos.nlargest(3, "tenengrad")                                          # doctest: +SKIP
 
     The index counts rows from 0; `batch_id` and `position` name a row, too (a photo may be in several batches). Where
     nothing was measured a value is missing (NaN, NaT, NA, or None in nested columns), never a default. Columns:
@@ -55,6 +57,8 @@ def load(
         settings: of the project; by default those of the current one (see `load_settings`).
         columns: only these, in this order; nothing else is read. By default all.
         embeddings: add `embedding`: the image vector (float32, norm 1), None where there is none.
+        distinct: one row for each `photo_id`: the first of it in the batch that was finished last (by the time of its
+            JSON file). Rows stay in order.
 
     Raises:
         StoreError: a batch is not there or not finished, or a file of it cannot be read.
@@ -66,9 +70,14 @@ def load(
 
     store = ArtifactStore((settings or load_settings()).data_path)
     wanted = _chosen(columns)
-    read = [*wanted, *(name for name in _JOINED_ON if embeddings and name not in wanted)]
-    tables = [_table(store.feature_paths(batch_id)[1], read) for batch_id in _found(store, batch_ids)]
+    needed = _JOINED_ON if embeddings else ("photo_id",) if distinct else ()
+    read = [*wanted, *(name for name in needed if name not in wanted)]
+    found = _found(store, batch_ids)
+    tables = [_table(store.feature_paths(batch_id)[1], read) for batch_id in found]
     table = pa.concat_tables([table for table, _ in tables])
+    if distinct:
+        finished = [_finished_at(store.feature_paths(batch_id)[0]) for batch_id in found]
+        table = table.take(_distinct([table.column("photo_id").to_pylist() for table, _ in tables], finished))
     frame = pd.DataFrame({name: _column(name, table.column(name)) for name in wanted})
     if embeddings:
         frame["embedding"] = pd.Series(_embeddings(store, table.select(_JOINED_ON)), frame.index, dtype=object)
@@ -116,6 +125,21 @@ def _table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str, Any
             for field in schema
         ]
         return pa.table(columns, schema=schema), json.loads((there.metadata or {})[METADATA_KEY])
+
+
+def _finished_at(path: Path) -> int:
+    with _reading(path):
+        return path.stat().st_mtime_ns
+
+
+def _distinct(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) -> list[int]:
+    """The rows of batches, counted through, that hold the first of each photo in the batch that was finished last."""
+    starts = [0, *accumulate(map(len, photo_ids))]
+    chosen: dict[str, int] = {}
+    for batch in sorted(range(len(photo_ids)), key=lambda batch: (-finished[batch], -batch)):
+        for place, photo_id in enumerate(photo_ids[batch]):
+            chosen.setdefault(photo_id, starts[batch] + place)
+    return sorted(chosen.values())
 
 
 def _embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32] | None]:

@@ -47,7 +47,9 @@ class FeaturesService:
         Raises:
             ManifestError: the batch can never be processed; names the field and its position.
             SettingsError: settings, labels or templates cannot be used, or there is no such vocabulary.
-            MissingWeightsError: a model's weights are not here, and settings do not permit a degraded run.
+            WeightsError: a model cannot be used (`MissingWeightsError`, `InvalidWeightsError`), and settings do not
+                permit a degraded run.
+            ResourceError: the machine has run out of something that every photo needs.
         """
         return self.run(batch_from(batch)).document
 

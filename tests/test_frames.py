@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,46 @@ def test_one_row_for_each_artifact_of_every_finished_batch_in_order(project) -> 
     assert frame.set_index(["batch_id", "position"]).index.is_unique
     assert load("b", "a", settings=project)["photo_id"].tolist() == ["one", "one", "two", "three"]
     assert len(load("b", "b", settings=project)) == 1
+
+
+def finished(project: Settings, **moments: int) -> None:
+    """Let batches have been finished at these moments, in seconds since 1970."""
+    for batch_id, moment in moments.items():
+        os.utime(project.data_path / "features" / f"{batch_id}.json", (moment, moment))
+
+
+@pytest.mark.parametrize(
+    ("moments", "rows"),
+    [
+        ({"a": 20, "b": 10}, [("a", "one"), ("a", "two"), ("a", "three")]),
+        ({"a": 10, "b": 20}, [("a", "two"), ("a", "three"), ("b", "one")]),
+        ({"a": 10, "b": 10}, [("a", "two"), ("a", "three"), ("b", "one")]),  # of two, the later in order
+    ],
+)
+def test_a_distinct_photo_is_that_of_the_batch_finished_last(project, moments, rows) -> None:
+    finished(project, **moments)
+    frame = load(settings=project, distinct=True)
+    assert list(zip(frame["batch_id"], frame["photo_id"], strict=True)) == rows
+    assert frame.index.tolist() == [0, 1, 2]
+
+
+def test_distinct_photos_have_their_own_columns_and_vectors(project) -> None:
+    finished(project, a=10, b=20)
+    frame = load(settings=project, distinct=True, columns=["position", "version_clip"], embeddings=True)
+    assert list(frame.columns) == ["position", "version_clip", "embedding"]
+    assert frame["version_clip"].tolist() == ["c", "c", "other"]
+    assert frame["embedding"][2].tolist() == [0.75] * 4
+    assert load("a", settings=project, distinct=True)["position"].tolist() == [0, 1, 2]
+
+
+def test_one_photo_on_two_artifacts_of_a_batch_is_one(settings: Settings) -> None:
+    same = record("one", 0.5)
+    store = ArtifactStore(settings.data_path)
+    batch = batch_from({"batch_id": "c", "artifacts": [{"photo_id": "one", "original_uri": same.image_uri}] * 2})
+    merged = merge(batch, [same], {"technical": "t", "clip": "c"}, LABELS, ())
+    store.write_features(merged.document, merged.rows(), merged.version, LABELS)
+    assert load(settings=settings)["position"].tolist() == [0, 1]
+    assert load(settings=settings, distinct=True)["position"].tolist() == [0]
 
 
 def test_what_was_not_measured_is_missing(project) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from curation_features.schema import PhotoRecord
 
 _LINE_EVERY_S = 60.0  # of a long run that no terminal shows
+_WARM_UP = 0.1  # of the time to the first photo: what comes so soon after it is of its group
 _PACE_OVER_S = 300.0  # long against the time of one group of photos, which are finished together
 
 
@@ -55,7 +56,8 @@ def complain(text: str) -> None:
 class Bar:
     """Counts what is done of a whole, and tells how fast that goes and how long it will take.
 
-    A terminal shows a bar; where there is none, a long run says a line now and then.
+    A terminal shows a bar; where there is none, a long run says a line now and then. The pace counts from the end of
+    the first group of photos, at the start and after each wait: models that were just loaded take longer for it.
     """
 
     def __init__(self, bars: Progress, label: str, total: int, unit: str) -> None:
@@ -66,14 +68,14 @@ class Bar:
         self._worked = bars.add_task("", total=None, visible=False)
         self._waits: list[str] = []
         self._lock = threading.Lock()
-        self._said = bars.get_time()
-        bars.advance(self._worked, 0)  # the pace counts from here
+        self._said = self._began = bars.get_time()
+        self._warm: float | None = None  # from then on photos count for the pace
 
     def advance(self, count: int = 1, *, worked: bool = True) -> None:
         """So much more is done; what took no work says nothing of how fast it goes."""
         with self._lock:
             if worked:
-                self._bars.advance(self._worked, count)
+                self._count(count)
             self._bars.start_task(self._task)
             self._bars.advance(self._task, count)
             self._bars.update(self._task, pace=self._pace())
@@ -113,7 +115,17 @@ class Bar:
             change(what)
             self._bars.update(self._task, description=self._waits[-1] if self._waits else self._label, refresh=True)
             self._bars.reset(self._worked)
-            self._bars.advance(self._worked, 0)
+            self._began, self._warm = self._bars.get_time(), None
+
+    def _count(self, count: int) -> None:
+        """Count photos that took work; those of the first group only tell when the others begin."""
+        now = self._bars.get_time()
+        if self._warm is None:
+            self._warm = now + _WARM_UP * (now - self._began)
+        if now <= self._warm:
+            self._bars.reset(self._worked)
+            count = 0
+        self._bars.advance(self._worked, count)
 
     def _pace(self) -> str:
         task, speed = self._bars.tasks[self._task], self._bars.tasks[self._worked].speed

@@ -33,15 +33,17 @@ OWNERS = ["team:curation"]
 BATCHES_PER_RUN = 50
 
 SOURCE = "preprocess_batches"
-_SOURCE_DESCRIPTION = (
-    "Batch manifests from the preprocess service, as accepted. The data version is the manifest's digest."
-)
+_SOURCE_DESCRIPTION = """Batch manifests from the preprocess service, as accepted.
+
+The data version is the manifest's digest.
+The sensor `preprocess_outputs` takes them out of the incoming folders, and launches the job `extract_features`."""
+_SOURCE_TAGS = {"stage": "input", "dagster/kind/json": ""}  # Dagster has no owners for what it only observes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions: beta, and what is needed here
 
     @dg.observable_source_asset(
-        name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags={"stage": "input"}
+        name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags=_SOURCE_TAGS
     )
     def preprocess_batches(context: dg.OpExecutionContext, store: Store) -> dg.DataVersionsByPartition:
         """The digest of every accepted manifest."""
@@ -131,7 +133,10 @@ with warnings.catch_warnings():
     def photo_features(
         context: dg.AssetExecutionContext, stages: Stages, store: Store, events: Events
     ) -> Iterator[dg.MaterializeResult[None]]:
-        """Make the selected assets of each batch of the run. A batch that fails is named at the end; others finish."""
+        """Make the selected assets of each batch of the run: the one step of the job `extract_features`.
+
+        A batch that fails is named at the end; others finish.
+        """
         context.log.addFilter(_is_news)
         with alive(context.instance, context.run.run_id), interruptible(context):
             run = BatchRun(context, stages, store, events)

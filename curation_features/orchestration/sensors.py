@@ -34,7 +34,8 @@ _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     job=extract_features,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="""Takes manifests out of `data/incoming/`: each becomes a partition, an observation and one run.
+    description="""Takes manifests out of `data/incoming/`: each becomes a partition, an observation of the asset
+`preprocess_batches`, and one run of the job `extract_features`.
 
 What is half-written waits; what can never be valid goes to `data/quarantine/`, with its reason beside it. The same
 manifest again starts no second run, unless its last run failed or photos failed for a reason that may pass; a changed

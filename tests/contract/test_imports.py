@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import re
 import subprocess
 import sys
 
@@ -16,11 +18,16 @@ PUBLIC_NAMES = [
     "CLIPClassifier",
     "CurationError",
     "FeaturesService",
+    "InvalidWeightsError",
     "ManifestError",
     "MissingWeightsError",
+    "PhotoError",
+    "ResourceError",
     "Settings",
     "SettingsError",
+    "StoreError",
     "TechnicalQualityAnalyzer",
+    "WeightsError",
     "__version__",
     "load",
     "load_settings",
@@ -62,6 +69,17 @@ def test_the_command_line_starts_without_dagster_or_a_model_library() -> None:
 def test_the_public_names() -> None:
     assert curation_features.__all__ == sorted(PUBLIC_NAMES)
     assert dir(curation_features) == sorted(PUBLIC_NAMES)
+
+
+def test_what_public_functions_say_they_raise_is_public() -> None:
+    told = set()
+    for name in PUBLIC_NAMES:
+        public = getattr(curation_features, name)
+        methods = [method for key, method in vars(public).items() if key[0] != "_"] if isinstance(public, type) else []
+        for documented in (public, *methods):
+            told |= set(re.findall(r"\b([A-Z]\w*Error)\b", getattr(documented, "__doc__", None) or ""))
+    assert {"PhotoError", "StoreError", "ResourceError"} <= told
+    assert told - set(PUBLIC_NAMES) - set(dir(builtins)) == set()
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)

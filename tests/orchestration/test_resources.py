@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from curation_features.events import EventSink
 from curation_features.orchestration.project import build_definitions
 from curation_features.orchestration.resources import ArtifactsResource, EventSinkResource
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(pipeline, config: dict | None = None, **resources) -> dg.ExecuteInProcessResult:
@@ -81,3 +84,19 @@ def test_every_field_of_a_resource_is_described(pipeline) -> None:
 def test_a_webhook_in_a_runs_configuration_is_not_used(pipeline, receiver) -> None:
     assert run(pipeline, {"sink": {"webhook": receiver.url, "token": "secret-token"}}).success
     assert receiver.posts == []
+
+
+def test_every_asset_says_what_it_is_made_of(pipeline) -> None:
+    graph = pipeline.definitions().resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        asset = graph.get(key)
+        assert asset.kinds, key
+        assert asset.group_name == "photo_features"
+        assert asset.description, key
+        assert asset.owners or not asset.is_materializable, key
+
+
+def test_names_that_look_alike_are_told_apart_in_the_walk_through() -> None:
+    text = (REPOSITORY / "docs" / "dagster.md").read_text()
+    for name in ("preprocess_outputs", "preprocess_batches", "extract_features", "photo_features", "features"):
+        assert f"\n| `{name}` | " in text
