@@ -27,11 +27,12 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
     from curation_features.inventory import batch_files, known_batch_ids, list_places
     from curation_features.manifest import is_batch_id
 
+    known = known_batch_ids(list_places(settings.data_path))
     for batch_id in batch_ids:
-        is_id = is_batch_id(batch_id)
-        if is_id and (batch_files(settings, batch_id) or (records is not None and records.holds(batch_id))):
+        if batch_id in known or (records is not None and records.holds(batch_id)):
             continue
-        known = known_batch_ids(list_places(settings.data_path))
+        if is_batch_id(batch_id) and batch_files(settings, batch_id):
+            continue
         name = Path(batch_id).stem  # of a manifest, perhaps
         near = [name] if name in known else difflib.get_close_matches(batch_id, known)
         remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "curation-features batches list shows all"
