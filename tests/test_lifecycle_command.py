@@ -78,6 +78,16 @@ def test_the_list_shows_a_line_for_each_batch(library, monkeypatch) -> None:
     assert [line.split()[0] for line in library.said.splitlines()] == ["batch", "c", "1"]
 
 
+def test_counts_and_sizes_are_shown_on_a_narrow_terminal(library, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert library.command("batches", "rm", "holiday", "--dry-run") == 0
+    lines = library.said.splitlines()
+    assert max(map(len, lines[1:])) <= 60
+    (copies,) = (line.split() for line in lines if line.startswith("copy "))
+    told = library.told("batches", "rm", "holiday", "--dry-run")["kinds"]["copy"]
+    assert copies[:4] == ["copy", str(told["files"]), f"{told['bytes'] / 1e3:.1f}", "kB"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "fields"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 from curation_features.cache import FeatureCache
 from curation_features.errors import StoreError
 from curation_features.events import FEATURES_COMPLETED
-from curation_features.inventory.footprint import Footprint
+from curation_features.inventory.footprint import Footprint, artifacts_in
 from curation_features.inventory.places import PLACES, files_in, read_object, read_regular
 from curation_features.photos import RANKING_FOLDER
 from curation_features.settings import Settings
@@ -92,6 +92,24 @@ def waiting_manifests(settings: Settings) -> Iterator[Path]:
     for folder in incoming_folders(settings):
         for source in (folder, folder / ".claimed"):
             yield from (source / entry.name for entry in files_in(source) if entry.name.endswith(".json"))
+
+
+def waiting_footprints(settings: Settings, apart: str | None = None) -> Iterator[tuple[str, Footprint]]:
+    """What the manifests that wait for the sensor refer to, each with the id of its batch, or with its path.
+
+    Args:
+        apart: a photo of which only the id is taken in.
+
+    Raises:
+        StoreError: a manifest cannot be read; the message names it.
+    """
+    for path in waiting_manifests(settings):
+        found = Footprint(apart=apart)
+        try:
+            found.add(artifacts_in(path))
+        except StoreError as error:
+            raise StoreError(f"{error}; if it is still being written, wait until the sensor has taken it") from error
+        yield named_batch(path) or str(path), found
 
 
 def archived_manifests(settings: Settings) -> dict[str, list[tuple[Path, str]]]:

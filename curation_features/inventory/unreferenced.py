@@ -17,11 +17,10 @@ from curation_features.inventory.batch_files import (
     THUMBNAILS,
     BatchFile,
     archived_manifests,
-    named_batch,
     there,
-    waiting_manifests,
+    waiting_footprints,
 )
-from curation_features.inventory.footprint import Footprint, artifacts_in, footprints
+from curation_features.inventory.footprint import Footprint, footprints
 from curation_features.inventory.places import (
     ACCEPTED,
     ADOPTION,
@@ -77,9 +76,9 @@ class UnreferencedFiles:
         self._candidates = list(self._old(self._of_photos()))
         self._in_use = Footprint()
         waiting: set[str] = set()
-        for path in waiting_manifests(settings):  # before those that the sensor accepts meanwhile
-            self._in_use.add(artifacts_in(path))
-            waiting |= {named_batch(path) or ""}
+        for batch_id, found in waiting_footprints(settings):  # before those that the sensor accepts meanwhile
+            self._in_use.update(found)
+            waiting.add(batch_id)
         self._archived = archived_manifests(settings)
         self._listing = list_places(settings.data_path)
         alive = {batch_id for place in (INGESTED, ACCEPTED, FEATURES) for batch_id in self._listing[place]}
@@ -92,7 +91,7 @@ class UnreferencedFiles:
             for batch_id in self._listing[place]
             if place.path(settings.data_path, batch_id) not in doomed
         )
-        self.batch_ids = sorted(self._alive.union(others) - {""})
+        self.batch_ids = sorted(alive.union(self._archived, others))
 
     def find(self, progress: Callable[[int], None] | None = None) -> list[BatchFile]:
         """The files that nothing refers to; of a batch that is gone, its kind is that of its place.

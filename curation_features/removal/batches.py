@@ -7,7 +7,7 @@ Dagster, and the manifests at the very end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -22,11 +22,10 @@ from curation_features.inventory.batch_files import (
     batch_files,
     incoming_files,
     incoming_folders,
-    named_batch,
     photo_files,
-    waiting_manifests,
+    waiting_footprints,
 )
-from curation_features.inventory.footprint import Footprint, artifacts_in, footprint_of, footprints
+from curation_features.inventory.footprint import Footprint, footprint_of, footprints
 from curation_features.inventory.places import (
     ACCEPTED,
     ADOPTION,
@@ -86,7 +85,7 @@ class BatchRemoval:
 class SharedPhotos:
     """Which photos of batches that are to be deleted other batches have, too.
 
-    Only what is known of the batches' own photos is kept.
+    Only the ids and names of the batches' own photos are kept.
 
     Attributes:
         others: the batches whose manifests `find` will read.
@@ -97,25 +96,24 @@ class SharedPhotos:
 
     def __init__(self, settings: Settings, batch_ids: Iterable[str]) -> None:
         self._settings = settings
+        self._own = {batch_id: self._own_footprint(batch_id) for batch_id in batch_ids}
         self._photos: dict[str, set[str]] = {}  # -> the batches that have it
         self._names: dict[str, set[str]] = {}  # of copies -> the batches that refer to them
-        doomed = dict.fromkeys(batch_ids)
-        for batch_id in doomed:
-            found = footprint_of(settings, batch_id, incoming_files(settings, batch_id))
-            for photo_id in found.photos:
-                self._photos.setdefault(photo_id, set()).add(batch_id)
-            for name in found.copies:
-                self._names.setdefault(PurePath(name).name, set()).add(batch_id)
-        for path in waiting_manifests(settings):
-            batch_id = named_batch(path) or str(path)
-            if batch_id not in doomed:
-                waiting = Footprint()
-                waiting.add(artifacts_in(path))
-                self._add(batch_id, waiting)
+        for batch_id, own in self._own.items():
+            for known, used in ((self._photos, own.photos), (self._names, own.names)):
+                for key in used:
+                    known.setdefault(key, set()).add(batch_id)
+        for batch_id, waiting in waiting_footprints(settings):
+            self._add(batch_id, waiting)
         self._archived = archived_manifests(settings)
         self._listing = list_places(settings.data_path)
         ids = {batch_id for found in self._listing.values() for batch_id in found}
-        self.others = sorted(ids.union(self._archived).difference(doomed))
+        self.others = sorted(ids.union(self._archived).difference(self._own))
+
+    def _own_footprint(self, batch_id: str) -> Footprint:
+        """The photos of a batch that is to be deleted, and the names of its copies."""
+        found = footprint_of(self._settings, batch_id, incoming_files(self._settings, batch_id))
+        return Footprint(found.photos, {PurePath(name).name for name in found.copies})
 
     def find(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the other batches refer to.
@@ -133,31 +131,26 @@ class SharedPhotos:
 
     def of(self, batch_id: str) -> tuple[int, int, list[BatchFile]]:
         """How many photos a batch has, how many of them others have, too, and the files of its photos alone."""
-        alone, shared = self._split(self._photos, batch_id)
-        documents = incoming_files(self._settings, batch_id)
+        own, documents = self._own[batch_id], incoming_files(self._settings, batch_id)
+        alone = {photo_id for photo_id in own.photos if self._photos[photo_id] == {batch_id}}
         found = footprint_of(self._settings, batch_id, documents, alone)
-        if shared:
+        if shared := own.photos - alone:
             found.digests -= footprint_of(self._settings, batch_id, documents, shared).digests
-        names, _ = self._split(self._names, batch_id)
+        names = {name for name in own.names if self._names[name] == {batch_id}}
         found.copies = {name for name in found.copies if PurePath(name).name in names}
-        return len(alone) + len(shared), len(shared), photo_files(self._settings, found)
+        return len(own.photos), len(shared), photo_files(self._settings, found)
 
     def is_gone(self, batch_id: str) -> None:
         """Note that a batch was deleted: what it shared with one other batch is that one's alone now."""
-        for users in (*self._photos.values(), *self._names.values()):
-            users.discard(batch_id)
+        own = self._own[batch_id]
+        for known, used in ((self._photos, own.photos), (self._names, own.names)):
+            for key in used:
+                known[key].discard(batch_id)
 
     def _add(self, batch_id: str, found: Footprint) -> None:
         for known, used in ((self._photos, found.photos), (self._names, found.names)):
             for key in known.keys() & used:
                 known[key].add(batch_id)
-
-    @staticmethod
-    def _split(known: Mapping[str, set[str]], batch_id: str) -> tuple[set[str], set[str]]:
-        """What only this batch uses, and what others use, too."""
-        used = {key: users for key, users in known.items() if batch_id in users}
-        alone = {key for key, users in used.items() if users == {batch_id}}
-        return alone, used.keys() - alone
 
 
 def plan_removal(settings: Settings, batch_id: str, shared: SharedPhotos) -> BatchRemoval:

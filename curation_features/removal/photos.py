@@ -19,9 +19,9 @@ from curation_features.inventory.batch_files import (
     named_batch,
     photo_files,
     there,
-    waiting_manifests,
+    waiting_footprints,
 )
-from curation_features.inventory.footprint import Footprint, artifacts_in, footprint_of, footprints, is_unicode
+from curation_features.inventory.footprint import Footprint, footprint_of, footprints, is_unicode
 from curation_features.inventory.places import FEATURES, files_in, list_places
 from curation_features.manifest import Batch, is_batch_id
 from curation_features.photos import RANKING_FOLDER
@@ -74,10 +74,8 @@ class PhotoSearch:
         self._only = only
         self._holders: set[str] = set()
         self._others = Footprint(apart=photo_id)
-        for path in waiting_manifests(settings):
-            found = Footprint(apart=photo_id)
-            found.add(artifacts_in(path))
-            self._note(named_batch(path), found)
+        for batch_id, found in waiting_footprints(settings, photo_id):
+            self._note(batch_id, found)
         self._archived = archived_manifests(settings)
         self._listing = list_places(settings.data_path)
         ids = {batch_id for found in self._listing.values() for batch_id in found}
@@ -119,10 +117,10 @@ class PhotoSearch:
             tuple(sorted(begun.intersection(self._listing[FEATURES]) - batches)),
         )
 
-    def _note(self, batch_id: str | None, found: Footprint) -> None:
+    def _note(self, batch_id: str, found: Footprint) -> None:
         self._others.update(found)
         if self._photo_id in found.photos and is_batch_id(batch_id):
-            self._holders.add(str(batch_id))
+            self._holders.add(batch_id)
 
     def _files(self, batches: set[str]) -> list[BatchFile]:
         """What was made of the photo, and of no other one."""
