@@ -53,12 +53,12 @@ class Library:
         return found
 
     def ingest(self, batch_id: str, *seeds: int) -> Path:
-        """Make a batch of photos, and give its manifest."""
+        """Make a batch of these photos and no others, and give its manifest."""
         folder = self.root / "photos" / f"{batch_id} {seeds}"
         folder.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
             Image.fromarray(pixels(seed)).save(folder / f"{seed}.png")
-        assert self.project.command("ingest", str(folder), "--batch-id", batch_id) == 0
+        assert self.project.command("ingest", str(folder), "--batch-id", batch_id, "--replace") == 0
         return self.data / "batches" / f"{batch_id}.json"
 
     def make(self, batch_id: str, *seeds: int, command: str = "process") -> None:
@@ -92,11 +92,11 @@ def pixels(seed: int) -> Any:
 
 
 def snapshot(folder: Path, *, without: tuple[str, ...] = ("dagster", "locks", "deleted.jsonl")) -> dict[str, bytes]:
-    """Every file in a folder with its content."""
+    """Every file in a folder with its content, except locks."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in without
+        if path.is_file() and path.name != ".lock" and path.relative_to(folder).parts[0] not in without
     }
 
 

@@ -36,6 +36,14 @@ def reasons(library: Library, batch_id: str = "holiday", given: Settings | None 
     return [stale.reason for stale in shown.stale]
 
 
+class KilledError(BaseException):
+    """Ends a command as `kill -9` would, as far as files go."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KilledError
+
+
 def later(path: Path) -> None:
     """Give a file a later time than all others have, whatever the clock's resolution."""
     found = path.stat()
@@ -79,11 +87,7 @@ def test_without_events_the_table_tells_the_same(library) -> None:
 
 
 def test_the_last_event_is_taken_from_its_copy(library, monkeypatch) -> None:
-    """Where there is `events/latest`, neither the journal nor a manifest is read."""
-    (library.data / "events/latest").mkdir()
-    for batch_id in ("holiday", "holiday-two"):
-        (event,) = (library.data / "events/features.completed").glob(f"{batch_id}-????????????.json")
-        event.rename(library.data / f"events/latest/{batch_id}.json")
+    """Neither the journal nor a manifest is read."""
     read: list[str] = []
 
     def listened(path: Path) -> bytes:
@@ -97,7 +101,6 @@ def test_the_last_event_is_taken_from_its_copy(library, monkeypatch) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_costs_its_batch_only(library) -> None:
-    (library.data / "manifests").mkdir()
     (library.data / "manifests/broken.json").write_text("{")
     found = {entry.batch_id: entry for entry in list_batches(library.settings)}
     assert found["broken"].photos is None
@@ -115,6 +118,26 @@ def test_a_finished_batch_is_not_stale(library) -> None:
 def test_a_batch_that_was_accepted_and_never_finished(library) -> None:
     accept(library, "d", 8)
     assert reasons(library, "d") == ["never_finished"]
+
+
+@pytest.mark.parametrize(("batch_id", "reason"), [("d", "never_finished"), ("holiday", "newer_manifest")])
+def test_a_batch_that_process_accepted_and_left(library, monkeypatch, batch_id, reason) -> None:
+    monkeypatch.setattr("curation_features.processing.process_batch", killed)
+    with pytest.raises(KilledError):
+        library.command("process", str(library.ingest(batch_id, 8)))
+    later(library.store.manifest_path(batch_id))
+    assert reasons(library, batch_id) == [reason]
+
+
+def test_features_without_their_event_are_told_by_their_table(library, monkeypatch) -> None:
+    """As a run leaves them that dies before it announces them: the newest event is of the version before."""
+    monkeypatch.setattr("curation_features.events.Outbox.announce", killed)
+    with pytest.raises(KilledError):
+        library.command("process", str(library.ingest("holiday", 1)))
+    later(library.data / "features/holiday.json")
+    assert reasons(library) == []
+    (entry, _) = list_batches(library.settings)
+    assert entry.statuses == {"ok": 1, "degraded": 0, "failed": 0}
 
 
 def test_an_accepted_manifest_that_the_features_are_not_of(library) -> None:
@@ -202,6 +225,8 @@ def test_photos_that_may_succeed_now(library) -> None:
     copy.unlink()
     assert library.command("process", str(manifest)) == 0
     assert reasons(library, "c") == ["retryable"]
+    shutil.rmtree(library.data / "events")  # then the table tells it
+    assert reasons(library, "c") == ["retryable"]
     copy.write_bytes(kept[: len(kept) // 2])  # which no other run will read either
     assert library.command("process", str(manifest)) == 0
     assert reasons(library, "c") == []
@@ -239,6 +264,12 @@ def test_every_file_of_a_batch_is_found(library) -> None:
     expected = set(names(library, "holiday"))
     assert expected == {
         ("ingested_manifest", "batches/holiday.json"),
+        ("accepted_manifest", "manifests/holiday.json"),
+        ("technical_metrics", "stages/technical_metrics/holiday.parquet"),
+        ("image_embeddings", "stages/image_embeddings/holiday.parquet"),
+        ("clip_labels", "stages/clip_labels/holiday.parquet"),
+        ("latest_event", "events/latest/holiday.json"),
+        ("adoption", "adoptions/holiday.json"),
         ("features", "features/holiday.json"),
         ("table", "features/holiday.parquet"),
         ("page", "features/holiday.html"),
@@ -251,12 +282,6 @@ def test_every_file_of_a_batch_is_found(library) -> None:
         published = event if batch_id == "holiday" else other
         tail = published.stem[-12:]
         files = {
-            ("accepted_manifest", f"manifests/{batch_id}.json"): text,
-            ("technical_metrics", f"stages/technical_metrics/{batch_id}.parquet"): "x",
-            ("image_embeddings", f"stages/image_embeddings/{batch_id}.parquet"): "x",
-            ("clip_labels", f"stages/clip_labels/{batch_id}.parquet"): "x",
-            ("latest_event", f"events/latest/{batch_id}.json"): published.read_text(),
-            ("adoption", f"adoptions/{batch_id}.json"): "{}",
             ("event", f"events/features.completed/{batch_id}-{tail}-2.json"): published.read_text(),
             ("pending_event", f"events/pending/{1:020d}-{batch_id}-{tail}.json"): published.read_text(),
             ("pending_event", f"events/pending/{2:020d}-{batch_id}-{tail}.refused.json"): published.read_text(),
@@ -290,6 +315,7 @@ def test_manifests_that_wait_in_other_folders_are_found(library, tmp_path: Path)
 def test_pipes_and_folders_in_the_way_are_passed_by(library) -> None:
     for name in ("incoming", "quarantine", "events/pending", "manifests"):
         (library.data / name).mkdir(parents=True, exist_ok=True)
+        (library.data / name / "holiday.json").unlink(missing_ok=True)
         os.mkfifo(library.data / name / "holiday.json")
         (library.data / name / "b.json").mkdir()
     assert ("features", "features/holiday.json") in names(library, "holiday")
@@ -383,8 +409,9 @@ def test_ids_that_no_file_can_have_are_passed_by(library) -> None:
 
 def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
     """Absolute paths of the place where it was lead nowhere now, and name the same files."""
-    manifest = library.data / "batches/holiday.json"
-    manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
+    for folder in ("batches", "manifests"):
+        manifest = library.data / folder / "holiday.json"
+        manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
     shutil.rmtree(library.data / "features")
     kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
     assert "copy" not in kinds

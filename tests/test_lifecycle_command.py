@@ -21,7 +21,7 @@ from curation_features.cli import lifecycle, removals
 from curation_features.cli.app import parser
 from curation_features.deletions import deletions, last_sequence, record_deletion
 from curation_features.inventory import UnreferencedFiles
-from curation_features.manifest import parse_manifest
+from curation_features.manifest import parse_manifest, to_json
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.removal import collect
 from curation_features.removal.deleting import DataFolder
@@ -57,6 +57,18 @@ def of_one(library: Library, batch_id: str, *photos: int) -> dict[str, bytes]:
         for file in found
         if file["kind"] not in ("copy",) or any(photo_id in file["path"] for photo_id in ids)
     }
+
+
+def latest_event(library: Library, batch_id: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((library.data / f"events/latest/{batch_id}.json").read_bytes())
+    return event
+
+
+def observed_digest(instance: dg.DagsterInstance, batch_id: str) -> str:
+    """Digest of the manifest that Dagster observed last."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[batch_id])
+    observed = instance.fetch_observations(wanted, limit=1).records[0].asset_observation
+    return observed.tags["dagster/data_version"]
 
 
 # --- list and show ---
@@ -149,6 +161,14 @@ def test_a_deleted_batch_leaves_no_trace_and_another_one_as_it_was(library) -> N
     assert library.told("gc", "--older-than", "0", "--dry-run")["files"] == 0
 
 
+def test_a_file_with_two_names_counts_once(library) -> None:
+    library.ingest("c", 7, 8)
+    names = [library.data / f"rankingInput/{library.photo_id(seed)}.jpg" for seed in (7, 8)]
+    assert [path.stat().st_nlink for path in names] == [2, 2]
+    copies = library.told("batches", "rm", "c", "--dry-run")["kinds"]["copy"]
+    assert (copies["files"], copies["bytes"]) == (4, sum(path.stat().st_size for path in names))
+
+
 def test_what_two_deleted_batches_share_goes_with_the_second(library) -> None:
     told = library.told("batches", "rm", "holiday", "holiday-two", "--yes")
     assert [(batch["batch_id"], batch["photos"], batch["shared"]) for batch in told["batches"]] == [
@@ -184,8 +204,6 @@ def test_through_dagster_a_batch_goes_with_its_partition(library) -> None:
 
 def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch, tmp_path: Path) -> None:
     """At every file. In between the batch is there to be named, and the other batch whole."""
-    (library.data / "manifests").mkdir()
-    shutil.copy(library.data / "batches/holiday.json", library.data / "manifests/holiday.json")
     for folder in ("incoming", "quarantine"):
         (library.data / folder).mkdir()
         shutil.copy(library.data / "batches/holiday.json", library.data / folder / "x.json")
@@ -213,7 +231,8 @@ def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch
 
 def test_features_without_a_manifest_go_with_what_was_made_of_their_photos(library, monkeypatch) -> None:
     """Here only the tables know the photos, so that they must be the last to go."""
-    (library.data / "batches/holiday.json").unlink()
+    for folder in ("batches", "manifests"):
+        (library.data / folder / "holiday.json").unlink()
     for number in range(5):
         with monkeypatch.context() as patched:
             kill_before(patched, number)
@@ -287,7 +306,8 @@ def test_wrong_usage_deletes_nothing(library, arguments) -> None:
 
 @pytest.mark.parametrize("arguments", [("batches", "rm", "holiday"), ("batches", "rm", "--photo", "{}"), ("gc",)])
 def test_a_dry_run_deletes_nothing(library, arguments) -> None:
-    (library.data / "batches/holiday-two.json").unlink()
+    for folder in ("batches", "manifests"):
+        (library.data / folder / "holiday-two.json").unlink()
     shutil.rmtree(library.data / "features")
     before = snapshot(library.root, without=())
     given = [argument.format(library.photo_id(OWN_OF_A[0])) for argument in arguments]
@@ -378,19 +398,30 @@ def test_each_deletion_has_a_line_in_the_log(library) -> None:
     (event,) = (library.data / "events/features.completed").glob("holiday-????????????.json")
     content = json.loads(event.read_text())
     content["data"]["sequence"] = 7
-    event.write_text(json.dumps(content))
+    for path in (event, library.data / "events/latest/holiday.json"):
+        path.write_bytes(to_json(content))
     assert library.command("batches", "rm", "--photo", photo_id, "--yes") == 0
     assert library.command("batches", "rm", "holiday", "--yes") == 0
     assert library.command("batches", "rm", "holiday-two", "--yes") == 0
     first, second, third = deletions(library.data)
     assert (first["photo_id"], first["batches"]) == (photo_id, ["holiday", "holiday-two"])
     assert {key: second[key] for key in ("batch_id", "photos", "sequence")} == {
-        "batch_id": "holiday", "photos": 2, "sequence": 7,
+        "batch_id": "holiday", "photos": 2, "sequence": 8,
     }  # fmt: skip
-    assert third["sequence"] is None
-    assert last_sequence(library.data, "holiday") == 7
-    assert last_sequence(library.data, "holiday-two") is None
+    assert third["sequence"] == 2  # each batch announced that it lost the photo
+    assert last_sequence(library.data, "holiday") == 8
+    assert last_sequence(library.data, "holiday-two") == 2
     assert last_sequence(library.data, "never") is None
+
+
+def test_a_batch_that_is_made_again_counts_its_events_on(library) -> None:
+    assert library.command("batches", "rm", "holiday", "--yes") == 0
+    library.make("holiday", *OWN_OF_A, SHARED)
+    again = latest_event(library, "holiday")
+    assert (again["data"]["sequence"], again["data"]["supersedes"]) == (2, None)
+    assert library.command("batches", "rm", "--photo", library.photo_id(1), "--yes") == 0
+    shorter = latest_event(library, "holiday")
+    assert (shorter["data"]["sequence"], shorter["data"]["supersedes"]) == (3, again["id"])
 
 
 def test_the_sequence_lasts_over_a_batch_without_events(library) -> None:
@@ -424,6 +455,37 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
 # --- rm --photo ---
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_dagster_learns_of_the_shorter_batch_only(library, known) -> None:
+    """`process` has left notes for Dagster, which tell of features with the photo."""
+    if known:
+        with library.project.instance() as instance:
+            instance.add_dynamic_partitions(DIMENSION, ["holiday"])
+    assert library.command("batches", "rm", "--photo", library.photo_id(1), "--yes") == 0
+    assert library.traces(library.photo_id(1)) == []
+    shutil.rmtree(library.data / "batches")
+    library.project.tick({})
+    with library.project.instance() as instance:
+        assert sorted(instance.get_dynamic_partitions(DIMENSION)) == ["holiday", "holiday-two"]
+        assert observed_digest(instance, "holiday") == library.store.manifest("holiday").digest
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("features"), asset_partitions=["holiday", "holiday-two"])
+        reported = [record.partition_key for record in instance.fetch_materializations(wanted, limit=9).records]
+    assert reported == ["holiday-two"]
+
+
+def test_a_dagster_that_cannot_be_told_now_learns_later(library) -> None:
+    with library.project.instance() as instance:
+        instance.add_dynamic_partitions(DIMENSION, ["holiday"])
+    configuration = library.data / "dagster/dagster.yaml"
+    kept = configuration.read_text()
+    configuration.write_text("storage: {sqlite: {base_dir: 7}}")
+    assert library.command("batches", "rm", "--photo", library.photo_id(1), "--yes") == 0
+    configuration.write_text(kept)
+    library.project.tick({})
+    with library.project.instance() as instance:
+        assert observed_digest(instance, "holiday") == library.store.manifest("holiday").digest
+
+
 def table(library: Library, batch_id: str, folder: str = "features") -> list[dict[str, Any]]:
     return pq.read_table(library.data / folder / f"{batch_id}.parquet").to_pylist()
 
@@ -453,10 +515,12 @@ def test_a_deleted_photo_leaves_the_others_their_exact_values(library) -> None:
 
 def test_a_batch_without_a_photo_is_announced_and_verified(library) -> None:
     sent = library.data / "events/features.completed"
-    before = set(sent.iterdir())
+    before, before_it = set(sent.iterdir()), latest_event(library, "holiday")
     assert library.command("batches", "rm", "--photo", library.photo_id(1), "--yes") == 0
     (path,) = set(sent.iterdir()) - before
     event = json.loads(path.read_bytes())
+    assert event == latest_event(library, "holiday")
+    assert (event["data"]["sequence"], event["data"]["supersedes"]) == (2, before_it["id"])
     batch = library.store
     paths = (*batch.feature_paths("holiday"), batch.embeddings_path("holiday"))
     manifest = parse_manifest((library.data / "batches/holiday.json").read_bytes())
@@ -489,9 +553,7 @@ def test_through_dagster_a_photo_leaves_manifests_stages_and_features(library) -
     for batch_id in ("holiday", "holiday-two"):
         assert library.store.stage_metadata("technical_metrics", library.store.manifest(batch_id))
     with library.project.instance() as instance:
-        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["holiday"])
-        observed = instance.fetch_observations(wanted, limit=1).records[0].asset_observation
-    assert observed.tags["dagster/data_version"] == library.store.manifest("holiday").digest
+        assert observed_digest(instance, "holiday") == library.store.manifest("holiday").digest
     shown = library.told("batches", "show", "holiday")
     assert (shown["photos"], shown["stale"]) == (2, [])
     before = library.features("holiday")
@@ -530,9 +592,8 @@ def test_the_last_photo_leaves_an_empty_batch(library) -> None:
 
 def test_a_removal_of_a_photo_that_is_killed_is_completed(library, monkeypatch, tmp_path: Path) -> None:
     """Before each file that is written or deleted, of batches with manifests and of one that has none."""
-    (library.data / "manifests").mkdir()
-    shutil.copy(library.data / "batches/holiday.json", library.data / "manifests/holiday.json")
-    (library.data / "batches/holiday-two.json").unlink()
+    for folder in ("batches", "manifests"):
+        (library.data / folder / "holiday-two.json").unlink()
     shutil.copytree(library.data, tmp_path / "before")
     gone = library.photo_id(SHARED)
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
@@ -597,19 +658,16 @@ def test_values_that_are_missing_stay_missing(library) -> None:
 
 def test_gc_deletes_what_nothing_refers_to_and_only_that(library) -> None:
     kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
-    for name in ("batches/holiday.json", "features/holiday.json"):
+    for name in ("batches/holiday.json", "manifests/holiday.json", "features/holiday.json"):
         (library.data / name).unlink()
-    (library.data / "adoptions").mkdir()
-    (library.data / "adoptions/holiday.json").write_text("{}")
-    (library.data / "events/latest").mkdir()
     (library.data / "events/latest/holiday.json").write_text('{"subject": "holiday", "data": {"sequence": 4}}')
     leftover = library.data / "features/.a.json.00000000.1.0123abcd.tmp"
     leftover.write_text("half")
     os.utime(leftover, (0, 0))  # of another machine, and old
     told = library.told("gc", "--older-than", "0")
     assert {kind: found["files"] for kind, found in told["kinds"].items()} == {
-        "copy": 4, "cache": 2, "thumbnail": 2, "table": 1, "page": 1, "embeddings": 1, "adoption": 1,
-        "latest_event": 1, "leftover": 1,
+        "copy": 4, "cache": 2, "thumbnail": 2, "table": 1, "page": 1, "embeddings": 1, "technical_metrics": 1,
+        "image_embeddings": 1, "clip_labels": 1, "adoption": 1, "latest_event": 1, "leftover": 1,
     }  # fmt: skip
     assert {path: Path(path).read_bytes() for path in kept} == kept
     assert library.traces(*(library.photo_id(seed) for seed in OWN_OF_A)) == []
@@ -619,8 +677,8 @@ def test_gc_deletes_what_nothing_refers_to_and_only_that(library) -> None:
 
 
 def test_gc_leaves_what_is_young(library) -> None:
-    shutil.rmtree(library.data / "features")
-    shutil.rmtree(library.data / "batches")
+    for folder in ("features", "batches", "manifests"):
+        shutil.rmtree(library.data / folder)
     assert library.told("gc")["files"] == 0
     copies = list((library.data / "rankingInput").iterdir())
     for path in copies:
@@ -639,8 +697,8 @@ def test_an_ingest_that_uses_an_old_copy_makes_it_young(library) -> None:
 
 
 def test_gc_leaves_the_files_of_a_batch_that_is_being_made(library) -> None:
-    (library.data / "batches/holiday.json").unlink()
-    (library.data / "features/holiday.json").unlink()
+    for folder in ("batches", "manifests", "features"):
+        (library.data / folder / "holiday.json").unlink()
     with library.store.exclusive("holiday"):
         assert "table" not in library.told("gc", "--older-than", "0")["kinds"]
     assert library.told("gc", "--older-than", "0")["kinds"]["table"]["files"] == 1

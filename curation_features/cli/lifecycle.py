@@ -82,12 +82,16 @@ def batches_show(args: argparse.Namespace, settings: Settings) -> Outcome:
         entry, own = show_batch(settings, args.batch)
         incoming = [file.path for file in own if file.kind == "incoming"]
         files = [*own, *photo_files(settings, footprint_of(settings, args.batch, incoming))]
-    fields = {**_plain(entry), "files": [asdict(file) for file in files]}
+    fields = {**_plain(entry), "files": [_plain_file(file) for file in files]}
     return Outcome(fields, partial(_show_batch, entry, files, settings))
 
 
 def _plain(entry: BatchEntry) -> dict[str, Any]:
     return {**asdict(entry), "finished": entry.finished.isoformat() if entry.finished else None}
+
+
+def _plain_file(file: BatchFile) -> dict[str, Any]:
+    return {"kind": file.kind, "path": file.path, "bytes": file.bytes}
 
 
 def _show_list(entries: Sequence[BatchEntry], last: int, total: int) -> None:
@@ -127,6 +131,8 @@ def _local(time: datetime | None) -> str:
 
 
 def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Settings) -> None:
+    from curation_features.inventory import total_bytes
+
     statuses = ", ".join(f"{count} {status}" for status, count in (entry.statuses or {}).items() if count)
     photos = "an unknown number of" if entry.photos is None else f"{entry.photos:,}"
     say(f"batch {entry.batch_id}: {entry.state}, {photos} photos{f': {statuses}' if statuses else ''}", style="bold")
@@ -139,8 +145,8 @@ def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Setting
     for kind, found in by_kind(file for file in files if file.kind in _PHOTO_KINDS).items():
         rows.append((kind, f"{found.files:,}", size(found.bytes), f"{_relative(found.paths[0].parent, settings)}/"))
     print_table(("kind", "files", "size", "where"), rows, right=("files", "size"), folded=("where",))
-    of_photos = sum(file.bytes for file in files if file.kind in _PHOTO_KINDS)
-    say(f"{size(sum(file.bytes for file in own))}, and {size(of_photos)} of its photos, which other batches may share")
+    of_photos = total_bytes(file for file in files if file.kind in _PHOTO_KINDS)
+    say(f"{size(total_bytes(own))}, and {size(of_photos)} of its photos, which other batches may share")
 
 
 def _relative(path: Path, settings: Settings) -> str:

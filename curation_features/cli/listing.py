@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,21 +44,22 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
 class Kind:
     """Files of one kind: how many, their size in bytes, and the first few paths."""
 
-    files: int = 0
-    bytes: int = 0
-    paths: list[Path] = field(default_factory=list)
+    files: int
+    bytes: int
+    paths: Sequence[Path]
 
 
 def by_kind(files: Iterable[BatchFile]) -> dict[str, Kind]:
     """Files counted by kind, in the order in which the kinds occur."""
-    found: dict[str, Kind] = {}
+    from curation_features.inventory import total_bytes
+
+    found: dict[str, list[BatchFile]] = {}
     for file in files:
-        kind = found.setdefault(file.kind, Kind())
-        kind.files += 1
-        kind.bytes += file.bytes
-        if len(kind.paths) < _FIRST_PATHS:
-            kind.paths.append(file.path)
-    return found
+        found.setdefault(file.kind, []).append(file)
+    return {
+        kind: Kind(len(group), total_bytes(group), [file.path for file in group[:_FIRST_PATHS]])
+        for kind, group in found.items()
+    }
 
 
 def kinds_as_json(files: Iterable[BatchFile]) -> dict[str, dict[str, Any]]:

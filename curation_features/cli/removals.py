@@ -32,11 +32,9 @@ RM_FIELDS = {
 GC_FIELDS = {
     "dry_run": "whether nothing was deleted",
     "files": "how many files were deleted, or would be",
-    "bytes": "their size",
+    "bytes": "their size; a file with two names counts once",
     "kinds": KINDS,
 }
-
-_PARTITIONS_STAY = "keeps the partitions: run the same command again"
 
 
 def register(commands: Any, batches: Any) -> None:
@@ -79,7 +77,7 @@ def batches_rm(args: argparse.Namespace, settings: Settings) -> Outcome:
     with ExitStack() as opened:
         records, problem = _open_records(opened, settings)
         if args.photo is not None:
-            return _rm_photo(args, settings, records, problem)
+            return _rm_photo(args, settings, records)
         return _rm_batches(args, settings, records, problem)
 
 
@@ -126,7 +124,8 @@ def _rm_batches(args: argparse.Namespace, settings: Settings, records: BatchReco
     return told.outcome()
 
 
-def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecords | None, problem: str) -> Outcome:
+def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecords | None) -> Outcome:
+    from curation_features.processing import accept_without_dagster
     from curation_features.removal import PhotoSearch, remove_photo
     from curation_features.store import ArtifactStore
 
@@ -134,7 +133,7 @@ def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecord
     with progress("searching", len(search.batch_ids), unit="batches") as bar:
         removal = search.find(bar.advance)
     _check_idle([*removal.batches, *removal.begun], records)
-    told = _Told(args.dry_run, problem if removal.batches else "")
+    told = _Told(args.dry_run)  # Dagster learns later of what it cannot be told now
     told.photo = removal
     told.files += removal.files
     if args.dry_run:
@@ -142,10 +141,10 @@ def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecord
     store = ArtifactStore(settings.data_path)
 
     def accept(batch: Batch) -> None:
-        if records is not None:
+        if records is not None and records.holds(batch.batch_id):
             records.accept(batch, store)
         else:
-            store.put_manifest(batch)
+            accept_without_dagster(batch, store)
 
     where = f" from {', '.join(removal.batches)}" if removal.batches else ", of which only files are left"
     _confirm(args, f"delete photo {removal.photo_id}{where}")
@@ -166,10 +165,12 @@ def _check_idle(batch_ids: Iterable[str], records: BatchRecords | None) -> None:
 
 
 def _question(planned: Sequence[BatchRemoval]) -> str:
+    from curation_features.inventory import total_bytes
+
     files = [file for removal in planned for file in removal.files]
     what = f"batch {planned[0].batch_id}" if len(planned) == 1 else f"{len(planned)} batches"
     photos = sum(removal.photos for removal in planned)
-    return f"delete {what} ({photos:,} photos, {len(files):,} files, {size(sum(file.bytes for file in files))})"
+    return f"delete {what} ({photos:,} photos, {len(files):,} files, {size(total_bytes(files))})"
 
 
 def _confirm(args: argparse.Namespace, question: str) -> None:
@@ -186,11 +187,11 @@ class _Told:
     """What was deleted, or would be, for people and machines.
 
     Attributes:
-        problem: what keeps Dagster's records from being opened.
+        problem: what keeps Dagster's records from being opened, so that partitions stay.
     """
 
     dry_run: bool
-    problem: str
+    problem: str = ""
     batches: list[dict[str, Any]] = field(default_factory=list)
     files: list[BatchFile] = field(default_factory=list)
     photo: PhotoRemoval | None = None
@@ -219,11 +220,15 @@ class _Told:
         if self.failed:
             return StoreError("\n".join(self.failed.values()))
         if self.problem and not self.dry_run:
-            what = "was not told of the new manifests: materialize these batches" if self.photo else _PARTITIONS_STAY
-            return StoreError(f"Dagster {what} once its records can be opened: {self.problem}")
+            return StoreError(
+                "Dagster keeps the partitions: run the same command again once its records can be opened: "
+                f"{self.problem}"
+            )
         return None
 
     def _show(self) -> None:
+        from curation_features.inventory import total_bytes
+
         verb = "would be deleted" if self.dry_run else "deleted"
         for batch in self.batches:
             shared = f"; other batches have {batch['shared']:,} of them, too: what was made of these stays"
@@ -238,7 +243,7 @@ class _Told:
         kept = [path for batch in self.batches for path in batch["kept"]]
         for path in (*kept, *(self.photo.kept if self.photo else ())):
             say(f"outside the data folder, so it stays: {path}", style="yellow")
-        say(f"{len(self.files):,} files, {size(sum(file.bytes for file in self.files))}, {verb}", style="bold")
+        say(f"{len(self.files):,} files, {size(total_bytes(self.files))}, {verb}", style="bold")
 
 
 # gc ------------------------------------------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ class _Told:
 
 def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Delete what nothing refers to: what was made of photos that no batch has, files of deleted batches, leftovers."""
-    from curation_features.inventory import UnreferencedFiles
+    from curation_features.inventory import UnreferencedFiles, total_bytes
     from curation_features.removal import collect
 
     seconds = args.older_than * 3600
@@ -257,7 +262,7 @@ def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
     if not args.dry_run:
         with progress("deleting", len(found), unit="files") as bar:
             found = list(collect(settings, found, seconds, bar.advance))
-    total = sum(file.bytes for file in found)
+    total = total_bytes(found)
     fields = {"dry_run": args.dry_run, "files": len(found), "bytes": total, "kinds": kinds_as_json(found)}
     return Outcome(fields, partial(_show_collected, found, total, args.dry_run))
 

@@ -3,7 +3,7 @@
 Nothing here writes or deletes. Folders are listed once, however many batches there are.
 """
 
-from curation_features.inventory.batch_files import BatchFile, batch_files, photo_files
+from curation_features.inventory.batch_files import BatchFile, batch_files, photo_files, total_bytes
 from curation_features.inventory.entries import BatchEntry, known_batch_ids, list_batches, show_batch
 from curation_features.inventory.footprint import Footprint, footprint_of
 from curation_features.inventory.places import list_places
@@ -24,4 +24,5 @@ __all__ = [
     "list_places",
     "photo_files",
     "show_batch",
+    "total_bytes",
 ]

@@ -33,11 +33,18 @@ class BatchFile:
         kind: a place of `places.PLACES`; `incoming`, `quarantined`, `quarantine_reason`, `event`, `pending_event`; or,
             of a photo, `cache`, `thumbnail` or `copy`.
         bytes: its size.
+        inode: device and number of the file itself, which several names (hard links) may share.
     """
 
     kind: str
     path: Path
     bytes: int
+    inode: tuple[int, int]
+
+
+def total_bytes(files: Iterable[BatchFile]) -> int:
+    """The size of files together; one that has several names counts once."""
+    return sum({file.inode: file.bytes for file in files}.values())
 
 
 def batch_files(settings: Settings, batch_id: str) -> list[BatchFile]:
@@ -68,7 +75,7 @@ def there(paths: Iterable[tuple[str, Path]]) -> Iterator[BatchFile]:
         except (OSError, ValueError):  # ValueError: a name that no file can have
             continue
         if not stat.S_ISDIR(found.st_mode):
-            yield BatchFile(kind, path, found.st_size)
+            yield BatchFile(kind, path, found.st_size, (found.st_dev, found.st_ino))
 
 
 def thumbnails(data_path: Path, digests: Iterable[str]) -> list[Path]:

@@ -16,6 +16,7 @@ from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_fi
 from curation_features.inventory.footprint import artifacts_in, table_rows
 from curation_features.inventory.places import (
     ACCEPTED,
+    ADOPTION,
     FEATURES,
     INGESTED,
     LATEST_EVENT,
@@ -77,16 +78,19 @@ def list_batches(settings: Settings) -> Iterator[BatchEntry]:
         SettingsError: the project's labels or templates cannot be used.
     """
     listing, versions = list_places(settings.data_path), CurrentVersions(settings)
-    journal = _newest_events(settings.data_path / JOURNAL)
+    journal = _journal_names(settings.data_path / JOURNAL)
     files_of: dict[str, dict[Place, Found]] = {}
     for place, found in listing.items():
         for name, file in found.items():
             files_of.setdefault(name, {})[place] = file
     for batch_id in known_batch_ids(listing):
         files = files_of[batch_id]
-        event = _event(LATEST_EVENT.path(settings.data_path, batch_id), batch_id) if LATEST_EVENT in files else None
-        events = iter([event] if event else _journal_events(settings.data_path, journal.get(batch_id, ()), batch_id))
-        made = _summary(settings.data_path, batch_id, events) if FEATURES in files else None
+        made = None
+        if FEATURES in files:
+            latest = LATEST_EVENT.path(settings.data_path, batch_id)
+            event = _event(latest, batch_id) if _is_announced(files) else None
+            paths = [latest, *(settings.data_path / JOURNAL / name for name in journal.get(batch_id, ()))]
+            made = _told_by(event) if event else _summary(settings.data_path, batch_id, paths)
         yield _entry(settings, batch_id, files, made, versions, exact=False)
 
 
@@ -102,9 +106,7 @@ def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[Batc
     made = None
     if FEATURES in files:
         paths = [file.path for file in found if file.kind in ("latest_event", "event")]
-        events = [event for path in paths if (event := _event(path, batch_id))]
-        digest = _sha256(FEATURES.path(data_path, batch_id))
-        made = _summary(data_path, batch_id, (event for event in events if event["features"] == digest))
+        made = _summary(data_path, batch_id, paths)
     return _entry(settings, batch_id, files, made, CurrentVersions(settings), exact=True), found
 
 
@@ -124,7 +126,7 @@ def _entry(
         sum(made.statuses.values()) if made else _count(settings.data_path, batch_id, files),
         made.statuses if made else None,
         datetime.fromtimestamp(features.written / 1e9, UTC) if features else None,
-        sum(found.bytes for found in files.values()),
+        sum(found.bytes for place, found in files.items() if place not in (LATEST_EVENT, ADOPTION)),
         StalenessOf(settings, batch_id, files, made, versions, exact).reasons(),
     )
 
@@ -149,11 +151,22 @@ def _sha256(path: Path) -> str:
 # What is known of features -------------------------------------------------------------------------------------------
 
 
-def _summary(data_path: Path, batch_id: str, events: Iterator[Mapping[str, Any]]) -> Summary | None:
-    """What the first of the events tells, or else the table; None if that cannot be read."""
-    event = next(events, None)
-    if event is not None:
-        return Summary(event["statuses"], event["version"], event["manifest"])
+def _is_announced(files: Mapping[Place, Found]) -> bool:
+    """Whether the newest event was written after the features: if not, a run may have died between the two."""
+    return LATEST_EVENT in files and files[LATEST_EVENT].written >= files[FEATURES].written
+
+
+def _told_by(event: Mapping[str, Any]) -> Summary:
+    return Summary(event["statuses"], event["version"], event.get("retryable"), event["manifest"])
+
+
+def _summary(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summary | None:
+    """What the first event of these very features tells, or else their table; None if that cannot be read."""
+    found = [event for path in events if (event := _event(path, batch_id))]
+    digest = _sha256(FEATURES.path(data_path, batch_id)) if found else ""
+    for event in found:
+        if event["features"] == digest:
+            return _told_by(event)
     table = TABLE.path(data_path, batch_id)
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
@@ -173,23 +186,17 @@ def _event(path: Path, batch_id: str) -> dict[str, Any] | None:
             and all(type(data["statuses"][status]) is int for status in _STATUSES)
             and all(isinstance(data["version"][part], str) for part in _PARTS)
             and all(isinstance(data[name], str) for name in ("manifest", "features"))
+            and type(data.get("retryable", 0)) is int  # older events have none
         )
         return dict(data) if sound else None
     except (StoreError, OSError, KeyError, TypeError):
         return None
 
 
-def _newest_events(folder: Path) -> dict[str, list[str]]:
+def _journal_names(folder: Path) -> dict[str, list[str]]:
     """Names of the events in the journal by the batch that they seem to be of."""
     found: dict[str, list[str]] = {}
     for entry in files_in(folder):
         if name := _EVENT.fullmatch(entry.name):
             found.setdefault(name["batch_id"], []).append(entry.name)
     return found
-
-
-def _journal_events(data_path: Path, names: Iterable[str], batch_id: str) -> Iterator[dict[str, Any]]:
-    paths = [data_path / JOURNAL / name for name in names]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if event := _event(path, batch_id):
-            yield event

@@ -60,11 +60,13 @@ class Summary:
     Attributes:
         statuses: how many photos are `ok`, `degraded` and `failed`.
         version: `technical` and `clip`.
+        retryable: how many photos have an error that another run may not meet; None: not known.
         manifest: digest of the manifest that they were made from; empty: not known.
     """
 
     statuses: Mapping[str, int]
     version: Mapping[str, str]
+    retryable: int | None = None
     manifest: str = ""
 
 
@@ -176,13 +178,13 @@ class StalenessOf:
     # Photos
 
     def _of_photos(self, made: Summary) -> Iterator[Stale]:
-        if not made.statuses.get("failed"):
-            return
-        try:
-            count = sum(map(_may_succeed, table_rows(TABLE.path(self.settings.data_path, self.batch_id), ("errors",))))
-        except StoreError as error:
-            yield _stale("unknown", str(error))
-            return
+        count = made.retryable
+        if count is None:
+            table = TABLE.path(self.settings.data_path, self.batch_id)
+            try:
+                count = sum(map(_may_succeed, table_rows(table, ("errors",))))
+            except StoreError as error:
+                yield _stale("unknown", str(error))
         if count:
             yield _stale("retryable", f"{count}")
 

@@ -46,11 +46,8 @@ class BatchRecords:
             self._instance.delete_dynamic_partition(DIMENSION, batch_id)
 
     def accept(self, batch: Batch, store: ArtifactStore) -> None:
-        """Accept a new manifest of a batch; Dagster is told of it if it knows the batch."""
-        if self.holds(batch.batch_id):
-            accept(batch, store, self._instance)
-        else:
-            store.put_manifest(batch)
+        """Accept a new manifest of a batch, and tell Dagster of it."""
+        accept(batch, store, self._instance)
 
     @cached_property
     def _runs(self) -> dict[str, str]:

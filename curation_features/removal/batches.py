@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 
+from curation_features.adoptions import Adoptions
 from curation_features.deletions import last_sequence, record_deletion
 from curation_features.errors import StoreError
 from curation_features.inventory.batch_files import (
@@ -187,9 +188,10 @@ def remove_batch(
             for path in filter(folder.holds, incoming_files(settings, batch_id)):
                 folder.delete(path)
         manifests = [file.path for file in removal.files if file.kind in _LAST]
-        for file in removal.files:
-            if file.kind not in (*_LAST, "incoming"):
-                folder.delete(file.path)
+        with Adoptions(settings.data_path).take(batch_id):  # no partition may come from an adoption under way
+            for file in removal.files:
+                if file.kind not in (*_LAST, "incoming"):
+                    folder.delete(file.path)
         if forget is not None:
             forget(batch_id)
         for path in manifests:
