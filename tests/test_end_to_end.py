@@ -194,7 +194,7 @@ def test_the_results_are_the_same_without_asserts(manifest: Path, run: Run, tmp_
 
     run(command, "process", "data/batches/b.json")
     plain = made()
-    assert len(plain) == 5
+    assert len(plain) == 6
     run(command, "cache", "clear", "--all")
     for folder in ("features", "events"):
         shutil.rmtree(tmp_path / "data" / folder)

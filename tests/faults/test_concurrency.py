@@ -109,7 +109,7 @@ def test_processes_at_work_on_one_batch_all_finish_and_make_it_once(codes) -> No
     assert "WARNING" not in said(folder / "same")
     expected = {name: data for name, data in outputs(folder / "alone").items() if "/one" in name}
     assert outputs(folder / "same") == expected
-    assert len(expected) == 5
+    assert len(expected) == 6
 
 
 def test_processes_whose_batches_share_photos_make_what_each_makes_alone(codes) -> None:

@@ -70,7 +70,7 @@ def use(project: Project) -> None:
     path.write_text(json.dumps(manifest))
     assert project.command("-v", "process", str(path)) == 0
     assert project.command("-v", "materialize", str(path)) == 0
-    harmless = {"batch_id": "harmless", "artifacts": [{"photo_id": "a", "original_uri": "absent.jpg"}]}
+    harmless = {"batch_id": "harmless", "artifacts": [{"photo_id": "a", "original_uri": "photos"}]}
     path.with_name("harmless.json").write_text(json.dumps(harmless))
     assert project.command("process", str(path.with_name("harmless.json"))) == 0
     readable = [artifact for artifact in manifest["artifacts"] if not CONTROL.search(artifact["original_uri"])]

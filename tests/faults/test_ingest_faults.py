@@ -73,7 +73,7 @@ def test_its_true_reason_is_on_the_page_and_the_terminal(project) -> None:
 
 def test_its_true_reason_is_in_dagster(project) -> None:
     with project.instance() as instance:
-        [record] = instance.fetch_materializations(dg.AssetKey("features"), limit=5).records
+        record, *_ = instance.fetch_materializations(dg.AssetKey("features"), limit=5).records
     metadata: Any = record.asset_materialization.metadata
     failed = {row.data["photo"]: row.data["reason"] for row in metadata["failed_photos"].records}
     assert failed == REASONS
