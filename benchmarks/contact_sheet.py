@@ -110,8 +110,6 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "format": "JPEG",
             "facts": [["Taken", "2024-05-17 18:03"], ["Camera", "Canon EOS R6"], ["Exposure", "1/250 s, f/4, ISO 400"]],
             "taken": str(datetime(2024, 5, 17) + timedelta(minutes=7 * position)),
-            "camera": "Canon EOS R6",
-            "lens": None,
             "iso": chance.choice([100, 200, 400, 800]),
             "href": f"../rankingInput/{position}_1024.jpg",
             "thumbnail": pictures[position % len(pictures)],

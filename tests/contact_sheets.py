@@ -70,12 +70,11 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "facts": [
             ["Taken", str(taken)],
             ["Camera", camera],
+            *([["Lens", lens]] if lens else []),
             ["Exposure", "1/250 s, f/4"],
             ["Original", "6,000 \u00d7 4,000 px"],
         ],
         "taken": str(taken),
-        "camera": camera,
-        "lens": lens,
         "iso": iso,
         "href": f"../rankingInput/{position}_1024.jpg",
         "thumbnail": None,
@@ -104,7 +103,7 @@ def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[st
         "labels": [],
         "margin": None,
     }
-    unknown = dict.fromkeys(("width", "height", "format", "href", "thumbnail", "taken", "camera", "lens", "iso"))
+    unknown = dict.fromkeys(("width", "height", "format", "href", "thumbnail", "taken", "iso"))
     return (
         photo(position)
         | nothing

@@ -52,7 +52,8 @@
     photo.key = keyInBatch(photo.id);
     photo.folder = photo.path.slice(0, Math.max(0, photo.path.lastIndexOf("/")));
     photo.folded = folded(`${photo.path} ${photo.name}`);
-    photo.day = photo.taken && photo.taken.slice(0, 10);
+    const { Camera = null, Lens = null } = Object.fromEntries(photo.facts);
+    Object.assign(photo, { camera: Camera, lens: Lens, day: photo.taken && photo.taken.slice(0, 10) });
     photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
   });
 
@@ -243,7 +244,10 @@
     for (const key of off) marks.delete(key);
   }
 
-  const saidOf = ([on, off]) => [[on, "marked"], [off, "unmarked"]].filter(([keys]) => keys.length).map(([keys, word]) => `${count(keys.length)} ${word}`).join(", ");
+  function saidOf([on, off]) {
+    const parts = [[on, "marked"], [off, "unmarked"]].filter(([keys]) => keys.length);
+    return parts.map(([keys, word]) => `${count(keys.length)} ${word}`).join(", ");
+  }
 
   /** Mark and unmark photos, in one step. */
   function change(on, off = []) {
@@ -292,16 +296,19 @@
     const named = photos.filter(({ key }) => keys.has(key));
     const others = marked().filter(({ key }) => !keys.has(key));
     if (!named.length || (!others.length && named.every(isMarked))) return;
-    if (seen.includes(keyOf(written)) && !isWanted)
-      return tell(`The address has ${count(named.length, "mark")} from earlier. Those that are kept here are newer.`, "Take the earlier ones", () => takeMarks(written, true));
+    const number = count(named.length, "mark");
+    if (seen.includes(keyOf(written)) && !isWanted) {
+      const text = `The address has ${number} from earlier. Those that are kept here are newer.`;
+      return tell(text, "Take the earlier ones", () => takeMarks(written, true));
+    }
     change(named, others);
     writeKept(written);
-    tell(others.length ? `The address brought ${count(named.length, "mark")} in place of those that were kept here.` : "", "Undo", undo);
+    tell(others.length ? `The address brought ${number} in place of those that were kept here.` : "", "Undo", undo);
   }
 
   /** Say something about the marks, with something to do about it; until the next change of them, or until it is closed. */
   function tell(text, title = "", action = null) {
-    const refused = keeps ? "" : " This browser keeps no marks of this page: they are only in its address. Save them as a file (List).";
+    const refused = keeps ? "" : " This browser keeps no marks of this page: only its address has them. Save them to a file (List).";
     $("told").value = text || (!keeps && steps.length === 1) ? `${text}${refused}`.trim() : "";
     $("toast").hidden = !$("told").value;
     $("toast-action").hidden = !action;
@@ -444,7 +451,8 @@
         if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
       });
     window.addEventListener("hashchange", () => (readView(), update()));
-    for (const event of ["storage", "pageshow"]) window.addEventListener(event, () => (readKept(), marksChanged())); // another page of the batch
+    const changedElsewhere = () => (readKept(), marksChanged());
+    for (const event of ["storage", "pageshow"]) window.addEventListener(event, changedElsewhere);
     document.addEventListener("keydown", pressedAnywhere);
   }
 
@@ -989,7 +997,8 @@
       event.preventDefault();
       if (event.key !== " ") $("detail-body").focus(); // so that space marks the photo that one went to
     });
-    for (const button of detail.querySelectorAll("header button")) button.addEventListener("mousedown", (event) => event.preventDefault()); // it keeps the focus off them: space marks
+    for (const button of detail.querySelectorAll("header button"))
+      button.addEventListener("mousedown", (event) => event.preventDefault()); // a click leaves the focus, so that space marks
     detail.addEventListener("close", () => {
       const place = active;
       if (view.onlyMarked) update({ toTop: false });
@@ -1002,7 +1011,12 @@
   const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
   const inBatch = () => inOrder(view.order, view.turned).filter(isMarked);
   const listed = () => (picked("which") === "marked" ? inBatch() : shown);
-  const LINES = { path: (photo) => line(photo.path), quoted: (photo) => quoted(photo.path), name: (photo) => line(photo.name), id: (photo) => line(photo.id) };
+  const LINES = {
+    path: (photo) => line(photo.path),
+    quoted: (photo) => quoted(photo.path),
+    name: (photo) => line(photo.name),
+    id: (photo) => line(photo.id),
+  };
 
   /** A text that no spreadsheet takes for a formula. */
   const harmless = (text) => (/^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
@@ -1102,7 +1116,8 @@
   $("copy").addEventListener("click", copy);
   $("download").addEventListener("click", () => download(csv(listed()), "text/csv", `${picked("which")}.csv`));
   $("save-marks").addEventListener("click", saveMarks);
-  $("load-marks").addEventListener("click", () => make("input", { type: "file", accept: ".json", onchange: (event) => loadMarks(event.target.files[0]) }).click());
+  const chooser = make("input", { type: "file", accept: ".json", onchange: () => loadMarks(chooser.files[0]) });
+  $("load-marks").addEventListener("click", () => ((chooser.value = ""), chooser.click()));
   readView();
   update();
   document.documentElement.dataset.ready = performance.now();

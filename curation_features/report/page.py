@@ -2,7 +2,7 @@
 
     page.html    the frame, with $names where the rest goes
     page.css     how it looks
-    page.js      sorts, filters and shows; makes every text with `textContent`, and none of it is ever HTML
+    page.js      sorts, filters, marks and shows; makes every text with `textContent`, and none of it is ever HTML
 
 A browser may run and apply those two files and nothing else: the page's policy names them by their digests. What is
 known of the photos is JSON that no text can end. The pictures stand behind it, so that the page is in use before

@@ -203,7 +203,6 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
     record = record_of(row)
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
-    told = facts(artifact)
     return {
         "name": file_name(artifact, record, _NAME_LENGTH),
         "path": path_within(_uri(row), folders),
@@ -220,10 +219,9 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "width": row["width"],
         "height": row["height"],
         "format": row["format"],
-        "facts": told,
+        "facts": facts(artifact),
         "taken": row["taken"] and row["taken"].isoformat(" "),
         "iso": row["iso"],
-        **{name: dict(told).get(name.title()) for name in ("camera", "lens")},
         "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
         "thumbnail": _picture(record, thumbnails),
     }
