@@ -288,6 +288,7 @@ def test_make_run_is_one_command(variables: list[str], arguments: list[str]) -> 
 def test_run_makes_a_batch_and_measures_it(tmp_path: Path, capsys) -> None:
     photo(tmp_path / "my photos" / "a.png")
     (tmp_path / "my photos" / "b.heic").touch()
+    (tmp_path / "project").mkdir()
     with project_at(tmp_path / "project") as project:
         assert project.command("run", str(tmp_path / "my photos")) == 0
         said = project.terminal.getvalue()
