@@ -73,25 +73,32 @@ def show_kinds(files: Iterable[BatchFile]) -> None:
         for kind, found in by_kind(files).items()
     ]
     if rows:
-        print_table(("kind", "files", "size", "names"), rows, right=("files", "size"))
+        print_table(("kind", "files", "size", "names"), rows, right=("files", "size"), cut=("names",))
 
 
 def print_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), folded: Sequence[str] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    folded: Sequence[str] = (),
+    cut: Sequence[str] = (),
 ) -> None:
     """Print rows as a table.
 
     Args:
         right: columns of numbers.
-        folded: columns that take more lines where they are too narrow; others are cut.
+        folded: columns that take more lines where they are too narrow.
+        cut: columns that are cut where they are too narrow; all others keep their width.
     """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=bool(cut))
     for name in header:
         table.add_column(
             name,
+            ratio=1 if name in cut else None,
             justify="right" if name in right else "left",
             no_wrap=name not in folded,
             overflow="fold" if name in folded else "ellipsis",
