@@ -726,6 +726,18 @@ def test_gc_stops_at_a_manifest_that_cannot_be_read(library) -> None:
     assert library.traces(GONE, *(library.photo_id(seed) for seed in OWN_OF_A)) == []
 
 
+def test_gc_says_which_kinds_and_how_many_in_a_narrow_terminal(library, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert library.command("gc", "--dry-run", "--older-than", "0") == 0
+    assert library.said == "nothing to delete\n"
+    for folder in ("batches", "manifests", "features"):
+        (library.data / folder / "holiday.json").unlink()
+    assert library.command("gc", "--dry-run", "--older-than", "0") == 0
+    lines = [line.split() for line in library.said.splitlines()]
+    assert lines[0] == ["kind", "files", "size", "names"]
+    assert {"copy": "4", "technical_metrics": "1"}.items() <= {line[0]: line[1] for line in lines}.items()
+
+
 @pytest.mark.parametrize("given", ["-1", "x", "inf", "nan"])
 def test_hours_that_make_no_sense_are_refused(library, given) -> None:
     assert library.command("gc", f"--older-than={given}") == 2

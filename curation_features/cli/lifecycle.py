@@ -114,7 +114,7 @@ def _show_list(entries: Sequence[BatchEntry], last: int, total: int) -> None:
     if len(shown) < len(entries):
         say(f"... and {len(entries) - len(shown):,} older ones; --last 0 shows all", style="dim")
     stale = sum(bool(entry.stale) for entry in entries)
-    say(f"{len(entries):,} batches, {size(total)}; {stale:,} stale", style="bold")
+    say(f"{len(entries):,} {'batch' if len(entries) == 1 else 'batches'}, {size(total)}; {stale:,} stale", style="bold")
 
 
 def _age(entry: BatchEntry) -> tuple[float, str]:

@@ -20,7 +20,6 @@ KINDS = "{kind: {files, bytes, first}}: what was deleted, or would be; first: a 
 """What `kinds_as_json` gives, for help texts."""
 
 _FIRST_PATHS = 3
-_GAP = 2  # between columns
 
 
 def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchRecords | None) -> None:
@@ -28,12 +27,11 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
     from curation_features.inventory import batch_files, known_batch_ids, list_places
     from curation_features.manifest import is_batch_id
 
-    known = known_batch_ids(list_places(settings.data_path))
     for batch_id in batch_ids:
-        if batch_id in known or (records is not None and records.holds(batch_id)):
+        is_id = is_batch_id(batch_id)
+        if is_id and (batch_files(settings, batch_id) or (records is not None and records.holds(batch_id))):
             continue
-        if is_batch_id(batch_id) and batch_files(settings, batch_id):
-            continue
+        known = known_batch_ids(list_places(settings.data_path))
         name = Path(batch_id).stem  # of a manifest, perhaps
         near = [name] if name in known else difflib.get_close_matches(batch_id, known)
         remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "curation-features batches list shows all"
@@ -75,41 +73,36 @@ def show_kinds(files: Iterable[BatchFile]) -> None:
         for kind, found in by_kind(files).items()
     ]
     if rows:
-        print_table(("kind", "files", "size", "names"), rows, right=("files", "size"), cut="names")
+        print_table(("kind", "files", "size", "names"), rows, right=("files", "size"), cut=("names",))
 
 
 def print_table(
     header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     *,
     right: Sequence[str] = (),
     folded: Sequence[str] = (),
-    cut: str = "",
+    cut: Sequence[str] = (),
 ) -> None:
     """Print rows as a table.
 
     Args:
         right: columns of numbers.
-        folded: columns that take more lines where the terminal is too narrow.
-        cut: a column that gets what room the others leave, and is cut there.
+        folded: columns that take more lines where they are too narrow.
+        cut: columns that are cut where they are too narrow; all others keep their width.
     """
-    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    terminal = console()
-    widths = {name: max(cell_len(row[place]) for row in (header, *rows)) for place, name in enumerate(header)}
-    left = terminal.width - sum(width + _GAP for name, width in widths.items() if name != cut)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=bool(cut))
     for name in header:
         table.add_column(
             name,
+            ratio=1 if name in cut else None,
             justify="right" if name in right else "left",
             no_wrap=name not in folded,
             overflow="fold" if name in folded else "ellipsis",
-            min_width=None if name in (*folded, cut) else widths[name],
-            max_width=max(left - _GAP, len(cut)) if name == cut else None,
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    terminal.print(table)
+    console().print(table)

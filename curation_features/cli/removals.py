@@ -268,6 +268,9 @@ def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def _show_collected(found: Sequence[BatchFile], total: int, dry_run: bool) -> None:
+    if not found:
+        say("nothing to delete", style="bold")
+        return
     show_kinds(found)
     verb = "would be deleted" if dry_run else "deleted"
     say(f"{len(found):,} files that nothing refers to, {size(total)}, {verb}", style="bold")
