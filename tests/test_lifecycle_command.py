@@ -476,6 +476,7 @@ def test_dagster_learns_of_the_shorter_batch_only(library, known) -> None:
 def test_a_dagster_that_cannot_be_told_now_learns_later(library) -> None:
     with library.project.instance() as instance:
         instance.add_dynamic_partitions(DIMENSION, ["holiday"])
+    (library.data / "adoptions/holiday.json").unlink()  # as when it has learned of the batch
     configuration = library.data / "dagster/dagster.yaml"
     kept = configuration.read_text()
     configuration.write_text("storage: {sqlite: {base_dir: 7}}")
