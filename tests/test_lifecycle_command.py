@@ -114,6 +114,7 @@ def test_json_has_the_fields_that_help_names(library, arguments, fields) -> None
 
 
 def test_an_empty_project_has_no_batches(tmp_path: Path, library) -> None:
+    (tmp_path / "empty").mkdir()
     assert library.project.command("--root", str(tmp_path / "empty"), "batches", "list") == 0
     assert library.told("--root", str(tmp_path / "empty"), "batches", "list") == {"batches": [], "count": 0, "bytes": 0}
 
@@ -706,13 +707,16 @@ def test_gc_leaves_the_files_of_a_batch_that_is_being_made(library) -> None:
 
 
 def test_gc_leaves_a_batch_that_came_back_meanwhile(library) -> None:
-    manifest = library.data / "batches/holiday.json"
-    kept = manifest.rename(library.root / "kept.json")
+    manifests = [library.data / folder / "holiday.json" for folder in ("batches", "manifests")]
+    kept = [path.rename(library.root / f"kept-{path.parent.name}.json") for path in manifests]
     (library.data / "features/holiday.json").unlink()
     found = UnreferencedFiles(library.settings, 0).find()
-    kept.rename(manifest)
+    for path, manifest in zip(kept, manifests, strict=True):
+        path.rename(manifest)
     gone = {file.kind for file in collect(library.settings, found, 0)}
-    assert {file.kind for file in found} - gone == {"table", "embeddings", "page"}
+    left = {file.kind for file in found} - gone
+    assert {"table", "embeddings", "page", "technical_metrics", "latest_event", "adoption"} <= left
+    assert all(file.path.exists() for file in found if file.path.stem == "holiday")
 
 
 def test_gc_stops_at_a_manifest_that_cannot_be_read(library) -> None:
