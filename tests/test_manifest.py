@@ -403,7 +403,7 @@ def test_a_manifest_file(tmp_path: Path) -> None:
     assert read_manifest(path) == parse_manifest(SPECIFICATION_EXAMPLE)
 
 
-def test_the_error_of_a_file_begins_with_its_path_and_keeps_the_field(tmp_path: Path, monkeypatch) -> None:
+def test_the_error_of_a_file_begins_with_its_path(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("sub/batch.json")
     path.parent.mkdir()

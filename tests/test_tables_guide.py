@@ -161,7 +161,7 @@ def test_the_first_examples(guide: Guide) -> None:
         assert [row[2] for row in rows] == pytest.approx([tenengrad(a) for a in best], rel=1e-3)
 
 
-def test_sharp_photos_tie_by_the_score_and_not_by_what_is_measured() -> None:
+def test_sharp_photos_tie_by_the_score() -> None:
     """Why the examples order by `tenengrad`."""
     assert not re.findall(r'(idxmax|nlargest|sort_values)\([^)]*"sharpness"|"sharpness"\]\.idx|BY sharpness', DOCUMENT)
     assert round(math.tanh(20_000 / 2000), 6) == round(math.tanh(25_000 / 2000), 6)

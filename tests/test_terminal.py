@@ -302,7 +302,7 @@ EXTREME = re.compile(r"^(sharpness|exposure|noise|clip_iqa|brisque) +([^()]+) \(
 
 
 @pytest.mark.parametrize("command", [PROCESS, [*PROCESS, "--output", "out.json"], MATERIALIZE])
-def test_of_a_large_batch_what_failed_and_the_extremes_are_listed(project: Project, capsys, command) -> None:
+def test_of_a_large_batch_the_extremes_are_listed(project: Project, capsys, command) -> None:
     project.photos(24)
     for number in range(12):
         (project.root / "photos" / f"bad{number:02}.png").write_bytes(b"no photo")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,8 +26,8 @@ _FAULTY = 10
 _EXTREMES = 3
 _LABELS = 5
 _BAR = 12
-_LABEL, _REASON, _CAUSE = 13, 26, 40
-"""Columns of the terminal, at least, for a label, a reason and a cause."""
+_LABEL, _REASON = 13, 26
+"""Columns of the terminal, at least, for a label and a reason."""
 
 SPEED_FIELDS = {"seconds": "how long it took", "photos_per_second": "photos by seconds"}
 RESULT_FIELDS = {
@@ -124,13 +123,13 @@ def _measured(finished: Finished, table: Path | None) -> Merged:
 
     if finished.records or table is None:
         return Merged(dict(finished.document), finished.records, {})
-    photo = ("photo_id", "image_uri", "sha256", "format", "width", "height", "errors", "artifact")
+    photo = ("photo_id", "image_uri", "sha256", "format", "width", "height", "errors", "original_uri")
     scores = [name for metric in METRICS for name in (metric.name, *(raw.name for raw in metric.raw))]
     artifacts, records = [], []
     for row in read_rows(table, [*photo, *scores]):
         record = record_of(row)
         STAGE_TABLES["technical_metrics"].restore(record, row)
-        artifacts.append(json.loads(row["artifact"]))
+        artifacts.append({"photo_id": row["photo_id"], "original_uri": row["original_uri"]})
         records.append(record)
     return Merged({"artifacts": artifacts}, records, {})
 
@@ -278,11 +277,11 @@ def _extremes(measured: Merged, width: int) -> RenderableType | None:
     if not found:
         return None
     photos = _named(measured.document["artifacts"])
+    room = width - len("sharpness") - max(len(extreme.told) for extreme in found) - 2
     table = _table()
     for column in ("score", "why", "photo"):
         table.add_column(column, no_wrap=True)
     for extreme in found:
-        room = width - len("sharpness") - _CAUSE - 2
         table.add_row(extreme.metric, Text(extreme.told), _path(photos[extreme.photo.position][0], room))
     return table
 

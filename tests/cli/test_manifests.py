@@ -44,7 +44,7 @@ def test_a_file_goes_before_an_id(here: Path, settings: Settings, given: str) ->
     assert find_manifest(given, settings) == Path(given)
 
 
-def test_a_folder_of_photos_that_is_called_like_its_batch_is_no_manifest(here: Path, settings: Settings) -> None:
+def test_a_folder_that_is_called_like_a_batch_is_no_manifest(here: Path, settings: Settings) -> None:
     (here / "trip").mkdir()
     ingested = write(here / "data/batches/trip.json")
     assert find_manifest("trip", settings) == ingested

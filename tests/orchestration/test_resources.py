@@ -96,7 +96,7 @@ def test_every_asset_says_what_it_is_made_of(pipeline) -> None:
         assert asset.owners or not asset.is_materializable, key
 
 
-def test_names_that_look_alike_are_told_apart_in_the_walk_through() -> None:
+def test_names_that_look_alike_are_told_apart() -> None:
     text = (REPOSITORY / "docs" / "dagster.md").read_text()
     for name in ("preprocess_outputs", "preprocess_batches", "extract_features", "photo_features", "features"):
         assert f"\n| `{name}` | " in text
