@@ -193,7 +193,7 @@ if "spawn_main" in command:
     elif moment == "event":
         dies(FileSink, "deliver")
     else:
-        dies(BatchRun, "_report", lambda run, batch, made: made.asset == moment)
+        dies(BatchRun, "_report", lambda run, batch, made, *_: made.asset == moment)
 """
 
 
