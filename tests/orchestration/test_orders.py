@@ -1,6 +1,6 @@
 """Every order of the ways to make a batch: what is on disk is never older than what was accepted last.
 
-Four actions in a row, over two batches, on a real instance of Dagster with stand-in models. By default a few dozen
+Four actions in a row, over two batches, on a real instance of Dagster with stand-in models. By default a few
 orders are drawn; `ORDERS=2000 pytest tests/orchestration/test_orders.py` draws more.
 """
 
@@ -170,7 +170,7 @@ ACTIONS = [*((name, batch_id) for name in OF_A_BATCH for batch_id in BATCHES), *
 
 @given(st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=4))
 @settings(
-    max_examples=int(os.environ.get("ORDERS", "12")),
+    max_examples=int(os.environ.get("ORDERS", "6")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @example([("materialize", "one"), ("ingest", "one"), ("process", "one"), ("backfill", "")])
