@@ -68,6 +68,7 @@ def build_assets(
     (`ArtifactStore.exclusive`).
 
     Args:
+        stages: with the vocabulary of the batch (`FeatureStages.for_batch`).
         retry_failed: only photos with an error that may pass (`schema.RETRYABLE_REASONS`) are read and measured;
             of the others the results of the last run are kept.
 
@@ -75,10 +76,8 @@ def build_assets(
         StorageAwayError: not one photo could be read, each for a reason that may pass; nothing was written.
         SupersededError: another manifest was accepted meanwhile.
         StoreError: an artifact cannot be written or read; or settings have changed and `retry_failed` is set.
-        SettingsError: the batch asks for a vocabulary that is missing or cannot be used.
         WeightsError: model weights are missing, and settings do not permit a degraded run.
     """
-    stages = stages.for_batch(batch)
     wanted = _with_missing(batch, assets, store)
     if "label_embeddings" in wanted:
         plan = stages.plan(LABEL_PARTS)

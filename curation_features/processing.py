@@ -11,7 +11,7 @@ from curation_features.build import ASSETS, build_assets
 from curation_features.events import Outbox
 from curation_features.finish import check_accepted
 from curation_features.manifest import Batch
-from curation_features.stages import FeatureStages
+from curation_features.stages import FeatureStages, Merged
 from curation_features.stages.code_versions import code_versions
 from curation_features.store import ArtifactStore
 
@@ -21,13 +21,13 @@ class ProcessedBatch:
     """A batch that is finished and announced.
 
     Attributes:
-        document: the enriched manifest.
+        merged: the enriched manifest, and the records that it was made of.
         cached: how many distinct photos came out of the cache.
         partly_cached: of how many others a part did.
         event: `features.completed`.
     """
 
-    document: Mapping[str, Any]
+    merged: Merged
     cached: int
     partly_cached: int
     event: Mapping[str, Any]
@@ -60,13 +60,15 @@ def process_batch(
         CurationError: as in `build_assets` and `FinishedBatch.announce`.
     """
     check_accepted(batch, store)
-    results = {result.asset: result for result in build_assets(batch, ASSETS, stages, store, retry_failed=retry_failed)}
+    bound = stages.for_batch(batch)
+    results = {result.asset: result for result in build_assets(batch, ASSETS, bound, store, retry_failed=retry_failed)}
     finished, metrics = results["features"].finished, results["technical_metrics"].stats
     assert finished is not None and metrics is not None  # noqa: S101, PT018 (what these two assets always have)
     event = finished.announce(outbox, stages.settings.root)
-    versions = code_versions(stages.settings, stages.for_batch(batch))
+    # As a run of Dagster has them: those of all vocabularies, not of the one that this batch asks for.
+    versions = code_versions(stages.settings, stages)
     assets = {
         name: AdoptedAsset(result.data_version, versions[name], result.numbers()) for name, result in results.items()
     }
     Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest, event["id"], assets))
-    return ProcessedBatch(finished.merged.document, metrics.cached, metrics.partly_cached, event)
+    return ProcessedBatch(finished.merged, metrics.cached, metrics.partly_cached, event)

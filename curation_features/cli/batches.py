@@ -7,7 +7,6 @@ import gc
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -84,36 +83,36 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
             locked.enter_context(store.exclusive(batch.batch_id))
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
     finished = Finished(
-        made.document,
+        made.merged.document,
         photos=len(distinct_photos(batch)),
         cached=made.cached,
         partly_cached=made.partly_cached,
         seconds=time.monotonic() - start,
+        records=made.merged.records,
     )
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
 def _process_to_file(batch: Batch, stages: FeatureStages, output: str) -> Outcome:
     """Write the enriched batch to one file, or to standard output, and nothing else."""
-    from curation_features.build import check_storage
     from curation_features.manifest import to_json
 
     with watched(stages, batch):
         merged, finished = _measured(batch, stages)
-    deque(check_storage(merged.records, batch.batch_id), maxlen=0)
     _write_output(output, to_json(merged.document))
     to_stdout = output == "-"
     return outcome_of(finished, {} if to_stdout else {"features": Path(output)}, silent=to_stdout)
 
 
 def _measured(batch: Batch, stages: FeatureStages) -> tuple[Merged, Finished]:
-    """The features of a batch, and what is told of the run."""
+    """The features of a batch, and the numbers of the run. Raises `StorageAwayError`, as `build_assets` does."""
+    from curation_features.build import check_storage
     from curation_features.manifest import distinct_photos
     from curation_features.service import FeaturesService
 
     photos, start = len(distinct_photos(batch)), time.monotonic()
     merged = FeaturesService(stages=stages).run(batch)
-    distinct = {id(record): record for record in merged.records}.values()
+    distinct = list(check_storage({id(record): record for record in merged.records}.values(), batch.batch_id))
     return merged, Finished(
         merged.document,
         photos=photos,

@@ -11,6 +11,7 @@ import pytest
 from curation_features.adoptions import Adoptions
 from curation_features.errors import ManifestError, StoreError, SupersededError
 from curation_features.finish import finish_batch
+from curation_features.manifest import batch_from
 from curation_features.orchestration import batch_run
 from curation_features.orchestration.adoption import adopt_all
 from curation_features.orchestration.assets import SPECS
@@ -58,8 +59,13 @@ def test_a_backfill_of_labels_keeps_what_process_added(pipeline, newer) -> None:
     assert event["data"]["version"] == pipeline.features()["artifacts"][0]["features"]["version"]
 
 
-def test_what_process_finished_is_a_batch_of_dagster(pipeline, world) -> None:
-    batch = world.batch([world.photo("p.png", 5)], "alone")
+@pytest.mark.parametrize("vocabulary", [None, "weddings"])
+def test_what_process_finished_is_a_batch_of_dagster(pipeline, world, vocabulary: str | None) -> None:
+    path = world.root / "config" / "vocabularies" / "weddings.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"labels": ["bride", "groom", "cake", "dance", "rings"]}))
+    named = {"vocabulary": vocabulary} if vocabulary else {}
+    batch = batch_from({"batch_id": "alone", **named, "artifacts": [world.photo("p.png", 5)]})
     made = pipeline.process(batch)
     assert not pipeline.instance.has_dynamic_partition("batch_id", "alone")
     assert adopt(pipeline) == ["alone"]
