@@ -163,6 +163,15 @@ def store_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise cannot_write(path, error) from error
 
 
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file (hex). Raises `StoreError`: it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+
+
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The error of a file that could not be written."""
     cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file

@@ -22,7 +22,7 @@ from curation_features.errors import (
 )
 from curation_features.settings import Settings, nearest
 
-COMMAND = "COMMAND"  # in the place of a command's name
+COMMAND = "COMMAND"  # what usage lines say for the name of a command
 READER_GONE = 141  # as of a program that SIGPIPE ends
 
 EXIT_CODES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.terminal import console, printable, size
 from curation_features.errors import InputError
-from curation_features.settings import Settings
+from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
     from curation_features.inventory import BatchFile
@@ -32,10 +31,8 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
         if is_id and (batch_files(settings, batch_id) or (records is not None and records.holds(batch_id))):
             continue
         known = known_batch_ids(list_places(settings.data_path))
-        name = Path(batch_id).stem  # of a manifest, perhaps
-        near = [name] if name in known else difflib.get_close_matches(batch_id, known)
-        remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "curation-features batches list shows all"
-        raise InputError(f"there is no batch {batch_id!r} in {settings.data_path}; {remedy}")
+        remedy = nearest(Path(batch_id).stem, known) or "; curation-features batches list shows all"
+        raise InputError(f"there is no batch {batch_id!r} in {settings.data_path}{remedy}")
 
 
 @dataclass

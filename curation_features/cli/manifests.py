@@ -41,7 +41,7 @@ def batch_id_of(given: str, settings: Settings) -> str:
     """The id of the batch that a person means: the id itself, or that of the manifest or features in a file.
 
     Raises:
-        ManifestError: a file that is no manifest.
+        ManifestError: the file is not a manifest.
     """
     from curation_features.manifest import read_manifest
 
@@ -67,7 +67,7 @@ def _is_path(given: str) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is something that is no folder: one of photos is often called like its batch."""
+    """Whether a path exists and is not a folder: a folder of photos often has the name of its batch."""
     with suppress(OSError, ValueError):  # a name that is too long; a NUL
         return path.exists() and not path.is_dir()
     return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from curation_features.cli.command import Outcome, check_output, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
-from curation_features.errors import InputError, StoreError
+from curation_features.errors import InputError
+from curation_features.files import file_digest
 from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def report(args: argparse.Namespace, settings: Settings) -> Outcome:
     # Beside the features no run may replace them meanwhile; elsewhere, the data folder need not be one to write to.
     alone = nullcontext() if args.output else store.exclusive(batch_id)
     with alone, progress("making the page", photos) as bar:
-        write_sheet(page, table_path, _digest(json_path), settings, bar.advance)
+        write_sheet(page, table_path, file_digest(json_path), settings, bar.advance)
     if args.open:
         _show(page)
     fields = {"batch_id": batch_id, "artifacts": photos, "files": {"page": page}}
@@ -61,14 +61,6 @@ def _finished(store: ArtifactStore, batch_id: str) -> tuple[Path, Path]:
     remedy = nearest(Path(batch_id).stem, finished) or "; to make them: curation-features process MANIFEST"
     folder = store.data_path / "features"
     raise InputError(f"there are no finished features of batch {batch_id!r} in {folder}{remedy}")
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); make the features again") from error
 
 
 def _show(page: Path) -> None:

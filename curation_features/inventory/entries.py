@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.errors import StoreError
+from curation_features.files import file_digest
 from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_files
 from curation_features.inventory.footprint import artifacts_in, table_rows
 from curation_features.inventory.places import (
@@ -140,14 +140,6 @@ def _count(data_path: Path, batch_id: str, files: Mapping[Place, Found]) -> int 
         return None
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
-
-
 # What is known of features -------------------------------------------------------------------------------------------
 
 
@@ -163,7 +155,7 @@ def _told_by(event: Mapping[str, Any]) -> Summary:
 def _summary(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summary | None:
     """What the first event of these very features tells, or else their table; None if that cannot be read."""
     found = [event for path in events if (event := _event(path, batch_id))]
-    digest = _sha256(FEATURES.path(data_path, batch_id)) if found else ""
+    digest = file_digest(FEATURES.path(data_path, batch_id)) if found else ""
     for event in found:
         if event["features"] == digest:
             return _told_by(event)

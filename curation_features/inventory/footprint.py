@@ -121,7 +121,7 @@ class CopyNames:
             self._named |= {f"{photo_id}.jpg", f"{photo_id}_1024.jpg"}
 
     def copies(self) -> set[str]:
-        """The copies that were taken in. A file that is the original of a photo is no copy."""
+        """The copies that were taken in. The original of a photo is not a copy."""
         return self._named - self._originals - {""}
 
     def name(self, uri: str) -> str:
@@ -190,7 +190,7 @@ def artifacts_in(path: Path) -> Iterator[Any]:
 
 
 def artifacts_of(document: Mapping[str, Any]) -> list[Any]:
-    """The artifacts of a document; none if it is no manifest."""
+    """The artifacts of a document; an empty list if it is not a manifest."""
     artifacts = document.get("artifacts")
     return artifacts if isinstance(artifacts, list) else []
 

@@ -128,7 +128,7 @@ def parse_object(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse)  # made once: with an option, `json.loads` makes one at each call

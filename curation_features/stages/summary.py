@@ -107,19 +107,6 @@ def error_counts(merged: Merged) -> list[ErrorCount]:
     return [ErrorCount(*kind, count, messages[kind]) for kind, count in ordered]
 
 
-def overall(record: PhotoRecord) -> float | None:
-    """The mean of the measured scores, each turned so that 1 is best, in [0, 1]; None where nothing was measured.
-
-    It only puts photos in an order to look at them; it is no judgement of their worth.
-    """
-    turned = [
-        score if metric.best else 1.0 - score
-        for metric in METRICS
-        if (score := _score(record, metric.name)) is not None
-    ]
-    return math.fsum(turned) / len(turned) if turned else None
-
-
 def extremes(merged: Merged, n: int = 3) -> list[Extreme]:
     """For each metric, in the order of `METRICS`, the `n` photos at its bad end in this batch, and the cause.
 

@@ -26,7 +26,6 @@ from curation_features.stages.summary import (
     extremes,
     failed_photos,
     label_distribution,
-    overall,
     score_percentiles,
 )
 
@@ -103,15 +102,6 @@ def test_errors_are_counted_by_stage_and_reason() -> None:
         ("brisque", "too_small", 1, "2 x 2 px"),
         ("photo", "missing", 1, "no such file"),
     ]
-
-
-def test_overall_is_the_mean_of_the_measured_scores_with_noise_turned_round() -> None:
-    assert overall(photo("1", {"sharpness": 0.8, "exposure": 0.6, "noise": 0.1})) == pytest.approx(
-        (0.8 + 0.6 + 0.9) / 3
-    )
-    assert overall(photo("1", {"sharpness": 0.8, "noise": FLAT})) == pytest.approx(0.8)
-    assert overall(photo("1", {"noise": FLAT})) is None
-    assert overall(unread("gone")) is None
 
 
 # What to look at
