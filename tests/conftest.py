@@ -35,7 +35,12 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give this process, and those that it starts, a folder of their own for downloads and copies of weights."""
+    """Give this process, and those that it starts, a folder of their own for downloads and copies of weights.
+
+    A `make` that a test starts must not take itself for part of the `make` that started the tests: it would say so.
+    """
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        os.environ.pop(name, None)
     folder = tempfile.TemporaryDirectory(prefix="weights-")
     config.add_cleanup(folder.cleanup)
     os.environ["HF_HOME"] = folder.name

@@ -54,10 +54,8 @@ def test_what_is_no_port_is_told(given: str) -> None:
 def test_make_dev_stops_before_it_starts_anything(tmp_path: Path, taken: int) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
-    (tmp_path / ".venv" / ".installed").touch()
-    ran = subprocess.run(["make", "dev", f"PORT={taken}"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = ["make", "-o", f"{sys.prefix}/.installed", "dev", f"VENV={sys.prefix}", f"PORT={taken}"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 2
     assert f"port {taken} cannot be used" in ran.stderr
     assert ran.stdout == ""
