@@ -21,10 +21,10 @@ from measure import Report, arguments, elapsed, medians
 from photos import write_photos
 
 from curation_features import CLIPClassifier, FeaturesService, Settings
-from curation_features.cache import FeatureCache
-from curation_features.models import LazyModel
-from curation_features.stages import FeatureStages, Models
+from curation_features.pipeline import FeatureStages, Models
+from curation_features.storage.cache import FeatureCache
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel
 
 DIMENSION = 768
 PEAK_COUNTS = (200, 2000)

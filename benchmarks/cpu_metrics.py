@@ -25,9 +25,9 @@ from skimage.restoration import estimate_sigma
 
 from curation_features import Settings, TechnicalQualityAnalyzer, load_settings
 from curation_features.errors import WeightsError
-from curation_features.models import locate_brisque
-from curation_features.photos import PhotoReader, decode
+from curation_features.photos.reader import PhotoReader, decode
 from curation_features.schema import CPU_METRICS
+from curation_features.weights import locate_brisque
 
 PREVIEW_SIDE = 512
 

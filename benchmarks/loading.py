@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np, open_clip, torch
 from curation_features.clip.engine import load_open_clip
 from curation_features.clip.loading import ClipModel
-from curation_features.device import Device
-from curation_features.models import ClipWeights
+from curation_features.devices.selection import Device
+from curation_features.weights import ClipWeights
 folder = Path(sys.argv[1])
 path = next(path for path in folder.iterdir() if path.suffix != ".json")
 config = json.loads((folder / "open_clip_config.json").read_text())

@@ -20,7 +20,7 @@ from statistics import median
 from measure import Report, arguments, interleaved, median_ratio
 from photos import write_photos
 
-from curation_features.ingest import find_photos, ingest
+from curation_features.ingest.folder import find_photos, ingest
 from curation_features.settings import Settings
 
 SIDE = 256
@@ -61,8 +61,8 @@ assert run.success
 MATERIALIZE = """
 import sys
 from curation_features.cli import main
-from curation_features.models import LazyModel
-from curation_features.stages import Models
+from curation_features.weights import LazyModel
+from curation_features.pipeline import Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 stand_ins = Models(
     clip=LazyModel.ready(FakeClipEngine(768), "fake-clip"),

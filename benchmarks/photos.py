@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from curation_features.samples import write_samples
+from curation_features.ingest.samples import write_samples
 
 LONG_SIDE = 1024
 """px"""

@@ -28,13 +28,13 @@ import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG, RUN_KEY_TAG, SENSOR_NAME_TAG
 from measure import Report, arguments, elapsed, medians
 
-from curation_features.incoming import submit
+from curation_features.inbox.folders import submit
 from curation_features.manifest import Batch, batch_from, to_json
 from curation_features.orchestration.launch import accept, manifest_tags, project_instance
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
 from curation_features.settings import ENV_PREFIX, Settings, packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 KNOWN = (100, 2_000, 20_000)
 NEW = (1, 100)

@@ -28,12 +28,12 @@ from photos import write_photos
 from PIL import Image
 
 from curation_features import Settings
-from curation_features.cache import FeatureCache
 from curation_features.manifest import batch_from
+from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline.plan import ALL_PARTS
+from curation_features.pipeline.stats import RunStats
 from curation_features.schema import CPU_METRICS
-from curation_features.stages import FeatureStages, Models
-from curation_features.stages.plan import ALL_PARTS
-from curation_features.stages.stats import RunStats
+from curation_features.storage.cache import FeatureCache
 
 BATCH_SIZES = {"cpu": (1, 2, 4), "cuda": (16, 64, 128, 256), "mps": (8, 16, 32, 64)}
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         StoreError,
         WeightsError,
     )
-    from curation_features.frames import load
     from curation_features.service import FeaturesService
     from curation_features.settings import Settings, load_settings
+    from curation_features.storage.frames import load
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 __version__ = "0.1.0"
@@ -65,7 +65,7 @@ _HOME = {
     "StoreError": "errors",
     "TechnicalQualityAnalyzer": "technical.analyzer",
     "WeightsError": "errors",
-    "load": "frames",
+    "load": "storage.frames",
     "load_settings": "settings",
 }
 

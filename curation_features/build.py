@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from curation_features.errors import StorageAwayError, StoreError
 from curation_features.finish import FinishedBatch, finish_batch
 from curation_features.manifest import Batch
+from curation_features.pipeline import Earlier, FeatureStages, Plan, RunStats, log_batch, merge
+from curation_features.pipeline.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
 from curation_features.schema import STORAGE_REASONS, FeatureError, Labelling, PhotoRecord
-from curation_features.stages import Earlier, FeatureStages, Plan, RunStats, log_batch, merge
-from curation_features.stages.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
-from curation_features.store import ArtifactStore, StageArtifact
+from curation_features.storage.artifacts import ArtifactStore, StageArtifact
 from curation_features.versions import digest
 
 log = logging.getLogger(__name__)

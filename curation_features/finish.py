@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.errors import StoreError, SupersededError
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 from curation_features.manifest import Batch
+from curation_features.pipeline import Merged
 from curation_features.report.sheet import refresh
 from curation_features.settings import Settings
-from curation_features.stages import Merged
-from curation_features.store import ArtifactStore, FeatureArtifact
-from curation_features.vectors import VectorsFile
+from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
+from curation_features.storage.embeddings import VectorsFile
 from curation_features.verification import verify
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curation_features.adoptions import AdoptedAsset, Adoption, Adoptions
 from curation_features.build import ASSETS, build_assets
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 from curation_features.finish import check_accepted
 from curation_features.manifest import Batch
-from curation_features.stages import FeatureStages, Merged
-from curation_features.stages.code_versions import code_versions
-from curation_features.store import ArtifactStore
+from curation_features.pipeline import FeatureStages, Merged
+from curation_features.pipeline.code_versions import code_versions
+from curation_features.storage.adoptions import AdoptedAsset, Adoption, Adoptions
+from curation_features.storage.artifacts import ArtifactStore
 
 
 @dataclass(frozen=True, slots=True)

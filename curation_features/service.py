@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from curation_features.manifest import Batch, batch_from
+from curation_features.pipeline import FeatureStages, Merged, RunStats, log_batch, merge
+from curation_features.pipeline.plan import ALL_PARTS
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
-from curation_features.stages import FeatureStages, Merged, RunStats, log_batch, merge
-from curation_features.stages.plan import ALL_PARTS
 
 
 class FeaturesService:

@@ -37,8 +37,8 @@ import numpy as np
 from PIL import Image
 from processes import kill, start, wait
 
-from curation_features.cache import FeatureCache
 from curation_features.clip.label_embeddings import read, stored_version
+from curation_features.storage.cache import FeatureCache
 
 WAYS = ("process", "materialize")
 BEGINS = ("empty", "old")

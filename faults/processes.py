@@ -25,9 +25,9 @@ import cv2
 import PIL.Image
 
 from curation_features import cli
-from curation_features.models import LazyModel
-from curation_features.stages import Models
+from curation_features.pipeline import Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel
 
 for name in (
     *("dagster", "pyarrow.parquet", "pywt", "requests", "rich.progress", "rich.table", "torch"),

@@ -9,8 +9,8 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["curation_features.manifest", "curation_features.json_prefix"]):
-    import curation_features.json_prefix
+with atheris.instrument_imports(include=["curation_features.manifest", "curation_features.inbox.json_prefix"]):
+    import curation_features.inbox.json_prefix
     import curation_features.manifest  # noqa: F401
 
 from manifests import parsed

@@ -34,15 +34,15 @@ from image_files import image_files
 from mutations import damaged
 
 from curation_features.errors import PhotoError
-from curation_features.exif import read_exif
-from curation_features.ingest import ingest
-from curation_features.models import LazyModel
-from curation_features.photos import PhotoReader, decode
+from curation_features.ingest.exif import read_exif
+from curation_features.ingest.folder import ingest
+from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.thumbnails import thumbnail
 from curation_features.schema import PHOTO_REASONS, Measurement
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
-from curation_features.technical.brisque import FEATURES, SUPPORT_VECTORS, Brisque
-from curation_features.thumbnails import thumbnail
+from curation_features.technical.brisque.index import FEATURES, SUPPORT_VECTORS, Brisque
+from curation_features.weights import LazyModel
 
 MAX_PIXELS = 4_000_000
 SECONDS = 120.0  # five passes over one photo, each of which `max_decode_seconds` bounds, on a busy machine

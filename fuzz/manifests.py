@@ -33,8 +33,8 @@ from mutations import (
 )
 
 from curation_features.errors import ManifestError
-from curation_features.incoming import Cursor, IncomingFolders
-from curation_features.json_prefix import is_incomplete
+from curation_features.inbox.folders import Cursor, IncomingFolders
+from curation_features.inbox.json_prefix import is_incomplete
 from curation_features.manifest import enrich, parse_manifest, to_json
 
 DAMAGE: tuple[Mutation, ...] = (

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from curation_features.models import ClipWeights
+from curation_features.weights import ClipWeights
 
 CHECKPOINT = "open_clip_model.safetensors"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

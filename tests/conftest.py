@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation_features.cache import FeatureCache
 from curation_features.manifest import Batch, batch_from
-from curation_features.models import LazyModel
-from curation_features.photos import decode
+from curation_features.photos.reader import decode
+from curation_features.pipeline import FeatureStages, Models, preparation
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models, preparation
+from curation_features.storage.cache import FeatureCache
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel
 
 pytest_plugins = ["checkpoints", "hubs", "libraries", "webhooks"]
 

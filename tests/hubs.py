@@ -212,12 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
 PROLOGUE = """
 import json, sys
 from pathlib import Path
-from curation_features.models import known_files
+from curation_features.weights import known_files
 known_files.RN50_URL, known_files.RN50_SHA256, known_files.BRISQUE_URL = sys.argv[1:4]
 """
 PULL = """
 from dataclasses import asdict
-from curation_features.models import pull
+from curation_features.weights import pull
 from curation_features.settings import load_settings
 folder = Path(sys.argv[4]) if sys.argv[4:] else None
 for status in pull(load_settings(), folder=folder):
@@ -227,7 +227,7 @@ assert "torch" not in sys.modules
 RUN = """
 import logging
 from curation_features.errors import CurationError
-from curation_features.models import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.weights import locate_brisque, locate_clip, locate_clip_iqa
 from curation_features.settings import load_settings
 logging.basicConfig(level="INFO")
 try:

@@ -16,7 +16,7 @@ from PIL import Image
 from projects import Project, project_at
 
 from curation_features.settings import load_settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 SHARED, OWN_OF_A, OWN_OF_B = 3, (1, 2), (4,)
 

@@ -15,14 +15,14 @@ import dagster as dg
 import pytest
 
 from curation_features.cli import main
-from curation_features.incoming import submit
-from curation_features.models import LazyModel
+from curation_features.inbox.folders import submit
 from curation_features.orchestration import launch
 from curation_features.orchestration.project import build_definitions
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.settings import Settings, packaged_file
-from curation_features.stages import FeatureStages, Models
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel
 
 
 @dataclass

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, ManifestError, MissingWeightsError, SettingsError
-from curation_features.models import LazyModel, Weights
 from curation_features.schema import METRIC_NAMES, Embedding
 from curation_features.service import FeaturesService
+from curation_features.weights import LazyModel, Weights
 
 
 def absent(name: str) -> LazyModel:

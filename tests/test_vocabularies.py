@@ -13,14 +13,14 @@ from curation_features.clip import label_embeddings
 from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.vocabulary import chosen_vocabulary, vocabulary_of
 from curation_features.errors import ManifestError, SettingsError
-from curation_features.ingest import ingest
+from curation_features.ingest.folder import ingest
 from curation_features.manifest import batch_from
-from curation_features.models import LazyModel
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.service import FeaturesService
-from curation_features.stages import FeatureStages, Models
-from curation_features.store import ArtifactStore
-from curation_features.tables import read_metadata
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import read_metadata
 from curation_features.testing import FakeClipEngine
+from curation_features.weights import LazyModel
 
 WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]
 SPORTS = ["goal", "race", "swimmer", "referee", "stadium", "medal", "crowd"]

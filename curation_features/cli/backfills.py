@@ -14,8 +14,8 @@ from curation_features.errors import CurationError, StoreError
 from curation_features.settings import Settings, nearest, packaged_file
 
 if TYPE_CHECKING:
-    from curation_features.events import LatestEvents
-    from curation_features.store import ArtifactStore
+    from curation_features.events.outbox import LatestEvents
+    from curation_features.storage.artifacts import ArtifactStore
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
@@ -60,10 +60,10 @@ def _assets(text: str) -> tuple[str, ...]:
 
 def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make batches again in a running Dagster, with the labels and settings as they are now."""
-    from curation_features.events import LatestEvents
+    from curation_features.events.outbox import LatestEvents
     from curation_features.orchestration.backfill import DagsterServer
     from curation_features.orchestration.batch_run import RETRY_FAILED
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     server = DagsterServer(args.url)
     server.reload()
@@ -111,8 +111,8 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def _adopt(store: ArtifactStore, settings: Settings) -> None:
     """Report the batches that were made without Dagster to the project's instance, if there is one."""
-    from curation_features.adoptions import Adoptions
     from curation_features.orchestration.resources import dagster_home
+    from curation_features.storage.adoptions import Adoptions
 
     waiting = Adoptions(settings.data_path).waiting()
     if not waiting or not (dagster_home(settings) / "dagster.yaml").exists():

@@ -22,7 +22,7 @@ from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.manifest import Batch
-    from curation_features.stages import FeatureStages, Merged
+    from curation_features.pipeline import FeatureStages, Merged
 
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
 
@@ -59,10 +59,10 @@ def _batch_arguments(command: argparse.ArgumentParser) -> None:
 
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
-    from curation_features.events import Outbox
+    from curation_features.events.outbox import Outbox
     from curation_features.manifest import distinct_photos, read_manifest
     from curation_features.processing import accept_without_dagster, process_batch
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     to_stdout = args.output == "-"
     if to_stdout and args.json:
@@ -127,7 +127,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
     from curation_features.manifest import distinct_photos, read_manifest
     from curation_features.settings import packaged_file
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     with ExitStack() as opened:
         with _no_collections():
@@ -158,7 +158,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Hand a manifest to the sensor."""
-    from curation_features.incoming import submit as submit_manifest
+    from curation_features.inbox.folders import submit as submit_manifest
     from curation_features.manifest import read_manifest
 
     manifest = find_manifest(args.manifest, settings)
@@ -204,8 +204,8 @@ def _no_collections() -> Iterator[None]:
 def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stderr: bool = False) -> FeatureStages:
     """The stages of a run; says at once, and once, what will be missing from its results."""
     from curation_features.clip.vocabulary import chosen_vocabulary
-    from curation_features.stages import FeatureStages, Models
-    from curation_features.stages.plan import ALL_PARTS
+    from curation_features.pipeline import FeatureStages, Models
+    from curation_features.pipeline.plan import ALL_PARTS
 
     chosen = chosen_vocabulary(settings, vocabulary) if vocabulary else None
     failures: list[WeightsError] = []
@@ -233,7 +233,7 @@ def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stder
 
 
 def _write_output(target: str, data: bytes) -> None:
-    from curation_features.files import store_bytes, sweep
+    from curation_features.atomic_files import store_bytes, sweep
 
     if target == "-":
         sys.stdout.buffer.write(data)

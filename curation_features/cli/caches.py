@@ -30,7 +30,7 @@ def register(commands: Any) -> None:
 
 def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show what the cache holds."""
-    from curation_features.cache import FeatureCache
+    from curation_features.storage.cache import FeatureCache
 
     stats = FeatureCache(settings.cache_path).stats()
     kept = f"with label embeddings of {stats.label_embeddings}" if stats.label_embeddings else "without those of any"
@@ -40,7 +40,7 @@ def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def cache_clear(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Delete what the cache holds; artifacts stay."""
-    from curation_features.cache import FeatureCache
+    from curation_features.storage.cache import FeatureCache
 
     count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
     told = f"{settings.cache_path}: {count} files deleted"

@@ -16,7 +16,7 @@ from curation_features.cli.terminal import progress, say
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    from curation_features.discovery import Found
+    from curation_features.ingest.discovery import Found
 
 MOST_REJECTED = 20
 SAMPLES_ID = "first-run"
@@ -75,13 +75,13 @@ def _path(text: str) -> Path:
 
 def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make a batch out of photos and folders of photos."""
-    from curation_features.discovery import scan
-    from curation_features.ingest import batch_id_of
-    from curation_features.ingest import ingest as ingest_photos
+    from curation_features.ingest.discovery import scan
+    from curation_features.ingest.folder import batch_id_of
+    from curation_features.ingest.folder import ingest as ingest_photos
 
     paths = args.photos
     if args.samples:
-        from curation_features.samples import write_samples
+        from curation_features.ingest.samples import write_samples
 
         paths = [settings.data_path / "input" / "samples"]
         write_samples(paths[0])

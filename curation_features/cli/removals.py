@@ -94,7 +94,7 @@ def _open_records(opened: ExitStack, settings: Settings) -> tuple[BatchRecords |
 
 def _rm_batches(args: argparse.Namespace, settings: Settings, records: BatchRecords | None, problem: str) -> Outcome:
     from curation_features.removal import SharedPhotos, plan_removal, remove_batch
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     batch_ids = list(dict.fromkeys(args.batches))
     check_known(batch_ids, settings, records)
@@ -127,7 +127,7 @@ def _rm_batches(args: argparse.Namespace, settings: Settings, records: BatchReco
 def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecords | None) -> Outcome:
     from curation_features.processing import accept_without_dagster
     from curation_features.removal import PhotoSearch, remove_photo
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     search = PhotoSearch(settings, args.photo, args.batch)
     with progress("searching", len(search.batch_ids), unit="batches") as bar:

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation_features.atomic_files import file_digest
 from curation_features.cli.command import Outcome, check_output, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import InputError
-from curation_features.files import file_digest
 from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
 
 FIELDS = {"batch_id": "id of the batch", "artifacts": "how many it has", "files": "{page}: what was written"}
@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
 def report(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make the contact sheet of a finished batch: one page with its photos, labels and scores."""
     from curation_features.report.sheet import photo_count, sheet_path, write_sheet
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
 
     store = ArtifactStore(settings.data_path)
     batch_id = batch_id_of(args.batch, settings)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from curation_features.pipeline import Merged
     from curation_features.schema import PhotoRecord
-    from curation_features.stages import Merged
 
 FEW = 20
 """Batches of so many photos are listed whole; of others some of each kind."""
@@ -77,7 +77,7 @@ def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
 
 def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = False) -> Outcome:
     """A finished batch, for people and machines; `silent`: people are told nothing."""
-    from curation_features.stages.summary import error_counts, label_distribution, score_percentiles
+    from curation_features.pipeline.summary import error_counts, label_distribution, score_percentiles
 
     merged = _merged(finished.document)
     fields = {
@@ -110,16 +110,16 @@ def told_speed(fields: Mapping[str, Any]) -> str:
 
 def _merged(document: Mapping[str, Any]) -> Merged:
     """What a finished document tells of the records that it was made of: scores and labels that are no defaults."""
-    from curation_features.stages import Merged
+    from curation_features.pipeline import Merged
 
     return Merged(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
 
 
 def _measured(finished: Finished, table: Path | None) -> Merged:
     """The artifacts of a batch with their raw measurements."""
+    from curation_features.pipeline import Merged
     from curation_features.schema import METRICS
-    from curation_features.stages import Merged
-    from curation_features.tables import STAGE_TABLES, read_rows, record_of
+    from curation_features.storage.tables import STAGE_TABLES, read_rows, record_of
 
     if finished.records or table is None:
         return Merged(dict(finished.document), finished.records, {})
@@ -271,7 +271,7 @@ def _extremes(measured: Merged, width: int) -> RenderableType | None:
     """The photos at the bad end of each score, with the cause."""
     from rich.text import Text
 
-    from curation_features.stages.summary import extremes
+    from curation_features.pipeline.summary import extremes
 
     found = extremes(measured, _EXTREMES)
     if not found:

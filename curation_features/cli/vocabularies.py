@@ -80,7 +80,7 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.clip.prompts import unread
     from curation_features.clip.separability import nearest_pairs, outlooks, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
-    from curation_features.stages import Models
+    from curation_features.pipeline import Models
 
     vocabulary = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else load_vocabulary(settings)
     if not args.json:

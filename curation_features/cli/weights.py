@@ -15,7 +15,7 @@ from curation_features.errors import CurationError, InvalidWeightsError, Missing
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    from curation_features.models import ModelStatus
+    from curation_features.weights import ModelStatus
 
 
 STATUS_FIELDS = {
@@ -41,7 +41,7 @@ def register(commands: Any) -> None:
 
 def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Fetch the model weights that a run needs where they are missing or damaged, verify all, load each model once."""
-    from curation_features.models import pull
+    from curation_features.weights import pull
 
     with downloads() as progress:
         statuses = pull(settings, progress=progress, folder=args.from_folder)
@@ -51,7 +51,7 @@ def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show which model weights are here, where they came from, and what a run does without the others."""
-    from curation_features.models import model_status
+    from curation_features.weights import model_status
 
     statuses = model_status(settings)
     return Outcome(_fields(statuses), partial(_show_models, statuses))
@@ -59,7 +59,7 @@ def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def models_list(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show the CLIP models that are recommended; `model` in the settings takes these and any other of open_clip."""
-    from curation_features.models.catalog import LABELLERS
+    from curation_features.weights.catalog import LABELLERS
 
     names = ("use", "megabytes", "gflop", "zero_shot", "licence")
     models = [{"model": f"hf-hub:{clip.repo}", **{name: getattr(clip, name) for name in names}} for clip in LABELLERS]
@@ -91,7 +91,7 @@ def _failure(statuses: Sequence[ModelStatus]) -> CurationError | None:
 
 def _loaded(status: ModelStatus, settings: Settings) -> ModelStatus:
     """The status of a model after it was loaded once, where its weights are here."""
-    from curation_features.stages.plan import Models
+    from curation_features.pipeline.plan import Models
 
     if status.problem:
         return status

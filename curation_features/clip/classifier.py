@@ -17,16 +17,16 @@ from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_labelling, label_photos
 from curation_features.clip.prompts import unread
 from curation_features.clip.vocabulary import vocabulary_of
-from curation_features.images import IMAGE_TYPES, pixels
-from curation_features.models import LazyModel
+from curation_features.photos.inputs import IMAGE_TYPES, pixels
 from curation_features.schema import Labelling
 from curation_features.settings import Settings, load_settings
 from curation_features.versions import text_version
+from curation_features.weights import LazyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from curation_features.images import ImageLike
+    from curation_features.photos.inputs import ImageLike
 
 logger = logging.getLogger(__name__)
 

@@ -13,18 +13,18 @@ from PIL import Image
 
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
-from curation_features.device import BATCH_SIZES, Device, alone_on, announce, select_device
+from curation_features.devices.selection import BATCH_SIZES, Device, alone_on, announce, select_device
+from curation_features.devices.transfer import Uploads, stacked
 from curation_features.errors import InvalidWeightsError, WeightsError
-from curation_features.models import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
-from curation_features.models.assembly import Mismatch
 from curation_features.settings import Settings
-from curation_features.uploads import Uploads, stacked
+from curation_features.weights import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
+from curation_features.weights.assembly import Mismatch
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from curation_features.uploads import ModelInput
+    from curation_features.devices.transfer import ModelInput
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curation_features import files
+from curation_features import atomic_files
 from curation_features.clip.engine import ClipEngine
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError
@@ -132,7 +132,7 @@ def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> No
     with zipfile.ZipFile(archive, "a") as entries:
         entries.writestr(_version_entry(entries), json.dumps({"version": embeddings.version}))
     try:
-        files.write_bytes(path, archive.getvalue())
+        atomic_files.write_bytes(path, archive.getvalue())
     except OSError as error:
         logger.warning("Label embeddings cannot be kept in %s (%s): the next run builds them again", path, error)
     if path.name != FILE_NAME:

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from curation_features.models.assembly import check_fit, check_values, place, without_parameters
+from curation_features.weights.assembly import check_fit, check_values, place, without_parameters
 
 if TYPE_CHECKING:
     import torch
 
-    from curation_features.device import Device
-    from curation_features.models import ClipWeights, Copies
+    from curation_features.devices.selection import Device
+    from curation_features.weights import ClipWeights, Copies
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation_features.clip.prompts import words
+from curation_features.clip.words import words
 from curation_features.errors import SettingsError
 from curation_features.manifest import VOCABULARY_NAME
 from curation_features.schema import LABELS_PER_PHOTO

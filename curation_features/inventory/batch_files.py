@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation_features.cache import FeatureCache
 from curation_features.errors import StoreError
-from curation_features.events import FEATURES_COMPLETED
+from curation_features.events.outbox import FEATURES_COMPLETED
 from curation_features.inventory.footprint import Footprint, artifacts_in
 from curation_features.inventory.places import PLACES, files_in, read_object, read_regular
-from curation_features.photos import RANKING_FOLDER
+from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.settings import Settings
+from curation_features.storage.cache import FeatureCache
 
 PENDING, JOURNAL, QUARANTINE = Path("events/pending"), Path("events") / FEATURES_COMPLETED, Path("quarantine")
 THUMBNAILS = Path("cache/thumbnails")

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curation_features.atomic_files import file_digest
 from curation_features.errors import StoreError
-from curation_features.files import file_digest
 from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_files
 from curation_features.inventory.footprint import artifacts_in, table_rows
 from curation_features.inventory.places import (
@@ -33,7 +33,7 @@ from curation_features.inventory.staleness import Stale, StalenessOf, Summary
 from curation_features.inventory.versions import CurrentVersions
 from curation_features.manifest import is_batch_id
 from curation_features.settings import Settings
-from curation_features.tables import read_metadata
+from curation_features.storage.tables import read_metadata
 
 _EVENT = re.compile(r"(?P<batch_id>.+?)-[0-9a-f]{12}(-[0-9]+)?\.json")
 _STATUSES = ("ok", "degraded", "failed")

@@ -30,9 +30,9 @@ from curation_features.inventory.places import (
     read_regular,
 )
 from curation_features.manifest import URI_FIELDS, document_digest
-from curation_features.photos import RANKING_FOLDER, is_remote, local_path
+from curation_features.photos.reader import RANKING_FOLDER, is_remote, local_path
 from curation_features.settings import Settings
-from curation_features.tables import Row, read_rows
+from curation_features.storage.tables import Row, read_rows
 
 _COPY_FIELDS = ("std_uri", "ranking_uri")
 _INGESTED_ID = re.compile(r"[0-9a-f]{64}")

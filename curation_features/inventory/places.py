@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from curation_features.errors import StoreError
 from curation_features.manifest import EVENT_TYPE
-from curation_features.tables import STAGE_TABLES
+from curation_features.storage.tables import STAGE_TABLES
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # as itself: its hash is asked for hundreds of thousands of times

@@ -24,10 +24,10 @@ from curation_features.inventory.places import (
 )
 from curation_features.inventory.versions import CurrentVersions
 from curation_features.manifest import document_digest
+from curation_features.pipeline.plan import TECHNICAL_PARTS
 from curation_features.schema import RETRYABLE_REASONS
 from curation_features.settings import Settings
-from curation_features.stages.plan import TECHNICAL_PARTS
-from curation_features.tables import read_metadata
+from curation_features.storage.tables import read_metadata
 
 REASONS: Mapping[str, str] = {
     "never_finished": "was accepted, and has no features",

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from curation_features.cache import FeatureCache
-from curation_features.files import is_leftover
+from curation_features.atomic_files import is_leftover
 from curation_features.inventory.batch_files import (
     JOURNAL,
     PENDING,
@@ -35,8 +34,9 @@ from curation_features.inventory.places import (
     files_in,
     list_places,
 )
-from curation_features.photos import RANKING_FOLDER
+from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.settings import Settings
+from curation_features.storage.cache import FeatureCache
 
 ORPHANS = (*STAGES, TABLE, EMBEDDINGS, PAGE, LATEST_EVENT, ADOPTION)
 """Places whose files are of no use without a manifest or features of their batch."""

@@ -8,10 +8,10 @@ from functools import cached_property
 from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError
 from curation_features.manifest import Batch
-from curation_features.models import no_progress
+from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline.plan import ALL_PARTS
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models
-from curation_features.stages.plan import ALL_PARTS
+from curation_features.weights import no_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from curation_features.adoptions import Adoption, Adoptions
 from curation_features.errors import StoreError
-from curation_features.events import LatestEvents
+from curation_features.events.outbox import LatestEvents
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.provenance import Provenance, data_version
-from curation_features.store import ArtifactStore
+from curation_features.storage.adoptions import Adoption, Adoptions
+from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
 

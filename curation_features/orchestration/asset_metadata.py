@@ -7,8 +7,8 @@ import dagster as dg
 
 from curation_features.build import AssetResult
 from curation_features.orchestration.metadata import artifact_links, feature_metadata, missing_metadata, stage_metadata
-from curation_features.stages import FeatureStages
-from curation_features.thumbnails import Thumbnails
+from curation_features.photos.thumbnails import Thumbnails
+from curation_features.pipeline import FeatureStages
 
 
 def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, Any]:

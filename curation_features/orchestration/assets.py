@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from curation_features.errors import StoreError
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 from curation_features.orchestration.automation import RECONCILE
 from curation_features.orchestration.batch_run import BatchRun
 from curation_features.orchestration.checks import CHECK_SPECS
@@ -20,9 +20,9 @@ from curation_features.orchestration.liveness import alive
 from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
 from curation_features.orchestration.pool import POOL
-from curation_features.stages import FeatureStages
-from curation_features.store import ArtifactStore
-from curation_features.tables import STAGE_TABLES
+from curation_features.pipeline import FeatureStages
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import STAGE_TABLES
 
 Stages = dg.ResourceParam[FeatureStages]
 Store = dg.ResourceParam[ArtifactStore]

@@ -8,16 +8,16 @@ import dagster as dg
 
 from curation_features.build import AssetResult, build_assets
 from curation_features.errors import CurationError, SupersededError, WeightsError
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 from curation_features.finish import raise_if_wrong
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt
 from curation_features.orchestration.asset_metadata import asset_metadata
 from curation_features.orchestration.checks import BatchChecks
 from curation_features.orchestration.provenance import Provenance, latest_metadata
-from curation_features.stages import FeatureStages
-from curation_features.stages.code_versions import code_versions
-from curation_features.store import ArtifactStore
+from curation_features.pipeline import FeatureStages
+from curation_features.pipeline.code_versions import code_versions
+from curation_features.storage.artifacts import ArtifactStore
 from curation_features.verification import verify
 
 log = logging.getLogger(__name__)

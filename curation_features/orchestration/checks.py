@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.incoming import IncomingFolders
+from curation_features.inbox.folders import IncomingFolders
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata

@@ -12,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 from filelock import FileLock
 
+from curation_features.atomic_files import cannot_write, flush
 from curation_features.errors import StoreError
-from curation_features.files import cannot_write, flush
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt, observe
 from curation_features.orchestration.assets import SPECS
@@ -22,7 +22,7 @@ from curation_features.orchestration.interrupts import AT_TERMINAL
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
 

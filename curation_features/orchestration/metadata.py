@@ -18,10 +18,8 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.report.text import display_paths, one_line
-from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
-from curation_features.stages import Merged, Plan, RunStats
-from curation_features.stages.summary import (
+from curation_features.pipeline import Merged, Plan, RunStats
+from curation_features.pipeline.summary import (
     Extreme,
     Percentiles,
     Photo,
@@ -31,8 +29,10 @@ from curation_features.stages.summary import (
     label_distribution,
     score_percentiles,
 )
-from curation_features.store import FeatureArtifact, StageArtifact
-from curation_features.tables import FEATURE_COLUMNS, Column, Columns
+from curation_features.report.text import display_paths, one_line
+from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
+from curation_features.storage.artifacts import FeatureArtifact, StageArtifact
+from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
 """Gives a small JPEG of a record's photo, or None."""

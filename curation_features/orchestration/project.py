@@ -12,9 +12,9 @@ from curation_features.orchestration.checks import nothing_quarantined
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.resources import build_resources
 from curation_features.orchestration.sensors import dead_runs, event_delivery, preprocess_outputs
+from curation_features.pipeline import FeatureStages
+from curation_features.pipeline.code_versions import code_versions
 from curation_features.settings import Settings, load_settings
-from curation_features.stages import FeatureStages
-from curation_features.stages.code_versions import code_versions
 
 
 def build_definitions(

@@ -14,7 +14,7 @@ from curation_features.orchestration.launch import accept, project_instance
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,

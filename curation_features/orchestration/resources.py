@@ -12,13 +12,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from curation_features.cache import FeatureCache
-from curation_features.events import EventSink, Outbox
-from curation_features.incoming import IncomingFolders
+from curation_features.events.outbox import EventSink, Outbox
+from curation_features.events.webhook import WebhookSink
+from curation_features.inbox.folders import IncomingFolders
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.settings import ENV_PREFIX, Settings, load_settings
-from curation_features.stages import FeatureStages, Models
-from curation_features.store import ArtifactStore
-from curation_features.webhook import WebhookSink
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.cache import FeatureCache
 
 
 class SettingsResource(dg.ConfigurableResource["SettingsResource"]):

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.events import LatestEvents, Outbox
-from curation_features.incoming import Cursor, Delivery, IncomingFolders, Taken
+from curation_features.events.outbox import LatestEvents, Outbox
+from curation_features.inbox.folders import Cursor, Delivery, IncomingFolders, Taken
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt_all, observation
 from curation_features.orchestration.assets import SPECS
@@ -20,7 +20,7 @@ from curation_features.orchestration.launch import manifest_tags
 from curation_features.orchestration.liveness import fail_dead_runs
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.pool import limit_pool
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 Incoming = dg.ResourceParam[IncomingFolders]
 Store = dg.ResourceParam[ArtifactStore]

@@ -14,8 +14,6 @@ from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 
-from curation_features.adoptions import Adoptions
-from curation_features.deletions import last_sequence, record_deletion
 from curation_features.errors import StoreError
 from curation_features.inventory.batch_files import (
     BatchFile,
@@ -42,7 +40,9 @@ from curation_features.inventory.places import (
 )
 from curation_features.removal.deleting import DataFolder
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.adoptions import Adoptions
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.deletions import last_sequence, record_deletion
 
 _FIRST = (
     "incoming",

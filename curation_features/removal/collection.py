@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from curation_features.deletions import record_deletion
 from curation_features.errors import BusyError
 from curation_features.inventory.batch_files import BatchFile
 from curation_features.inventory.places import ACCEPTED, FEATURES, INGESTED, LATEST_EVENT
@@ -13,7 +12,8 @@ from curation_features.inventory.unreferenced import ORPHANS, is_old
 from curation_features.removal.batches import event_sequence
 from curation_features.removal.deleting import DataFolder
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.deletions import record_deletion
 
 _OF_BATCHES = frozenset(place.kind for place in ORPHANS)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from curation_features.deletions import deletions, record_deletion
 from curation_features.errors import InputError
 from curation_features.inventory.batch_files import (
     QUARANTINE,
@@ -24,12 +23,13 @@ from curation_features.inventory.batch_files import (
 from curation_features.inventory.footprint import Footprint, footprint_of, footprints, is_unicode
 from curation_features.inventory.places import FEATURES, files_in, list_places
 from curation_features.manifest import Batch, is_batch_id
-from curation_features.photos import RANKING_FOLDER
+from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.removal.batches import alone_in
 from curation_features.removal.deleting import DataFolder
 from curation_features.removal.shortening import holds_photo, remove_from_batch, shorten_incoming
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.deletions import deletions, record_deletion
 
 
 @dataclass(frozen=True, slots=True)

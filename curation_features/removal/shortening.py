@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curation_features.atomic_files import store_bytes
 from curation_features.errors import StoreError
-from curation_features.events import Outbox
-from curation_features.files import store_bytes
+from curation_features.events.outbox import Outbox
 from curation_features.finish import write_batch
 from curation_features.inventory.batch_files import archived_manifests, incoming_files
 from curation_features.inventory.footprint import artifacts_of, table_rows
@@ -24,12 +24,12 @@ from curation_features.inventory.places import (
 )
 from curation_features.inventory.staleness import without_features
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, to_json
+from curation_features.pipeline import Merged
 from curation_features.removal.deleting import DataFolder
 from curation_features.schema import Embedding, Labelling, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages import Merged
-from curation_features.store import ArtifactStore
-from curation_features.tables import STAGE_TABLES, Row, read_metadata, record_of
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, record_of
 
 Document = dict[str, Any]
 

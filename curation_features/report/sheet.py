@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from curation_features.confinement import SUFFIXES, open_image
+from curation_features.atomic_files import cannot_write, replacing
+from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import PhotoError, StoreError
-from curation_features.files import cannot_write, replacing
-from curation_features.photos import is_remote, local_path
+from curation_features.photos.limits import SUFFIXES, open_image
+from curation_features.photos.reader import is_remote, local_path
+from curation_features.photos.thumbnails import PREVIEW, Thumbnails
 from curation_features.report.page import render
 from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
 from curation_features.schema import METRICS, PhotoRecord
 from curation_features.settings import Settings
-from curation_features.stages.streaming import bounded_map, worker_count
-from curation_features.store import FeatureArtifact
-from curation_features.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
-from curation_features.thumbnails import PREVIEW, Thumbnails
+from curation_features.storage.artifacts import FeatureArtifact
+from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
 
 TEXTS = {"Taken": "datetime", "Camera": "camera", "Lens": "lens"}
 EXPOSURE = {"shutter_speed": "{} s", "aperture": "f/{}", "iso": "ISO {}", "focal_length": "{}mm"}

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from curation_features.errors import PhotoError
 from curation_features.manifest import URI_FIELDS
-from curation_features.photos import is_remote, local_path
+from curation_features.photos.reader import is_remote, local_path
 from curation_features.schema import PhotoRecord
 
 MESSAGE_LENGTH = 160  # characters

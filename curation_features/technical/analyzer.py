@@ -9,25 +9,26 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
-from curation_features.images import IMAGE_TYPES, checked_rgb, pixels
+from curation_features.photos.inputs import IMAGE_TYPES, checked_rgb, pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
 from curation_features.settings import Settings, load_settings
-from curation_features.technical.brisque import Brisque, brisque_measurement, brisque_model, measurement_of
+from curation_features.technical.brisque.index import Brisque, brisque_measurement, measurement_of
+from curation_features.technical.brisque.loading import brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.technical.exposure import exposure
 from curation_features.technical.noise import noise
 from curation_features.technical.preview import luma, preview
 from curation_features.technical.sharpness import sharpness
-from curation_features.uploads import stacked
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from curation_features.images import ImageLike
-    from curation_features.models import LazyModel
-    from curation_features.uploads import ModelInput
+    from curation_features.devices.transfer import ModelInput
+    from curation_features.photos.inputs import ImageLike
+    from curation_features.weights import LazyModel
 
 logger = logging.getLogger(__name__)
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from curation_features.device import alone_on, select_device
+from curation_features.devices.selection import alone_on, select_device
+from curation_features.devices.transfer import Uploads
 from curation_features.errors import InvalidWeightsError
-from curation_features.models import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
-from curation_features.models.assembly import Mismatch, check_fit, check_values, place, without_parameters
-from curation_features.models.copies import Copies
-from curation_features.uploads import Uploads
+from curation_features.weights import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
+from curation_features.weights.assembly import Mismatch, check_fit, check_values, place, without_parameters
+from curation_features.weights.copies import Copies
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from curation_features.devices.transfer import ModelInput
     from curation_features.settings import Settings
-    from curation_features.uploads import ModelInput
 
 logger = logging.getLogger(__name__)
 

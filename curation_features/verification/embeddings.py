@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation_features.manifest import Batch
-from curation_features.tables import EMBEDDING_COLUMNS, ROWS_PER_GROUP, vectors
+from curation_features.storage.tables import EMBEDDING_COLUMNS, ROWS_PER_GROUP, vectors
 from curation_features.verification.matching import Key, keys_of, sequence_problems
 from curation_features.verification.parquet import usable_columns
 from curation_features.verification.reading import reading

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curation_features.tables import ROWS_PER_GROUP, Columns, arrow_schema
+from curation_features.storage.tables import ROWS_PER_GROUP, Columns, arrow_schema
 from curation_features.verification.matching import Steps, non_finite
 from curation_features.verification.reading import reading
 from curation_features.verification.report import IN_RANGE, Report

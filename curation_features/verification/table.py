@@ -9,7 +9,7 @@ from typing import Any
 
 from curation_features.manifest import Artifact, Batch
 from curation_features.schema import METRIC_NAMES
-from curation_features.tables import FEATURE_COLUMNS, taken_columns
+from curation_features.storage.tables import FEATURE_COLUMNS, taken_columns
 from curation_features.verification.document import metadata_of
 from curation_features.verification.matching import Key, differences, keys_of, sequence_problems
 from curation_features.verification.parquet import chunks, usable_columns

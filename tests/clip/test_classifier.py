@@ -14,9 +14,9 @@ from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.label_embeddings import stored_version
 from curation_features.clip.labels import label_photos
 from curation_features.errors import PhotoError, SettingsError
-from curation_features.models import LazyModel
 from curation_features.settings import Settings
 from curation_features.testing import FakeClipEngine
+from curation_features.weights import LazyModel
 
 
 def fake(settings: Settings, identity: str = "fake") -> tuple[CLIPClassifier, FakeClipEngine]:

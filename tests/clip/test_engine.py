@@ -17,12 +17,12 @@ from checkpoints import weights_in
 from PIL import Image
 
 from curation_features.clip.engine import MAX_ASPECT, OpenClipEngine, clip_model, load_open_clip
-from curation_features.device import Device
+from curation_features.devices.selection import Device
+from curation_features.devices.transfer import Uploads, stacked
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
-from curation_features.models import locate_clip
-from curation_features.models.catalog import PUBLISHED_CLIPS
 from curation_features.settings import Settings
-from curation_features.uploads import Uploads, stacked
+from curation_features.weights import locate_clip
+from curation_features.weights.catalog import PUBLISHED_CLIPS
 
 CPU = Device("cpu", "fp32")
 

@@ -13,12 +13,12 @@ from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import load_open_clip
 from curation_features.clip.int8 import Int8Linear, Int8SelfAttention
 from curation_features.clip.vocabulary import load_vocabulary
-from curation_features.device import Device, select_device
+from curation_features.devices.selection import Device, select_device
 from curation_features.errors import SettingsError
-from curation_features.models import LazyModel
-from curation_features.stages.plan import Models, make_plan
+from curation_features.pipeline.plan import Models, make_plan
 from curation_features.testing import FakeClipEngine
 from curation_features.versions import part_version, text_version
+from curation_features.weights import LazyModel
 
 INT8 = Device("cpu", "int8")
 WIDE = {**VIT, "width": 128, "layers": 4, "head_width": 32}

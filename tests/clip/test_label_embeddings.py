@@ -23,7 +23,7 @@ from curation_features.clip.label_embeddings import (
     write,
 )
 from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
-from curation_features.device import Device
+from curation_features.devices.selection import Device
 from curation_features.errors import InvalidWeightsError
 from curation_features.testing import FakeClipEngine
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from curation_features.clip.engine import load_open_clip
 from curation_features.clip.loading import ClipModel, load_tokenizer
-from curation_features.device import Device
+from curation_features.devices.selection import Device
 from curation_features.errors import InvalidWeightsError, WeightsError
-from curation_features.models import ClipWeights, Copies
-from curation_features.models.assembly import Mismatch
+from curation_features.weights import ClipWeights, Copies
+from curation_features.weights.assembly import Mismatch
 
 CPU = Device("cpu", "fp32")
 

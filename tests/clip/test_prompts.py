@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import load_open_clip
-from curation_features.clip.prompts import Unread, unread, words
+from curation_features.clip.prompts import Unread, unread
 from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
-from curation_features.device import Device
-from curation_features.models import LazyModel
+from curation_features.clip.words import words
+from curation_features.devices.selection import Device
 from curation_features.testing import FakeClipEngine
+from curation_features.weights import LazyModel
 
 SAME = [
     ("cat", "CAT"),

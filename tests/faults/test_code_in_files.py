@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from curation_features.cache import FeatureCache
-from curation_features.models import LazyModel
-from curation_features.samples import write_samples
+from curation_features.storage.cache import FeatureCache
+from curation_features.weights import LazyModel
+from curation_features.ingest.samples import write_samples
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from curation_features.models import LazyModel
-from curation_features.models.weights import Weights
 from curation_features.service import FeaturesService
+from curation_features.weights import LazyModel
+from curation_features.weights.weights import Weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -27,7 +27,7 @@ SCRIPT = """
 import json, os, shutil, sys, time
 from pathlib import Path
 from processes import kill, start, wait
-from curation_features.cache import FeatureCache
+from curation_features.storage.cache import FeatureCache
 
 folder = Path(sys.argv[1])
 

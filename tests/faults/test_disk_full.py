@@ -20,11 +20,11 @@ from huggingface_hub import constants
 
 from curation_features.cli import main
 from curation_features.errors import MissingWeightsError
-from curation_features.models.copies import Copies
-from curation_features.models.fetch import fetch_known_file
-from curation_features.models.known_files import KnownFile
+from curation_features.pipeline import Models, preparation
 from curation_features.service import FeaturesService
-from curation_features.stages import Models, preparation
+from curation_features.weights.copies import Copies
+from curation_features.weights.fetch import fetch_known_file
+from curation_features.weights.known_files import KnownFile
 
 STATES = ("full", "read-only")
 
@@ -222,7 +222,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_changes_no_result(
     assert features(project) == expected
     warnings = [record for record in caplog.records if record.name.startswith("curation_features")]
     assert sorted(record.name for record in warnings) == [
-        "curation_features.cache",
+        "curation_features.storage.cache",
         "curation_features.clip.label_embeddings",
     ]
     place.heal()
@@ -297,11 +297,11 @@ WITHOUT_DESCRIPTORS = """
 import json, os, resource, sys
 from pathlib import Path
 from curation_features.errors import CurationError
-from curation_features.models import LazyModel
-from curation_features.photos import PhotoReader, decode
+from curation_features.weights import LazyModel
+from curation_features.photos.reader import PhotoReader, decode
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 root = Path(sys.argv[1])

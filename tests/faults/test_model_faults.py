@@ -15,10 +15,10 @@ from PIL import Image
 
 from curation_features.cli import main
 from curation_features.errors import SettingsError
-from curation_features.models import LazyModel
 from curation_features.service import FeaturesService
-from curation_features.store import ArtifactStore
-from curation_features.tables import read_rows
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import read_rows
+from curation_features.weights import LazyModel
 
 BAD = 3  # position of the photo that a model does not bear
 

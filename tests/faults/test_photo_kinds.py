@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import data as bundled
 
 from curation_features.service import FeaturesService
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 PHOTO = np.ascontiguousarray(bundled.chelsea()[60:156, 100:228])  # (96, 128, 3): eyes, whiskers, no symmetry
 GRAY = np.ascontiguousarray(PHOTO[..., 1])
@@ -195,8 +195,9 @@ def numbers(value: Any) -> list[float]:
 @pytest.fixture
 def real_brisque(world, brisque_regressor: Path) -> None:
     """BRISQUE's statistics are those of the real one; only its weights are random."""
-    from curation_features.models import Weights
-    from curation_features.technical.brisque import Brisque, load_brisque
+    from curation_features.technical.brisque.index import Brisque
+    from curation_features.technical.brisque.loading import load_brisque
+    from curation_features.weights import Weights
 
     regressor: Brisque = load_brisque(Weights("random", brisque_regressor, ""))
     world.brisque.score = regressor.score
@@ -230,11 +231,11 @@ def test_photos_without_statistics_get_defaults_with_a_reason_and_change_no_neig
 AS_NOBODY = """
 import json, os, sys
 from pathlib import Path
-from curation_features.cache import FeatureCache
-from curation_features.models import LazyModel
+from curation_features.storage.cache import FeatureCache
+from curation_features.weights import LazyModel
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.stages import FeatureStages, Models
+from curation_features.pipeline import FeatureStages, Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 fakes = (FakeClipEngine(), FakeQualityModel(), FakeBrisque())

@@ -23,11 +23,11 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from projects import Project, listening, project_at
 
-from curation_features.images import pixels
 from curation_features.manifest import read_manifest
 from curation_features.orchestration import launch
+from curation_features.photos.inputs import pixels
 from curation_features.settings import packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 SECRET = "Kanarie9"  # part of every text that must not get out
 LATITUDE, LONGITUDE = (47.0, 18.0, 50.97432), (8.0, 32.0, 41.31987)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curation_features.photos import PhotoReader
+from curation_features.photos.reader import PhotoReader
 from curation_features.service import FeaturesService
 
 
@@ -38,7 +38,7 @@ class Bomb:
 
 def older(data: bytes) -> bytes:
     """The same entry, whole and with its digest, made by other versions of everything."""
-    from curation_features.cache import _decode, _encode
+    from curation_features.storage.cache import _decode, _encode
 
     document = json.loads(data)
     entry = _decode(data, "photo 1", document["version"]["image"])

@@ -12,14 +12,15 @@ from checkpoints import weights_in
 from PIL import Image
 
 from curation_features.clip.engine import load_open_clip
-from curation_features.device import Device
-from curation_features.models import Weights
-from curation_features.stages import FeatureStages, Models, RunStats
-from curation_features.stages.plan import ALL_PARTS
-from curation_features.technical.brisque import Brisque, load_brisque
-from curation_features.technical.brisque_batches import batched_brisque
+from curation_features.devices.selection import Device
+from curation_features.devices.transfer import stacked
+from curation_features.pipeline import FeatureStages, Models, RunStats
+from curation_features.pipeline.plan import ALL_PARTS
+from curation_features.technical.brisque.batched import batched_brisque
+from curation_features.technical.brisque.index import Brisque
+from curation_features.technical.brisque.loading import load_brisque
 from curation_features.technical.clip_iqa import load_clip_iqa
-from curation_features.uploads import stacked
+from curation_features.weights import Weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

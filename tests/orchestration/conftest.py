@@ -14,15 +14,15 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import RUN_KEY_TAG
 
-from curation_features.events import Outbox
-from curation_features.incoming import submit
+from curation_features.events.outbox import Outbox
+from curation_features.inbox.folders import submit
 from curation_features.manifest import Batch
 from curation_features.orchestration import launch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
 from curation_features.processing import ProcessedBatch, accept_without_dagster, process_batch
 from curation_features.settings import Settings, packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from curation_features.adoptions import Adoptions
 from curation_features.errors import ManifestError, StoreError, SupersededError
 from curation_features.finish import finish_batch
 from curation_features.manifest import batch_from
 from curation_features.orchestration import batch_run
 from curation_features.orchestration.adoption import adopt_all
 from curation_features.orchestration.assets import SPECS
+from curation_features.storage.adoptions import Adoptions
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")

@@ -15,7 +15,7 @@ from curation_features.orchestration.assets import preprocess_batches
 from curation_features.orchestration.project import build_definitions
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.tables import read_metadata
+from curation_features.storage.tables import read_metadata
 
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 
@@ -298,7 +298,7 @@ def test_metadata_is_plain_and_inert(pipeline, world) -> None:
 
 def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
     from curation_features.errors import MissingWeightsError
-    from curation_features.models import LazyModel
+    from curation_features.weights import LazyModel
 
     def locate():
         raise MissingWeightsError("CLIP is not here")

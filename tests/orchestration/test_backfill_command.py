@@ -19,11 +19,11 @@ from graphql import parse, validate
 from curation_features.cli import main
 from curation_features.cli.backfills import FIELDS
 from curation_features.errors import CurationError
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 from curation_features.manifest import batch_from
 from curation_features.orchestration import backfill
 from curation_features.orchestration.backfill import DagsterServer
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 LAUNCHED = 1_700_000_000.0
 

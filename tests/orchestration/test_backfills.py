@@ -11,10 +11,10 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 
 from curation_features import build
 from curation_features.errors import MissingWeightsError
-from curation_features.models import LazyModel, Weights
 from curation_features.orchestration.adoption import observation
 from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
 from curation_features.orchestration.project import build_definitions
+from curation_features.weights import LazyModel, Weights
 
 NAMES = [spec.key.to_user_string() for spec in SPECS]
 

@@ -7,7 +7,7 @@ import logging
 import dagster as dg
 import pytest
 
-from curation_features.events import Outbox
+from curation_features.events.outbox import Outbox
 
 
 def page_of(pipeline, batch_id: str = "batch_1"):

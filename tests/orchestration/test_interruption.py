@@ -20,8 +20,8 @@ import signal, sys, time
 from pathlib import Path
 
 from curation_features.cli import main
-from curation_features.models import LazyModel
-from curation_features.stages import Models
+from curation_features.weights import LazyModel
+from curation_features.pipeline import Models
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 
 class Slow(FakeClipEngine):

@@ -27,6 +27,8 @@ from curation_features.orchestration.metadata import (
     missing_metadata,
     stage_metadata,
 )
+from curation_features.photos.thumbnails import ICON, Thumbnails
+from curation_features.pipeline import Merged, Plan, RunStats, merge
 from curation_features.schema import (
     METRIC_NAMES,
     FeatureError,
@@ -37,10 +39,8 @@ from curation_features.schema import (
     PhotoRecord,
 )
 from curation_features.service import FeaturesService
-from curation_features.stages import Merged, Plan, RunStats, merge
-from curation_features.store import FeatureArtifact, StageArtifact
-from curation_features.tables import FEATURE_COLUMNS
-from curation_features.thumbnails import ICON, Thumbnails
+from curation_features.storage.artifacts import FeatureArtifact, StageArtifact
+from curation_features.storage.tables import FEATURE_COLUMNS
 
 HOSTILE = "<img src=x onerror=alert(1)>|`a|b`**c**_d_~~e~~[f](http:x)![g](h)&amp;\\|#\x1b[31m\u202e\n=1+1.jpg"
 LABELS = tuple("abcdef")

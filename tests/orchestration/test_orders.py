@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation_features.clip.vocabulary import load_vocabulary
-from curation_features.events import FileSink
-from curation_features.ingest import find_photos, ingest
+from curation_features.events.outbox import FileSink
+from curation_features.ingest.folder import find_photos, ingest
 from curation_features.manifest import Batch, read_manifest
 from curation_features.orchestration.adoption import adopt_all
 from curation_features.orchestration.assets import SPECS
@@ -144,7 +144,7 @@ class Archive:
         self.expected = {batch_id: (batch, labels) for batch_id, (batch, _) in self.expected.items()}
 
     def _labels_of(self, batch_id: str) -> list[str]:
-        from curation_features.tables import read_metadata
+        from curation_features.storage.tables import read_metadata
 
         return list(read_metadata(self.pipeline.store.feature_paths(batch_id)[1])["labels"])
 

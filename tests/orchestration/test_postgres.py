@@ -37,7 +37,7 @@ from pathlib import Path
 from curation_features.manifest import batch_from
 from curation_features.orchestration import launch
 from curation_features.settings import Settings, packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 settings = Settings(root=Path(sys.argv[1]))
 store = ArtifactStore(settings.data_path)

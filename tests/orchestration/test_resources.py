@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from curation_features.events import EventSink
+from curation_features.events.outbox import EventSink
 from curation_features.orchestration.project import build_definitions
 from curation_features.orchestration.resources import ArtifactsResource, EventSinkResource
 

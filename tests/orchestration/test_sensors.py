@@ -8,7 +8,7 @@ import os
 import dagster as dg
 import pytest
 
-from curation_features.incoming import submit
+from curation_features.inbox.folders import submit
 from curation_features.orchestration.partitions import DIMENSION
 
 
@@ -65,7 +65,7 @@ def test_of_two_versions_in_one_tick_the_later_one_runs(daemon, world) -> None:
 
 def test_a_manifest_whose_run_failed_may_be_delivered_again(daemon, pipeline, world) -> None:
     from curation_features.errors import MissingWeightsError
-    from curation_features.models import LazyModel
+    from curation_features.weights import LazyModel
 
     def locate():
         raise MissingWeightsError("CLIP is not here")
@@ -193,7 +193,7 @@ def test_a_cloud_event_is_taken_like_a_bare_manifest(daemon, world) -> None:
 
 
 def test_a_tick_is_bounded_and_the_next_ones_take_the_rest(daemon, world, monkeypatch) -> None:
-    from curation_features.incoming import IncomingFolders
+    from curation_features.inbox.folders import IncomingFolders
 
     take = IncomingFolders.take
     monkeypatch.setattr(IncomingFolders, "take", lambda folders, cursor: take(folders, cursor, limit=2))

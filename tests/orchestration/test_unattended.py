@@ -24,7 +24,7 @@ from curation_features.cli import main
 from curation_features.manifest import batch_from
 from curation_features.orchestration import launch
 from curation_features.settings import load_settings, packaged_file
-from curation_features.store import ArtifactStore
+from curation_features.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -184,9 +184,9 @@ if "_daemon" in command:
 """
 IN_THE_RUN = """
 if "spawn_main" in command:
-    from curation_features.events import FileSink, Outbox
+    from curation_features.events.outbox import FileSink, Outbox
     from curation_features.orchestration.batch_run import BatchRun
-    from curation_features.store import ArtifactStore
+    from curation_features.storage.artifacts import ArtifactStore
     moment = os.environ["MOMENT"]
     if moment == "artifacts":
         dies(ArtifactStore, "write_features")

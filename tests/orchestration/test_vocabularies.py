@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from curation_features.manifest import batch_from
-from curation_features.stages.code_versions import code_versions
-from curation_features.tables import read_metadata
+from curation_features.pipeline.code_versions import code_versions
+from curation_features.storage.tables import read_metadata
 
 WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]
 LABEL_ASSETS = {"label_embeddings", "clip_labels", "features"}

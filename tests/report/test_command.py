@@ -52,7 +52,7 @@ def test_process_materialize_and_report_make_the_same_page(project) -> None:
 
 
 def test_process_makes_the_page_before_it_tells_of_the_batch(project, monkeypatch) -> None:
-    from curation_features.events import Outbox
+    from curation_features.events.outbox import Outbox
 
     there = []
     monkeypatch.setattr(Outbox, "publish", lambda *_: there.append((features(project) / "trip.html").exists()))

@@ -22,15 +22,15 @@ from PIL import ExifTags, Image
 from skimage import data as bundled
 
 from curation_features.errors import MissingWeightsError, StoreError
-from curation_features.exif import read_exif
-from curation_features.models import LazyModel
+from curation_features.ingest.exif import read_exif
 from curation_features.report import sheet as sheets
 from curation_features.report.sheet import contents, facts, photo_count, refresh, sheet_path, write_sheet
 from curation_features.report.text import file_name, one_line
 from curation_features.schema import METRIC_NAMES, METRICS, PhotoRecord
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
-from curation_features.store import ArtifactStore, FeatureArtifact
+from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
+from curation_features.weights import LazyModel
 
 CAT = Image.fromarray(bundled.chelsea())
 

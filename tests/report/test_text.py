@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curation_features.ingest import find_photos, ingest
+from curation_features.ingest.folder import find_photos, ingest
 from curation_features.report.text import common_folders, display_paths, path_within
 
 

@@ -11,8 +11,9 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from curation_features.models import LazyModel, Weights
-from curation_features.technical.brisque import Brisque, load_brisque
+from curation_features.technical.brisque.index import Brisque
+from curation_features.technical.brisque.loading import load_brisque
+from curation_features.weights import LazyModel, Weights
 
 Pixels = NDArray[np.uint8]
 

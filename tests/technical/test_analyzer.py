@@ -15,13 +15,13 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, PhotoError, UndefinedMetricError
-from curation_features.models import LazyModel
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical import analyzer as analyzer_module
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
-from curation_features.technical.brisque import load_brisque
+from curation_features.technical.brisque.loading import load_brisque
 from curation_features.testing import FakeQualityModel
+from curation_features.weights import LazyModel
 
 FAKE_CLIP_IQA = LazyModel.ready(FakeQualityModel(), "fake")
 
@@ -236,10 +236,10 @@ MEASURE_UNDER_O = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from curation_features.models import Weights, LazyModel
+from curation_features.weights import Weights, LazyModel
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
-from curation_features.technical.brisque import load_brisque
+from curation_features.technical.brisque.loading import load_brisque
 from curation_features.testing import FakeQualityModel
 if __debug__: sys.exit("run me with -O")
 brisque = LazyModel(lambda: Weights("test", Path(sys.argv[1]), ""), load_brisque)

@@ -18,11 +18,11 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from curation_features.devices.transfer import Uploads, stacked
 from curation_features.errors import InvalidWeightsError
-from curation_features.models import ClipWeights, Weights
-from curation_features.models.copies import Copies
 from curation_features.technical.clip_iqa import ClipIqa, clip_iqa_model, load_clip_iqa, prompt_tokens
-from curation_features.uploads import Uploads, stacked
+from curation_features.weights import ClipWeights, Weights
+from curation_features.weights.copies import Copies
 
 SIDE = 64
 

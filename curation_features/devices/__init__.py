@@ -1,0 +1,1 @@
+"""Which device computes, and host-to-device transfer."""

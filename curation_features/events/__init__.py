@@ -1,0 +1,1 @@
+"""What is announced when a batch is finished: stored first, then delivered."""

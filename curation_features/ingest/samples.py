@@ -1,0 +1,49 @@
+"""Real photos for a first try, without a download: those that come inside scikit-image."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from curation_features.atomic_files import store_bytes, sweep
+
+SAMPLES = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "hubble_deep_field",
+    "moon",
+    "rocket",
+)
+"""Photographic images in the wheel of scikit-image, by their name in `skimage.data`."""
+
+
+def write_samples(folder: Path) -> list[Path]:
+    """Write the sample photos to `folder` as `{name}.jpg`, those that are missing, and return the paths of all.
+
+    The origin and licence of each are in the docstring of `skimage.data.{name}`. The same library versions write the
+    same bytes.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    sweep(folder)
+    paths = [folder / f"{name}.jpg" for name in SAMPLES]
+    for name, path in zip(SAMPLES, paths, strict=True):
+        if not path.exists():
+            store_bytes(path, _jpeg(name), durable=False)
+    return paths
+
+
+def _jpeg(name: str) -> bytes:
+    from skimage import data
+
+    buffer = BytesIO()
+    Image.fromarray(getattr(data, name)()).save(buffer, "JPEG", quality=95, subsampling="4:4:4")
+    return buffer.getvalue()

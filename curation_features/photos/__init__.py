@@ -1,0 +1,1 @@
+"""Photos: which files may be read, how bytes become RGB pixels, limits on decoding, thumbnails."""

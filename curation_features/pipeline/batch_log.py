@@ -1,0 +1,24 @@
+"""The log line of a batch."""
+
+from __future__ import annotations
+
+import logging
+
+from curation_features.manifest import Batch
+from curation_features.pipeline.merge import Merged
+from curation_features.pipeline.stats import RunStats
+
+log = logging.getLogger(__name__)
+
+
+def log_batch(batch: Batch, merged: Merged, stats: RunStats) -> None:
+    """Log what came of a batch: one line, with the same as fields in the record's attribute `curation_features`."""
+    fields = {
+        "batch_id": batch.batch_id,
+        "artifacts": len(batch.artifacts),
+        **merged.statuses(),
+        **stats.summary(),
+        "labels": list(merged.label_counts())[:3],
+    }
+    text = " ".join(f"{name}={value}" for name, value in fields.items())
+    log.info("Features extracted for batch: %s", text, extra={"curation_features": fields})

@@ -1,0 +1,87 @@
+"""Records with embeddings become records with labels: one matrix product over a chunk of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from curation_features.clip.classifier import CLIPClassifier
+from curation_features.concurrency import batched
+from curation_features.errors import WeightsError
+from curation_features.pipeline.plan import Plan, tolerated
+from curation_features.pipeline.stats import RunStats
+from curation_features.schema import Embedding, FeatureError, Labelling, PhotoRecord
+from curation_features.storage.cache import CacheEntry, FeatureCache
+
+_AT_ONCE = 256
+
+
+def with_labels(
+    records: Iterable[PhotoRecord], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan, stats: RunStats
+) -> Iterator[PhotoRecord]:
+    """The records in their order, each with its labels, or with the error that stands in their place.
+
+    A record that comes with labels keeps them; others take them from the cache, or get them made from their embedding.
+    """
+    for chunk in batched(records, _AT_ONCE):
+        with stats.timing("clip_labels"):
+            todo = [
+                (record, entry)
+                for record in chunk
+                if not _settled(record, plan) and not _filled(record, entry := _entry(record, cache), plan)
+            ]
+            if todo:
+                _label(todo, classifier, cache, plan)
+        yield from chunk
+
+
+def _settled(record: PhotoRecord, plan: Plan) -> bool:
+    """Whether a record has labels; one that can have none gets the error that leaves it without."""
+    if record.labelling is None:
+        embedding = record.embedding or Embedding(error=record.failure)
+        if embedding.vector is None or "labels" in plan.missing:
+            record.labelling = Labelling(error=record.failure or embedding.error or plan.missing.get("labels"))
+    return record.labelling is not None
+
+
+def _entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
+    return cache.load(record.photo_id, record.info.sha256) if record.info else None
+
+
+def _filled(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
+    """Give a record the labels that the cache holds; False if it holds none that are valid."""
+    record.cached = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
+    if entry is not None and record.cached:
+        record.labelling = entry.labelling
+    return record.cached
+
+
+def _label(
+    todo: Sequence[tuple[PhotoRecord, CacheEntry | None]], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan
+) -> None:
+    """Label records by their vectors, and keep the labels in the cache entries that they have."""
+    try:
+        dimension = classifier.label_embeddings().vectors.shape[1]
+    except WeightsError as error:
+        summary = tolerated(error, classifier.settings).summary
+        for record, _ in todo:
+            record.labelling = Labelling(error=FeatureError("clip_labels", error.reason, summary))
+        return
+    vectors = []
+    fitting = []
+    for record, entry in todo:
+        vector = record.embedding.vector if record.embedding else None
+        if vector is not None and vector.shape == (dimension,):
+            vectors.append(vector)
+            fitting.append((record, entry))
+        else:
+            message = f"the stored vector is not one of {dimension} numbers: materialize image_embeddings again"
+            record.labelling = Labelling(error=FeatureError("clip_labels", "invalid_embedding", message))
+    if not fitting:
+        return
+    for (record, entry), labelling in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
+        record.labelling = labelling
+        if entry is not None:
+            entry.add("labels", plan.versions["labels"], labelling)
+            cache.save(record.photo_id, entry)

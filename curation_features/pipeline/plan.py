@@ -1,0 +1,176 @@
+"""What a run will compute: the models it has, and the version of every part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from curation_features.clip.engine import ClipEngine, clip_model
+from curation_features.clip.label_embeddings import label_version
+from curation_features.clip.vocabulary import Vocabulary
+from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
+from curation_features.schema import METRIC_NAMES, FeatureError
+from curation_features.settings import Settings
+from curation_features.technical.brisque.index import Brisque
+from curation_features.technical.brisque.loading import brisque_model
+from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
+from curation_features.versions import PARTS, combined, part_version, text_version
+from curation_features.weights import LazyModel, Progress, no_progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from curation_features.devices.transfer import ModelInput
+
+TECHNICAL_PARTS = frozenset(METRIC_NAMES)
+EMBEDDING_PARTS = frozenset({"embedding"})
+LABEL_PARTS = frozenset({"labels"})
+MODEL_PARTS = ("brisque", "clip_iqa", "embedding")
+ALL_PARTS = TECHNICAL_PARTS | EMBEDDING_PARTS | LABEL_PARTS
+
+STAGE_OF_PART = {"embedding": "image_embedding", "labels": "clip_labels"}
+UNMEASURED = "unmeasured"
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The three models of the pipeline, none of them loaded before it is needed."""
+
+    clip: LazyModel[ClipEngine]
+    clip_iqa: LazyModel[QualityModel]
+    brisque: LazyModel[Brisque]
+
+    @classmethod
+    def from_settings(cls, settings: Settings, progress: Progress = no_progress, fetch: bool = True) -> Models:
+        """The models that the settings name.
+
+        Args:
+            progress: told of every file that is downloaded for them.
+            fetch: whether weights that are missing are downloaded.
+        """
+        return cls(
+            clip_model(settings, progress, fetch=fetch),
+            clip_iqa_model(settings, progress, fetch=fetch),
+            brisque_model(settings, progress, fetch=fetch),
+        )
+
+    def identity(self, part: str) -> str:
+        """Identity of the model behind a part, empty where there is none. Raises `WeightsError`."""
+        models: Mapping[str, LazyModel[ClipEngine] | LazyModel[QualityModel] | LazyModel[Brisque]] = {
+            "clip_iqa": self.clip_iqa,
+            "brisque": self.brisque,
+            "embedding": self.clip,
+            "labels": self.clip,
+        }
+        return models[part].identity if part in models else ""
+
+    def load(self, part: str) -> ImageModel | None:
+        """The model that takes the photos of a part in batches, loaded; None where they are measured one by one.
+
+        Raises:
+            WeightsError: it cannot be loaded.
+        """
+        if part == "brisque":
+            return self.brisque.get().batched
+        return self.clip.get() if part == "embedding" else self.clip_iqa.get()
+
+    def try_out(self, name: str) -> None:
+        """Load a model (`clip`, `clip_iqa`, `brisque`) and use it once. Raises `WeightsError` where that fails."""
+        model = getattr(self, name).get()  # CLIP-IQA and BRISQUE are tried when they are loaded
+        if name == "clip":
+            gray = model.preprocess(np.full((64, 64, 3), 127, np.uint8))
+            vectors = [model.encode_texts(["a photo"]), model.encode_images(gray[np.newaxis])]
+            if not np.isfinite(vectors).all():
+                raise InvalidWeightsError("CLIP gives no finite vector for a gray photo", "fetch or copy it again")
+
+
+class ImageModel(Protocol):
+    """What every model that takes photos in batches can do."""
+
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
+        """The model's input for an upright RGB image (H, W, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts of a run.
+
+    Attributes:
+        versions: the version of every part that can be computed.
+        missing: why the other parts cannot.
+        failures: the errors behind `missing`, each once, with their remedies.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, FeatureError] = field(default_factory=dict)
+    failures: tuple[WeightsError, ...] = ()
+
+    def only(self, parts: Collection[str]) -> Plan:
+        """The same for these parts alone; it has no `failures`."""
+        return Plan(
+            {part: version for part, version in self.versions.items() if part in parts},
+            {part: error for part, error in self.missing.items() if part in parts},
+        )
+
+    @property
+    def technical_version(self) -> str:
+        """Version of the five scores together."""
+        return technical_version(self.versions)
+
+    @property
+    def clip_version(self) -> str:
+        """Version of the labels."""
+        return self.versions.get("labels", UNMEASURED)
+
+
+def technical_version(versions: Mapping[str, str]) -> str:
+    """Version of the five scores together, out of the versions of the parts."""
+    return combined({name: versions.get(name, UNMEASURED) for name in METRIC_NAMES})
+
+
+def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts: Collection[str]) -> Plan:
+    """Find out which of `parts` can be computed, and their versions; loads no model.
+
+    Raises:
+        WeightsError: weights are missing or wrong and settings do not permit a degraded run; names all of them.
+    """
+    versions: dict[str, str] = {}
+    missing: dict[str, FeatureError] = {}
+    failures: dict[str, WeightsError] = {}
+    for part in (part for part in PARTS if part in parts):
+        try:
+            identity = models.identity(part)
+        except WeightsError as error:
+            missing[part] = FeatureError(STAGE_OF_PART.get(part, part), error.reason, error.summary)
+            failures[str(error)] = error
+            continue
+        inputs: dict[str, str] = {}
+        if part == "labels":
+            inputs = {
+                "embedding": part_version("embedding", settings, identity),
+                "label_embeddings": label_version(text_version(settings, identity), vocabulary),
+            }
+        versions[part] = part_version(part, settings, identity, **inputs)
+    if failures and settings.on_missing_weights == "fail":
+        raise _all_in_one(list(failures.values()))
+    return Plan(versions, missing, tuple(failures.values()))
+
+
+def tolerated(error: WeightsError, settings: Settings) -> WeightsError:
+    """The error, where settings permit a degraded run; raises it where they do not."""
+    if settings.on_missing_weights == "fail":
+        raise error
+    return error
+
+
+def _all_in_one(failures: list[WeightsError]) -> WeightsError:
+    """One error for several, each remedy named once; it counts as missing weights only if all of them do."""
+    if len(failures) == 1:
+        return failures[0]
+    summary = "\n".join(f"- {failure.summary}" for failure in failures)
+    remedies = dict.fromkeys(failure.remedy for failure in failures if failure.remedy)
+    kind = MissingWeightsError if all(isinstance(e, MissingWeightsError) for e in failures) else InvalidWeightsError
+    return kind(f"{len(failures)} models cannot be used:\n{summary}", "\n".join(remedies))

@@ -1,0 +1,174 @@
+"""One photo on its way to the models: read, looked up in the cache, decoded, and measured without them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from curation_features.concurrency import is_out_of_memory
+from curation_features.errors import (
+    TOO_MANY_FILES,
+    CurationError,
+    PhotoError,
+    ResourceError,
+    WeightsError,
+    too_many_files,
+)
+from curation_features.photos.reader import PhotoReader, decode
+from curation_features.pipeline.plan import (
+    LABEL_PARTS,
+    MODEL_PARTS,
+    STAGE_OF_PART,
+    TECHNICAL_PARTS,
+    Models,
+    Plan,
+    tolerated,
+)
+from curation_features.pipeline.stats import RunStats
+from curation_features.schema import Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.settings import Settings
+from curation_features.storage.cache import CacheEntry, FeatureCache
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from curation_features.devices.transfer import ModelInput
+
+log = logging.getLogger(__name__)
+
+Result: TypeAlias = Measurement | Embedding
+
+
+@dataclass(slots=True)
+class Item:
+    """A photo on its way: its record, its cache entry, and the inputs of the models that still have to see it."""
+
+    record: PhotoRecord
+    entry: CacheEntry | None = None
+    inputs: dict[str, ModelInput] = field(default_factory=dict)
+    changed: bool = False
+
+    def add(self, part: str, result: Result, plan: Plan) -> None:
+        """Put a new result into the record and, unless it is a passing error, into the cache entry."""
+        if isinstance(result, Embedding):
+            self.record.embedding = result
+        else:
+            self.record.measurements[part] = result
+        if self.entry is not None:
+            self.entry.add(part, plan.versions[part], result)
+            self.changed = True
+
+
+class Preparation:
+    """Prepares photos one by one. Safe to call from several threads."""
+
+    def __init__(
+        self, settings: Settings, models: Models, cache: FeatureCache, technical: TechnicalQualityAnalyzer
+    ) -> None:
+        self.reader = PhotoReader(settings)
+        self._settings = settings
+        self._models = models
+        self._cache = cache
+        self._technical = technical
+
+    def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats) -> Item:
+        """Take from the cache what is valid, measure what needs no batch, and prepare the inputs for the rest.
+
+        Args:
+            photo: its id and its URI.
+
+        Raises:
+            CurationError: something that concerns the whole run: a model that cannot be loaded, say. What concerns
+                this photo alone becomes the record's `failure`.
+        """
+        record = PhotoRecord(*photo)
+        try:
+            return self._prepared(record, plan, stats)
+        except PhotoError as error:
+            record.failure = FeatureError("photo", error.reason, str(error))
+        except CurationError:
+            raise
+        except Exception as error:
+            if too_many_files(error):  # a module that is loaded late, say
+                raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
+            log.exception("An unexpected error in one photo of the batch; the others go on")
+            record.failure = FeatureError("photo", "internal_error", f"{type(error).__name__}: {error}")
+        return Item(record)
+
+    def _prepared(self, record: PhotoRecord, plan: Plan, stats: RunStats) -> Item:
+        with stats.timing("read"):
+            file = self.reader.read(record.image_uri)
+        with stats.timing("cache"):
+            entry = self._cache.load(record.photo_id, file.sha256)
+        if entry is not None and entry.info.width * entry.info.height > self._settings.max_pixels:
+            entry = None  # decoding says what is wrong
+        valid = entry.valid(plan.versions) if entry else frozenset()
+        todo = plan.versions.keys() - valid - LABEL_PARTS
+        item = Item(record, entry)
+        record.cached = entry is not None and not todo
+        record.partly_cached = bool(todo and valid)
+        if entry is None or todo:
+            with stats.timing("decode"):
+                photo = decode(
+                    file, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_decode_seconds
+                )
+            item.entry = entry = entry or CacheEntry(photo.info)
+            self._measure(item, photo.rgb, todo, plan, stats)
+        record.info = entry.info
+        _fill(record, entry, valid, plan)
+        return item
+
+    def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Set[str], plan: Plan, stats: RunStats) -> None:
+        """The metrics that need no batch; for the models, their inputs."""
+        one_by_one = todo - set(MODEL_PARTS)
+        for part in (part for part in MODEL_PARTS if part in todo):
+            try:
+                model = self._models.load(part)
+            except WeightsError as error:
+                item.add(part, failed(part, tolerated(error, self._settings)), plan)
+                continue
+            if model is None:
+                one_by_one |= {part}
+                continue
+            with stats.timing("preprocess"):
+                try:
+                    item.inputs[part] = model.preprocess(rgb)
+                except Exception as error:
+                    log.exception("%s cannot take one photo of the batch; the others go on", part)
+                    item.add(part, failed(part, error), plan)
+        if one_by_one:
+            with stats.timing("cpu_metrics"):
+                for part, measurement in self._technical.measure(rgb, one_by_one).items():
+                    item.add(part, measurement, plan)
+
+
+def failed(part: str, error: Exception) -> Result:
+    """What stands for a part that an error has kept from being computed."""
+    found = _error(part, error)
+    return Embedding(error=found) if part == "embedding" else Measurement(error=found)
+
+
+def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: Plan) -> None:
+    """Put into a record what its cache entry holds, and the errors of what the whole run lacks."""
+    record.measurements.update({name: entry.measurements[name] for name in TECHNICAL_PARTS & set(valid)})
+    for part, error in plan.missing.items():
+        if part in TECHNICAL_PARTS:
+            record.measurements[part] = Measurement(error=error)
+        elif part == "embedding":
+            record.embedding = Embedding(error=error)
+    if "embedding" in valid:
+        record.embedding = entry.embedding
+    if "labels" in valid:
+        record.labelling = entry.labelling
+
+
+def _error(part: str, error: Exception) -> FeatureError:
+    stage = STAGE_OF_PART.get(part, part)
+    if isinstance(error, WeightsError):
+        return FeatureError(stage, error.reason, error.summary)
+    reason = "out_of_memory" if is_out_of_memory(error) else "model_error"
+    return FeatureError(stage, reason, f"{type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""Everything that owns a file format: features, tables, embeddings, the cache and small journals."""

@@ -1,0 +1,228 @@
+"""The per-photo cache: `{md5("{photo_id}_features")}.json`, holding `{"version": {...}, "features": {...}}`.
+
+An entry is used only for the very bytes it was made from, and part by part: each metric, the embedding and the labels
+carry a version of their own (see `versions`). An entry that is damaged, of another photo or of other bytes is as good
+as none. A cache that cannot be written costs speed, never results.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curation_features.atomic_files import cannot_write, sweep, write_bytes
+from curation_features.schema import (
+    METRIC_NAMES,
+    PERMANENT_REASONS,
+    Embedding,
+    FeatureError,
+    Labelling,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+)
+from curation_features.versions import digest
+
+log = logging.getLogger(__name__)
+
+_FEATURES = b', "features": '
+
+
+@dataclass(slots=True)
+class CacheEntry:
+    """What is known of one photo. `versions` names the version of every part that is present."""
+
+    info: PhotoInfo
+    versions: dict[str, str] = field(default_factory=dict)
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    embedding: Embedding | None = None
+    labelling: Labelling | None = None
+
+    def add(self, part: str, version: str, result: Measurement | Embedding | Labelling) -> None:
+        """Keep a result, unless it is an error that another run might not meet."""
+        if result.error is not None and not (
+            isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
+        ):
+            return
+        self.versions[part] = version
+        if isinstance(result, Measurement):
+            self.measurements[part] = result
+        elif isinstance(result, Embedding):
+            self.embedding = result
+        else:
+            self.labelling = result
+
+    def valid(self, versions: Mapping[str, str]) -> frozenset[str]:
+        """The parts whose stored version is the wanted one."""
+        return frozenset(part for part, version in versions.items() if self.versions.get(part) == version)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What lies in a cache folder: the entries of photos, their size, and the vocabularies with label embeddings."""
+
+    photos: int
+    bytes: int
+    label_embeddings: int
+
+
+class FeatureCache:
+    """The cache in one folder; safe to share between threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._warned = False
+        self._swept = False
+
+    @property
+    def label_embeddings(self) -> Path:
+        """Where the label embeddings of the project's own vocabulary are kept; those of others lie beside it."""
+        return self.folder / "label_embeddings.pt"
+
+    def path(self, photo_id: str) -> Path:
+        """The file of one photo."""
+        name = hashlib.md5(f"{photo_id}_features".encode(), usedforsecurity=False).hexdigest()
+        return self.folder / f"{name}.json"
+
+    def load(self, photo_id: str, image_sha256: str) -> CacheEntry | None:
+        """The entry of this photo made from these very bytes; None where there is none that can be trusted."""
+        path = self.path(photo_id)
+        try:
+            if not path.is_file():  # opening a FIFO would wait for ever
+                return None
+            return _decode(path.read_bytes(), photo_id, image_sha256)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def save(self, photo_id: str, entry: CacheEntry) -> None:
+        """Replace this photo's entry. A cache that cannot be written is reported once, as a warning."""
+        if not self._swept:
+            self._swept = True
+            sweep(self.folder)
+        try:
+            write_bytes(self.path(photo_id), _encode(photo_id, entry), durable=False)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("The feature cache cannot be written (%s); results are not kept for the next run", error)
+
+    def stats(self) -> CacheStats:
+        """Count and size of the entries."""
+        sizes: list[int] = []
+        for path in self._entries():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                sizes.append(path.stat().st_size)
+        return CacheStats(len(sizes), sum(sizes), len(self._label_files()))
+
+    def clear(self, *, label_embeddings: bool = False) -> int:
+        """Delete every photo's entry (and the label embeddings, if asked); returns how many files went.
+
+        What killed processes have left of their writes goes too.
+
+        Raises:
+            StoreError: a file cannot be deleted.
+        """
+        sweep(self.folder)
+        doomed = [*self._entries(), *(self._label_files() if label_embeddings else [])]
+        count = 0
+        for path in doomed:
+            try:
+                path.unlink()
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            count += 1
+        return count
+
+    def _label_files(self) -> list[Path]:
+        others = self.folder.glob("label_embeddings-*.pt")
+        return [path for path in (self.label_embeddings, *others) if path.exists()]
+
+    def _entries(self) -> Iterator[Path]:
+        return self.folder.glob("[0-9a-f]*.json") if self.folder.is_dir() else iter(())
+
+
+def _encode(photo_id: str, entry: CacheEntry) -> bytes:
+    features: dict[str, Any] = {
+        "photo": {"format": entry.info.format, "width": entry.info.width, "height": entry.info.height},
+        "tech": {name: _plain(measurement) for name, measurement in entry.measurements.items()},
+    }
+    if entry.embedding is not None and entry.embedding.vector is not None:
+        vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
+        features["embedding"] = base64.b64encode(vector.tobytes()).decode()
+    if entry.labelling is not None:
+        features["clip_labels"] = _plain(entry.labelling)
+    text = json.dumps(features, allow_nan=False).encode()
+    content = hashlib.sha256(text).hexdigest()
+    version = {"photo_id": photo_id, "image": entry.info.sha256, "content": content, "parts": entry.versions}
+    return b'{"version": ' + json.dumps(version).encode() + _FEATURES + text + b"}"
+
+
+def _plain(result: Measurement | Labelling) -> dict[str, Any]:
+    if isinstance(result, Labelling):
+        plain = {"labels": [label._asdict() for label in result.labels], "cosines": result.cosines}
+        return plain if result.margin is None else {**plain, "margin": result.margin}
+    if result.error is not None:
+        return {"raw": dict(result.raw), "error": asdict(result.error)}
+    return {"score": result.score, "raw": dict(result.raw)}
+
+
+def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
+    """Read an entry back; raises or returns None for anything that `_encode` would not have written."""
+    document = json.loads(data)
+    version, features = document["version"], document["features"]
+    if version["photo_id"] != photo_id or version["image"] != image_sha256:
+        return None
+    text = data.partition(_FEATURES)[2].removesuffix(b"}")  # no string of JSON can hold the quotes of `_FEATURES`
+    content = version["content"]
+    if hashlib.sha256(text).hexdigest() != content and digest(features) != content:  # the latter is of older entries
+        return None
+    photo = features["photo"]
+    entry = CacheEntry(
+        PhotoInfo(image_sha256, str(photo["format"]), int(photo["width"]), int(photo["height"])),
+        {str(part): str(value) for part, value in version["parts"].items()},
+        {name: _measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
+        _embedding(features["embedding"]) if "embedding" in features else None,
+        _labelling(features["clip_labels"]) if "clip_labels" in features else None,
+    )
+    present = {
+        *entry.measurements,
+        *(("embedding",) if entry.embedding else ()),
+        *(("labels",) if entry.labelling else ()),
+    }
+    return entry if present == set(entry.versions) else None
+
+
+def _measurement(plain: Mapping[str, Any]) -> Measurement:
+    error = plain.get("error")
+    score = plain.get("score")
+    if (error is None) == (score is None) or (score is not None and not 0 <= score <= 1):
+        raise ValueError("a measurement holds a score in [0, 1] or an error")
+    return Measurement(score, dict(plain["raw"]), FeatureError(**error) if error else None)
+
+
+def _embedding(encoded: str) -> Embedding:
+    try:
+        vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+    if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=1e-3):
+        raise ValueError("an embedding has unit norm")
+    return Embedding(vector)
+
+
+def _labelling(plain: Mapping[str, Any]) -> Labelling:
+    labels = tuple(LabelScore(**label) for label in plain["labels"])
+    return Labelling(labels, tuple(plain["cosines"]), plain.get("margin"))

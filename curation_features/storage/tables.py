@@ -1,0 +1,478 @@
+"""Records as Parquet: one table for each stage, and the table of finished features.
+
+A table holds null where nothing was measured (JSON holds a default there), the raw measurements beside the scores, and
+says in its metadata what a column means. Rows stand in the order of the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from curation_features.atomic_files import cannot_write, replacing
+from curation_features.schema import (
+    METRICS,
+    Embedding,
+    FeatureError,
+    Labelling,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+    PhotoRecord,
+)
+from curation_features.storage.arrow import arrow_array
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+Row = dict[str, Any]
+ROWS_PER_GROUP = 1024
+ROWS_READ = 128  # at a time: as Python's objects they are large
+METADATA_KEY = b"curation_features"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a column holds. All but the type stands in the metadata of the file's field, too.
+
+    Attributes:
+        type: Arrow's type, as text.
+        unit: of its numbers.
+        range: the least and the greatest number that it can hold.
+        best: the end that a good photo is at: a number of the range, or `low`.
+    """
+
+    type: str
+    description: str
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    best: float | Literal["low"] | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known of its numbers, as text: `unit`, `range` ("[0, 1]") and `direction` ("1 is best")."""
+        best = self.best if self.best is None or isinstance(self.best, str) else f"{self.best:g}"
+        given = {
+            "unit": self.unit,
+            "range": self.range and "[{:g}, {:g}]".format(*self.range),
+            "direction": best and f"{best} is best",
+        }
+        return {name: text for name, text in given.items() if text}
+
+    @property
+    def told(self) -> str:
+        """Its description and its facts, for people."""
+        return "; ".join([self.description, *(f"{name} {text}" for name, text in self.facts.items())])
+
+
+Columns = Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class StageTable:
+    """How the records of one stage become rows and come back.
+
+    Attributes:
+        columns: what it holds.
+        to_row: the row of a record.
+        restore: puts what a row holds back into a record.
+        digested: the columns that make up the table's data version.
+    """
+
+    columns: Columns
+    to_row: Callable[[PhotoRecord], Row]
+    restore: Callable[[PhotoRecord, Row], None]
+    digested: tuple[str, ...]
+
+
+_ERROR = "list<struct<stage: string, reason: string, message: string>>"
+_SHARE = (0.0, 1.0)
+_PHOTO = {
+    "photo_id": Column("string", "id of the photo"),
+    "image_uri": Column("string", "the image that was analysed"),
+    "sha256": Column("string", "digest of the bytes that were decoded; null where none could be"),
+    "format": Column("string", "real format of the file"),
+    "width": Column("int32", "width of the upright image", "px"),
+    "height": Column("int32", "height of the upright image", "px"),
+    "errors": Column(_ERROR, "why a value is missing"),
+}
+_SCORES = {
+    name: column
+    for metric in METRICS
+    for name, column in {
+        metric.name: Column("double", metric.description, None, _SHARE, metric.best),
+        **{raw.name: Column("double", raw.description, raw.unit, raw.range, raw.best) for raw in metric.raw},
+    }.items()
+}
+_LABELS = {
+    "clip_labels": Column(
+        "list<struct<label: string, confidence: double, cosine_score: double>>",
+        "the most probable labels, most probable first",
+    ),
+    "label_margin": Column("double", "confidence of the first label less that of the second", "probability", _SHARE),
+    "label_cosines": Column(
+        "list<double>", "cosine of every label of the vocabulary, in its order", "cosine", (-1.0, 1.0)
+    ),
+}
+
+
+def _photo_row(record: PhotoRecord, errors: Iterable[FeatureError | None]) -> Row:
+    info = record.info
+    found = [record.failure] if record.failure else [error for error in errors if error]
+    return {
+        "photo_id": record.photo_id,
+        "image_uri": record.image_uri,
+        "sha256": info.sha256 if info else None,
+        "format": info.format if info else None,
+        "width": info.width if info else None,
+        "height": info.height if info else None,
+        "errors": [asdict(error) for error in found],
+    }
+
+
+def _errors(row: Row) -> dict[str, FeatureError]:
+    return {error["stage"]: FeatureError(**error) for error in row["errors"]}
+
+
+def _score_columns(record: PhotoRecord) -> Row:
+    row: Row = {}
+    for metric in METRICS:
+        measurement = record.measurements.get(metric.name, Measurement())
+        row[metric.name] = measurement.score
+        row.update({raw.name: measurement.raw.get(raw.name) for raw in metric.raw})
+    return row
+
+
+def _technical_row(record: PhotoRecord) -> Row:
+    errors = (record.measurements[metric.name].error for metric in METRICS if metric.name in record.measurements)
+    return {**_photo_row(record, errors), **_score_columns(record)}
+
+
+def _restore_technical(record: PhotoRecord, row: Row) -> None:
+    errors = _errors(row)
+    for metric in METRICS:
+        raw = {item.name: row[item.name] for item in metric.raw if row[item.name] is not None}
+        record.measurements[metric.name] = Measurement(row[metric.name], raw, errors.get(metric.name))
+
+
+def _embedding_row(record: PhotoRecord) -> Row:
+    embedding = record.embedding or Embedding()
+    vector = None if embedding.vector is None else np.asarray(embedding.vector, dtype=np.float32)
+    return {**_photo_row(record, [embedding.error]), "embedding": vector, "has_embedding": vector is not None}
+
+
+def _restore_embedding(record: PhotoRecord, row: Row) -> None:
+    vector = None if row["embedding"] is None else np.asarray(row["embedding"], dtype=np.float32)
+    record.embedding = Embedding(vector, _errors(row).get("image_embedding"))
+
+
+def _label_columns(record: PhotoRecord) -> Row:
+    labelling = record.labelling or Labelling()
+    measured = labelling.error is None and bool(labelling.cosines)
+    return {
+        "clip_labels": [label._asdict() for label in labelling.labels] if measured else None,
+        "label_margin": labelling.margin if measured else None,
+        "label_cosines": list(labelling.cosines) if measured else None,
+    }
+
+
+def _labels_row(record: PhotoRecord) -> Row:
+    error = record.labelling.error if record.labelling else None
+    return {**_photo_row(record, [error]), **_label_columns(record)}
+
+
+def _restore_labels(record: PhotoRecord, row: Row) -> None:
+    labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
+    error = next(iter(_errors(row).values()), None)
+    record.labelling = Labelling(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
+
+
+def _all_but(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
+    return tuple(name for name in columns if name not in names)
+
+
+_TECHNICAL_COLUMNS = {**_PHOTO, **_SCORES}
+_EMBEDDING_COLUMNS = {
+    **_PHOTO,
+    "embedding": Column("list<float>", "CLIP image vector, of norm 1"),
+    "has_embedding": Column("bool", "whether there is a vector"),
+}
+_LABEL_COLUMNS = {**_PHOTO, **_LABELS}
+
+STAGE_TABLES: Mapping[str, StageTable] = {
+    "technical_metrics": StageTable(
+        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _all_but(_TECHNICAL_COLUMNS, "image_uri")
+    ),
+    # A vector may differ in its last bits from one device to the next: the bytes of the photo and the model decide.
+    "image_embeddings": StageTable(
+        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _all_but(_EMBEDDING_COLUMNS, "image_uri", "embedding")
+    ),
+    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _all_but(_LABEL_COLUMNS, "image_uri")),
+}
+
+_TAKEN = {
+    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
+    "camera": Column("string", "`exif.camera`"),
+    "lens": Column("string", "`exif.lens`"),
+    "iso": Column("int32", "`exif.iso`", "ISO speed"),
+}
+
+FEATURE_COLUMNS: Columns = {
+    "batch_id": Column("string", "id of the batch"),
+    "position": Column("int32", "place in the manifest, from 0"),
+    "photo_id": _PHOTO["photo_id"],
+    "original_uri": Column("string", "the photo as it was found"),
+    **{name: _PHOTO[name] for name in ("image_uri", "sha256", "format", "width", "height")},
+    **_TAKEN,
+    "status": Column("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
+    "errors": _PHOTO["errors"],
+    **_SCORES,
+    "label": Column("string", "the most probable label"),
+    "confidence": Column("double", "softmax over all labels, of the most probable one", "probability", _SHARE),
+    **_LABELS,
+    "version_technical": Column("string", "version of the technical scores"),
+    "version_clip": Column("string", "version of the labels"),
+    "artifact": Column("string", "the artifact as it came in, as JSON: every field of ingest and preprocess"),
+}
+
+EMBEDDING_COLUMNS: Columns = {
+    "batch_id": FEATURE_COLUMNS["batch_id"],
+    "photo_id": _PHOTO["photo_id"],
+    "sha256": _PHOTO["sha256"],
+    "embedding": Column("list<float>", "CLIP image vector, of norm 1; null where there is none"),
+}
+
+# Made once, as rows are many: `json.dumps` makes one at each call that has an option.
+_PLAIN = json.JSONEncoder(allow_nan=False)
+_SORTED = json.JSONEncoder(allow_nan=False, sort_keys=True)
+
+_DATETIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
+_INT32 = range(1, 2**31)
+
+
+def taken_columns(artifact: Mapping[str, Any]) -> Row:
+    """What a table tells of a photo's origin; null where the artifact says nothing, or nothing that makes sense.
+
+    `ingest` says "Unknown" of a camera or a lens that the photo does not name: that is nothing, too.
+    """
+    exif = artifact.get("exif")
+    exif = exif if isinstance(exif, dict) else {}
+    iso = exif.get("iso")
+    return {
+        "original_uri": artifact.get("original_uri"),
+        "taken": _taken(exif.get("datetime")),
+        "camera": _named(exif.get("camera")),
+        "lens": _named(exif.get("lens")),
+        "iso": iso if type(iso) is int and iso in _INT32 else None,
+    }
+
+
+def _taken(value: Any) -> datetime | None:
+    found = _DATETIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return datetime(*map(int, found.groups())) if found else None  # type: ignore[arg-type]
+    except ValueError:  # a camera without a clock: 0000:00:00 00:00:00
+        return None
+
+
+def _named(value: Any) -> str | None:
+    return value if isinstance(value, str) and value not in ("", "Unknown") else None
+
+
+def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], record: PhotoRecord) -> Row:
+    """The row of one enriched artifact (`artifact` with its `features`)."""
+    features = artifact["features"]
+    labels = _label_columns(record)
+    best = labels["clip_labels"][0] if labels["clip_labels"] else {"label": None, "confidence": None}
+    plain = {name: value for name, value in artifact.items() if name != "features"}
+    return {
+        **_photo_row(record, ()),
+        **taken_columns(artifact),
+        "batch_id": batch_id,
+        "position": position,
+        "status": features["status"],
+        "errors": features["errors"],
+        **_score_columns(record),
+        "label": best["label"],
+        "confidence": best["confidence"],
+        **labels,
+        "version_technical": features["version"]["technical"],
+        "version_clip": features["version"]["clip"],
+        "artifact": _PLAIN.encode(plain),
+    }
+
+
+@contextmanager
+def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
+    """Give a function that adds a row to the Parquet file at `path`, which appears when the block succeeds.
+
+    Raises:
+        StoreError: the file cannot be written; what was at `path` before is intact.
+    """
+    try:
+        with replacing(path) as temporary, rows_writer(temporary, columns, metadata) as add:
+            yield add
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def rows_writer(
+    path: Path, columns: Columns, metadata: Mapping[str, Any], **options: Any
+) -> Iterator[Callable[[Row], None]]:
+    """Give a function that adds a row to the Parquet file at `path`, whatever becomes of it; raises `OSError`.
+
+    Rows are written in groups, so that memory does not grow with the table.
+
+    Args:
+        options: of `pyarrow.parquet.ParquetWriter`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema(columns, metadata)
+    waiting: list[Row] = []
+
+    def add(row: Row) -> None:
+        waiting.append(row)
+        if len(waiting) == ROWS_PER_GROUP:
+            flush()
+
+    def flush() -> None:
+        if waiting:
+            writer.write_table(_arrow_table(waiting, schema))
+            waiting.clear()
+
+    # A file that the writer opens itself stays open when its last write fails.
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer,
+    ):
+        yield add
+        flush()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata that was given to `write_table`."""
+    import pyarrow.parquet as pq
+
+    stored = pq.read_schema(path).metadata or {}
+    metadata: dict[str, Any] = json.loads(stored[METADATA_KEY])
+    return metadata
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a table in order, some at a time; of all columns, or of those that are named."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in file.iter_batches(ROWS_READ, columns=columns):
+            values = map(_values, group.columns)
+            yield from (dict(zip(group.schema.names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_list(column.type) and pa.types.is_float32(column.type.value_type):
+        return vectors(column)
+    return list(column.to_pylist())
+
+
+def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
+    """The vectors of a `list<float>` column, as views of one array: a Python float for each number takes too long.
+
+    Raises:
+        ValueError: a number in a vector is null.
+    """
+    if column.values.null_count:
+        raise ValueError("a vector has a number that is null")
+    numbers: NDArray[Any] = np.from_dlpack(column.values)  # `to_numpy` would import pandas
+    ends: NDArray[Any] = np.from_dlpack(column.offsets)
+    valid = column.is_valid().to_pylist() if column.null_count else [True] * len(column)  # it imports pyarrow.compute
+    parts = zip(ends[:-1], ends[1:], valid, strict=True)
+    return [numbers[begin:end] if there else None for begin, end, there in parts]
+
+
+def row_count(path: Path) -> int:
+    """How many rows a table has."""
+    import pyarrow.parquet as pq
+
+    count: int = pq.read_metadata(path).num_rows
+    return count
+
+
+def record_of(row: Row) -> PhotoRecord:
+    """A record with the photo part of a stage's row."""
+    info = PhotoInfo(row["sha256"], row["format"], row["width"], row["height"]) if row["sha256"] else None
+    return PhotoRecord(row["photo_id"], row["image_uri"], info, _errors(row).get("photo"))
+
+
+class RowDigest:
+    """A digest over rows: the data version of a table.
+
+    Args:
+        names: the columns that count.
+        inputs: what else counts.
+    """
+
+    def __init__(self, names: Sequence[str], *inputs: str) -> None:
+        self._names = names
+        self._hash = hashlib.sha256("\n".join(inputs).encode())
+
+    def add(self, row: Row) -> None:
+        """Take in one row."""
+        content = {name: row[name] for name in self._names}
+        self._hash.update(_SORTED.encode(content).encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        """The digest of the rows so far."""
+        return self._hash.hexdigest()
+
+
+def arrow_schema(columns: Columns, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
+    """The Arrow schema of `columns`, each with its description and its facts."""
+    import pyarrow as pa
+
+    fields = [
+        pa.field(name, _arrow_type(column.type), metadata={"description": column.description, **column.facts})
+        for name, column in columns.items()
+    ]
+    extra = {METADATA_KEY: json.dumps(metadata or {}, sort_keys=True).encode()}
+    return pa.schema(fields, metadata=extra)
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    import pyarrow as pa
+
+    if kind.startswith("list<"):
+        return pa.list_(_arrow_type(kind[5:-1]))
+    if kind.startswith("struct<"):
+        parts = (part.split(": ") for part in kind[7:-1].split(", "))
+        return pa.struct([(name, _arrow_type(inner)) for name, inner in parts])
+    simple = {
+        "string": pa.string(),
+        "double": pa.float64(),
+        "float": pa.float32(),
+        "int32": pa.int32(),
+        "bool": pa.bool_(),
+        "timestamp[ms]": pa.timestamp("ms"),  # Parquet has no seconds
+    }
+    return simple[kind]
+
+
+def _arrow_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    columns = [arrow_array([row[field.name] for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)

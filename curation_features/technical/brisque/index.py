@@ -1,0 +1,242 @@
+"""BRISQUE: how unnatural the statistics of an image's local contrast are.
+
+A. Mittal, A. K. Moorthy and A. C. Bovik, "No-Reference Image Quality Assessment in the Spatial Domain",
+IEEE TIP 21 (2012). The numbers are those of piq 0.8 on float64 images (it is float32 by habit, which moves the index
+by up to a few tenths); the same sums are done here in less time. piq checks its input by `assert`; here the same
+conditions raise, so that `python -O` changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from curation_features.errors import UndefinedMetricError
+from curation_features.schema import Measurement
+from curation_features.technical.brisque.luma import half_size, piq_luma
+from curation_features.technical.brisque.mscn import SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
+from curation_features.technical.preview import preview
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from curation_features.devices.transfer import ModelInput
+    from curation_features.technical.brisque.mscn import Gray
+
+GAMMA, RHO = 0.05, -153.591
+"""Kernel width and offset of the regressor, from the authors' release."""
+
+SUPPORT_VECTORS, FEATURES = 774, 36
+
+SMALLEST_SIDE = 12
+"""px; below it the statistics of the half-size image are not defined."""
+
+ZERO_SIGMA = 1e-8
+"""A deviation up to this counts as none (`torch.isclose` to zero)."""
+
+
+class _Shapes(NamedTuple):
+    """Shape parameters of generalised Gaussians, and what is looked up by them. All of shape (9801,).
+
+    Attributes:
+        shape: 0.2, 0.201, ... 10.
+        ratio: `sigma^2 / E|x|^2` of a symmetric one of that shape.
+        inverse_ratio: the same turned over, for asymmetric ones.
+        mean: mean of an asymmetric one per difference of its two sigmas.
+    """
+
+    shape: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    inverse_ratio: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+
+class BatchedQuality(Protocol):
+    """Measures photos in batches on a device."""
+
+    def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
+        """Copy what the model reads of an (H, W, 3) photo to the device."""
+
+    def score(self, inputs: Sequence[ModelInput]) -> list[float | UndefinedMetricError]:
+        """The index of each photo, or why it has none."""
+
+
+class Brisque:
+    """The BRISQUE index with its regressor held in memory. Safe to share between threads.
+
+    Args:
+        sv_coef: (774, 1), dual coefficients.
+        sv: (774, 36), support vectors, in features scaled to [-1, 1].
+
+    Attributes:
+        batched: takes photos in batches on a GPU; None where they are measured one by one.
+    """
+
+    batched: BatchedQuality | None = None
+
+    def __init__(self, sv_coef: NDArray[np.float32], sv: NDArray[np.float32]) -> None:
+        import torch
+
+        # The package has a function of the module's name, which hides the module.
+        self._piq: Any = importlib.import_module("piq.brisque")
+        self._torch = torch
+        self._coefficients = torch.from_numpy(sv_coef).double()
+        self._support_vectors = torch.from_numpy(sv).double().T
+        self._window = self._piq.gaussian_filter(WINDOW, SIGMA, dtype=torch.float64)[None]
+        self._shapes = _tabulate_shapes()
+
+    def score(self, rgb: NDArray[np.uint8]) -> float:
+        """The BRISQUE index: mostly 0..100, not bounded; lower is better.
+
+        Equal to `piq.brisque(x, data_range=255, reduction="none")` of the image in float64.
+
+        Args:
+            rgb: (H, W, 3).
+
+        Raises:
+            UndefinedMetricError: `flat_image`: its luma is one value; `too_small`: a side under 12 px;
+                `undefined_statistics`: it has no local contrast of both signs (a line on black, say).
+        """
+        _check_size(rgb.shape[0], rgb.shape[1])
+        luma = piq_luma(rgb)
+        if luma.min() == luma.max():
+            raise _flat()
+        scales = ((luma, self._weigh_luma), (half_size(luma), self._weigh_half))
+        return self._index([contrast_sums(*scale) for scale in scales])
+
+    def scores_of(self, lumas: ModelInput) -> list[float | UndefinedMetricError]:
+        """The index of each of (N, H, W) images of luma on a device, or why it has none."""
+        from curation_features.technical.brisque.mscn_torch import batched_contrast_sums, half_sizes
+
+        with self._torch.inference_mode():
+            lumas = self._torch.as_tensor(lumas)
+            flat = (lumas.amax((1, 2)) == lumas.amin((1, 2))).tolist()
+            try:
+                _check_size(*lumas.shape[1:])
+            except UndefinedMetricError as error:
+                return [error] * len(lumas)
+            scales = (
+                batched_contrast_sums(lumas, self._weigh_luma),
+                batched_contrast_sums(half_sizes(lumas), self._weigh_half),
+            )
+        return [
+            _flat() if is_flat else self._index_or_error([*sums]) for is_flat, *sums in zip(flat, *scales, strict=True)
+        ]
+
+    def _index_or_error(self, scales: list[ContrastSums]) -> float | UndefinedMetricError:
+        try:
+            return self._index(scales)
+        except UndefinedMetricError as error:
+            return error
+
+    def _index(self, scales: list[ContrastSums]) -> float:
+        features = [feature for sums in scales for feature in self._features(sums)]
+        with self._torch.inference_mode():
+            scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
+            index = self.regress(scaled[0].tolist())
+        if not math.isfinite(index):
+            raise UndefinedMetricError("undefined_statistics", f"BRISQUE has no value for the image ({index})")
+        return index
+
+    def regress(self, scaled: Sequence[float]) -> float:
+        """The index of 36 features that are scaled to [-1, 1]."""
+        with self._torch.inference_mode():
+            features = self._torch.tensor([scaled], dtype=self._torch.float64)
+            kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
+            return float(kernel @ self._coefficients) - RHO
+
+    def _weigh_luma(self, neighbourhoods: Gray) -> NDArray[np.float64]:
+        """Weighted means of (N, 49) full-size neighbourhoods, with piq's own rounding.
+
+        The fits count signs, so in an even sky the last bit of the mean moves the index by up to 1. piq's full-size
+        luma is a slice of a channels-last tensor, which torch convolves by a product of matrix and vector.
+        """
+        # The last rows of a matrix are summed in another order: give it rows to spare.
+        spared = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
+        spared[: len(neighbourhoods)] = neighbourhoods
+        means = self._torch.mv(self._torch.from_numpy(spared), self._window.flatten()).numpy()
+        return np.asarray(means[: len(neighbourhoods)])
+
+    def _weigh_half(self, neighbourhoods: Gray) -> NDArray[np.float64]:
+        """The same of half-size ones, which torch convolves by a product of two matrices."""
+        spared = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
+        spared[:, : len(neighbourhoods)] = neighbourhoods.T
+        means = self._torch.mm(self._window.reshape(1, -1), self._torch.from_numpy(spared)).numpy()
+        return np.asarray(means[0, : len(neighbourhoods)])
+
+    def _features(self, sums: ContrastSums) -> list[float]:
+        """The 18 features of one scale: fits to the local contrast and to its products with its neighbours."""
+        features = self._fit_symmetric(sums)
+        for products in sums.products:
+            features += self._fit_asymmetric(products, sums.size)
+        return features
+
+    def _fit_symmetric(self, sums: ContrastSums) -> list[float]:
+        """Shape and variance of the generalised Gaussian with these moments."""
+        variance = sums.energy / sums.size
+        if not math.sqrt(variance) > ZERO_SIGMA:
+            raise UndefinedMetricError("flat_image", "the image has no local contrast")
+        ratio = variance / (sums.magnitude / sums.size) ** 2
+        return [float(self._shapes.shape[np.abs(ratio - self._shapes.ratio).argmin()]), variance]
+
+    def _fit_asymmetric(self, sums: ProductSums, size: int) -> list[float]:
+        """Shape, mean and left and right variance of the asymmetric generalised Gaussian with these moments."""
+        if not (sums.left_energy > 0 and sums.right_energy > 0):
+            raise UndefinedMetricError("undefined_statistics", "the image's local contrast does not have both signs")
+        left_sigma = math.sqrt(sums.left_energy / sums.left_count)
+        right_sigma = math.sqrt(sums.right_energy / sums.right_count)
+        skew = left_sigma / right_sigma
+        ratio = (sums.magnitude / size) ** 2 / ((sums.left_energy + sums.right_energy) / size)
+        ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
+        place = np.abs(ratio - self._shapes.inverse_ratio).argmin()
+        mean = (right_sigma - left_sigma) * float(self._shapes.mean[place])
+        return [float(self._shapes.shape[place]), mean, left_sigma**2, right_sigma**2]
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < SMALLEST_SIDE:
+        raise UndefinedMetricError(
+            "too_small", f"BRISQUE needs {SMALLEST_SIDE} px a side; the image has {width}x{height}"
+        )
+
+
+def _flat() -> UndefinedMetricError:
+    return UndefinedMetricError("flat_image", "the image has one brightness all over")
+
+
+def _tabulate_shapes() -> _Shapes:
+    import torch
+
+    shape = torch.arange(0.2, 10.001, 0.001, dtype=torch.float64)
+    one, two, three = (torch.lgamma(number / shape) for number in (1.0, 2.0, 3.0))
+    return _Shapes(
+        shape.numpy(),
+        (one + three - 2 * two).exp().numpy(),
+        (2 * two - one - three).exp().numpy(),
+        (two - (one + three) / 2).exp().numpy(),
+    )
+
+
+def brisque_measurement(rgb: NDArray[np.uint8], model: Brisque, *, side: int) -> Measurement:
+    """Score `1 - clamp(b / 100)` of the BRISQUE index `b`: 1 is natural, 0 is distorted.
+
+    On real photos it follows people's judgement weakly (SRCC 0.2 to 0.3): do not decide on it alone.
+
+    Args:
+        rgb: (H, W, 3); it is reduced by area first.
+        model: the regressor.
+        side: px; the greatest long side that is looked at.
+
+    Raises:
+        UndefinedMetricError: see `Brisque.score`.
+    """
+    return measurement_of(model.score(preview(rgb, side)))
+
+
+def measurement_of(index: float) -> Measurement:
+    """The measurement that a BRISQUE index makes."""
+    return Measurement(score=1 - min(max(index / 100, 0.0), 1.0), raw={"brisque_raw": index})

@@ -1,0 +1,687 @@
+"""What commands show: bars on a real terminal and nothing of them elsewhere, the summary of a batch, JSON, errors."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from curation_features.cli import main
+from curation_features.cli.terminal import downloads, progress
+from curation_features.pipeline import Models
+from curation_features.schema import METRIC_NAMES, PhotoRecord
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel, Weights
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+
+
+class Terminal:
+    """A terminal: what is written to `stream` goes to a real one, and `text` is what it was told, at the end."""
+
+    def __init__(self) -> None:
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        self.stream = os.fdopen(slave, "w", encoding="utf-8")
+        self._said = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._master, 65536):
+                self._said += data
+        except OSError:  # the other end is closed
+            pass
+
+    @property
+    def text(self) -> str:
+        self.stream.close()
+        self._reader.join()
+        return self._said.decode()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal]]:
+    """Put a terminal in the place of standard error, or of both."""
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def replace(*streams: str) -> Terminal:
+        found = Terminal()
+        for stream in streams or ("stderr",):
+            monkeypatch.setattr(sys, stream, found.stream)
+        return found
+
+    return replace
+
+
+class Project:
+    """A project with fake models that load when they are needed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clip = FakeClipEngine()
+        self.clip_iqa = FakeQualityModel()
+
+    def models(self, *_: Any) -> Models:
+        def lazy(model: Any) -> LazyModel[Any]:
+            return LazyModel(lambda: Weights(type(model).__name__, Path(), ""), lambda _: model)
+
+        return Models(lazy(self.clip), lazy(self.clip_iqa), lazy(FakeBrisque()))
+
+    def photos(self, count: int, prefix: str = "") -> None:
+        (self.root / "photos").mkdir(exist_ok=True)
+        for number in range(count):
+            image = Image.effect_noise((64, 48), 5 + 2 * number).convert("RGB")
+            image.save(self.root / "photos" / f"{prefix}{number:03}.png")
+
+    def ingested(self, count: int, prefix: str = "") -> None:
+        self.photos(count, prefix)
+        assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
+
+
+@pytest.fixture(scope="module")
+def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One instance for all tests: it takes long to make."""
+    return tmp_path_factory.mktemp("dagster")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_home: Path) -> Project:
+    """Such a project in an empty folder, which is the current one."""
+    found = Project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
+    monkeypatch.setenv("CURATION_FEATURES_DEVICE", "cpu")
+    monkeypatch.setattr(Models, "from_settings", found.models)
+    return found
+
+
+PROCESS = ["process", "data/batches/trip.json"]
+MATERIALIZE = ["materialize", "data/batches/trip.json"]
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["ingest", "photos", "--batch-id", "trip"], PROCESS, MATERIALIZE])
+def test_a_terminal_shows_how_far_a_command_is(project: Project, terminal, capsys, arguments: list[str]) -> None:
+    project.ingested(3)
+    capsys.readouterr()
+    screen = terminal()
+    assert main(arguments) == 0
+    shown = CONTROL.sub("", screen.text)
+    assert " 3/3 " in shown
+    said = ["ingesting "]
+    if arguments[0] != "ingest":
+        loaded = [f"loading {name} " for name in ("CLIP", "CLIP-IQA", "BRISQUE")]
+        said = [*loaded, "embedding labels ", "measuring ", "contact sheet "]
+    assert [text for text in said if text not in shown] == []
+    assert ("starting Dagster" in shown) == (arguments == MATERIALIZE)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_page_that_need_not_be_made_has_no_bar(project: Project, terminal) -> None:
+    project.ingested(3)
+    screens = []
+    for _ in range(2):
+        screens.append(terminal())
+        assert main(PROCESS) == 0
+    first, second = (CONTROL.sub("", screen.text) for screen in screens)
+    assert first.rindex("measuring ") < first.rindex("contact sheet ")
+    assert "3/3 " in first[first.rindex("contact sheet ") :]
+    assert "contact sheet" not in second
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"COLUMNS": "40"}])
+def test_nothing_moves_where_there_is_no_terminal(project: Project, capsys, monkeypatch, variables) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    project.ingested(2)
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "FORCE_COLOR" in variables or "\x1b" not in shown.out
+
+
+@pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"CI": "true"}])
+def test_a_terminal_that_nobody_watches_gets_no_bar(project: Project, terminal, monkeypatch, variables) -> None:
+    project.ingested(2)
+    screen = terminal()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(PROCESS) == 0
+    assert screen.text == ""
+
+
+def test_a_bar_has_no_colours_where_none_are_wanted(terminal, monkeypatch) -> None:
+    def bar() -> str:
+        screen = terminal()
+        with progress("measuring", 2) as shown:
+            shown.advance(2)
+        return screen.text
+
+    assert COLOUR.search(bar())
+    monkeypatch.setenv("NO_COLOR", "1")
+    without = bar()
+    assert "2/2" in without
+    assert not COLOUR.search(without)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def record(*, cached: bool) -> PhotoRecord:
+    return PhotoRecord("id", "uri", cached=cached)
+
+
+def test_a_long_run_without_a_terminal_says_a_line_a_minute(capsys) -> None:
+    clock = Clock()
+    with progress("measuring", 1000, get_time=clock) as bar:
+        for _ in range(300):
+            clock.now += 0.5
+            bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "measuring: 120 of 1000 photos  2.0 photos/s  0:07:20 left",
+        "measuring: 240 of 1000 photos  2.0 photos/s  0:06:20 left",
+    ]
+
+
+def test_what_came_out_of_the_cache_and_what_was_waited_for_is_no_part_of_the_pace(capsys) -> None:
+    clock = Clock()
+    with progress("measuring", 1000, get_time=clock) as bar:
+        for _ in range(500):
+            clock.now += 0.001
+            bar.photo(record(cached=True))
+        with bar.waiting("loading CLIP"):
+            clock.now += 40
+        for _ in range(100):
+            clock.now += 0.001
+            bar.photo(record(cached=True))
+        for _ in range(5):  # groups of two, which are finished together
+            clock.now += 4
+            bar.photo(record(cached=False))
+            bar.photo(record(cached=False))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("measuring: 609 of 1000 photos  0.4 photos/s  0:14:")
+
+
+def test_the_first_group_after_a_wait_is_no_part_of_the_pace(terminal) -> None:
+    """Models that were just loaded take ten times as long for it: it would tell of an hour where minutes are left."""
+    clock, screen = Clock(), terminal()
+    with progress("measuring", 2000, get_time=clock) as bar:
+        with bar.waiting("loading CLIP"):
+            clock.now += 9
+        for seconds in (3.3, *[0.37] * 10):
+            clock.now += seconds
+            for _ in range(2):
+                clock.now += 0.001  # the photos of a group are finished one after the other
+                bar.photo(record(cached=False))
+    paces = re.findall(r"([\d.]+) photos/s  (\S+) left", CONTROL.sub("", screen.text))
+    assert {pace for pace, _ in paces} <= {"5.4", "5.3"}
+    assert {left[:4] for _, left in paces} == {"0:06"}
+
+
+def test_a_bar_says_what_is_waited_for_until_it_is_there(terminal) -> None:
+    screen = terminal()
+    with progress("measuring", 1) as bar:
+        with bar.waiting("loading CLIP"), bar.waiting("loading BRISQUE"):
+            pass
+        bar.advance()
+    shown = CONTROL.sub("", screen.text)
+    order = [shown.index(text) for text in ("loading CLIP ", "loading BRISQUE ", "measuring ")]
+    assert shown.rindex("loading") < shown.rindex("measuring ")
+    assert order[0] < order[1]
+
+
+def test_downloads_are_shown_and_said_where_there_is_no_terminal(terminal, capsys) -> None:
+    with downloads() as show:
+        show("model\x1b[2J.pt", 5_000_000, 10_000_000)
+        show("model\x1b[2J.pt", 10_000_000, 10_000_000)
+    assert capsys.readouterr().err == "model?[2J.pt: 10.0 MB\n"
+    screen = terminal()
+    with downloads() as show:
+        show("model\x1b[2J.pt", 10_000_000, 10_000_000)
+    assert "\x1b[2J" not in screen.text
+    shown = CONTROL.sub("", screen.text)
+    assert "looking for model weights" in shown
+    assert "model?[2J.pt" in shown
+    assert "10.0/10.0 MB" in shown
+
+
+# --- the summary of a batch ---------------------------------------------------------------------------------------
+
+
+def test_a_small_batch_is_listed_whole_what_failed_first(project: Project, capsys) -> None:
+    project.photos(3, "photo [bold] ")
+    (project.root / "photos" / "zz.png").write_bytes(b"no photo")
+    main(["ingest", "photos", "--batch-id", "trip"])
+    assert "zz.png: unreadable: " in capsys.readouterr().out
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if ".png" in line or "photo [b" in line]
+    folded = [word for number in range(3) for word in ("photo", f"00{number}.png")]
+    assert [row.split()[0] for row in rows] == ["zz.png", *folded]
+    assert rows[0].split() == ["zz.png", "failed", "unreadable"]
+    assert re.search(r"^photo +status +reason", shown, re.MULTILINE)
+    assert "1 x photo: unreadable" in shown
+    assert "4 photos in batch trip: 3 ok, 1 failed" in shown
+    assert "0 of 4 photos came out of the cache" in shown
+    assert re.search(r"^\d+\.\d s, \d+\.\d photos/s; ", shown, re.MULTILINE)
+
+
+EXTREME = re.compile(r"^(sharpness|exposure|noise|clip_iqa|brisque) +([^()]+) \((.+?) ([\d.]+)\) +(\S+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [PROCESS, [*PROCESS, "--output", "out.json"], MATERIALIZE])
+def test_of_a_large_batch_the_extremes_are_listed(project: Project, capsys, command) -> None:
+    project.photos(24)
+    for number in range(12):
+        (project.root / "photos" / f"bad{number:02}.png").write_bytes(b"no photo")
+    main(["ingest", "photos", "--batch-id", "trip"])
+    assert "bad11.png" in capsys.readouterr().out
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("failed: 12, of which these are the first 10\n") < shown.index("look at these first")
+    assert shown.count(" failed ") == 10
+    assert "All 36 photos are in the files below." in shown
+    assert "mean of their scores" not in shown
+    found = EXTREME.findall(shown)
+    assert [metric for metric, *_ in found] == [name for name in METRIC_NAMES for _ in range(3)]
+    assert {cause for metric, cause, *_ in found if metric == "sharpness"} == {"least sharp"}
+    if command is PROCESS:
+        rows = pq.read_table(project.root / "data/features/trip.parquet").to_pylist()
+        for metric, name, worst in (
+            ("sharpness", "tenengrad", 1),
+            ("noise", "noise_sigma", -1),
+            ("clip_iqa",) * 2 + (1,),
+        ):
+            measured = [row for row in rows if row[name] is not None]
+            ranked = sorted(measured, key=lambda row: worst * row[name])[:3]
+            assert [row[4] for row in found if row[0] == metric] == [Path(row["original_uri"]).name for row in ranked]
+
+
+def test_a_name_is_told_with_its_folder_where_there_are_several(project: Project, capsys) -> None:
+    for number, folder in enumerate(("100CANON", "101CANON")):
+        (project.root / "photos" / folder).mkdir(parents=True)
+        Image.effect_noise((64, 48), 20 + number).convert("RGB").save(project.root / "photos" / folder / "IMG_0001.png")
+    long = project.root / "photos" / ("a very long folder name " * 4)
+    long.mkdir()
+    (long / "x.png").write_bytes(b"")
+    main(["ingest", "photos", "--batch-id", "trip"])
+    capsys.readouterr()
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr().out
+    rows = re.findall(r"^(10[01]CANON/IMG\S*) +ok .*\n(\S+) *$", shown, re.MULTILINE)
+    assert sorted("".join(row) for row in rows) == ["100CANON/IMG_0001.png", "101CANON/IMG_0001.png"]
+    assert re.search(r"^….*/x\.png +failed +unreadable$", shown, re.MULTILINE)
+
+
+def test_labels_and_scores_are_summed_up_and_files_are_named(project: Project, capsys) -> None:
+    project.ingested(6)
+    capsys.readouterr()
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr().out
+    document = json.loads((project.root / "data/features/trip.json").read_bytes())
+    first = [artifact["features"]["clip_labels"][0]["label"] for artifact in document["artifacts"]]
+    for label in set(first):
+        assert re.search(rf"^{label} +█+ +{first.count(label)}\b", shown, re.MULTILINE)
+    sharpness = sorted(artifact["features"]["tech"]["sharpness"] for artifact in document["artifacts"])
+    assert f"{(sharpness[2] + sharpness[3]) / 2:.3f}" in shown.split("median")[1]
+    folder = project.root / "data" / "features"
+    assert f"\n{folder / 'trip.json'}\n{folder / 'trip.parquet'}\n" in shown
+    (folder / "trip.html").write_text("a page")
+    assert main(PROCESS) == 0
+    assert f"{folder / 'trip.html'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_summary_is_at_most_80_columns_wide_in_any_encoding(project, monkeypatch, encoding: str, tmp_path) -> None:
+    project.ingested(3, "ein sehr langer Name für ein Bild, das es gibt \u202e ")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with (tmp_path / "out").open("w", encoding=encoding) as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert main(PROCESS) == 0
+    lines = (tmp_path / "out").read_text(encoding).splitlines()
+    assert [line for line in lines if len(line) > 80 and not line.startswith(str(project.root))] == []
+    assert any("sharpness exposure noise clip_iqa brisque best label" in line for line in lines)
+    assert not any("\u202e" in line for line in lines)
+
+
+# --- for machines ---------------------------------------------------------------------------------------------------
+
+
+def declared(capsys, command: list[str]) -> dict[str, str]:
+    """The fields that the help of a command tells of, with their meaning."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    listed = capsys.readouterr().out.split("with --json, one object on standard output:\n")[1]
+    fields = dict(line.split(maxsplit=1) for line in listed.splitlines())
+    del fields["error"]
+    return fields
+
+
+def inner_names(meaning: str) -> set[str]:
+    """The names that a field is said to hold: those between its innermost braces."""
+    braces = re.search(r"\{([^{}]*)\}", meaning)
+    return set(braces[1].split(", ")) if braces else set()
+
+
+def inner_keys(meaning: str, value: Any) -> set[str]:
+    """The names that a field does hold, as deep as its meaning goes."""
+    if isinstance(value, list):
+        return set().union(*(inner_keys(meaning, item) for item in value))
+    if re.match(r"\{\w+: \{", meaning):  # under names that are not told
+        return set().union(*map(set, value.values()))
+    return set(value)
+
+
+def test_what_a_meaning_says_is_understood() -> None:
+    assert inner_names("{metric: {p05, p50}}: percentiles") == {"p05", "p50"}
+    nested = {"noise": {"p05": 1}, "brisque": {"p50": 1}}
+    assert inner_keys("{metric: {p05, p50}}: percentiles", nested) == {"p05", "p50"}
+    assert inner_names("[{a, b}]: a list") == inner_keys("[{a, b}]: a list", [{"a": 1}, {"b": 2}]) == {"a", "b"}
+    assert inner_keys("{page}: written", {"page": "x"}) == {"page"}
+    assert inner_names("no braces") == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest", "photos", "--batch-id", "new"],
+        PROCESS,
+        [*PROCESS, "--output", "out.json"],
+        MATERIALIZE,
+        ["submit", "data/batches/trip.json"],
+        ["models", "list"],
+        ["models", "status"],
+        ["cache", "stats"],
+        ["cache", "clear"],
+        ["config", "show"],
+        ["labels", "list"],
+        ["labels", "check"],
+    ],
+    ids=" ".join,
+)
+def test_machines_get_one_object_with_the_fields_of_the_help(project: Project, capsys, arguments: list[str]) -> None:
+    project.ingested(2)
+    encode = project.clip.encode_images
+    project.clip.encode_images = lambda batch: print("a library talks") or encode(batch)  # type: ignore[method-assign]
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    shown = capsys.readouterr()
+    [line] = shown.out.splitlines()
+    fields = json.loads(line)
+    named = [word for word in arguments[:2] if word.isalpha() and word != "photos"]
+    told = declared(capsys, named)
+    assert set(fields) == set(told)
+    for name, meaning in told.items():
+        if (names := inner_names(meaning)) and fields[name]:
+            found = inner_keys(meaning, fields[name])
+            assert found <= names if "--output" in arguments and name == "files" else found == names, name
+    if arguments[0] in ("process", "materialize"):
+        assert "a library talks" in shown.err
+        assert (fields["artifacts"], fields["photos"], fields["cached"]) == (2, 2, 0)
+        assert fields["statuses"] == {"ok": 2, "degraded": 0, "failed": 0}
+        assert all(Path(path).exists() for path in fields["files"].values())
+        assert set(fields["scores"]) == {"sharpness", "exposure", "noise", "clip_iqa", "brisque"}
+
+
+def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, capsys) -> None:
+    project.photos(1)
+    (project.root / "photos" / "z [red].png").write_bytes(b"no photo")
+    assert main(["ingest", "photos", "--batch-id", "trip", "--json"]) == 0
+    [rejected] = json.loads(capsys.readouterr().out)["rejected"]
+    assert rejected["path"].endswith("z [red].png")
+    assert rejected["reason"].startswith("unreadable: ")
+    assert main([*PROCESS, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["statuses"] == {"ok": 1, "degraded": 0, "failed": 1}
+    assert fields["errors"] == [{"stage": "photo", "reason": "unreadable", "artifacts": 1}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind", "said"),
+    [
+        (["process", "absent.json"], 2, "manifest", "absent.json: cannot be read"),
+        (["ingest", "absent"], 2, "input", "absent"),
+        (["ingest"], 2, "usage", "PATH --samples is required"),
+        (["nonsense"], 2, "usage", "nonsense"),
+        (["config", "show", "devce"], 2, "input", "did you mean 'device'?"),
+        ([*PROCESS, "--output", "-"], 2, "usage", "--output -"),
+        ([*PROCESS, "--output", "photos"], 2, "input", "cannot be written"),
+        (["backfill", "--url", "http://[::1"], 1, "failed", "http://[::1"),
+    ],
+)
+def test_machines_are_told_of_errors(project: Project, capsys, arguments, code: int, kind: str, said: str) -> None:
+    project.ingested(1)
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == code
+    shown = capsys.readouterr()
+    error = json.loads(shown.out)["error"]
+    assert (error["kind"], error["exit_code"]) == (kind, code)
+    assert said in error["message"]
+    assert "curation-features: " in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_wrong_settings_and_missing_weights_are_errors_for_machines(project: Project, capsys, monkeypatch) -> None:
+    project.ingested(1)
+    monkeypatch.undo()
+    monkeypatch.chdir(project.root)
+    for name in ("MODEL", "CLIP_IQA_WEIGHTS", "BRISQUE_WEIGHTS"):
+        monkeypatch.setenv(f"CURATION_FEATURES_{name}", "local-dir:nowhere" if name == "MODEL" else "nowhere.pt")
+    capsys.readouterr()
+    for arguments in (PROCESS, ["models", "pull"]):
+        assert main([*arguments, "--json"]) == 3
+        fields = json.loads(capsys.readouterr().out)
+        assert fields["error"]["kind"] == "missing_weights"
+    assert [model["reason"] for model in fields["models"]] == ["missing_weights"] * 3
+    monkeypatch.setenv("CURATION_FEATURES_DEVCE", "cpu")
+    assert main(["cache", "stats", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "settings"
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [["-v", *PROCESS], [*PROCESS, "-v"], [*PROCESS, "--verbose"], PROCESS])
+def test_a_traceback_is_shown_to_those_who_ask_for_it(
+    project: Project, capsys, caplog, monkeypatch, place: list[str]
+) -> None:
+    project.ingested(1)
+    capsys.readouterr()
+
+    def broken(*_: Any) -> Models:
+        raise KeyError("a defect \x1b[2J")
+
+    monkeypatch.setattr(Models, "from_settings", broken)
+    assert main(place) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("curation-features: an unexpected error (KeyError: ")
+    assert "run again with -v" in error
+    assert len(error.splitlines()) == 1
+    assert "\x1b" not in error
+    assert ("Traceback" in caplog.text) == (place != PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (MemoryError(), "resource", "memory does not suffice; close other programs"),
+        (PermissionError(13, "Permission denied", "/x/y"), "system", "Permission denied: '/x/y'; see to that file"),
+        (
+            ZeroDivisionError("division by zero"),
+            "internal",
+            "an unexpected error (ZeroDivisionError: division by zero)",
+        ),
+    ],
+)
+def test_what_nobody_foresaw_is_said_in_a_line(project: Project, capsys, monkeypatch, error, kind: str, said: str):
+    def broken(*_: Any) -> Models:
+        raise error
+
+    project.ingested(1)
+    capsys.readouterr()
+    monkeypatch.setattr(Models, "from_settings", broken)
+    assert main([*PROCESS, "--json"]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"]["kind"] == kind
+    [line] = shown.err.splitlines()
+    assert said in line
+
+
+def test_what_goes_wrong_with_a_photo_is_logged_in_a_line(project: Project, tmp_path: Path) -> None:
+    """In a process of its own: here pytest listens to what is logged."""
+    project.ingested(1)
+    code = (
+        "import sys\n"
+        "from curation_features.cli import main\n"
+        "from curation_features.pipeline import preparation\n"
+        "def broken(*_, **__): raise RuntimeError('a defect')\n"
+        "preparation.decode = broken\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for verbose in ([], ["-v"]):
+        weights = {"CURATION_FEATURES_MODEL": "local-dir:nowhere", "CURATION_FEATURES_CLIP_IQA_WEIGHTS": "nowhere.pt"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *PROCESS, "--allow-degraded", *verbose],
+            env={**os.environ, **weights, "CURATION_FEATURES_BRISQUE_WEIGHTS": "nowhere.pt"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0
+        assert ("Traceback" in ran.stderr) == bool(verbose)
+        assert "RuntimeError: a defect" in ran.stderr
+
+
+@pytest.mark.parametrize("command", [PROCESS, MATERIALIZE])
+def test_an_interruption_is_a_line_and_code_130(project: Project, capsys, command: list[str]) -> None:
+    project.ingested(1)
+    capsys.readouterr()
+    encode = project.clip.encode_texts
+
+    def interrupted(prompts: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return encode(prompts)
+
+    project.clip.encode_texts = interrupted  # type: ignore[method-assign]
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        assert main([*command, "--json"]) == 130
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["error"]["kind"] == "interrupted"
+        assert shown.err == "curation-features: interrupted; the same command goes on from what is done\n"
+        project.clip.encode_texts = encode  # type: ignore[method-assign]
+        assert main([*command, "--json"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    assert json.loads(capsys.readouterr().out)["statuses"]["ok"] == 1
+
+
+def test_what_fails_in_dagster_is_said_in_a_line(project: Project, capsys, monkeypatch) -> None:
+    project.ingested(1)
+    capsys.readouterr()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    project.clip.encode_texts = broken  # type: ignore[method-assign]
+    assert main(MATERIALIZE) == 1
+    error = capsys.readouterr().err
+    assert error == "curation-features: photo_features failed: trip: RuntimeError: a defect\n"
+
+
+@pytest.mark.parametrize("arguments", [PROCESS, [*PROCESS, "--json"], [*PROCESS, "--output", "-"], ["process"]])
+def test_a_reader_that_goes_away_ends_a_command_quietly(project: Project, monkeypatch, capsys, arguments) -> None:
+    project.ingested(1)
+    capsys.readouterr()
+    with ExitStack() as pipes:
+        for stream in ("stdout", "stderr") if arguments == ["process"] else ("stdout",):
+            read, write = os.pipe()
+            os.close(read)
+            monkeypatch.setattr(sys, stream, pipes.enter_context(os.fdopen(write, "w")))
+        assert main(arguments) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
+# --- config show ------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_shown_with_where_they_came_from_and_no_secret(project: Project, capsys, monkeypatch) -> None:
+    (project.root / "config").mkdir()
+    (project.root / "config" / "settings.toml").write_text('workers = 3\nlabels_file = "a\\u001b[2J.json"\n')
+    monkeypatch.setenv("CURATION_FEATURES_EVENT_WEBHOOK_TOKEN", "hidden")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["config", "show"]) == 0
+    shown = capsys.readouterr().out
+    rows = {line.split()[0]: line.split(maxsplit=1)[1].rstrip() for line in shown.splitlines() if len(line.split()) > 1}
+    assert rows["workers"].split() == ["3", "config/settings.toml:1"]
+    assert rows["device"].split() == ['"cpu"', "CURATION_FEATURES_DEVICE"]
+    assert rows["precision"].split() == ['"auto"', "default"]
+    assert rows["event_webhook_token"].startswith("(set)")
+    assert rows["event_webhook"].split() == ["unset", "default"]
+    assert "\x1b" not in shown
+    assert main(["config", "show", "--all", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert "hidden" not in shown + told
+    settings = {setting["name"]: setting for setting in json.loads(told)["settings"]}
+    assert settings["precision"]["recomputes"] == ["embedding", "labels"]
+    assert settings["workers"]["origin"] == f"{project.root / 'config' / 'settings.toml'}:1"
+    assert (settings["event_webhook_token"]["value"], settings["event_webhook"]["value"]) == ("(set)", None)
+
+
+def test_a_setting_tells_all_of_itself(project: Project, capsys) -> None:
+    assert main(["config", "show", "device", "temperature"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'device = "cpu"',
+        "  where models run; auto: MPS, else CUDA, else CPU",
+        "  from: CURATION_FEATURES_DEVICE",
+        '  default: "auto"; legal: one of auto, mps, cuda, cpu',
+        "  a change recomputes: embedding, labels",
+        "  in the environment: CURATION_FEATURES_DEVICE",
+        "temperature = unset",
+        "  softmax scale over labels; unset: the model's learned scale",
+        "  from: default",
+        "  default: unset; legal: a number greater than 0",
+        "  a change recomputes: labels",
+        "  in the environment: CURATION_FEATURES_TEMPERATURE",
+    ]
+
+
+def test_showing_settings_loads_nothing_heavy(project: Project) -> None:
+    code = (
+        "import sys; from curation_features.cli import main\nassert main(['config', 'show']) == 0\n"
+        "print(sorted({'torch', 'dagster', 'pandas', 'cv2', 'pyarrow', 'numpy'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,198 @@
+"""What the documentation tells people to type works, in its order, as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from devserver import dagster_dev, free_port, project, wait_for
+from hubs import Hub, Machine
+from PIL import Image
+
+from curation_features.cli.app import parser
+from curation_features.cli.command import UsageError
+from curation_features.orchestration import launch
+from curation_features.settings import load_settings, packaged_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The blocks of a document in a language."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in found if block.strip()]
+
+
+def commands(document: str) -> list[str]:
+    """The lines of the `sh` blocks of a document."""
+    return [line for block in blocks(REPOSITORY / "docs" / document, "sh") for line in block.splitlines() if line]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Path:
+    """A clone with its environment set up, three photos and small models, as the current folder."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached"], cwd=REPOSITORY, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if not name.startswith("tests/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (tmp_path / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    (tmp_path / ".venv" / ".installed").touch()  # newer than what it was made of
+    (tmp_path / "my photos").mkdir()
+    for number in range(3):
+        Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    path = f"{tmp_path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for name, value in {**small_models, "PATH": path, "PYTHONPATH": str(REPOSITORY)}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def told(*command: str) -> str:
+    """What a command says on standard output; it must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_the_quick_start(checkout: Path) -> None:
+    for command in commands("quickstart.md"):
+        told("bash", "-c", command)
+    for suffix in ("html", "parquet", "json"):
+        assert (checkout / "data" / "features" / f"trip.{suffix}").stat().st_size > 1000
+    for block in blocks(REPOSITORY / "docs" / "quickstart.md", "python"):
+        told(sys.executable, "-c", block)
+
+
+def test_operations(checkout: Path) -> None:
+    told("make", "run", "PHOTOS=my photos", "BATCH=trip")
+    for command in commands("operations.md"):
+        told("bash", "-c", command)
+    assert not list((checkout / "data" / "cache" / "features").glob("*.json"))
+
+
+def test_the_guide_to_orchestrators(checkout: Path) -> None:
+    told(sys.executable, "-c", "\n".join(blocks(REPOSITORY / "docs" / "orchestrator.md", "python")))
+    for command in commands("orchestrator.md"):
+        told("bash", "-c", command)
+    (result,) = (checkout / "data" / "orchestrator").glob("*.json")
+    assert len(json.loads(result.read_bytes())["artifacts"]) == 3
+
+
+def test_the_readme(checkout: Path) -> None:
+    """Its commands in their order; what serves or tests is tried elsewhere."""
+    for block in blocks(REPOSITORY / "README.md", "sh"):
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            if command and command not in ("make dev", "make test"):
+                told("bash", "-c", command)
+    assert (checkout / "data" / "features" / "trip.html").exists()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_are_only_shown_exist(path: Path) -> None:
+    text = path.read_text()
+    shown = [line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    shown += re.findall(r"`([^`\n]+)`", text)
+    for line in shown:
+        command = re.sub(r"\s+(#|\|).*", "", line.strip())
+        if re.match(r"(python -m )?curation.features [a-z]", command) and not {"|", "..."} & {*command.split()}:
+            arguments = shlex.split(command.partition("curation-features ")[2])
+            named_only = not any(argument.startswith("-") for argument in arguments)
+            assert _parses(arguments) or (named_only and _parses([*arguments, "--help"])), command
+        if command.startswith("make "):
+            assert re.search(rf"^{command.split()[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE), command
+
+
+def _parses(arguments: list[str]) -> bool:
+    try:
+        parser().parse_args(arguments)
+    except UsageError:
+        return False
+    except SystemExit as stopped:
+        return stopped.code == 0
+    return True
+
+
+def test_the_walk_through_of_dagster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "data" / "dagster"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for name, value in {**small_models, "DAGSTER_HOME": str(home), "PATH": path}.items():
+        monkeypatch.setenv(name, value)
+    project(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    for number in range(3):
+        Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
+    with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
+        pass
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "labels.json").write_text(json.dumps({"labels": ["a", "b", "c", "d", "e", "f"]}))
+    port = free_port()
+
+    def succeeded() -> int:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            runs = instance.get_runs()
+            assert not any(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
+            return len([run for run in runs if run.is_success])
+
+    told = []
+    with dagster_dev(tmp_path, port):
+        for command in commands("dagster.md"):
+            given = command.replace("features backfill", f"features backfill --url http://127.0.0.1:{port}")
+            done = subprocess.run(["bash", "-c", given], capture_output=True, text=True, timeout=400)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+            told.append(done.stdout)
+            if " submit " in command:
+                wait_for(succeeded, 400)
+    assert succeeded() == 4  # the sensor's run, and three backfills
+    backfills = [text for text in told if " made, 0 failed" in text]
+    assert [text.rsplit("\n", 2)[-2] for text in backfills] == [
+        "3 made, 0 failed, of 1 batches x 3 assets",
+        "2 made, 0 failed, of 1 batches x 2 assets",
+        "5 made, 0 failed, of 1 batches x 5 assets",
+    ]
+    features = json.loads((tmp_path / "data" / "features" / "trip.json").read_bytes())
+    assert {artifact["features"]["status"] for artifact in features["artifacts"]} == {"ok"}
+
+
+def test_the_guide_to_models(
+    hub: Hub, make_machine: Callable[..., Machine], clip_checkpoint: Path, small_models: dict[str, str]
+) -> None:
+    hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {name: value for name, value in small_models.items() if "WEIGHTS" in name}
+    machine = make_machine("machine", PATH=path, **own)
+    for command in commands("models.md"):
+        if "carried" in command:
+            shutil.copytree(machine.home / "hub", machine.root / "carried" / "hub")
+            shutil.rmtree(machine.home)
+            hub.repositories.clear()
+        ran = subprocess.run(["bash", "-c", command], env=machine.environ, cwd=machine.root, capture_output=True)
+        assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}"
+        assert ran.stdout.count(b"  here: ") == 3
+    assert not hub.gets("open_clip_model.safetensors")[1:]
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len(commands("dagster.md")) >= 7
+    assert len(commands("models.md")) == 3

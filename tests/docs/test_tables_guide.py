@@ -1,0 +1,266 @@
+"""`docs/tables.md`: its columns are all columns, and its examples answer their questions, as the JSON files tell."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import World
+from PIL import Image
+
+from curation_features.service import FeaturesService
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import EMBEDDING_COLUMNS, FEATURE_COLUMNS, Columns
+from curation_features.testing import FakeClipEngine
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "tables.md").read_text()
+LABELS = ("landscape", "portrait", "=food", "night", "animal", "car")
+COLOURS = {"landscape": (40, 160, 40), "portrait": (180, 60, 40), "=food": (40, 60, 180)}
+Document = dict[str, Any]
+
+
+class ColourEngine(FakeClipEngine):
+    """Images have the vector of the label that their colour stands for, and a little of others of like contrast."""
+
+    def encode_images(self, batch: np.ndarray) -> np.ndarray:
+        contrasts = [round(float(image.std(axis=(1, 2)).mean()) * 255 / 2) for image in batch]
+        means = [image.mean(axis=(1, 2)) * 255 for image in batch]
+        nearest = [min(COLOURS, key=lambda name: float(np.abs(COLOURS[name] - mean).sum())) for mean in means]
+        vectors = self.encode_texts([f"a photo of {name}" for name in nearest])
+        vectors = vectors + 0.4 * self.encode_texts([str(contrast) for contrast in contrasts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Guide:
+    """The examples, run over a project of two batches."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.documents: dict[str, Document] = {
+            path.stem: json.loads(path.read_bytes()) for path in sorted((root / "data" / "features").glob("*.json"))
+        }
+        self.artifacts = [
+            {**artifact, "batch_id": name} for name, found in self.documents.items() for artifact in found["artifacts"]
+        ]
+        self.vectors = {
+            (name, row["photo_id"]): row["embedding"]
+            for name in self.documents
+            for row in pq.read_table(root / "data" / "features" / "embeddings" / f"{name}.parquet").to_pylist()
+        }
+
+    def python(self, heading: str) -> dict[str, Any]:
+        """The names that the Python block under a heading leaves."""
+        names: dict[str, Any] = {}
+        exec(compile(block(heading, "python"), heading, "exec"), names)
+        return names
+
+    def sql(self, heading: str) -> list[tuple[Any, ...]]:
+        """The rows that the SQL block under a heading gives."""
+        return duckdb.connect().sql(block(heading, "sql")).fetchall()
+
+    def measured(self, stage: str) -> list[Document]:
+        """The artifacts of which that was measured."""
+        return [a for a in self.artifacts if not {e["stage"] for e in a["features"]["errors"]} & {stage, "photo"}]
+
+
+def block(heading: str, language: str) -> str:
+    section = DOCUMENT[DOCUMENT.index(f"# {heading}\n") :].split("\n#")[0]
+    [found] = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def photo(world: World, name: str, colour: str, seed: int, contrast: int, **exif: Any) -> Document:
+    """A photo in a colour, the sharper the more contrast it has."""
+    noise = np.random.default_rng(seed).integers(-contrast, contrast + 1, (64, 96, 1)) if contrast else 0
+    artifact = world.photo(name, seed)
+    path = world.root / "photos" / name
+    Image.fromarray(np.clip(np.full((64, 96, 3), COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(path)
+    return {**artifact, "photo_id": f"id of {name}", "exif": {"iso": 64, **exif}}
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
+    world = World(tmp_path_factory.mktemp("project"), clip=ColourEngine(dimension=32, logit_scale=3.0))
+    (world.root / "config").mkdir()
+    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": LABELS}))
+    (world.root / "config" / "templates.json").write_text(json.dumps({"templates": ["a photo of {}"]}))
+    days = ("2024:05:01 08:00:00", "2024:05:01 21:00:00", "2024:05:02 00:00:00", "0000:00:00 00:00:00")
+    first = [photo(world, f"{n}.png", "landscape", n, 5 + 4 * n, datetime=days[n], camera="@X") for n in range(4)]
+    again = photo(world, "0 again.png", "landscape", 0, 6, datetime="2024:05:01 08:00:01")
+    flat = photo(world, "-flat.png", "=food", 7, 0, datetime=days[0])
+    gone = {"photo_id": "gone", "original_uri": "photos/none.png", "exif": None}
+    second = [photo(world, f"p{n}.png", "portrait", 20 + n, 9 + n, datetime=days[2]) for n in range(2)]
+    late = photo(world, "late.png", "landscape", 30, 30, datetime="2024:05:02 23:59:59")
+    store = ArtifactStore(world.root / "data")
+    stages = world.stages()
+    for name, artifacts in {"trip": [*first, flat, gone, again, first[0]], "walk": [*second, late]}.items():
+        with store.embeddings(name, "1-x", "fake") as vectors:
+            merged = FeaturesService(stages=stages).run(world.batch(artifacts, name), vectors.add)
+            store.write_features(merged.document, merged.rows(), merged.version, LABELS, vectors)
+    return Guide(world.root)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(guide.root)
+
+
+def tenengrad(artifact: Document) -> float:
+    """The raw measurement behind a sharpness score, which is `tanh(T / 2000)` rounded to six decimals."""
+    return 2000 * math.atanh(artifact["features"]["tech"]["sharpness"])
+
+
+# --- What is told of columns ---
+
+
+@pytest.mark.parametrize(("heading", "columns"), [("Columns", FEATURE_COLUMNS), ("Image vectors", EMBEDDING_COLUMNS)])
+def test_every_column_is_told_of(heading: str, columns: Columns) -> None:
+    section = DOCUMENT[DOCUMENT.index(f"## {heading}\n") :].split("\n#")[0]
+    rows = re.findall(r"^\| `.*$", section, re.MULTILINE)
+    assert rows == [
+        f"| `{name}` | `{column.type}` | {facts.get('unit', '')} | {facts.get('range', '')} | "
+        f"{facts.get('direction', '').removesuffix(' is best')} | {column.description} |"
+        for name, column in columns.items()
+        for facts in [column.facts]
+    ]
+
+
+def test_the_columns_that_are_never_null_are_those(guide: Guide) -> None:
+    never = re.search(r"^(.*)\n(.*) are never null", DOCUMENT, re.MULTILINE)
+    assert never is not None
+    table = pq.read_table(guide.root / "data" / "features" / "trip.parquet")
+    failed = table.to_pylist()[5]
+    assert failed["status"] == "failed"
+    told = set(re.findall(r"`(\w+)`", never[0]))
+    told -= {"errors"} - {name for name in failed if failed[name] is not None}
+    assert told >= {name for name, value in failed.items() if value is not None} - {"original_uri"}
+    assert all(table.column(name).null_count == 0 for name in told)
+
+
+def test_the_metadata_of_fields_and_files(guide: Guide) -> None:
+    found = guide.python("Columns")
+    assert (found["direction"], found["vocabulary"]) == ("0 is best", list(LABELS))
+
+
+def test_the_first_examples(guide: Guide) -> None:
+    best = sorted(guide.measured("sharpness"), key=lambda a: -tenengrad(a))[:3]
+    frame = guide.python("Tables")["best"]
+    for rows in ([tuple(row) for row in frame.itertuples(index=False)], guide.sql("Tables")):
+        assert [row[:2] for row in rows] == [(a["batch_id"], a["original_uri"]) for a in best]
+        assert [row[2] for row in rows] == pytest.approx([tenengrad(a) for a in best], rel=1e-3)
+
+
+def test_sharp_photos_tie_by_the_score() -> None:
+    """Why the examples order by `tenengrad`."""
+    assert not re.findall(r'(idxmax|nlargest|sort_values)\([^)]*"sharpness"|"sharpness"\]\.idx|BY sharpness', DOCUMENT)
+    assert round(math.tanh(20_000 / 2000), 6) == round(math.tanh(25_000 / 2000), 6)
+
+
+# --- Questions ---
+
+
+def test_the_sharpest_landscape_of_each_day(guide: Guide) -> None:
+    expected: dict[str, tuple[float, str]] = {}
+    for artifact in guide.measured("clip_labels"):
+        moment = (artifact["exif"] or {}).get("datetime", "0000")
+        if artifact["features"]["clip_labels"][0]["label"] == "landscape" and not moment.startswith("0000"):
+            day = moment[:10].replace(":", "-")
+            energy = (tenengrad(artifact), artifact["original_uri"])
+            expected[day] = max(expected.get(day, energy), energy)
+    assert len(expected) == 2
+    frame = guide.python("The sharpest landscape of each day")["sharpest"]
+    days = [f"{moment:%Y-%m-%d}" for moment in frame["taken"]]
+    found = guide.sql("The sharpest landscape of each day")
+    assert dict(zip(days, frame["original_uri"], strict=True)) == {day: uri for day, (_, uri) in expected.items()}
+    assert {str(day): uri for day, uri, _ in found} == {day: uri for day, (_, uri) in expected.items()}
+    energies = {day: energy for day, (energy, _) in expected.items()}
+    assert dict(zip(days, frame["tenengrad"], strict=True)) == pytest.approx(energies, rel=1e-3)
+    assert {str(day): energy for day, _, energy in found} == pytest.approx(energies, rel=1e-3)
+    assert [str(row[0]) for row in found] == sorted(expected)
+
+
+def test_the_photos_that_went_wrong(guide: Guide) -> None:
+    wrong = [artifact for artifact in guide.artifacts if artifact["features"]["errors"]]
+    wrong.sort(key=lambda a: (a["features"]["status"] != "failed", -len(a["features"]["errors"])))
+    expected = [
+        (a["original_uri"], "; ".join(f"{e['stage']}: {e['reason']}" for e in a["features"]["errors"])) for a in wrong
+    ]
+    assert [uri for uri, _ in expected] == ["photos/none.png", "./photos/-flat.png"]
+    heading = "The photos that went wrong, worst first, and why"
+    frame = guide.python(heading)["wrong"]
+    assert list(zip(frame["original_uri"], frame["why"], strict=True)) == expected
+    assert [(uri, why) for _, uri, _, why in guide.sql(heading)] == expected
+
+
+def test_near_duplicates(guide: Guide) -> None:
+    score = {(a["batch_id"], a["photo_id"]): a["features"]["tech"]["sharpness"] for a in guide.artifacts}
+    uri = {(a["batch_id"], a["photo_id"]): a["original_uri"] for a in guide.artifacts}
+    vectors = {key: np.array(vector, np.float64) for key, vector in guide.vectors.items() if vector is not None}
+    close = {
+        (one, other)
+        for one, other in itertools.combinations(sorted(vectors), 2)
+        if vectors[one] @ vectors[other] / np.linalg.norm(vectors[one]) / np.linalg.norm(vectors[other]) > 0.98
+    }
+    assert 0 < len(close) < len(vectors) * (len(vectors) - 1) / 2
+    group = {key: {key} for key in vectors}
+    for one, other in close:
+        joined = group[one] | group[other]
+        group.update(dict.fromkeys(joined, joined))
+    groups = {frozenset(keys) for keys in group.values() if len(keys) > 1}
+    heading = "Near-duplicates, and the best of each group"
+    frame = guide.python(heading)["best_of_each"]
+    best = {max(keys, key=lambda key: score[key]) for keys in groups}
+    assert set(zip(frame["batch_id"], frame["photo_id"], strict=True)) == best
+    assert len(frame) == len(groups)
+    rows = guide.sql(heading)
+    assert {frozenset(row[:2]) for row in rows} == {frozenset((uri[one], uri[other])) for one, other in close}
+    by_uri = {uri[key]: score[key] for key in vectors}
+    assert all(by_uri[keep] == max(by_uri[one], by_uri[other]) for one, other, _, keep in rows)
+
+
+def test_label_counts(guide: Guide) -> None:
+    expected = Counter((a["batch_id"], a["features"]["clip_labels"][0]["label"]) for a in guide.measured("clip_labels"))
+    assert {batch_id for batch_id, _ in expected} == {"trip", "walk"}
+    heading = "How many photos of each batch have each label"
+    counts = guide.python(heading)["counts"]
+    assert {key: number for key, number in counts.stack().items() if number} == expected
+    assert {(batch_id, label): number for batch_id, label, number in guide.sql(heading)} == expected
+
+
+def test_shares_of_confident_photos(guide: Guide) -> None:
+    values = [a["features"]["clip_labels"][0]["confidence"] for a in guide.measured("clip_labels")]
+    expected = {limit: sum(value >= limit for value in values) / len(values) for limit in (0.3, 0.5, 0.7, 0.9)}
+    heading = "Which share of the photos is confident enough"
+    assert guide.python(heading)["shares"] == pytest.approx(expected)
+    assert {float(limit): share for limit, share in guide.sql(heading)} == pytest.approx(expected)
+    assert len(set(expected.values())) > 1
+
+
+def test_a_spreadsheet_gets_no_formula(guide: Guide) -> None:
+    frame = guide.python("A list for a spreadsheet")["photos"]
+    with (guide.root / "photos.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["camera"] for row in rows} == {"'@X", ""}
+    assert {row["label"] for row in rows} == {"'=food", "landscape", "portrait", ""}
+    assert len(rows) == len(frame) == len(guide.artifacts)
+    assert [row["original_uri"] for row in rows] == [artifact["original_uri"] for artifact in guide.artifacts]
+    assert pd.read_csv(guide.root / "photos.csv")["sharpness"].notna().sum() == len(guide.measured("sharpness"))
+
+
+def test_every_example_is_run() -> None:
+    tested = Path(__file__).read_text()
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", DOCUMENT, flags=re.DOTALL), re.MULTILINE)
+    for heading in headings:
+        section = DOCUMENT[DOCUMENT.index(f"# {heading}\n") :].split("\n#")[0]
+        assert "```" not in section or f'"{heading}"' in tested, heading

@@ -1,0 +1,727 @@
+"""`features.completed`: what the event says, how it is recorded, and how it gets out in spite of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from webhooks import Receiver
+
+import curation_features.events.outbox
+from curation_features.errors import EventError, SettingsError, StoreError
+from curation_features.events.outbox import FileSink, Flushed, Outbox, features_completed
+from curation_features.events.webhook import WebhookSink
+from curation_features.manifest import to_json
+from curation_features.settings import Settings
+from curation_features.storage.deletions import record_deletion
+
+ROOT = Path("/srv/project")
+STATUSES = {"ok": 7, "degraded": 2, "failed": 1}
+
+
+def facts_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> dict[str, Any]:
+    known = {
+        "batch_id": batch_id,
+        "manifest": "m" * 64,
+        "digest": hashlib.sha256(content).hexdigest(),
+        "features": ROOT / "data" / "features" / f"{batch_id}.json",
+        "table": ROOT / "data" / "features" / f"{batch_id}.parquet",
+        "embeddings": ROOT / "data" / "features" / "embeddings" / f"{batch_id}.parquet",
+        "root": ROOT,
+        "statuses": STATUSES,
+        "version": {"technical": "t1", "clip": "c1"},
+    }
+    return {**known, **changes}
+
+
+def event_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> dict[str, Any]:
+    return features_completed(**facts_of(batch_id, content, **changes))
+
+
+# --- The event ---
+
+
+def check_cloudevent(document: Any) -> None:
+    """The rules of CloudEvents 1.0 and its JSON format, as their texts have them."""
+    assert isinstance(document, dict)
+    for name, value in document.items():
+        if name != "data":
+            assert re.fullmatch(r"[a-z0-9]{1,20}", name), name
+            assert isinstance(value, (str, bool, int)), name
+    for name in ("id", "source", "specversion", "type"):
+        assert isinstance(document[name], str), name
+        assert document[name], name
+    assert document["specversion"] == "1.0"
+    assert re.fullmatch(r"([A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+", document["source"])  # RFC 3986
+    assert document.get("subject", "x")
+    assert re.fullmatch(r"[a-z]+/[a-z0-9.+-]+(; ?[a-z]+=[^;]+)*", document["datacontenttype"])  # RFC 2046
+    assert "data_base64" not in document
+
+
+def test_the_event_is_a_cloudevent_and_says_what_was_made() -> None:
+    event = event_of(content=b"features")
+    check_cloudevent(event)
+    digest = hashlib.sha256(b"features").hexdigest()
+    assert (event["type"], event["subject"], event["id"]) == ("features.completed", "trip", f"trip-{digest[:12]}")
+    assert event["data"] == {
+        "batch_id": "trip",
+        "manifest": "m" * 64,
+        "features": digest,
+        "features_uri": "./data/features/trip.json",
+        "table_uri": "./data/features/trip.parquet",
+        "embeddings_uri": "./data/features/embeddings/trip.parquet",
+        "artifacts": 10,
+        "statuses": STATUSES,
+        "retryable": 0,
+        "version": {"technical": "t1", "clip": "c1"},
+        "sequence": 1,
+        "supersedes": None,
+    }
+
+
+def test_files_outside_the_project_are_named_absolutely() -> None:
+    event = event_of(features=Path("/mnt/out/trip.json"), root=Path("/srv/../srv/project"))
+    assert event["data"]["features_uri"] == "/mnt/out/trip.json"
+    assert event["data"]["table_uri"] == "./data/features/trip.parquet"
+
+
+@given(content=st.binary(max_size=50), other=st.binary(max_size=50), order=st.permutations(list(STATUSES)))
+def test_id_and_bytes_follow_from_the_content_alone(content: bytes, other: bytes, order: list[str]) -> None:
+    event = event_of(content=content)
+    again = event_of(
+        content=content,
+        statuses={name: STATUSES[name] for name in order},
+        version={"clip": "c1", "technical": "t1"},
+    )
+    assert to_json(again) == to_json(event)
+    assert (event_of(content=other)["id"] == event["id"]) == (other == content)
+    assert event_of("trip2", content)["id"] != event["id"]
+
+
+# --- The journal ---
+
+
+def journal(data: Path) -> list[str]:
+    return sorted(path.stem for path in data.glob("events/features.completed/*.json"))
+
+
+def waiting(data: Path) -> list[str]:
+    return [path.stem.removesuffix(".refused")[21:] for path in sorted(data.glob("events/pending/*.json"))]
+
+
+def refused(data: Path) -> list[str]:
+    return [path.name[21:] for path in sorted(data.glob("events/pending/*.refused.json"))]
+
+
+def test_the_journal_holds_the_event_and_leaves_it_untouched(tmp_path: Path) -> None:
+    event, sink = event_of(), FileSink(tmp_path)
+    sink.deliver(event)
+    path = tmp_path / "events" / "features.completed" / f"{event['id']}.json"
+    assert json.loads(path.read_bytes()) == event
+    written = path.stat()
+    sink.deliver(event)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_a_damaged_event_in_the_journal_is_written_again(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path)
+    sink.deliver(event_of())
+    sink.path(event_of()).write_bytes(b"{")
+    sink.deliver(event_of())
+    assert json.loads(sink.path(event_of()).read_bytes()) == event_of()
+
+
+def test_an_event_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(b"a file where the folder should be")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Outbox(tmp_path).publish(event_of())
+
+
+def test_without_a_sink_nothing_waits(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    assert outbox.publish(event_of()).parent == tmp_path / "events" / "features.completed"
+    assert outbox.flush() == Flushed(0, 0)
+    assert [path.name for path in (tmp_path / "events").iterdir()] == ["features.completed"]
+
+
+# --- The versions of a batch ---
+
+
+def told(event: dict[str, Any]) -> tuple[str, int, str | None]:
+    return event["id"], event["data"]["sequence"], event["data"]["supersedes"]
+
+
+def test_each_version_names_the_one_before_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first, second, third = (outbox.announce(**facts_of(content=content)) for content in (b"1", b"2", b"3"))
+    other = outbox.announce(**facts_of("other", b"1"))
+    assert told(first) == (event_of(content=b"1")["id"], 1, None)
+    assert told(second) == (event_of(content=b"2")["id"], 2, first["id"])
+    assert told(third) == (event_of(content=b"3")["id"], 3, second["id"])
+    assert told(other) == (event_of("other", b"1")["id"], 1, None)
+    assert outbox.latest.get("trip") == third
+    assert outbox.latest.get("other") == other
+
+
+def test_the_same_version_again_is_the_same_event(receiver: Receiver, tmp_path: Path) -> None:
+    outboxes = (outbox_to(receiver, tmp_path) for _ in range(3))  # as three processes
+    first, second, third = (outbox.announce(**facts_of()) for outbox in outboxes)
+    assert first == second == third
+    assert receiver.taken() == journal(tmp_path) == [first["id"]]
+
+
+def test_a_return_to_an_earlier_version_is_a_new_event(receiver: Receiver, tmp_path: Path) -> None:
+    outbox = outbox_to(receiver, tmp_path)
+    events = [outbox.announce(**facts_of(content=content)) for content in (b"a", b"b", b"a", b"b", b"b")]
+    first, second, third, fourth, fifth = (event["id"] for event in events)
+    assert (third, fourth) == (f"{first}-3", f"{second}-4")
+    assert fifth == fourth
+    assert receiver.taken() == [first, second, third, fourth]
+    assert [told(event)[1:] for event in events[:4]] == [(1, None), (2, first), (3, second), (4, third)]
+    assert len({to_json(event) for event in events}) == 4
+    for event in events:
+        assert json.loads(outbox.journal.path(event).read_bytes()) == event
+
+
+@pytest.mark.parametrize(
+    "changes", [{"manifest": "n" * 64}, {"retryable": 1}, {"version": {"technical": "t2", "clip": "c1"}}]
+)
+def test_anything_else_that_differs_is_a_new_version(tmp_path: Path, changes: dict[str, Any]) -> None:
+    outbox = Outbox(tmp_path)
+    first, second = outbox.announce(**facts_of()), outbox.announce(**facts_of(**changes))
+    assert told(second) == (f"{first['id']}-2", 2, first["id"])
+
+
+def test_without_its_file_the_newest_event_is_found_in_the_journal(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    events = [outbox.announce(**facts_of(content=content)) for content in (b"1", b"2")]
+    outbox.announce(**facts_of("trip-2"))  # its events are called like those of `trip`
+    for damage in (b"{", b"[]", b'{"data": {"sequence": "2"}}', None):
+        path = outbox.latest.path("trip")
+        path.unlink() if damage is None else path.write_bytes(damage)
+        assert outbox.announce(**facts_of(content=b"2")) == events[1]
+        assert outbox.latest.get("trip") == events[1]
+
+
+def test_a_batch_made_after_its_deletion_counts_on(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    record_deletion(tmp_path, batch_id="trip", sequence=7)
+    record_deletion(tmp_path, batch_id="trip", sequence=None)
+    record_deletion(tmp_path, batch_id="other", sequence=9)
+    with (tmp_path / "deleted.jsonl").open("ab") as log:
+        log.write(b'{"batch_id": "trip", "sequ')  # a kill
+    assert told(outbox.announce(**facts_of()))[1:] == (8, None)
+
+
+def test_an_event_of_before_is_recorded_before_the_next(receiver: Receiver, tmp_path: Path) -> None:
+    outbox = outbox_to(receiver, tmp_path)
+    first = outbox.announce(**facts_of(content=b"1"))
+    second = event_of(content=b"2", latest=first)
+    outbox.latest.put(second)  # and then the process was killed
+    third = outbox.announce(**facts_of(content=b"3"))
+    assert told(third)[1:] == (3, second["id"])
+    assert receiver.taken() == [first["id"], second["id"], third["id"]]
+
+
+# --- A webhook on the loopback interface ---
+
+
+def outbox_to(receiver: Receiver, data: Path, attempts: int = 1, timeout_s: float = 30.0, **more: Any) -> Outbox:
+    return Outbox(data, WebhookSink(receiver.url, timeout_s=timeout_s, attempts=attempts), **more)
+
+
+def test_an_event_arrives_as_it_is_recorded(receiver: Receiver, tmp_path: Path) -> None:
+    path = outbox_to(receiver, tmp_path).publish(event_of())
+    [post] = receiver.posts
+    assert post.body == path.read_bytes()
+    assert post.headers["Content-Type"] == "application/cloudevents+json; charset=utf-8"
+    assert "Authorization" not in post.headers
+    check_cloudevent(json.loads(post.body.decode("utf-8")))
+    assert waiting(tmp_path) == []
+
+
+def test_settings_name_the_webhook_and_its_token(receiver: Receiver, tmp_path: Path) -> None:
+    settings = Settings(root=tmp_path, event_webhook=receiver.url + "?v=1", event_webhook_token="t0ken")
+    Outbox.from_settings(settings).publish(event_of())
+    assert [(post.path, post.headers["Authorization"]) for post in receiver.posts] == [("/hook?v=1", "Bearer t0ken")]
+    assert journal(settings.data_path) == [event_of()["id"]]
+    Outbox.from_settings(Settings(root=tmp_path)).publish(event_of("other"))
+    assert len(receiver.posts) == 1
+
+
+def test_the_token_beats_a_netrc_entry_for_the_host(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password something\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    WebhookSink(receiver.url, "t0ken").deliver(event_of())
+    assert receiver.posts[0].headers["Authorization"] == "Bearer t0ken"
+
+
+def test_an_event_that_is_published_again_is_not_sent_again(receiver: Receiver, tmp_path: Path) -> None:
+    for _ in range(2):
+        outbox_to(receiver, tmp_path).publish(event_of())
+    assert len(receiver.posts) == 1
+    receiver.down()
+    for _ in range(2):
+        outbox_to(receiver, tmp_path).publish(event_of(content=b"new"))
+    assert waiting(tmp_path) == [event_of(content=b"new")["id"]]
+
+
+def test_two_errors_of_the_server_cost_two_more_attempts(receiver: Receiver) -> None:
+    receiver.answers = [500, 500, 200]
+    WebhookSink(receiver.url, attempts=3).deliver(event_of())
+    assert [post.answered for post in receiver.posts] == [500, 500, 200]
+    assert len({post.body for post in receiver.posts}) == 1
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503, 599])
+def test_a_passing_failure_means_that_the_sink_is_down(receiver: Receiver, status: int) -> None:
+    receiver.answers = [status, status]
+    with pytest.raises(EventError, match=str(status)) as failure:
+        WebhookSink(receiver.url, attempts=2).deliver(event_of())  # without the hour that the server asks for
+    assert failure.value.retry
+    assert len(receiver.posts) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 400, 401, 404, 410, 422])
+def test_any_other_failure_means_that_the_event_is_refused_and_no_redirect_is_followed(
+    receiver: Receiver, status: int
+) -> None:
+    receiver.answers = [status]
+    with pytest.raises(EventError, match=str(status)) as failure:
+        WebhookSink(receiver.url).deliver(event_of())
+    assert not failure.value.retry
+    assert [post.path for post in receiver.posts] == ["/hook"]
+    assert receiver.others == []
+
+
+@pytest.mark.parametrize("fault", ["hang", "drop"])
+def test_a_server_that_does_not_answer_is_down(receiver: Receiver, fault: str) -> None:
+    receiver.answers = [getattr(receiver, fault)] * 2
+    with pytest.raises(EventError, match="no answer") as failure:
+        WebhookSink(receiver.url, timeout_s=0.3 if fault == "hang" else 30.0, attempts=2).deliver(event_of())
+    assert failure.value.retry
+    receiver.wait_for(posts=2)
+
+
+@pytest.mark.parametrize("fault", ["port", "hang", "drop", 500, 429])
+def test_events_wait_for_a_sink_that_is_down_and_come_in_order(
+    receiver: Receiver, tmp_path: Path, fault: str | int
+) -> None:
+    events = [event_of(f"batch-{9 - n}") for n in range(4)]  # by name they would come the other way round
+    ids = [event["id"] for event in events]
+    outbox = outbox_to(receiver, tmp_path, quiet_s=0)
+    impatient = outbox_to(receiver, tmp_path, timeout_s=0.3, quiet_s=0) if fault == "hang" else outbox
+    outbox.publish(events[0])
+    if fault == "port":
+        receiver.down()
+    else:
+        receiver.answers = [fault if isinstance(fault, int) else getattr(receiver, fault)] * 2
+    for event in events[1:3]:
+        impatient.publish(event)
+    if fault != "port":
+        receiver.wait_for(posts=3)
+    assert receiver.taken() == ids[:1]
+    assert waiting(tmp_path) == ids[1:3]
+    if fault == "port":
+        receiver.up()
+    outbox.publish(events[3])
+    assert receiver.taken() == ids
+    assert waiting(tmp_path) == []
+    assert journal(tmp_path) == sorted(ids)
+
+
+def test_the_next_process_delivers_what_the_last_one_could_not(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.down()
+    outbox_to(receiver, tmp_path).publish(event_of())
+    receiver.up()
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+    assert receiver.taken() == [event_of()["id"]]
+
+
+def test_a_refused_event_is_kept_and_holds_up_no_other(receiver: Receiver, tmp_path: Path) -> None:
+    bad, good = event_of("bad"), event_of("good")
+    receiver.answers = [400]
+    outbox_to(receiver, tmp_path).publish(bad)
+    outbox_to(receiver, tmp_path).publish(good)  # as another process, which does not offer the refused one again
+    assert [post.id for post in receiver.posts] == [bad["id"], good["id"]]
+    assert receiver.taken() == [good["id"]]
+    assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(0, 1, "1 events were refused")
+    receiver.answers = [400]
+    again = outbox_to(receiver, tmp_path).flush(force=True)
+    assert (again.delivered, again.pending) == (0, 1)
+    assert "400" in again.problem
+    assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
+    assert outbox_to(receiver, tmp_path).flush(force=True) == Flushed(1, 0)
+    assert waiting(tmp_path) == []
+
+
+class Clock:
+    """The time of outboxes, which passes only when it is told to."""
+
+    time_ns = staticmethod(time.time_ns)
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(curation_features.events.outbox, "time", found)
+    return found
+
+
+class Picky:
+    """A sink that takes a second for an event, and refuses those of some batches."""
+
+    def __init__(self, clock: Clock, *refuses: str) -> None:
+        self.clock = clock
+        self.refuses = refuses
+        self.taken: list[str] = []
+
+    def deliver(self, event: Any) -> None:
+        self.clock.seconds += 1
+        if event["subject"] in self.refuses:
+            raise EventError("refused", retry=False)
+        self.taken.append(event["subject"])
+
+
+def test_refused_events_starve_neither_new_ones_nor_each_other(
+    receiver: Receiver, tmp_path: Path, clock: Clock
+) -> None:
+    receiver.down()
+    names = [f"batch-{number}" for number in range(5)]
+    for name in names:
+        outbox_to(receiver, tmp_path).publish(event_of(name))
+    sink = Picky(clock, *names[:4])
+
+    def tick() -> Flushed:  # as the sensor does it; the time is over after one event
+        return Outbox(tmp_path, sink).flush(force=True, seconds=1)
+
+    assert [tick().pending for _ in names] == [5, 5, 5, 5, 4]
+    assert sink.taken == names[4:]
+    sink.refuses = tuple(names[:3])
+    assert [tick().pending for _ in range(4)] == [4, 4, 4, 3]
+    assert sink.taken == [names[4], names[3]]
+    assert Outbox(tmp_path, sink).flush(force=True) == Flushed(0, 3, "refused")
+    assert len(refused(tmp_path)) == 3
+
+
+def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
+    receiver.answers = [500, 500]
+    outbox = outbox_to(receiver, tmp_path)
+    for n in range(60):
+        outbox.publish(event_of(f"batch-{n}"))
+    assert len(receiver.posts) == 1
+    assert "500" in outbox.flush().problem
+    assert outbox.flush(force=True).pending == 60
+    assert len(receiver.posts) == 2
+    assert outbox.flush(force=True) == Flushed(60, 0)
+    assert receiver.taken() == [event_of(f"batch-{n}")["id"] for n in range(60)]
+
+
+def test_the_quiet_time_ends(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
+    receiver.answers = [500]
+    outbox = outbox_to(receiver, tmp_path, quiet_s=30)
+    outbox.publish(event_of())
+    clock.seconds += 29
+    assert outbox.flush().delivered == 0
+    clock.seconds += 1
+    assert outbox.flush() == Flushed(1, 0)
+
+
+def test_a_flush_ends_in_time_and_the_next_one_goes_on(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
+    def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
+        clock.seconds += 3
+        handler.send_response(204)
+        handler.end_headers()
+
+    receiver.down()
+    for number in range(3):
+        outbox_to(receiver, tmp_path).publish(event_of(f"batch-{number}"))
+    receiver.up()
+    receiver.answers = [slow]
+    assert outbox_to(receiver, tmp_path).flush(seconds=2) == Flushed(1, 2)
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(2, 0)
+
+
+def test_the_log_has_a_line_per_flush_not_per_event(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    receiver.down()
+    outbox = outbox_to(receiver, tmp_path, attempts=2)
+    for n in range(3):
+        outbox.publish(event_of(f"batch-{n}"))
+    receiver.up()
+    receiver.answers = [400, 400]
+    outbox.flush(force=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
+    assert "refused" in caplog.messages[1]
+    assert caplog.messages[2] == "Delivered 1 events, 2 wait"
+    receiver.answers = [400, 400]
+    outbox.flush(force=True)
+    assert len(caplog.records) == 3  # they were refused before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"specversion": "1.0", "id": "x"', b"[1]", b"\xff", b"[" * 100_000], ids=len
+)
+def test_a_damaged_pending_file_is_set_aside(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    damaged = tmp_path / "events" / "pending" / f"{1:020d}-bad.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(content)
+    outbox_to(receiver, tmp_path).publish(event_of())
+    assert receiver.taken() == [event_of()["id"]]
+    assert waiting(tmp_path) == []
+    assert damaged.with_suffix(".damaged").read_bytes() == content
+    assert "set aside" in caplog.text
+
+
+def test_what_is_recorded_is_flushed_to_disk(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.add(os.fstat(file).st_ino))
+    receiver.down()
+    outbox_to(receiver, tmp_path).publish(event_of())
+    files = list(tmp_path.glob("events/*/*.json"))
+    assert len(files) == 2
+    assert flushed >= {path.stat().st_ino for file in files for path in (file, file.parent)}
+
+
+def test_a_pending_folder_that_cannot_be_locked_delays_the_event(receiver: Receiver, tmp_path: Path) -> None:
+    lock = tmp_path / "events" / "pending" / ".lock"
+    lock.mkdir(parents=True)
+    outbox = outbox_to(receiver, tmp_path)
+    outbox.publish(event_of())
+    assert str(lock) in outbox.flush().problem
+    lock.rmdir()
+    assert outbox.flush(force=True) == Flushed(1, 0)
+
+
+def test_pending_events_of_an_earlier_configuration_remain(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.down()
+    outbox_to(receiver, tmp_path).publish(event_of())
+    assert Outbox(tmp_path).flush(force=True) == Flushed(0, 1, "no webhook is configured")
+    receiver.up()
+    assert outbox_to(receiver, tmp_path).flush().delivered == 1
+
+
+def test_only_one_process_delivers_at_a_time(receiver: Receiver, tmp_path: Path) -> None:
+    with FileLock(tmp_path / "events" / "pending" / ".lock"):
+        outbox_to(receiver, tmp_path).publish(event_of())  # does not wait for it
+        assert receiver.posts == []
+        assert waiting(tmp_path) == [event_of()["id"]]
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+
+
+def test_processes_that_publish_at_once_deliver_each_event_once(receiver: Receiver, tmp_path: Path) -> None:
+    program = """
+        import json, sys
+        from pathlib import Path
+        from curation_features.events.outbox import Outbox
+        from curation_features.events.webhook import WebhookSink
+        outbox = Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2]))
+        for event in json.loads(sys.argv[3]):
+            outbox.publish(event)
+    """
+    events = [event_of(f"batch-{n}") for n in range(20)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), tmp_path, receiver.url, json.dumps(events[half::2])]
+        )
+        for half in range(2)
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    outbox_to(receiver, tmp_path).flush()
+    assert sorted(receiver.taken()) == sorted(event["id"] for event in events)
+
+
+# --- Crashes ---
+
+KILLED_AT_EACH_STEP = """
+    # A child publishes and is killed before its nth step: opening, renaming or deleting a file, or connecting.
+    import json, os, signal, sys
+    from pathlib import Path
+    import requests
+    from curation_features.events.outbox import Outbox
+    from curation_features.events.webhook import WebhookSink
+
+    base, url, event = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+
+    def publish(n):
+        data, steps = base / str(n), 0
+
+        def step(name, args):
+            nonlocal steps
+            if name not in ("open", "os.rename", "os.remove", "socket.connect"):
+                return
+            if name == "socket.connect" or str(data) in str(args[0]):
+                if steps == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                steps += 1
+
+        outbox = Outbox(data, WebhookSink(url))
+        paths = {name: Path(event[name]) for name in ("features", "table", "embeddings", "root")}
+        facts = {**event, **paths, "batch_id": f"{n}-trip"}
+        outbox.announce(**{**facts, "digest": "0" * 64})
+        sys.addaudithook(step)
+        outbox.announce(**facts)
+
+    n = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            publish(n)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        n += 1
+    print(n)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("answer", [204, 400])
+def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp_path: Path, answer: int) -> None:
+    receiver.answers = [answer] * 200
+    facts = json.dumps(facts_of(), default=str)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED_AT_EACH_STEP), tmp_path, receiver.url, facts],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    steps = int(run.stdout)
+    assert steps >= 10  # of three files an opening and a renaming; a lock, a read, a connection, and what ends it
+    receiver.answers = []
+    for n in range(steps):
+        facts = {**facts_of(), "batch_id": f"{n}-trip"}
+        first = features_completed(**{**facts, "digest": "0" * 64})
+        killed = features_completed(**facts, latest=first)
+        data = tmp_path / str(n)
+        for event in (first, killed):  # what the killed process has left is whole
+            path = FileSink(data).path(event)
+            assert not path.exists() or path.read_bytes() == to_json(event)
+        assert outbox_to(receiver, data).announce(**facts) == killed
+        outbox_to(receiver, data).flush(force=True)
+        assert Outbox(data).latest.get(f"{n}-trip") == killed
+        assert killed["id"] in receiver.taken()
+        assert journal(data) == sorted([first["id"], killed["id"]])
+        assert waiting(data) == []
+        bodies = [post.body for post in receiver.posts if post.id == killed["id"]]
+        assert 1 <= len(bodies) <= 2
+        assert set(bodies) == {to_json(killed)}
+
+
+def test_a_killed_delivery_does_not_keep_the_lock(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.answers = [receiver.hang]
+    program = """
+        import sys
+        from pathlib import Path
+        from curation_features.events.outbox import Outbox
+        from curation_features.events.webhook import WebhookSink
+        Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2])).publish({"id": "x"})
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), tmp_path, receiver.url])
+    receiver.wait_for(posts=1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+    assert receiver.taken() == ["x"]
+
+
+# --- Secrets ---
+
+SECRETS = ("us3r", "passw0rd", "qu3ry", "fr4gment", "p4th", "t0ken")
+
+
+def everything_told(error: BaseException | None) -> str:
+    """What an error shows anywhere: itself, its parts, and the errors it comes from."""
+    told = ""
+    while error is not None:
+        told += f"{error} {error!r} {error.args} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    return told
+
+
+@pytest.mark.parametrize("fault", ["port", "hang", "drop", 500, 302, 403])
+def test_secrets_of_the_webhook_appear_nowhere(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str | int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = f"http://us3r:passw0rd@127.0.0.1:{receiver.port}/p4th?key=qu3ry#fr4gment"
+    receiver.answers = [fault if isinstance(fault, int) else getattr(receiver, fault, 500)] * 4
+    if fault == "port":
+        receiver.down()
+    sink = WebhookSink(url, "t0ken", timeout_s=0.3 if fault == "hang" else 30.0, attempts=2)
+    with pytest.raises(EventError) as failure:
+        sink.deliver(event_of())
+    flushed = Outbox(tmp_path, sink).publish(event_of()) and Outbox(tmp_path, sink).flush()
+    told = everything_told(failure.value) + repr(sink) + repr(flushed) + caplog.text
+    assert f"http://127.0.0.1:{receiver.port}" in told
+    assert [secret for secret in SECRETS if secret in told] == []
+    assert [record.name for record in caplog.records if record.name.startswith("urllib3")] == []
+
+
+def test_the_log_of_other_requests_goes_on_as_before(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    import requests
+
+    caplog.set_level(logging.DEBUG)
+    WebhookSink(receiver.url).deliver(event_of())
+    requests.post(receiver.url, b'{"id": "other"}', timeout=60)
+    assert any(record.name == "urllib3.connectionpool" for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/p4th",
+        "file:///p4th",
+        "host/p4th",
+        "//host/p4th",
+        "http:///p4th",
+        "http://us3r:passw0rd@:80/",
+        "http://host:passw0rd/",
+        "http://us3r:pass\nw0rd@host/",
+        "http://host/p4th qu3ry",
+        "http://.us3r../p4th",
+        "http://[::1/p4th",
+        "javascript:p4th",
+    ],
+)
+def test_only_urls_that_can_be_posted_to_are_accepted(url: str) -> None:
+    with pytest.raises(SettingsError, match="event_webhook: ") as failure:
+        WebhookSink(url)
+    assert [secret for secret in SECRETS if secret in everything_told(failure.value)] == []
+
+
+@pytest.mark.parametrize("token", ["t0ken\n", "t0ken t0ken", "t0kén"])
+def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
+    with pytest.raises(SettingsError, match="event_webhook_token: ") as failure:
+        WebhookSink("http://host/", token)
+    assert "t0k" not in everything_told(failure.value)

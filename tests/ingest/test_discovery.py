@@ -1,0 +1,249 @@
+"""Which files of folders are photos, and what is said of the others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from curation_features.errors import InputError
+from curation_features.ingest.discovery import Found, scan
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder beside the project's data."""
+    (tmp_path / "photos").mkdir()
+    return tmp_path / "photos"
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def scanned(*paths: Path) -> Found:
+    return scan(paths, paths[0].parent / "data")
+
+
+def left_out(found: Found) -> dict[str, int]:
+    return {group.kind: group.entries for group in found.left_out}
+
+
+def test_photos_are_known_by_their_suffix_and_sorted_by_path(folder: Path) -> None:
+    names = ("b.JPG", "a.png", "a/c.Tiff", "a b/d.webp", "a-b.avif", "ä.gif", "x/y/z.jpeg", "x/y.bmp", "x/y.jpg/m.mpo")
+    photos = files(folder, *names)
+    files(folder, "notes.txt", "jpg", "film.mov", "a.xmp", "x/y/Thumbs.db")
+    assert scanned(folder) == Found(tuple(sorted(photos)))
+
+
+def test_formats_that_are_not_read_are_counted_by_suffix(folder: Path) -> None:
+    [photo, *_] = files(folder, "a.jpg", "1.heic", "x/2.HEIC", "x/3.Heic", "0.heic", "raw.CR3", "raw.dng", "film.mp4")
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert [(s.suffix, s.format, s.files) for s in found.skipped] == [
+        (".heic", "HEIC", 4),
+        (".cr3", "camera raw", 1),
+        (".dng", "camera raw", 1),
+    ]
+    assert found.skipped[0].examples == (folder / "0.heic", folder / "1.heic", folder / "x" / "2.HEIC")
+    assert [*found.told()] == [
+        f"not read: 4 .heic files (HEIC; export as JPEG), such as {folder}/0.heic",
+        f"not read: 1 .cr3 file (camera raw; export as JPEG), such as {folder}/raw.CR3",
+        f"not read: 1 .dng file (camera raw; export as JPEG), such as {folder}/raw.dng",
+    ]
+
+
+OF_CAMERAS = ".3fr .arw .cr2 .cr3 .dng .erf .iiq .mef .mos .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srf .x3f"
+OF_EDITORS = ".heic .heif .hif .jxl .jp2 .j2k .psd"
+
+
+@pytest.mark.parametrize("suffix", [*OF_CAMERAS.split(), *OF_EDITORS.split()])
+def test_what_cameras_and_editors_write_is_never_passed_over(folder: Path, suffix: str) -> None:
+    files(folder, "a.jpg", f"b{suffix.upper()}")
+    assert [group.suffix for group in scanned(folder).skipped] == [suffix]
+
+
+def test_a_folder_without_readable_formats_says_what_it_has(folder: Path) -> None:
+    files(folder, "1.heic", "2.heic", "3.NEF")
+    with pytest.raises(InputError) as caught:
+        scanned(folder)
+    assert str(caught.value).startswith(f"{folder}: no photo here is of a format that is read; not read: 2 .heic files")
+    assert "1 .nef file" in str(caught.value)
+
+
+def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
+    [text] = files(folder, "file.txt")
+    for path in (folder, folder / "missing", text):
+        with pytest.raises(InputError, match=str(path)):
+            scanned(path)
+
+
+def test_thumbnails_of_other_programs_are_left_out(folder: Path) -> None:
+    [photo, *_] = files(
+        folder,
+        "IMG_1.jpg",
+        "@eaDir/IMG_1.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        "x/@eaDir/IMG_2.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        "#recycle/old.jpg",
+        "__MACOSX/._IMG_1.jpg",
+        ".thumbnails/a.png",
+        "Catalog Previews.lrdata/a.jpg",
+        "Catalog Smart Previews.lrdata/0/a.dng",
+        "CaptureOne/Cache/Thumbnails/a.jpg",
+        "._IMG_1.jpg",
+    )
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert left_out(found) == {"other_programs": 9}
+    assert found.skipped == ()
+    [line] = found.told()
+    assert line.startswith(f"left out: {folder}/#recycle, ")
+    assert line.endswith(" and 6 more (thumbnails and waste of other programs)")
+
+
+def test_hidden_files_are_left_out_unless_they_are_given(folder: Path) -> None:
+    photo, hidden, inside, _ = files(folder, "a.png", ".b.png", ".hidden/d.jpg", ".DS_Store")
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert left_out(found) == {"hidden": 2}
+    assert scanned(hidden, inside.parent).photos == (hidden, inside)
+
+
+def test_links_to_folders_are_followed_only_if_given(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    files(elsewhere, "b.png")
+    [photo] = files(folder, "a.png")
+    link = folder / "link"
+    link.symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert left_out(found) == {"linked_folders": 2}
+    assert found.left_out[0].examples == (folder / "circle", link)
+    assert scanned(link).photos == (link / "b.png",)
+
+
+def test_links_to_files_are_photos_even_broken_ones(folder: Path) -> None:
+    [photo] = files(folder, "a.png")
+    links = [folder / name for name in ("b.png", "c.png")]
+    links[0].symlink_to(photo)
+    links[1].symlink_to(folder / "gone.png")
+    assert scanned(folder).photos == (photo, *links)
+    assert scanned(links[1]).photos == (links[1],)
+
+
+AS_NOBODY = """
+import json, os, sys
+from pathlib import Path
+from curation_features.ingest.discovery import scan
+from curation_features.errors import InputError
+
+if os.getuid() == 0:
+    os.setuid(65534)  # permissions do not bind root
+found = scan([Path(sys.argv[1])], Path(sys.argv[1], "data"))
+try:
+    scan([Path(sys.argv[1], "closed")], Path(sys.argv[1], "data"))
+except InputError as error:
+    print(json.dumps([[str(path) for path in found.photos], [*found.told()], str(error)]))
+"""
+
+
+def test_a_folder_that_cannot_be_listed_costs_only_itself() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to the other user
+        folder = Path(name)
+        folder.chmod(0o755)
+        photos = files(folder, "a.png", "z/b.png")
+        files(folder, "closed/c.png")
+        (folder / "closed").chmod(0)
+        done = subprocess.run([sys.executable, "-c", AS_NOBODY, name], capture_output=True, text=True)
+        (folder / "closed").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        list(map(str, photos)),
+        [f"cannot be listed, and is left out: {folder}/closed: Permission denied"],
+        f"{folder}/closed: cannot be listed: Permission denied",
+    ]
+
+
+def test_of_many_folders_that_cannot_be_listed_some_are_named(folder: Path) -> None:
+    found = Found((), unreadable=tuple((folder / str(n), "Permission denied") for n in range(25)))
+    lines = [*found.told()]
+    assert len(lines) == 21
+    assert lines[-1] == "... and 5 more folders, 25 in all"
+
+
+# The project's own files ----------------------------------------------------------------------------------------------
+
+
+def test_the_projects_own_files_are_never_entered(folder: Path) -> None:
+    data = folder / "x" / "data"
+    photo, other, *_ = files(folder, "a.png", "data/b.png", "x/data/rankingInput/c.jpg", "x/data/input/d.jpg")
+    found = scan([folder], data)
+    assert found.photos == (photo, other)  # another folder of that name is one like others
+    assert left_out(found) == {"own_files": 1}
+    assert [*found.told()] == [f"left out: {data} (this project's own files)"]
+
+
+@pytest.mark.parametrize("inside", ["input/samples", "input", "rankingInput"])
+def test_a_folder_in_the_projects_data_is_taken_if_given(folder: Path, inside: str) -> None:
+    [photo] = files(folder / "data" / inside, "a.jpg")
+    assert scan([folder / "data" / inside], folder / "data").photos == (photo,)
+
+
+def test_of_the_data_folder_itself_own_files_are_left_out(folder: Path) -> None:
+    photos = files(folder, "input/a.jpg", "mine/rankingInput/b.jpg")
+    files(folder, "rankingInput/c.jpg", "cache/thumbnails/d.jpg")
+    found = scan([folder], folder)
+    assert found.photos == tuple(photos)
+    assert left_out(found) == {"own_files": 2}
+
+
+def test_the_projects_own_files_are_known_behind_a_link(folder: Path) -> None:
+    [photo, *_] = files(folder, "a.png", "really/rankingInput/b.jpg")
+    data = folder.parent / "data"
+    data.symlink_to(folder / "really")
+    assert scan([folder], data).photos == (photo,)
+    view = folder.parent / "view"
+    view.symlink_to(folder)
+    assert scan([view], data).photos == (view / "a.png",)
+
+
+# Several paths --------------------------------------------------------------------------------------------------------
+
+
+def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(folder, "a/1.png", "b/2.png", "c/3.png", "c/4.png", "notes.txt")
+    monkeypatch.chdir(folder)
+    given = [Path(path) for path in ("b", "./b/2.png", "c/3.png", str(folder / "b"), "a", "b/../b/2.png")]
+    found = scan(given, Path("data"))
+    assert found.photos == (Path("a/1.png"), Path("b/2.png"), Path("c/3.png"))
+    assert found.skipped == ()
+
+
+def test_files_of_no_known_suffix_are_named_if_they_are_given(folder: Path) -> None:
+    given = files(folder, "1.png", "notes.txt", "README", "x.heic")
+    found = scan(given, folder / "data")
+    assert found.photos == (given[0],)
+    assert {(group.suffix, group.format, group.files) for group in found.skipped} == {
+        (".txt", "", 1),
+        ("", "", 1),
+        (".heic", "HEIC", 1),
+    }
+    assert f"not read: 1 other file, such as {folder}/README" in found.told()
+
+
+def test_names_cannot_drive_what_shows_them(folder: Path) -> None:
+    files(folder, "a.png", "b\n\x1b[2J.heic", "@eaDir/x", ".c\n.png")
+    for line in scanned(folder).told():
+        assert line.isprintable()
+    with pytest.raises(InputError) as caught:
+        scanned(folder / "x\ny")
+    assert str(caught.value).isprintable()

@@ -1,0 +1,231 @@
+"""A folder of photos becomes a batch that the pipeline takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curation_features.errors import ManifestError, StoreError
+from curation_features.ingest.folder import batch_id_of, find_photos, ingest, new_batch_id
+from curation_features.manifest import batch_from, read_manifest
+from curation_features.photos.reader import PhotoReader, decode
+from curation_features.settings import Settings
+
+FIELDS = ["photo_id", "original_uri", "ranking_uri", "std_uri", "exif", "format", "processing_metadata"]
+EXIF_FIELDS = ["camera", "lens", "iso", "aperture", "shutter_speed", "focal_length", "datetime", "gps"]
+
+
+def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
+    pixels = np.stack([columns * 255 // size[0], rows * 255 // size[1], (rows + columns) % 256], axis=2)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, **options)
+    return path
+
+
+def test_photos_are_found_and_what_is_passed_over_is_logged(settings: Settings, caplog) -> None:
+    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
+        (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings.root / name).touch()
+    photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
+    assert find_photos(settings.root, settings) == photos
+    assert [record.getMessage() for record in caplog.records] == [
+        f"not read: 1 .heic file (HEIC; export as JPEG), such as {settings.root}/phone.heic",
+        f"left out: {settings.root}/data (this project's own files)",
+        f"left out: {settings.root}/.hidden (hidden files and folders)",
+    ]
+
+
+def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings.root)
+    write_photo(settings.root / "a.png")
+    write_photo(settings.data_path / "b.png")
+    assert find_photos(settings.root) == [settings.root / "a.png"]
+
+
+def test_batch_ids_are_times() -> None:
+    assert new_batch_id(datetime(2025, 10, 17, 10, 58, 4)) == "batch_20251017_105804"
+
+
+@pytest.mark.parametrize(
+    ("folder", "batch_id"),
+    [
+        ("my photos", "my-photos"),
+        ("Trip_2024.10", "Trip_2024.10"),
+        ("\u00c9t\u00e9 in M\u00fcnchen", "Ete-in-Munchen"),
+        ("..a...b..", "a.b"),
+        ("-_a/b_-", "b"),
+        ("x" * 127 + ".y", "x" * 127),
+        ("\u65c5\u884c", None),
+        ("- -", None),
+    ],
+)
+def test_a_folder_gives_its_batch_a_legal_id(tmp_path: Path, folder: str, batch_id: str | None) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    found = batch_id_of([tmp_path / folder])
+    assert (
+        found == batch_id_of([tmp_path / folder / "a.jpg"]) == batch_from({"batch_id": found, "artifacts": []}).batch_id
+    )
+    assert found == batch_id if batch_id else re.fullmatch(r"photos-[0-9a-f]{8}", found)
+
+
+def test_a_photo_becomes_an_artifact(settings: Settings) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0110] = 6, "Camera"
+    photo = write_photo(settings.root / "data/input/holiday 1.jpeg", (3000, 1500), exif=exif)
+    result = ingest([photo], settings, batch_id="batch_1")
+
+    photo_id = hashlib.sha256(photo.read_bytes()).hexdigest()
+    (artifact,) = result.manifest["artifacts"]
+    assert list(artifact) == FIELDS
+    assert list(artifact["exif"]) == EXIF_FIELDS
+    assert artifact["exif"]["camera"] == "Camera"
+    assert {name: artifact[name] for name in FIELDS if name != "exif"} == {
+        "photo_id": photo_id,
+        "original_uri": "./data/input/holiday 1.jpeg",
+        "ranking_uri": f"./data/rankingInput/{photo_id}.jpg",
+        "std_uri": f"./data/rankingInput/{photo_id}_1024.jpg",
+        "format": ".jpg",
+        "processing_metadata": {
+            "original_size": [1500, 3000],
+            "standardized_size": [512, 1024],
+            "processing_method": "quality_preserved",
+        },
+    }
+    assert result.rejected == ()
+    for uri, size in ((artifact["ranking_uri"], (1024, 2048)), (artifact["std_uri"], (512, 1024))):
+        with Image.open(settings.root / uri) as image:
+            assert (image.format, image.size, dict(image.getexif())) == ("JPEG", size, {})
+
+
+def test_the_manifest_is_what_the_pipeline_reads(settings: Settings) -> None:
+    photos = [write_photo(settings.root / name) for name in ("b.png", "a.webp", "c.tif")]
+    done: list[int] = []
+    result = ingest(photos, settings, batch_id="batch_1", progress=done.append)
+    assert result.path == settings.root / "data/batches/batch_1.json"
+    text = result.path.read_text("utf-8")
+    assert text == json.dumps(result.manifest, indent=2) + "\n"
+    batch = read_manifest(result.path)
+    assert [artifact["original_uri"] for artifact in result.manifest["artifacts"]] == ["./b.png", "./a.webp", "./c.tif"]
+    assert [artifact["format"] for artifact in result.manifest["artifacts"]] == [".png", ".webp", ".tif"]
+    for artifact in batch.artifacts:
+        decode(PhotoReader(settings).read(artifact.image_uri), max_pixels=settings.max_pixels)
+    assert done == [1, 1, 1]
+
+
+def test_small_photos_are_not_enlarged_and_keep_their_pixels(settings: Settings) -> None:
+    photo = write_photo(settings.root / "a.png", (64, 1))
+    (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
+    assert artifact["processing_metadata"]["standardized_size"] == [64, 1]
+    with Image.open(settings.root / artifact["std_uri"]) as standard, Image.open(photo) as original:
+        assert np.abs(np.asarray(standard).astype(int) - np.asarray(original)).max() <= 8
+
+
+@pytest.mark.parametrize(("side", "once"), [(1024, True), (1025, False)])
+def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once: bool) -> None:
+    """Its ranking image and its standardised image are the same."""
+    photo = write_photo(settings.root / "a.png", (side, 8))
+    for _ in range(2):
+        (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
+        ranking, standard = (settings.root / artifact[name] for name in ("ranking_uri", "std_uri"))
+        assert (ranking.name, standard.name) == (f"{artifact['photo_id']}.jpg", f"{artifact['photo_id']}_1024.jpg")
+        assert ranking.samefile(standard) == once
+        with Image.open(ranking) as large, Image.open(standard) as small:
+            assert (large.size[0], small.size[0]) == (side, 1024)
+
+
+def test_reduced_photos_look_like_an_area_average(settings: Settings, shared_data: Path) -> None:
+    source = Path(shared_data / "photos/japanese-shop.jpg")
+    (artifact,) = ingest([source], settings, batch_id="batch_1").manifest["artifacts"]
+    with Image.open(settings.root / artifact["std_uri"]) as standard, Image.open(source) as original:
+        reference = np.asarray(original.resize(standard.size, Image.Resampling.BOX)).astype(int)
+        assert np.abs(np.asarray(standard) - reference).mean() < 3
+        assert max(standard.size) == 1024
+
+
+def test_an_unreadable_file_is_reported_and_stays_in_the_batch(settings: Settings) -> None:
+    good = write_photo(settings.root / "good.png")
+    text, empty, half = (settings.root / name for name in ("text.jpg", "empty.JPG", "half.png"))
+    text.write_text("no photo")
+    empty.touch()
+    half.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    result = ingest([text, good, empty, half], settings, batch_id="batch_1")
+    assert [path for path, _ in result.rejected] == [text, empty, half]
+    assert [message.partition(":")[0] for _, message in result.rejected] == ["unreadable", "unreadable", "truncated"]
+    first, second, third, fourth = result.manifest["artifacts"]
+    assert list(first) == ["photo_id", "original_uri", "exif", "format", "ingest_error"]
+    assert third["ingest_error"] == {"reason": "unreadable", "message": "'./empty.JPG' is empty"}
+    assert list(second) == FIELDS
+    errors = [artifact["ingest_error"] for artifact in (first, third, fourth)]
+    assert [f"{error['reason']}: {error['message']}" for error in errors] == [reason for _, reason in result.rejected]
+    assert (first["original_uri"], first["format"], third["format"]) == ("./text.jpg", ".jpg", ".jpg")
+    assert first["photo_id"] == hashlib.sha256(b"no photo").hexdigest()
+    assert first["exif"]["camera"] == "Unknown"
+    assert len({artifact.photo_id for artifact in read_manifest(result.path).artifacts}) == 4
+
+
+def test_the_same_bytes_twice_share_an_id_and_images(settings: Settings) -> None:
+    one = write_photo(settings.root / "a.png")
+    two = settings.root / "b.png"
+    two.write_bytes(one.read_bytes())
+    first, second = ingest([one, two], settings, batch_id="batch_1").manifest["artifacts"]
+    assert first["original_uri"] != second["original_uri"]
+    assert {**first, "original_uri": None} == {**second, "original_uri": None}
+
+
+def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, secret = tmp_path_factory.mktemp("camera"), tmp_path_factory.mktemp("secret")
+    photo = write_photo(folder / "a.png")
+    (folder / "b.png").symlink_to(write_photo(secret / "b.png", (9, 9)))
+    result = ingest(find_photos(folder), settings, batch_id="batch_1")
+    assert result.manifest["artifacts"][0]["original_uri"] == str(photo)
+    assert result.manifest["artifacts"][0]["std_uri"].startswith("./data/rankingInput/")
+    assert result.rejected == (
+        (
+            folder / "b.png",
+            "forbidden_path: it is a link out of the photos' folders; ingest the folder that it leads to",
+        ),
+    )
+
+
+def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: Settings) -> None:
+    photo = write_photo(settings.root / "a.png", (1200, 30))
+    first = ingest([photo], settings, batch_id="batch_1")
+    ranking, standard = (settings.root / first.manifest["artifacts"][0][uri] for uri in ("ranking_uri", "std_uri"))
+    expected = standard.read_bytes()
+    ranking.write_bytes(b"kept")
+    standard.write_bytes(b"")
+    assert ingest([photo], settings, batch_id="batch_1").manifest == first.manifest
+    assert ranking.read_bytes() == b"kept"
+    assert standard.read_bytes() == expected
+
+
+def test_file_names_that_are_no_utf8_come_back_from_the_manifest(settings: Settings) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    photo = settings.root / "caf\udce9.png"
+    photo.write_bytes(buffer.getvalue())
+    (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
+    assert artifact["original_uri"].endswith("/caf%E9.png")
+    assert PhotoReader(settings).read(artifact["original_uri"]).data == buffer.getvalue()
+
+
+def test_what_cannot_be_written_or_named_is_an_error(settings: Settings) -> None:
+    photo = write_photo(settings.root / "a.png")
+    with pytest.raises(ManifestError, match="batch_id"):
+        ingest([photo], settings, batch_id="../escape")
+    assert not settings.data_path.exists()
+    settings.data_path.write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="rankingInput"):
+        ingest([photo], settings, batch_id="batch_1")

@@ -1,0 +1,423 @@
+"""What is in the data folder: batches, their files, why they are stale, and what nothing refers to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given as given_any
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from libraries import Library
+
+from curation_features.errors import MissingWeightsError, StoreError
+from curation_features.inventory import batch_files, list_batches, show_batch
+from curation_features.inventory.unreferenced import UnreferencedFiles
+from curation_features.manifest import batch_from
+from curation_features.schema import PhotoInfo, PhotoRecord
+from curation_features.settings import Settings, load_settings
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.cache import FeatureCache
+from curation_features.weights import LazyModel
+
+
+def reasons(library: Library, batch_id: str = "holiday", given: Settings | None = None) -> list[str]:
+    """Why a batch is stale; the list and the single batch must say the same."""
+    given = given or library.settings
+    (listed,) = (entry for entry in list_batches(given) if entry.batch_id == batch_id)
+    shown, _ = show_batch(given, batch_id)
+    assert listed == replace(shown, stale=listed.stale)
+    assert [stale.reason for stale in listed.stale] == [stale.reason for stale in shown.stale]
+    return [stale.reason for stale in shown.stale]
+
+
+class KilledError(BaseException):
+    """Ends a command as `kill -9` would, as far as files go."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KilledError
+
+
+def later(path: Path) -> None:
+    """Give a file a later time than all others have, whatever the clock's resolution."""
+    found = path.stat()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+
+
+def accept(library: Library, batch_id: str, *seeds: int) -> None:
+    """Accept a manifest that is newer than all else."""
+    document = json.loads(library.ingest(batch_id, *seeds).read_bytes())
+    library.store.put_manifest(batch_from(document))
+    later(library.store.manifest_path(batch_id))
+
+
+# --- the list ---
+
+
+def test_the_list_tells_how_far_each_batch_is(library) -> None:
+    library.ingest("c", 7)
+    accept(library, "d", 8)
+    found = {entry.batch_id: entry for entry in list_batches(library.settings)}
+    assert {batch_id: entry.state for batch_id, entry in found.items()} == {
+        "holiday": "finished", "holiday-two": "finished", "c": "ingested", "d": "accepted",
+    }  # fmt: skip
+    photos = {batch_id: entry.photos for batch_id, entry in found.items()}
+    assert photos == {"holiday": 3, "holiday-two": 2, "c": 1, "d": 1}
+    assert found["holiday"].statuses == {"ok": 3, "degraded": 0, "failed": 0}
+    assert found["c"].statuses is None
+    assert found["holiday"].finished.timestamp() == pytest.approx(
+        (library.data / "features/holiday.json").stat().st_mtime, abs=1e-3
+    )
+    folders = ("batches", "manifests", "stages", "features")
+    files = [path for folder in folders for path in (library.data / folder).rglob("holiday.*")]
+    assert len(files) == 9
+    assert found["holiday"].bytes == sum(path.stat().st_size for path in files)
+
+
+def test_without_events_the_table_tells_the_same(library) -> None:
+    with_events = list(list_batches(library.settings))
+    shutil.rmtree(library.data / "events")
+    assert list(list_batches(library.settings)) == with_events
+
+
+def test_the_last_event_is_taken_from_its_copy(library, monkeypatch) -> None:
+    """Neither the journal nor a manifest is read."""
+    read: list[str] = []
+
+    def listened(path: Path) -> bytes:
+        read.append(path.relative_to(library.data).as_posix())
+        return path.read_bytes()
+
+    monkeypatch.setattr("curation_features.inventory.places.read_regular", listened)
+    found = list(list_batches(library.settings))
+    assert [entry.photos for entry in found] == [3, 2]
+    assert read == ["events/latest/holiday.json", "events/latest/holiday-two.json"]
+
+
+def test_a_manifest_that_cannot_be_read_costs_its_batch_only(library) -> None:
+    (library.data / "manifests/broken.json").write_text("{")
+    found = {entry.batch_id: entry for entry in list_batches(library.settings)}
+    assert found["broken"].photos is None
+    assert found["broken"].state == "accepted"
+    assert len(found) == 3
+
+
+# --- staleness ---
+
+
+def test_a_finished_batch_is_not_stale(library) -> None:
+    assert reasons(library) == []
+
+
+def test_a_batch_that_was_accepted_and_never_finished(library) -> None:
+    accept(library, "d", 8)
+    assert reasons(library, "d") == ["never_finished"]
+
+
+@pytest.mark.parametrize(("batch_id", "reason"), [("d", "never_finished"), ("holiday", "newer_manifest")])
+def test_a_batch_that_process_accepted_and_left(library, monkeypatch, batch_id, reason) -> None:
+    monkeypatch.setattr("curation_features.processing.process_batch", killed)
+    with pytest.raises(KilledError):
+        library.command("process", str(library.ingest(batch_id, 8)))
+    later(library.store.manifest_path(batch_id))
+    assert reasons(library, batch_id) == [reason]
+
+
+def test_features_without_their_event_are_told_by_their_table(library, monkeypatch) -> None:
+    """As a run leaves them that dies before it announces them: the newest event is of the version before."""
+    monkeypatch.setattr("curation_features.events.outbox.Outbox.announce", killed)
+    with pytest.raises(KilledError):
+        library.command("process", str(library.ingest("holiday", 1)))
+    later(library.data / "features/holiday.json")
+    assert reasons(library) == []
+    (entry, _) = list_batches(library.settings)
+    assert entry.statuses == {"ok": 1, "degraded": 0, "failed": 0}
+
+
+def test_an_accepted_manifest_that_the_features_are_not_of(library) -> None:
+    accept(library, "holiday", 1, 2)
+    assert reasons(library) == ["newer_manifest"]
+    shutil.rmtree(library.data / "events")  # then the artifacts tell it
+    assert reasons(library) == ["newer_manifest"]
+    accept(library, "holiday", 1, 2, 3)  # the same as before
+    assert reasons(library) == []
+
+
+def test_the_manifest_that_features_are_of_is_no_news(library) -> None:
+    document = json.loads((library.data / "batches/holiday.json").read_bytes())
+    library.store.put_manifest(batch_from(document))
+    later(library.store.manifest_path("holiday"))
+    assert reasons(library) == []
+    shutil.rmtree(library.data / "events")
+    assert reasons(library) == []
+
+
+def test_a_batch_that_was_ingested_again(library) -> None:
+    library.ingest("holiday", 1, 2)
+    later(library.data / "batches/holiday.json")
+    assert reasons(library) == ["not_accepted"]
+    library.ingest("c", 7)
+    assert reasons(library, "c") == ["not_accepted"]
+
+
+@pytest.mark.parametrize("name", ["holiday.parquet", "embeddings/holiday.parquet", "holiday.html"])
+def test_a_file_that_is_missing(library, name) -> None:
+    (library.data / "features" / name).unlink()
+    assert reasons(library) == ["files_missing"]
+
+
+def test_no_page_is_missing_where_none_is_made(library) -> None:
+    (library.data / "features/holiday.html").unlink()
+    assert reasons(library, given=library.settings.replace(contact_sheet=False)) == []
+
+
+def test_other_constants(library) -> None:
+    assert reasons(library, given=library.settings.replace(noise_sigma_max=0.1)) == ["technical"]
+
+
+def test_other_labels(library) -> None:
+    (library.root / "config").mkdir()
+    (library.root / "config/labels.json").write_text(json.dumps({"labels": ["cat", "dog", "owl", "fox", "bee"]}))
+    assert reasons(library) == ["labels"]
+
+
+def test_another_model(library) -> None:
+    models = library.project.models
+    library.project.models = replace(models, clip=LazyModel.ready(models.clip.get(), "another"))
+    assert reasons(library) == ["model"]
+
+
+def test_without_weights_nothing_is_said_of_their_versions(library) -> None:
+    def missing() -> None:
+        raise MissingWeightsError("not here")
+
+    gone = LazyModel(missing, lambda _: None)
+    library.project.models = replace(library.project.models, clip=gone, brisque=gone)
+    assert reasons(library) == ["unknown"]
+
+
+def test_labels_of_a_named_vocabulary(library) -> None:
+    folder = library.root / "config/vocabularies"
+    folder.mkdir(parents=True)
+    (folder / "zoo.json").write_text(json.dumps({"labels": ["cat", "dog", "owl", "fox", "bee"]}))
+    assert reasons(library) == []
+    manifest = library.ingest("zoo", 8)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_bytes()), "vocabulary": "zoo"}))
+    assert library.command("process", str(manifest)) == 0
+    assert reasons(library, "zoo") == []
+    (folder / "zoo.json").write_text(json.dumps({"labels": ["cat", "dog", "owl", "fox", "ant"]}))
+    assert reasons(library, "zoo") == ["labels"]
+    (folder / "zoo.json").rename(folder / "other.json")
+    assert reasons(library, "zoo") == ["unknown"]
+
+
+def test_photos_that_may_succeed_now(library) -> None:
+    manifest = library.ingest("c", 7, 8)
+    first = json.loads(manifest.read_bytes())["artifacts"][0]
+    copy = library.root / first["std_uri"]
+    kept = copy.read_bytes()
+    copy.unlink()
+    assert library.command("process", str(manifest)) == 0
+    assert reasons(library, "c") == ["retryable"]
+    shutil.rmtree(library.data / "events")  # then the table tells it
+    assert reasons(library, "c") == ["retryable"]
+    copy.write_bytes(kept[: len(kept) // 2])  # which no other run will read either
+    assert library.command("process", str(manifest)) == 0
+    assert reasons(library, "c") == []
+
+
+def test_the_list_downloads_nothing(finished_library: Path, monkeypatch) -> None:
+    asked: list[bool] = []
+
+    def locate(given, *, fetch, progress):
+        asked.append(fetch)
+        raise MissingWeightsError("not here")
+
+    for module, name in (("clip.engine", "clip"), ("technical.clip_iqa", "clip_iqa"), ("technical.brisque", "brisque")):
+        monkeypatch.setattr(f"curation_features.{module}.locate_{name}", locate)
+    found = list(list_batches(load_settings(finished_library)))
+    assert [stale.reason for stale in found[0].stale] == ["unknown"]
+    assert asked == [False, False, False]
+
+
+# --- the files of a batch ---
+
+
+def names(library: Library, batch_id: str) -> set[tuple[str, str]]:
+    found = batch_files(library.settings, batch_id)
+    assert all(file.bytes == file.path.stat().st_size for file in found)
+    return {(file.kind, file.path.relative_to(library.data).as_posix()) for file in found}
+
+
+def test_every_file_of_a_batch_is_found(library) -> None:
+    """In every place that there is; batch `holiday-two` has its own in each of them."""
+    data = library.data
+    (event,) = (data / "events/features.completed").glob("holiday-????????????.json")
+    (other,) = (data / "events/features.completed").glob("holiday-two-*.json")
+    digest, other_digest = event.stem[-12:], other.stem[-12:]
+    expected = set(names(library, "holiday"))
+    assert expected == {
+        ("ingested_manifest", "batches/holiday.json"),
+        ("accepted_manifest", "manifests/holiday.json"),
+        ("technical_metrics", "stages/technical_metrics/holiday.parquet"),
+        ("image_embeddings", "stages/image_embeddings/holiday.parquet"),
+        ("clip_labels", "stages/clip_labels/holiday.parquet"),
+        ("latest_event", "events/latest/holiday.json"),
+        ("adoption", "adoptions/holiday.json"),
+        ("features", "features/holiday.json"),
+        ("table", "features/holiday.parquet"),
+        ("page", "features/holiday.html"),
+        ("embeddings", "features/embeddings/holiday.parquet"),
+        ("event", f"events/features.completed/holiday-{digest}.json"),
+    }
+    manifest = (data / "batches/holiday.json").read_text()
+    for batch_id, text in (("holiday", manifest), ("holiday-two", (data / "batches/holiday-two.json").read_text())):
+        wrapped = json.dumps({"specversion": "1.0", "type": "preprocess.completed", "data": json.loads(text)})
+        published = event if batch_id == "holiday" else other
+        tail = published.stem[-12:]
+        files = {
+            ("event", f"events/features.completed/{batch_id}-{tail}-2.json"): published.read_text(),
+            ("pending_event", f"events/pending/{1:020d}-{batch_id}-{tail}.json"): published.read_text(),
+            ("pending_event", f"events/pending/{2:020d}-{batch_id}-{tail}.refused.json"): published.read_text(),
+            ("pending_event", f"events/pending/{3:020d}-{batch_id}-{tail}.damaged"): "{",
+            ("incoming", f"incoming/dropped {batch_id}.json"): wrapped,
+            ("incoming", f"incoming/.claimed/{4:020d}-0123abcd.new.{batch_id}.json"): text,
+            ("incoming", f"incoming/accepted/{batch_id}-{tail}.json"): text,
+            ("quarantined", f"quarantine/bad {batch_id}.json"): text[:-20],
+            ("quarantine_reason", f"quarantine/bad {batch_id}.reason.json"): "{}",
+        }
+        for (_, name), content in files.items():
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / name).write_text(content)
+        if batch_id == "holiday":
+            expected |= files.keys()
+    assert names(library, "holiday") == expected
+    assert not names(library, "holiday") & names(library, "holiday-two")
+    assert len(names(library, "holiday")) == len(names(library, "holiday-two"))
+    assert digest != other_digest
+
+
+def test_manifests_that_wait_in_other_folders_are_found(library, tmp_path: Path) -> None:
+    given = library.settings.replace(incoming_dirs=("drop", str(tmp_path / "elsewhere")))
+    for folder in (library.root / "drop", tmp_path / "elsewhere"):
+        folder.mkdir()
+        shutil.copy(library.data / "batches/holiday.json", folder / "x.json")
+    found = [file.path for file in batch_files(given, "holiday") if file.kind == "incoming"]
+    assert found == [library.root / "drop/x.json", tmp_path / "elsewhere/x.json"]
+
+
+def test_pipes_and_folders_in_the_way_are_passed_by(library) -> None:
+    for name in ("incoming", "quarantine", "events/pending", "manifests"):
+        (library.data / name).mkdir(parents=True, exist_ok=True)
+        (library.data / name / "holiday.json").unlink(missing_ok=True)
+        os.mkfifo(library.data / name / "holiday.json")
+        (library.data / name / "b.json").mkdir()
+    assert ("features", "features/holiday.json") in names(library, "holiday")
+    assert len(list(list_batches(library.settings))) == 2
+
+
+# --- what nothing refers to ---
+
+IDS = [f"{number:064x}" for number in range(6)]
+BATCHES = ("x", "y", "z")
+
+
+@st.composite
+def _references(draw: st.DrawFn) -> dict[tuple[str, str], list[str]]:
+    """For each document of each batch the photos that it refers to."""
+    documents = ("batches", "manifests", "claimed", "accepted", "technical_metrics")
+    keys = draw(st.lists(st.tuples(st.sampled_from(BATCHES), st.sampled_from(documents)), unique=True))
+    return {key: draw(st.lists(st.sampled_from(IDS), unique=True)) for key in keys}
+
+
+def _write(root: Path, references: dict[tuple[str, str], list[str]]) -> Settings:
+    """A data folder with these documents, and with files of every photo."""
+    given, store = Settings(root=root), ArtifactStore(root / "data")
+    folders = {"batches": "batches", "manifests": "manifests", "claimed": "incoming/.claimed"}
+    for (batch_id, document), photos in references.items():
+        artifacts = [
+            {"photo_id": photo_id, "std_uri": f"./data/rankingInput/{photo_id}_1024.jpg"} for photo_id in photos
+        ]
+        batch = batch_from({"batch_id": batch_id, "artifacts": artifacts})
+        if document == "technical_metrics":
+            records = [PhotoRecord(photo_id, "", PhotoInfo(photo_id, "JPEG", 1, 1)) for photo_id in photos]
+            store.write_stages(batch, records, {document: {}})
+            continue
+        name = f"{batch_id}-{batch.digest[:12]}" if document == "accepted" else batch_id
+        path = root / "data" / folders.get(document, "incoming/accepted") / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(batch.document))
+    for folder in ("rankingInput", "cache/features", "cache/thumbnails"):
+        (root / "data" / folder).mkdir(parents=True)
+    for photo_id in IDS:
+        (root / f"data/rankingInput/{photo_id}_1024.jpg").write_text("copy")
+        (root / f"data/cache/thumbnails/{photo_id}-72.jpeg").write_text("thumbnail")
+        FeatureCache(given.cache_path).path(photo_id).write_text("entry")
+    return given
+
+
+@examples(max_examples=60)
+@given_any(_references())
+def test_what_is_referred_to_is_never_unreferenced(references) -> None:
+    """Copies are named by manifests, cache entries by ids in any document, thumbnails by digests in tables."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        given = _write(root, references)
+        found = UnreferencedFiles(given, 0).find()
+        alive = {batch_id for batch_id, document in references if document != "technical_metrics"}
+        manifests, tables = set(), set()
+        for (batch_id, document), photos in references.items():
+            if document != "technical_metrics":
+                manifests.update(photos)
+            elif batch_id in alive:  # else the table goes itself
+                tables.update(photos)
+        cache = {FeatureCache(given.cache_path).path(photo_id).name: photo_id for photo_id in IDS}
+        kept = {"copy": {*IDS}, "cache": {*IDS}, "thumbnail": {*IDS}}
+        for file in found:
+            if file.kind in kept:
+                kept[file.kind].remove(cache.get(file.path.name, file.path.name[:64]))
+        assert kept == {"copy": manifests, "cache": manifests | tables, "thumbnail": tables}
+        orphans = {file.path.stem for file in found if file.kind == "technical_metrics"}
+        assert orphans == {batch_id for batch_id, document in references if document == "technical_metrics"} - alive
+    finally:
+        shutil.rmtree(root)
+
+
+def test_a_manifest_that_cannot_be_read_stops_the_search(library) -> None:
+    for name in ("batches/c.json", "manifests/c.json", "incoming/c.json", "incoming/accepted/c-0123456789ab.json"):
+        path = library.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"batch_id": "c", "artifacts": [{"photo_id"')
+        with pytest.raises(StoreError, match=rf"{name}: cannot be read"):
+            UnreferencedFiles(library.settings, 0).find()
+        path.unlink()
+    assert UnreferencedFiles(library.settings, 0).find() == []
+
+
+def test_ids_that_no_file_can_have_are_passed_by(library) -> None:
+    (library.data / "incoming").mkdir()
+    manifest = {"batch_id": "c", "artifacts": [{"photo_id": "\ud800", "std_uri": "\ud800\0"}, 5, {"photo_id": 7}]}
+    (library.data / "incoming/c.json").write_text(json.dumps(manifest))
+    assert UnreferencedFiles(library.settings, 0).find() == []
+
+
+def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
+    """Absolute paths of the place where it was lead nowhere now, and name the same files."""
+    for folder in ("batches", "manifests"):
+        manifest = library.data / folder / "holiday.json"
+        manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
+    shutil.rmtree(library.data / "features")
+    kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
+    assert "copy" not in kinds
+
+
+def test_files_that_ingest_did_not_make_are_not_candidates(library) -> None:
+    (library.data / "rankingInput/IMG_1.jpg").write_text("of another service")
+    (library.data / "cache/features/notes.json").write_text("of somebody")
+    assert UnreferencedFiles(library.settings, 0).find() == []

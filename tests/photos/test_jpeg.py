@@ -1,0 +1,107 @@
+"""JPEGs: the pixels are Pillow's, and damage that the decoder notices is not passed over."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as bundled
+
+from curation_features.errors import PhotoError
+from curation_features.photos.jpeg import jpeg_pixels
+from curation_features.photos.reader import PhotoFile, decode
+
+CAT = Image.fromarray(bundled.chelsea())
+VARIANTS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "4:4:4": {"quality": 95, "subsampling": "4:4:4"},
+    "4:2:2": {"quality": 40, "subsampling": "4:2:2"},
+    "progressive": {"progressive": True, "quality": 85},
+    "restarts": {"restart_marker_rows": 1, "quality": 85},
+    "optimised": {"optimize": True, "quality": 20},
+}
+
+
+def encoded(image: Image.Image = CAT, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def pillows(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return decode(PhotoFile(data, hashlib.sha256(data).hexdigest()), max_pixels=100_000_000).rgb
+
+
+def refused(data: bytes) -> bool:
+    try:
+        decoded(data)
+    except PhotoError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_pillows_bit_for_bit(variant: str, mode: str) -> None:
+    for size in ((451, 300), (33, 17), (1, 1)):
+        data = encoded(CAT.convert(mode).resize(size), **VARIANTS[variant])
+        assert jpeg_pixels(data) is not None
+        np.testing.assert_array_equal(decoded(data), pillows(data))
+
+
+def test_real_photos_are_pillows_bit_for_bit_and_none_is_refused(shared_data: Path) -> None:
+    files = {path: path.read_bytes() for name in ("photos", "corrupt") for path in (shared_data / name).iterdir()}
+    jpegs = {path.name: data for path, data in files.items() if data.startswith(b"\xff\xd8")}
+    assert len(jpegs) > 25
+    refusals = {name for name, data in jpegs.items() if refused(data)}
+    # The first ends early; of the second, half the lines are lost, though Pillow says nothing.
+    assert refusals == {"ultrahdr.jpg", "hopper_bad_exif.jpg"}
+    for name in jpegs.keys() - refusals - {name for name in jpegs if "orientation" in name}:
+        np.testing.assert_array_equal(decoded(jpegs[name]), pillows(jpegs[name]))
+
+
+def scan(data: bytes) -> int:
+    """Where the coded pixels begin."""
+    return data.index(b"\xff\xda") + 14
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pixels_that_are_missing_in_the_middle_are_noticed(variant: str) -> None:
+    data = encoded(**VARIANTS[variant])
+    start = (scan(data) + len(data)) // 2
+    assert Image.open(BytesIO(data[:start] + data[start + 1500 :])).load()  # Pillow notices nothing
+    assert refused(data[:start] + data[start + 1500 :])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_many_flipped_bits_are_mostly_noticed(variant: str) -> None:
+    data, flips, seen = encoded(**VARIANTS[variant]), random.Random(1), 0
+    for _ in range(20):
+        damaged = bytearray(data)
+        for _ in range(50):
+            damaged[flips.randrange(scan(data), len(data) - 2)] ^= 1 << flips.randrange(8)
+        seen += refused(bytes(damaged))
+    assert seen >= 10
+
+
+def test_what_costs_no_pixels_is_no_damage() -> None:
+    data = encoded()
+    aligned, padded = (data[:-2] + rest + data[-2:] for rest in (bytes(range(1, 17)), bytes(5000)))
+    before = data[:2] + b"\xff\xe5\0\4ab junk " + data[2:]
+    for harmless in (aligned, padded, before, data + b"behind the end"):
+        np.testing.assert_array_equal(decoded(harmless), pillows(data))
+
+
+def test_a_kind_that_this_decoder_does_not_know_is_left_to_pillow() -> None:
+    cmyk = encoded(CAT.convert("CMYK"), quality=95)
+    np.testing.assert_array_equal(decoded(cmyk), pillows(cmyk))

@@ -1,0 +1,362 @@
+"""Thumbnails: upright, small, of pixels only, and never an error."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from skimage import data as bundled
+from skimage.metrics import structural_similarity
+
+from curation_features.errors import PhotoError
+from curation_features.photos.reader import PhotoFile, PhotoReader, decode
+from curation_features.photos.thumbnails import ICON, PREVIEW, ThumbnailKind, Thumbnails, thumbnail
+from curation_features.schema import PhotoInfo, PhotoRecord
+from curation_features.settings import Settings
+
+CAT = Image.fromarray(bundled.chelsea())  # 451 x 300, no symmetry
+MAX_PIXELS = 20_000_000
+SMALL = replace(ICON, side=20)
+KINDS = pytest.mark.parametrize("wanted", [ICON, PREVIEW], ids=["icon", "preview"])
+
+
+def file_of(data: bytes) -> PhotoFile:
+    return PhotoFile(data, hashlib.sha256(data).hexdigest())
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def shown(data: bytes, wanted: ThumbnailKind = ICON) -> Image.Image:
+    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS)
+    assert small is not None
+    assert len(small) <= wanted.max_bytes
+    image = Image.open(BytesIO(small), formats=[wanted.format])
+    assert image.mode == "RGB"
+    return image
+
+
+def difference(image: Image.Image, expected: Image.Image) -> float:
+    """Mean absolute difference of two images in gray levels, after the second has the size of the first."""
+    wanted = np.asarray(expected.convert("RGB").resize(image.size), dtype=float)
+    return float(np.abs(np.asarray(image, dtype=float) - wanted).mean())
+
+
+@KINDS
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_it_is_upright(kind, orientation, wanted) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(CAT, kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    image = shown(data, wanted)
+    size = {72: (72, 48), 256: (256, 170)}[wanted.side]
+    assert image.size == (size if expected.width > expected.height else size[::-1])
+    assert difference(image, expected) < 6
+    assert difference(image.rotate(180), expected) > 20
+
+
+@KINDS
+@pytest.mark.parametrize("mode", ["L", "CMYK", "1", "P"])
+def test_colours_are_those_of_the_photo(mode, wanted) -> None:
+    image = CAT.convert(mode)
+    kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
+    small = shown(encoded(image, kind), wanted).resize((72, 48), Image.Resampling.BOX)  # else dots of mode 1 stay
+    assert difference(small, image.convert("RGB").resize((144, 96), Image.Resampling.BOX)) < 8
+
+
+def test_transparency_is_white() -> None:
+    assert np.asarray(shown(encoded(Image.new("RGBA", (90, 60), (0, 0, 0, 0)), "PNG"))).min() > 250
+
+
+def test_gray_of_16_bits_is_scaled() -> None:
+    gray = Image.fromarray(np.full((60, 90), 128 * 257, dtype=np.uint16))
+    assert np.abs(np.asarray(shown(encoded(gray, "PNG"))).astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1, 1), (1, 1)), ((30, 20), (30, 20)), ((2000, 100), (72, 4)), ((5000, 3), (72, 1)), ((300, 300), (72, 72))],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_it_has_72_px_at_most_and_is_never_enlarged(size, expected, kind) -> None:
+    assert shown(encoded(CAT.resize(size), kind)).size == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1, 1), (1, 1)), ((200, 30), (200, 30)), ((2000, 100), (256, 13)), ((300, 600), (128, 256))]
+)
+def test_a_preview_has_256_px_at_most_and_is_never_enlarged(size, expected) -> None:
+    assert shown(encoded(CAT.resize(size), "PNG"), PREVIEW).size == expected
+
+
+def test_a_preview_looks_better_than_a_jpeg_of_as_many_bytes() -> None:
+    small = CAT.copy()
+    small.thumbnail((256, 256))
+    preview = thumbnail(file_of(encoded(CAT, "PNG")), PREVIEW, max_pixels=MAX_PIXELS)
+    others = [encoded(small, "JPEG", quality=quality, optimize=True) for quality in range(90, 10, -5)]
+    other = next(data for data in others if len(data) <= len(preview))
+    assert likeness(preview, small) > likeness(other, small)
+
+
+def likeness(data: bytes, image: Image.Image) -> float:
+    """Structural similarity of brightness, 1 at most."""
+    grays = [np.asarray(found.convert("L")) for found in (Image.open(BytesIO(data)), image)]
+    return float(structural_similarity(*grays))
+
+
+def test_noise_is_small_too() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    assert shown(encoded(Image.fromarray(noise), "PNG")).size == (72, 72)
+    assert shown(encoded(Image.fromarray(noise), "PNG"), replace(ICON, side=200)).size == (200, 200)
+    assert shown(encoded(Image.fromarray(noise), "PNG"), PREVIEW).size == (256, 256)
+
+
+def test_there_is_none_that_is_too_large() -> None:
+    data = encoded(CAT, "PNG")
+    assert thumbnail(file_of(data), replace(ICON, max_bytes=100), max_pixels=MAX_PIXELS) is None
+
+
+@KINDS
+def test_nothing_but_pixels_is_kept(wanted) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Jane Owner"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.BodySerialNumber] = "SN-12345"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (48.0, 12.0, 30.0)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encoded(CAT, "JPEG", exif=exif, icc_profile=profile, comment=b"Jane Owner", xmp=b"<x>Jane Owner</x>")
+    image = shown(data, wanted)
+    assert set(image.info) - ({"loop", "background", "timestamp", "duration"} if wanted is PREVIEW else set()) <= {
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+    }
+    assert not image.getexif()
+    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS) or b""
+    assert not any(word in small for word in (b"Jane", b"SN-1", b"Exif", b"EXIF", b"ICC", b"XMP", b"http"))
+
+
+def test_there_is_one_wherever_the_photo_can_be_decoded_and_none_elsewhere(shared_data) -> None:
+    files = [path for path in (shared_data / "corrupt").iterdir() if path.suffix and path.is_file()]
+    files = [path for path in files if path.name != "hopper_bad_exif.jpg"]  # its damage is not looked for here
+    outcomes = set()
+    for path in files:
+        file = file_of(path.read_bytes())
+        try:
+            decode(file, max_pixels=MAX_PIXELS)
+            readable = True
+        except PhotoError:
+            readable = False
+        assert (thumbnail(file, max_pixels=MAX_PIXELS) is not None) == readable, path.name
+        outcomes.add(readable)
+    assert outcomes == {True, False}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_there_is_none_of_a_damaged_or_oversized_photo(kind) -> None:
+    whole = encoded(CAT, kind)
+    assert thumbnail(file_of(whole), max_pixels=451 * 300) is not None
+    assert thumbnail(file_of(whole), max_pixels=451 * 300 - 1) is None
+    for data in (b"", b"no image", whole[: len(whole) // 2]):
+        assert thumbnail(file_of(data), max_pixels=MAX_PIXELS) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "reduced"),
+    [
+        (ICON, (4000, 3000), (500, 375)),  # an eighth, the least that JPEG can give
+        (PREVIEW, (1024, 683), (512, 342)),
+        (PREVIEW, (683, 1024), (342, 512)),
+    ],
+)
+def test_a_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch, kind, size, reduced) -> None:
+    decoded: list[tuple[int, int]] = []
+    load = JpegImageFile.load
+
+    def watched(image: JpegImageFile) -> object:
+        decoded.append(image.size)
+        return load(image)
+
+    file = file_of(encoded(CAT.resize(size), "JPEG"))
+    monkeypatch.setattr(JpegImageFile, "load", watched)
+    assert thumbnail(file, kind, max_pixels=MAX_PIXELS) is not None
+    assert set(decoded) == {reduced}
+
+
+# Records
+
+
+@pytest.fixture
+def record(settings: Settings) -> PhotoRecord:
+    data = encoded(CAT, "JPEG")
+    (settings.root / "cat.jpg").write_bytes(data)
+    return PhotoRecord("cat", "cat.jpg", PhotoInfo(file_of(data).sha256, "JPEG", 451, 300))
+
+
+def test_a_record_gives_the_thumbnail_of_its_photo(settings, record) -> None:
+    found = Thumbnails(settings)(record)
+    assert found == thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
+    assert found is not None
+    assert Image.open(BytesIO(Thumbnails(settings, SMALL)(record) or b"")).size == (20, 13)
+
+
+def test_a_photo_that_changed_has_none(settings, record) -> None:
+    (settings.root / "cat.jpg").write_bytes(encoded(CAT.rotate(90), "JPEG"))
+    assert Thumbnails(settings)(record) is None
+
+
+def test_a_photo_that_was_not_decoded_has_none(settings, record) -> None:
+    record.info = None
+    assert Thumbnails(settings)(record) is None
+
+
+def test_a_photo_that_is_gone_or_too_large_has_none(settings, record) -> None:
+    assert Thumbnails(settings.replace(max_pixels=1000))(record) is None
+    assert Thumbnails(settings.replace(max_file_bytes=1000))(record) is None
+    (settings.root / "cat.jpg").unlink()
+    assert Thumbnails(settings)(record) is None
+
+
+@pytest.mark.parametrize("uri", ["../outside.jpg", "link.jpg", "{absolute}"])
+def test_nothing_outside_the_roots_is_read(settings, record, tmp_path: Path, uri) -> None:
+    inside = settings.replace(root=tmp_path / "project")
+    inside.root.mkdir()
+    outside = tmp_path / "outside.jpg"
+    outside.write_bytes((settings.root / "cat.jpg").read_bytes())
+    (inside.root / "link.jpg").symlink_to(outside)
+    record.image_uri = uri.format(absolute=outside)
+    assert Thumbnails(inside)(record) is None
+    assert Thumbnails(inside.replace(photo_roots=(str(tmp_path),)))(record) is not None
+
+
+# Kept
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URIs of the photos that are opened."""
+    uris: list[str] = []
+    read = PhotoReader.read
+    monkeypatch.setattr(PhotoReader, "read", lambda reader, uri: uris.append(uri) or read(reader, uri))
+    return uris
+
+
+def kept(settings: Settings) -> list[str]:
+    return sorted(path.name for path in (settings.data_path / "cache" / "thumbnails").iterdir())
+
+
+def test_a_photo_is_opened_once_and_not_missed_when_it_is_gone(settings, record, opened) -> None:
+    first = Thumbnails(settings)(record)
+    assert first is not None
+    assert kept(settings) == [f"{record.info.sha256}-72.jpeg"]
+    assert Thumbnails(settings)(record) == first
+    (settings.root / "cat.jpg").unlink()
+    assert Thumbnails(settings)(record) == first
+    assert opened == ["cat.jpg"]
+
+
+def test_thumbnails_of_two_sizes_are_kept_apart(settings, record, opened) -> None:
+    for _ in range(2):
+        sizes = [Image.open(BytesIO(Thumbnails(settings, kind)(record))).size for kind in (ICON, SMALL, PREVIEW)]
+        assert sizes == [(72, 48), (20, 13), (256, 170)]
+    assert len(opened) == 3
+    assert len(kept(settings)) == 3
+
+
+def test_a_replaced_photo_has_a_thumbnail_of_its_own(settings, record) -> None:
+    before = Thumbnails(settings)(record)
+    turned = CAT.rotate(180)
+    data = encoded(turned, "JPEG")
+    (settings.root / "cat.jpg").write_bytes(data)
+    after = Thumbnails(settings)(PhotoRecord("cat", "cat.jpg", PhotoInfo(file_of(data).sha256, "JPEG", 451, 300)))
+    assert difference(Image.open(BytesIO(after)), turned) < 6
+    assert Thumbnails(settings)(record) == before
+    assert difference(Image.open(BytesIO(before)), CAT) < 6
+
+
+@pytest.mark.parametrize("scheme", ["s3", "memory", "HTTPS"])
+def test_a_remote_photo_is_not_opened(settings, record, opened, scheme) -> None:
+    remote = PhotoRecord("cat", f"{scheme}://bucket/cat.jpg", record.info)
+    thumbnails = Thumbnails(settings.replace(photo_roots=(str(settings.root), f"{scheme}://bucket")))
+    assert thumbnails(remote) is None
+    assert opened == []
+    assert thumbnails(record) is not None
+    assert thumbnails(remote) == thumbnails(record)
+    assert opened == ["cat.jpg"]
+
+
+def test_a_file_uri_is_local(settings, record) -> None:
+    record.image_uri = (settings.root / "cat.jpg").as_uri()
+    assert Thumbnails(settings)(record) is not None
+
+
+@pytest.mark.parametrize("blocked", ["data", "data/cache", "data/cache/thumbnails"])
+def test_a_folder_that_cannot_be_made_costs_nothing(settings, record, opened, blocked) -> None:
+    expected = thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
+    path = settings.root / blocked
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a file where the folder should be")
+    assert [Thumbnails(settings)(record) for _ in range(2)] == [expected, expected]
+    assert opened == ["cat.jpg", "cat.jpg"]
+    assert path.read_bytes() == b"a file where the folder should be"
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(settings, record, monkeypatch) -> None:
+    expected = Thumbnails(settings)(record)
+    (settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}-72.jpeg").unlink()
+
+    def read_only(path: Path, data: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)  # root may write anywhere, whatever the permissions say
+    assert Thumbnails(settings)(record) == expected is not None
+    assert kept(settings) == []
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: bytes(len(whole)),
+        lambda whole: whole + bytes(PREVIEW.max_bytes),
+        lambda whole: b"<script>",
+        lambda whole: encoded(CAT.resize((20, 13)), "PNG"),
+        lambda whole: encoded(Image.new("RGB", (PREVIEW.side + 1, 10)), Image.open(BytesIO(whole)).format),
+    ],
+    ids=["empty", "truncated", "zeros", "too long", "text", "PNG", "larger"],
+)
+def test_a_damaged_or_foreign_file_is_replaced(settings, record, opened, damage, wanted) -> None:
+    whole = Thumbnails(settings, wanted)(record)
+    [path] = (settings.data_path / "cache" / "thumbnails").iterdir()
+    path.write_bytes(damage(whole))
+    assert Thumbnails(settings, wanted)(record) == whole
+    assert path.read_bytes() == whole
+    assert len(opened) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a FIFO")
+def test_what_is_no_file_is_never_waited_for(settings, record) -> None:
+    whole = Thumbnails(settings)(record)
+    path = settings.data_path / "cache" / "thumbnails" / f"{record.info.sha256}-72.jpeg"
+    path.unlink()
+    os.mkfifo(path)
+    assert Thumbnails(settings)(record) == whole
+    path.unlink()
+    path.mkdir()
+    assert Thumbnails(settings)(record) == whole

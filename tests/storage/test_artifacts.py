@@ -1,0 +1,332 @@
+"""Artifacts on disk, and the tables in them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from curation_features.errors import BusyError, ManifestError, StoreError
+from curation_features.manifest import Batch, batch_from
+from curation_features.pipeline.merge import merge
+from curation_features.schema import (
+    METRICS,
+    Embedding,
+    FeatureError,
+    Labelling,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+    PhotoRecord,
+)
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import read_rows
+
+VERSION = {"technical": "t", "clip": "c"}
+
+
+def batch(*ids: str, **more: object) -> Batch:
+    artifacts = [{"photo_id": name, "original_uri": f"{name}.jpg", "exif": {"iso": 64}} for name in ids]
+    return batch_from({"batch_id": "b", "artifacts": artifacts, **more})
+
+
+def measured(name: str) -> PhotoRecord:
+    vector = np.full(4, 0.5, np.float32)
+    scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
+    labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
+    labelling = Labelling(labels, (0.1, 0.2, -0.3), 0.25)
+    return PhotoRecord(
+        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), labelling
+    )
+
+
+def failed(name: str) -> PhotoRecord:
+    return PhotoRecord(name, f"{name}.jpg", failure=FeatureError("photo", "truncated", "ends early"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def test_a_manifest_comes_back_whole(store: ArtifactStore) -> None:
+    accepted = batch("a", "b", note={"z": 1, "a": [None, 1.5]})
+    store.put_manifest(accepted)
+    assert store.manifest("b") == accepted
+    assert store.batch_ids() == ["b"]
+
+
+def test_a_missing_manifest_says_how_to_get_it(store: ArtifactStore) -> None:
+    with pytest.raises(StoreError, match="materialize MANIFEST"):
+        store.manifest("b")
+
+
+def test_technical_records_survive_their_table(store: ArtifactStore) -> None:
+    records = [measured("a"), failed("b")]
+    store.write_stages(batch("a", "b"), records, {"technical_metrics": {}})
+    one, two = store.read_stage("technical_metrics", batch("a", "b"))
+    assert one.measurements == records[0].measurements
+    assert one.info == records[0].info
+    assert two.failure == records[1].failure
+
+
+def test_an_error_of_one_metric_survives_its_table(store: ArtifactStore) -> None:
+    record = measured("a")
+    record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "flat_image", "no variation"))
+    store.write_stages(batch("a"), [record], {"technical_metrics": {}})
+    [back] = store.read_stage("technical_metrics", batch("a"))
+    assert back.measurements == record.measurements
+
+
+def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> None:
+    record = measured("a")
+    record.embedding = Embedding(np.random.default_rng(0).normal(size=768).astype(np.float32))
+    store.write_stages(batch("a", "b"), [record, failed("b")], {"image_embeddings": {}})
+    one, two = store.read_stage("image_embeddings", batch("a", "b"))
+    assert one.embedding is not None
+    np.testing.assert_array_equal(one.embedding.vector, record.embedding.vector)
+    assert two.embedding is not None
+    assert two.embedding.vector is None
+
+
+def test_labels_survive_their_table(store: ArtifactStore) -> None:
+    store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
+    [back] = store.read_stage("clip_labels", batch("a"))
+    assert back.labelling == measured("a").labelling
+
+
+def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:
+    store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
+    with pytest.raises(StoreError, match="another version of its manifest"):
+        list(store.read_stage("clip_labels", batch("a", "b")))
+    with pytest.raises(StoreError, match="materialize it"):
+        list(store.read_stage("technical_metrics", batch("a")))
+
+
+def test_the_digest_follows_content_and_versions(store: ArtifactStore) -> None:
+    def written(record: PhotoRecord, **versions: str) -> str:
+        return store.write_stages(batch("a"), [record], {"technical_metrics": versions})["technical_metrics"].digest
+
+    changed = measured("a")
+    changed.measurements["noise"] = Measurement(0.250001, {"noise_sigma": 1.5})
+    assert written(measured("a")) == written(measured("a"))
+    assert len({written(measured("a")), written(changed), written(measured("a"), noise="2")}) == 3
+
+
+def test_the_features_table_opens_in_pandas_with_null_for_defaults(store: ArtifactStore) -> None:
+    degraded = measured("b")
+    degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
+    records = [measured("a"), degraded, failed("c")]
+    merged = merge(batch("a", "b", "c"), records, VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, ["x"])
+    frame = pd.read_parquet(artifact.table_path)
+    assert list(frame["status"]) == ["ok", "degraded", "failed"]
+    assert list(frame["photo_id"]) == ["a", "b", "c"]
+    assert frame["noise"].isna().tolist() == [False, True, True]
+    assert merged.document["artifacts"][1]["features"]["tech"]["noise"] == 1.0
+    assert frame["tenengrad"][0] == 1.5
+    assert frame["clip_labels"][2] is None
+    assert frame["label"].isna().tolist() == [False, False, True]
+    assert all(math.isfinite(value) for value in frame["sharpness"].dropna())
+
+
+def test_the_same_features_are_the_same_bytes(store: ArtifactStore) -> None:
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    first = store.write_features(merged.document, merged.rows(), VERSION, [])
+    before = first.table_path.read_bytes(), first.json_path.read_bytes()
+    second = store.write_features(merged.document, merged.rows(), VERSION, [])
+    assert (second.table_path.read_bytes(), second.json_path.read_bytes()) == before
+    assert second.digest == first.digest
+
+
+def test_text_that_arrow_cannot_hold_does_not_stop_a_batch(store: ArtifactStore) -> None:
+    odd = batch_from({"batch_id": "b", "artifacts": [{"photo_id": "p", "original_uri": "bad\ud800.jpg"}]})
+    record = PhotoRecord("p", "bad\ud800.jpg", failure=FeatureError("photo", "missing", "no file bad\ud800.jpg"))
+    merged = merge(odd, [record], VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
+    assert pd.read_parquet(artifact.table_path)["status"].tolist() == ["failed"]
+    store.write_stages(odd, [record], {"technical_metrics": {}})
+
+
+def test_an_empty_batch_is_a_table_without_rows(store: ArtifactStore) -> None:
+    merged = merge(batch(), [], VERSION, [f"l{n}" for n in range(9)], ())
+    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
+    assert pd.read_parquet(artifact.table_path).empty
+
+
+def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore) -> None:
+    store.data_path.mkdir()
+    (store.data_path / "features").write_text("a file where a folder should be")
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.write_features(merged.document, merged.rows(), VERSION, [])
+
+
+def test_a_table_whose_rows_break_off_leaves_the_old_one(store: ArtifactStore) -> None:
+    def breaking():
+        yield measured("a")
+        raise RuntimeError("killed")
+
+    store.write_stages(batch("a", "b"), [measured("a"), measured("b")], {"technical_metrics": {}})
+    path = store.stage_path("technical_metrics", "b")
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="killed"):
+        store.write_stages(batch("a", "b"), breaking(), {"technical_metrics": {}, "image_embeddings": {}})
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert list(store.stage_path("image_embeddings", "b").parent.iterdir()) == []
+
+
+def test_a_damaged_table_names_itself_and_the_remedy(store: ArtifactStore) -> None:
+    store.write_stages(batch("a"), [measured("a")], {"image_embeddings": {}})
+    path = store.stage_path("image_embeddings", "b")
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)
+    path.write_bytes(data)
+    with pytest.raises(
+        StoreError, match=r"(?s)image_embeddings/b\.parquet: cannot be read .*materialize image_embeddings"
+    ):
+        list(store.read_stage("image_embeddings", batch("a")))
+
+
+def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
+    store.put_manifest(batch("a"))
+    store.manifest_path("other").write_bytes(store.manifest_path("b").read_bytes())
+    with pytest.raises(StoreError, match="holds the manifest of batch 'b'"):
+        store.manifest("other")
+
+
+# --- What a table tells of its columns, and of where a photo is from ---
+
+
+def test_a_field_of_a_table_tells_what_it_means_its_unit_range_and_direction(store: ArtifactStore) -> None:
+    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
+    schema = pq.read_schema(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+
+    def told(name: str) -> dict[str, str]:
+        facts = {key.decode(): value.decode() for key, value in schema.field(name).metadata.items()}
+        assert facts.pop("description")
+        return {key: value for key, value in facts.items() if not key.startswith("PARQUET:")}
+
+    assert told("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
+    assert told("noise") == {"range": "[0, 1]", "direction": "0 is best"}
+    assert told("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
+    assert told("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
+    assert told("width") == {"unit": "px"}
+    assert told("camera") == {}
+    assert {metric.name: told(metric.name)["direction"] for metric in METRICS} == {
+        metric.name: f"{metric.best} is best" for metric in METRICS
+    }
+    assert all(schema.field(name).metadata[b"description"] for name in schema.names)
+
+
+NOTHING = {"taken": None, "camera": None, "lens": None, "iso": None}
+
+
+@pytest.mark.parametrize(
+    ("exif", "expected"),
+    [
+        (
+            {"datetime": "2024:02:29 23:59:58", "camera": "=1+1", "lens": "<b>35 mm</b>", "iso": 64, "gps": [47, 8]},
+            {"taken": datetime(2024, 2, 29, 23, 59, 58), "camera": "=1+1", "lens": "<b>35 mm</b>", "iso": 64},
+        ),
+        ({"camera": "Unknown", "lens": "", "iso": None, "datetime": None}, NOTHING),
+        ({"camera": 5, "lens": ["x"], "iso": "64", "datetime": 20240229}, NOTHING),
+        ({"iso": True, "datetime": "2023:02:29 00:00:00"}, NOTHING),
+        ({"iso": 0, "datetime": "0000:00:00 00:00:00"}, NOTHING),
+        ({"iso": 2**31, "datetime": "2024:02:28 10:00:00Z"}, NOTHING),
+        ({"iso": 64.5, "datetime": "\u0662024:02:28 10:00:00"}, NOTHING),
+        ({"iso": 2**31 - 1, "datetime": "0001:01:01 00:00:00"}, {"iso": 2**31 - 1, "taken": datetime(1, 1, 1)}),
+        ([], NOTHING),
+        ("exif", NOTHING),
+        (None, NOTHING),
+    ],
+)
+def test_what_a_photo_says_of_its_origin_is_there_and_what_makes_no_sense_is_null(
+    store: ArtifactStore, exif: object, expected: dict[str, object]
+) -> None:
+    artifact = {"photo_id": "a", "std_uri": "a.jpg", "original_uri": "b.jpg", "exif": exif}
+    merged = merge(batch_from({"batch_id": "b", "artifacts": [artifact]}), [measured("a")], VERSION, list("abcdef"), ())
+    [row] = read_rows(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+    assert {name: row[name] for name in NOTHING} == NOTHING | expected
+    assert (row["original_uri"], row["image_uri"]) == ("b.jpg", "a.jpg")
+    assert json.loads(row["artifact"]) == artifact
+
+
+# Ids that are known ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["manifests", "features", "batches"])
+def test_an_id_that_differs_from_a_known_one_in_case_only(store: ArtifactStore, place: str) -> None:
+    (store.data_path / place).mkdir(parents=True)
+    (store.data_path / place / "Trip-A.json").touch()
+    for batch_id in ("Trip-A", "trip", "trip-b", "Trip-A.json"):
+        store.check_batch_id(batch_id)
+    for batch_id in ("trip-a", "TRIP-A", "trip-A"):
+        with pytest.raises(ManifestError, match="'Trip-A'") as caught:
+            store.check_batch_id(batch_id)
+        assert caught.value.field == "batch_id"
+
+
+def test_two_ids_that_are_known_already_are_both_right(store: ArtifactStore) -> None:
+    for place, batch_id in (("manifests", "trip"), ("features", "Trip")):
+        (store.data_path / place).mkdir(parents=True)
+        (store.data_path / place / f"{batch_id}.json").touch()
+        store.check_batch_id(batch_id)
+
+
+def test_nothing_is_listed_for_a_known_id(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    store.check_batch_id("trip")
+
+
+def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
+    found = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: found(path.with_name(path.name.lower())))
+    store.check_batch_id("trip")
+    with pytest.raises(ManifestError, match="'trip'"):
+        store.check_batch_id("Trip")
+
+
+def test_the_newest_manifest_of_three_places_counts(store: ArtifactStore) -> None:
+    assert store.newest_manifest("trip") is None
+    paths = [store.data_path / place / "trip.json" for place in ("manifests", "features", "batches")]
+    for seconds, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (seconds, seconds))
+        assert store.newest_manifest("trip") == path
+    os.utime(paths[1], (5, 5))
+    assert store.newest_manifest("trip") == paths[1]
+
+
+def test_a_batch_that_is_being_made_can_be_passed_by(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.exclusive("b"):
+        other = store.exclusive("b", wait=False)
+        with pytest.raises(BusyError, match="batch b is being made now"):
+            other.__enter__()
+    with store.exclusive("b", wait=False):
+        pass
+
+
+def test_a_photo_leaves_a_stage_and_the_others_stay(tmp_path: Path) -> None:
+    store, before, after = ArtifactStore(tmp_path), batch("x", "y", "z"), batch("x", "z")
+    records = [measured(name) for name in ("x", "y", "z")]
+    store.write_stages(before, records, {"technical_metrics": {"noise": "1"}}, "model", ["cat"])
+    whole = list(read_rows(store.stage_path("technical_metrics", "b")))
+    store.remove_from_stage("technical_metrics", "b", "y", {before.digest: after.digest})
+    assert list(read_rows(store.stage_path("technical_metrics", "b"))) == [whole[0], whole[2]]
+    metadata = store.stage_metadata("technical_metrics", after)
+    assert (metadata["versions"], metadata["labels"], metadata["model"]) == ({"noise": "1"}, ["cat"], "model")
+    store.remove_from_stage("clip_labels", "b", "y", {})
+    assert not store.stage_path("clip_labels", "b").exists()

@@ -1,0 +1,144 @@
+"""The per-photo cache: the contract's file, and nothing that cannot be trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation_features.schema import Embedding, FeatureError, Labelling, LabelScore, Measurement, PhotoInfo
+from curation_features.storage.cache import CacheEntry, FeatureCache
+from curation_features.versions import digest
+
+INFO = PhotoInfo("a" * 64, "JPEG", 640, 480)
+
+
+def entry() -> CacheEntry:
+    vector = np.zeros(8, np.float32)
+    vector[3] = 1.0
+    found = CacheEntry(INFO)
+    found.add("sharpness", "1-s", Measurement(0.5, {"tenengrad": 1098.6}))
+    found.add("brisque", "1-b", Measurement(error=FeatureError("brisque", "flat_image", "no variation")))
+    found.add("embedding", "1-e", Embedding(vector))
+    found.add("labels", "1-l", Labelling((LabelScore("sky", 0.9, 0.3),), (0.3, -0.1), 0.8))
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "features")
+
+
+def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
+    cache.save("photo", entry())
+    loaded = cache.load("photo", INFO.sha256)
+    assert loaded is not None
+    assert loaded.info == INFO
+    assert loaded.measurements == entry().measurements
+    assert loaded.labelling == entry().labelling
+    assert loaded.embedding is not None
+    assert loaded.embedding.vector is not None
+    np.testing.assert_array_equal(loaded.embedding.vector, np.eye(8, dtype=np.float32)[3])
+
+
+def test_the_file_is_the_contracts(cache: FeatureCache) -> None:
+    cache.save("photo", entry())
+    [path] = cache.folder.iterdir()
+    assert path.name == hashlib.md5(b"photo_features").hexdigest() + ".json"
+    document = json.loads(path.read_bytes())
+    assert set(document) == {"version", "features"}
+    assert document["version"]["image"] == INFO.sha256
+
+
+def test_parts_are_valid_one_by_one(cache: FeatureCache) -> None:
+    wanted = {"sharpness": "1-s", "brisque": "2-b", "noise": "1-n", "embedding": "1-e"}
+    assert entry().valid(wanted) == {"sharpness", "embedding"}
+
+
+def test_an_error_that_may_pass_is_not_kept() -> None:
+    found = CacheEntry(INFO)
+    found.add("brisque", "1-b", Measurement(error=FeatureError("brisque", "missing_weights", "...")))
+    found.add("embedding", "1-e", Embedding(error=FeatureError("image_embedding", "out_of_memory", "...")))
+    assert found.versions == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b'"score": 0.5', b'"score": 0.6'),
+        lambda data: data.replace(b'"photo_id": "photo"', b'"photo_id": "other"'),
+        lambda data: data.replace(b"a" * 64, b"b" * 64),
+        lambda data: b"\x80\x04\x95",
+        lambda data: b"[]",
+        lambda data: b"[" * 100_000,
+        lambda data: b"null",
+    ],
+    ids=["empty", "truncated", "altered", "of-another-photo", "of-other-bytes", "pickle", "list", "deep", "null"],
+)
+def test_an_entry_that_cannot_be_trusted_is_none(cache: FeatureCache, damage) -> None:
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.load("photo", INFO.sha256) is None
+
+
+def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: FeatureCache) -> None:
+    """Entries of before have the digest of canonical JSON; the models need not run again for them."""
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    document = json.loads(path.read_bytes())
+    document["version"]["content"] = digest(document["features"])
+    path.write_text(json.dumps(document, indent=1))
+    loaded = cache.load("photo", INFO.sha256)
+    assert loaded is not None
+    assert loaded.labelling == entry().labelling
+
+
+def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:
+    """A key that is there twice has its last value: then the digest is not that of the first."""
+    cache.save('", "features": {', entry())
+    assert cache.load('", "features": {', INFO.sha256) is not None
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    path.write_bytes(path.read_bytes()[:-1] + b', "features": {"photo": {}}}')
+    assert cache.load("photo", INFO.sha256) is None
+
+
+def test_other_bytes_under_the_same_id_are_a_miss(cache: FeatureCache) -> None:
+    cache.save("photo", entry())
+    assert cache.load("photo", "c" * 64) is None
+
+
+def test_a_cache_that_cannot_be_written_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    cache = FeatureCache(tmp_path / "file" / "features")
+    with caplog.at_level(logging.WARNING):
+        cache.save("one", entry())
+        cache.save("two", entry())
+    assert len(caplog.records) == 1
+    assert cache.load("one", INFO.sha256) is None
+
+
+def test_stats_and_clear(cache: FeatureCache) -> None:
+    assert cache.stats().photos == 0
+    cache.save("one", entry())
+    cache.save("two", entry())
+    cache.label_embeddings.write_bytes(b"vectors")
+    assert cache.stats().photos == 2
+    assert cache.clear() == 2
+    assert cache.label_embeddings.exists()
+    assert cache.clear(label_embeddings=True) == 1
+
+
+def test_the_specifications_way_to_clear_works(cache: FeatureCache) -> None:
+    cache.save("one", entry())
+    subprocess.run(f"rm -rf {cache.folder}/*.json", shell=True, check=True)
+    assert cache.load("one", INFO.sha256) is None
+    assert cache.stats().photos == 0

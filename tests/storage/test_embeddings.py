@@ -1,0 +1,241 @@
+"""The image vectors of a batch, in a file of their own."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_store import VERSION, batch, failed, measured
+
+from curation_features.cli import main
+from curation_features.errors import StoreError
+from curation_features.manifest import Batch, to_json
+from curation_features.pipeline import Models
+from curation_features.pipeline.merge import merge
+from curation_features.schema import Embedding, PhotoRecord
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.tables import EMBEDDING_COLUMNS, Row, read_metadata, read_rows
+
+LABELS = [f"l{n}" for n in range(9)]
+
+
+def record(name: str, seed: int, size: int = 8) -> PhotoRecord:
+    found = measured(name)
+    found.embedding = Embedding(np.random.default_rng(seed).normal(size=size).astype(np.float32))
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def write(store: ArtifactStore, records: list[PhotoRecord], vectors: list[PhotoRecord] | None) -> None:
+    """Write features of `records`, and the vectors of `vectors` with them."""
+    merged = merge(batch(*(record.photo_id for record in records)), records, VERSION, LABELS, ())
+    if vectors is None:
+        store.write_features(merged.document, merged.rows(), VERSION, LABELS)
+        return
+    with store.embeddings("b", "1-abc", "a/model") as file:
+        for item in vectors:
+            file.add(item)
+        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
+
+
+def found_in(path: Path) -> dict[str, list[float] | None]:
+    rows = list(read_rows(path))
+    found = {row["photo_id"]: None if row["embedding"] is None else row["embedding"].tolist() for row in rows}
+    assert len(found) == len(rows), "a photo_id is there twice"
+    return found
+
+
+def vector(item: PhotoRecord) -> list[float]:
+    assert item.embedding is not None
+    assert item.embedding.vector is not None
+    return item.embedding.vector.tolist()
+
+
+# --- What is in the file ---
+
+
+def test_vectors_are_there_bit_for_bit_with_what_they_were_made_by(store: ArtifactStore) -> None:
+    records = [record("a", 1), failed("c"), record("b", 2)]
+    write(store, records, records)
+    path = store.embeddings_path("b")
+    assert found_in(path) == {"a": vector(records[0]), "b": vector(records[2]), "c": None}
+    assert [row["sha256"] for row in read_rows(path)] == ["a" * 64, "a" * 64, None]
+    assert {row["batch_id"] for row in read_rows(path)} == {"b"}
+    assert read_metadata(path) == {"model": "a/model", "version": "1-abc", "dimension": 8}
+    assert pq.read_schema(path).names == list(EMBEDDING_COLUMNS)
+
+
+def test_a_photo_id_has_one_row_with_the_first_vector_there_is(store: ArtifactStore) -> None:
+    """Copies of a photo under other names have its id; one of them may be unreadable."""
+    records = [failed("a"), record("a", 1), record("a", 2), failed("a")]
+    write(store, [record("a", 1)], records)
+    assert found_in(store.embeddings_path("b")) == {"a": vector(records[1])}
+
+
+def test_photos_without_vectors_and_no_photos_at_all_make_a_file(store: ArtifactStore) -> None:
+    write(store, [failed("a")], [failed("a")])
+    assert found_in(store.embeddings_path("b")) == {"a": None}
+    assert read_metadata(store.embeddings_path("b"))["dimension"] is None
+    write(store, [], [])
+    assert found_in(store.embeddings_path("b")) == {}
+
+
+def test_more_photos_than_a_row_group_are_all_there_and_not_in_memory(store: ArtifactStore) -> None:
+    size, count = 768, 4000  # 12 MB
+    with store.embeddings("b", None, None) as file:
+        tracemalloc.start()
+        for number in range(count):
+            file.add(record(str(number), number, size))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        merged = merge(batch(), [], VERSION, LABELS, ())
+        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
+    assert peak < 0.9 * 4 * size * count
+    rows = list(read_rows(store.embeddings_path("b")))
+    assert [row["photo_id"] for row in rows] == [str(number) for number in range(count)]
+    assert rows[3999]["embedding"].tolist() == vector(record("3999", 3999, size))
+
+
+# --- Old and new ---
+
+
+def test_features_without_vectors_leave_no_older_ones(store: ArtifactStore) -> None:
+    write(store, [record("a", 1)], [record("a", 1)])
+    write(store, [record("a", 1)], None)
+    assert not store.embeddings_path("b").exists()
+
+
+def test_a_run_that_ends_early_leaves_the_old_file_and_nothing_else(store: ArtifactStore) -> None:
+    old = [record("a", 1)]
+    write(store, old, old)
+    with pytest.raises(ZeroDivisionError), store.embeddings("b", None, None) as file:
+        file.add(record("a", 1 // 0))
+    with store.embeddings("b", None, None) as file:
+        file.add(record("a", 3))
+    assert found_in(store.embeddings_path("b")) == {"a": vector(old[0])}
+    assert [path.name for path in store.embeddings_path("b").parent.iterdir()] == ["b.parquet"]
+
+
+def test_rows_that_break_off_leave_all_files_as_they_were(store: ArtifactStore) -> None:
+    write(store, [record("a", 1)], [record("a", 1)])
+    before = {path: path.read_bytes() for path in store.data_path.rglob("*.*")}
+
+    def breaking() -> Any:
+        raise RuntimeError("killed")
+        yield
+
+    merged = merge(batch("a"), [record("a", 2)], VERSION, LABELS, ())
+    with store.embeddings("b", None, None) as file, pytest.raises(RuntimeError, match="killed"):
+        store.write_features(merged.document, breaking(), VERSION, LABELS, file)
+    assert {path: path.read_bytes() for path in store.data_path.rglob("*.*")} == before
+
+
+def test_the_json_comes_last(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed: list[str] = []
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        renamed.append(str(Path(target).relative_to(store.data_path / "features")))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    write(store, [record("a", 1)], [record("a", 1)])
+    assert renamed == ["b.parquet", "embeddings/b.parquet", "b.json"]
+
+
+def test_a_folder_that_cannot_be_written_names_the_file(store: ArtifactStore) -> None:
+    store.embeddings_path("b").parent.parent.mkdir(parents=True)
+    store.embeddings_path("b").parent.write_text("a file where a folder should be")
+    with (
+        pytest.raises(StoreError, match=r"embeddings/b\.parquet: cannot be written"),
+        store.embeddings("b", None, None),
+    ):
+        pass
+
+
+# --- Where they come from ---
+
+
+def stored(store: ArtifactStore, made_of: Batch, records: list[PhotoRecord]) -> dict[str, list[float] | None]:
+    """The vectors that the pipeline would write beside `records`."""
+    with store.stored_embeddings(made_of, records) as file:
+        merged = merge(batch(), [], VERSION, LABELS, ())
+        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
+    return found_in(store.embeddings_path("b"))
+
+
+def test_the_pipeline_takes_the_vectors_of_the_same_bytes_and_no_others(store: ArtifactStore) -> None:
+    records = [record("a", 1), record("b", 2), failed("c")]
+    store.write_stages(batch("a", "b", "c"), records, {"image_embeddings": {"embedding": "1-x"}}, "a/model")
+    bare = [measured("a"), measured("b"), failed("c")]
+    bare[1].info = None
+    assert stored(store, batch("a", "b", "c"), bare) == {"a": vector(records[0]), "b": None, "c": None}
+    assert read_metadata(store.embeddings_path("b")) == {"model": "a/model", "version": "1-x", "dimension": 8}
+
+
+@pytest.mark.parametrize("wrong", ["missing", "of another manifest", "cut", "damaged"])
+def test_vectors_that_cannot_be_had_are_null_and_stop_no_batch(store: ArtifactStore, wrong: str) -> None:
+    records = [record("a", 1)]
+    write(store, records, records)
+    path = store.stage_path("image_embeddings", "b")
+    if wrong != "missing":
+        made_of = batch("a", note=1) if wrong == "of another manifest" else batch("a")
+        store.write_stages(made_of, records, {"image_embeddings": {}})
+        data = bytearray(path.read_bytes())
+        if wrong == "damaged":
+            data[4:400] = bytes(396)
+        path.write_bytes(data[: -10 if wrong == "cut" else None])
+    assert stored(store, batch("a"), [measured("a")]) == {"a": None}
+
+
+@pytest.fixture
+def project(world, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a manifest of two photos, one unreadable, and a copy."""
+    photo = world.photo("0.png", 1)
+    broken = {**world.photo("1.png", 2), "photo_id": "broken"}
+    (world.root / "photos" / "1.png").write_bytes(b"no image")
+    (world.root / "b.json").write_bytes(to_json(world.batch([photo, broken, photo], "trip").document))
+    monkeypatch.setattr(Models, "from_settings", lambda *_: world.models())
+    monkeypatch.setenv("DAGSTER_HOME", str(world.root / "data" / "dagster"))
+    monkeypatch.chdir(world.root)
+    return world.root
+
+
+def test_both_ways_write_the_same_file_also_from_the_cache(project: Path, world) -> None:
+    path = project / "data" / "features" / "embeddings" / "trip.parquet"
+
+    def rows_by(command: str) -> list[Row]:
+        path.unlink(missing_ok=True)
+        assert main([command, "b.json"]) == 0
+        return [
+            {**row, "embedding": row["embedding"] is not None and row["embedding"].tolist()} for row in read_rows(path)
+        ]
+
+    first = rows_by("process")
+    found = path.read_bytes()
+    manifest = json.loads((project / "b.json").read_bytes())
+    pixels = pq.read_table(project / "data" / "features" / "trip.parquet", columns=["photo_id", "sha256"]).to_pylist()
+    assert [row["photo_id"] for row in first] == [manifest["artifacts"][0]["photo_id"], "broken"]
+    assert [row["sha256"] for row in first] == [pixels[0]["sha256"], None]
+    assert len(first[0]["embedding"]) == world.clip.dimension
+    assert np.linalg.norm(first[0]["embedding"]) == pytest.approx(1)
+    assert first[1]["embedding"] is False
+    assert rows_by("process") == first
+    assert path.read_bytes() == found
+    assert rows_by("materialize") == first
+    assert path.read_bytes() == found
+    assert read_metadata(path)["model"] == world.settings.model
+
+
+def test_a_result_that_goes_elsewhere_writes_no_vectors(project: Path) -> None:
+    assert main(["process", "b.json", "--output", "out.json"]) == 0
+    assert not (project / "data" / "features").exists()

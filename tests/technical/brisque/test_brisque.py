@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import piq
+import pytest
+import torch
+
+from curation_features.devices.transfer import Uploads
+from curation_features.errors import InvalidWeightsError, UndefinedMetricError
+from curation_features.technical.brisque import batched as batched_module
+from curation_features.technical.brisque.batched import BatchedBrisque, batched_brisque
+from curation_features.technical.brisque.index import brisque_measurement
+from curation_features.technical.brisque.loading import KNOWN_INDICES, load_brisque
+from curation_features.technical.preview import preview
+from curation_features.weights import Weights, known_files
+
+GOLDEN = {
+    "astronaut": 2.8585,
+    "camera": -7.3088,
+    "coffee": 30.0660,
+    "chelsea": 3.0884,
+    "rocket": 10.5644,
+    "moon": 13.2682,
+}
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def index_of_piq(brisque_file, tmp_path, monkeypatch):
+    """The public, unpatched `piq.brisque` on doubles; its weights lie where it looks for them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    shutil.copy(brisque_file, tmp_path / "hub" / "checkpoints" / "brisque_svm_weights.pt")
+
+    def index(rgb: np.ndarray) -> float:
+        image = torch.tensor(rgb).permute(2, 0, 1)[None].double()
+        return float(piq.brisque(image, data_range=255, reduction="none"))
+
+    return index
+
+
+@pytest.mark.parametrize(("name", "index"), GOLDEN.items())
+def test_golden_values(bundled, brisque, name, index):
+    assert brisque.score(bundled(name)) == pytest.approx(index, abs=6e-5)
+
+
+def test_index_is_that_of_piq_on_photos(real_photos, brisque, index_of_piq):
+    photos = {name: preview(rgb, 512) for name, rgb in real_photos.items()}
+    ours = {name: brisque.score(rgb) for name, rgb in photos.items()}
+    assert ours == pytest.approx({name: index_of_piq(rgb) for name, rgb in photos.items()}, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (13, 47), (64, 33), (101, 100)])
+def test_index_is_that_of_piq_on_small_noise(brisque, index_of_piq, shape):
+    rgb = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-5)
+
+
+@pytest.mark.parametrize("level", [77, 200, 251])
+def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_piq, level):
+    rgb = np.full((200, 320, 3), level, np.uint8)
+    rgb[50:100, 50:90] = np.random.default_rng(1).integers(0, 256, (50, 40, 3))
+    assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-7)
+
+
+@pytest.fixture
+def batched(brisque) -> BatchedBrisque:
+    """The batches of a GPU, on the CPU."""
+    return BatchedBrisque(brisque, Uploads("cpu"), 512)
+
+
+def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
+    """Photos of several shapes, with even skies, blown out areas, edges and none of it."""
+    noise = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in [(12, 12, 3), (13, 47, 3), (64, 33, 3)] * 2]
+    edges = [step(0, 200), step(128, 255), dot(), line(), np.full((40, 60, 3), 9, np.uint8), noise[0][:5]]
+    photos = [*real_photos.values(), *map(bundled, GOLDEN), *noise, *edges]
+    found = batched.score([batched.preprocess(rgb) for rgb in photos])
+    for rgb, index in zip(photos, found, strict=True):
+        if isinstance(index, UndefinedMetricError):
+            with pytest.raises(UndefinedMetricError, match=re.escape(str(index))) as alone:
+                brisque.score(preview(rgb, 512))
+            assert alone.value.reason == index.reason
+        else:
+            assert index == pytest.approx(brisque.score(preview(rgb, 512)), abs=1e-6)
+    assert sum(isinstance(index, UndefinedMetricError) for index in found) >= 3
+
+
+def test_a_batch_larger_than_memory_permits_is_taken_in_parts(brisque, batched, monkeypatch):
+    sizes = []
+    whole = brisque.scores_of
+    monkeypatch.setattr(batched_module, "PIXELS_AT_ONCE", 2 * 40 * 40)
+    monkeypatch.setattr(brisque, "scores_of", lambda lumas: sizes.append(len(lumas)) or whole(lumas))
+    photos = RNG.integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    found = batched.score([batched.preprocess(rgb) for rgb in photos])
+    assert sizes == [2, 2, 1]
+    assert found == pytest.approx([brisque.score(rgb) for rgb in photos], abs=1e-6)
+
+
+def test_a_device_without_float64_leaves_brisque_to_the_cpu(brisque, monkeypatch, caplog):
+    def refuse(lumas):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    assert batched_brisque(brisque, "cpu", 512) is not None
+    monkeypatch.setattr(brisque, "scores_of", refuse)
+    assert batched_brisque(brisque, "cpu", 512) is None
+    assert "falls back from cpu to the CPU: Cannot convert" in caplog.text
+
+
+def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch, caplog):
+    monkeypatch.setattr(brisque, "scores_of", lambda lumas: [12.0] * len(lumas))
+    assert batched_brisque(brisque, "cpu", 512) is None
+    assert "it gives 12.0 for a pattern" in caplog.text
+
+
+def test_threads_give_what_one_thread_gives(real_photos, brisque):
+    photos = [preview(rgb, 200) for rgb in real_photos.values()] * 4
+    alone = [brisque.score(rgb) for rgb in photos]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(brisque.score, photos)) == alone
+
+
+def test_score_turns_the_index_of_the_reduced_image_round(bundled, brisque):
+    coffee = bundled("coffee")
+    measured = brisque_measurement(coffee, brisque, side=1024)
+    assert measured.raw["brisque_raw"] == pytest.approx(30.0660, abs=6e-5)
+    assert measured.score == pytest.approx(1 - 0.300660, abs=1e-6)
+    reduced = brisque_measurement(coffee, brisque, side=300)
+    assert reduced.raw["brisque_raw"] == brisque.score(preview(coffee, 300))
+
+
+def test_an_index_beyond_the_range_is_clamped(bundled, brisque):
+    assert brisque_measurement(bundled("camera"), brisque, side=1024).score == 1
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    assert brisque.score(noise) > 100
+    assert brisque_measurement(noise, brisque, side=1024).score == 0
+
+
+@pytest.mark.parametrize(
+    ("rgb", "reason"),
+    [
+        *((RNG.integers(0, 256, (side, 40, 3), dtype=np.uint8), "too_small") for side in (1, 6, 11)),
+        (RNG.integers(0, 256, (40, 11, 3), dtype=np.uint8), "too_small"),
+        *((np.full((32, 32, 3), level, np.uint8), "flat_image") for level in (0, 1, 128, 255)),
+    ],
+)
+def test_images_without_statistics(brisque, rgb, reason):
+    with pytest.raises(UndefinedMetricError) as caught:
+        brisque.score(rgb)
+    assert caught.value.reason == reason
+
+
+def step(low: int, high: int) -> np.ndarray:
+    rgb = np.full((40, 32, 3), low, np.uint8)
+    rgb[:, 16:] = high
+    return rgb
+
+
+def dot() -> np.ndarray:
+    rgb = np.zeros((32, 32, 3), np.uint8)
+    rgb[16, 16] = 255
+    return rgb
+
+
+def line() -> np.ndarray:
+    rgb = np.zeros((40, 32, 3), np.uint8)
+    rgb[20] = 255
+    return rgb
+
+
+def test_a_line_on_black_has_contrast_of_one_sign_only(brisque, index_of_piq):
+    with pytest.raises(AssertionError):
+        index_of_piq(line())
+    with pytest.raises(UndefinedMetricError) as caught:
+        brisque.score(line())
+    assert caught.value.reason == "undefined_statistics"
+
+
+@pytest.mark.parametrize("rgb", [step(0, 200), step(77, 200), step(128, 255), step(99, 100), dot(), line()])
+def test_edges_are_undefined_where_they_are_for_piq(brisque, index_of_piq, rgb):
+    try:
+        expected = index_of_piq(rgb)
+    except AssertionError:
+        with pytest.raises(UndefinedMetricError):
+            brisque.score(rgb)
+    else:
+        assert brisque.score(rgb) == pytest.approx(expected, abs=1e-5)
+
+
+class Touch:
+    """A pickle that makes a file when it is loaded with code allowed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def write_html(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><title>Not found</title>")
+
+
+def write_pickle_with_code(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Touch(path.with_name("executed"))))
+
+
+def write_truncated(path: Path) -> None:
+    torch.save((torch.ones(774, 1), torch.ones(774, 36)), path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_html,
+        write_pickle_with_code,
+        write_truncated,
+        lambda path: path.write_bytes(b""),
+        lambda path: None,
+        lambda path: torch.save({"sv": torch.ones(774, 36)}, path),
+        lambda path: torch.save((torch.ones(774, 1), torch.ones(773, 36)), path),
+        lambda path: torch.save((torch.ones(774, 1), torch.ones(774, 36).double()), path),
+        lambda path: torch.save((torch.ones(774, 1), torch.full((774, 36), torch.nan)), path),
+    ],
+    ids=["html", "pickle_with_code", "truncated", "empty", "missing", "mapping", "shape", "type", "nan"],
+)
+def test_files_that_are_not_the_regressor(tmp_path, write):
+    path = tmp_path / "weights.pt"
+    write(path)
+    with pytest.raises(InvalidWeightsError, match="curation-features models pull") as caught:
+        load_brisque(Weights("test", path, ""))
+    assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisque_regressor, tmp_path):
+    """Of the published file no digest is known; its numbers are those of the authors' own release."""
+    url = known_files.brisque_file().url
+    load_brisque(Weights(url, brisque_file, ""))
+    coefficients, vectors = torch.load(brisque_file, weights_only=True)
+    vectors[400] = 0
+    torch.save((coefficients, vectors), tmp_path / "altered.pt")
+    for path in (brisque_regressor, tmp_path / "altered.pt"):
+        with pytest.raises(InvalidWeightsError, match="is not the authors': it gives"):
+            load_brisque(Weights(url, path, ""))
+        load_brisque(Weights(str(path), path, ""))  # one's own is taken as it is
+
+
+def test_the_known_indices_are_those_of_the_authors_file(shared_data):
+    """Computed here from the text of `allmodel`, in float64."""
+    lines = (shared_data / "brisque" / "allmodel").read_text().split("SV\n")[1].split("\n")
+    rows = [line.split() for line in lines if line.strip()]
+    coefficients = np.array([float(row[0]) for row in rows])
+    vectors = np.zeros((len(rows), 36))
+    for vector, row in zip(vectors, rows, strict=True):
+        for entry in row[1:]:
+            number, value = entry.split(":")
+            vector[int(number) - 1] = float(value)
+    for value, index in KNOWN_INDICES:
+        distances = ((vectors - value) ** 2).sum(axis=1)
+        assert coefficients @ np.exp(-0.05 * distances) + 153.591 == pytest.approx(index, abs=5e-4)

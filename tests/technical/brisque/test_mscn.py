@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from curation_features.technical.brisque.mscn import STRIP, contrast_sums
+
+RNG = np.random.default_rng(0)
+GAUSSIAN = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
+KERNEL = np.outer(GAUSSIAN, GAUSSIAN) / GAUSSIAN.sum() ** 2
+
+
+def weigh(neighbourhoods: np.ndarray) -> np.ndarray:
+    return neighbourhoods.astype(np.float64) @ KERNEL.ravel()
+
+
+def contrast_of(gray: np.ndarray) -> np.ndarray:
+    """By scipy, all of it at once."""
+    values = gray.astype(np.float64)
+    mean, square = (ndimage.correlate(image, KERNEL, mode="constant") for image in (values, values**2))
+    difference = values - mean
+    difference[np.abs(difference) < 1e-9] = 0
+    return difference / (np.sqrt(np.abs(square - mean**2)) + 1)
+
+
+def few_levels(height: int, width: int) -> np.ndarray:
+    gray = np.zeros((height, width), np.uint8)
+    gray[height // 3 :, width // 2 :] = RNG.choice(
+        np.array([0, 9, 255], np.uint8), (height - height // 3, (width + 1) // 2)
+    )
+    return gray
+
+
+@pytest.mark.parametrize(
+    "gray",
+    [
+        RNG.integers(0, 256, (STRIP, 7), dtype=np.uint8),
+        RNG.integers(0, 256, (STRIP + 1, 50), dtype=np.uint8),
+        RNG.integers(0, 256, (3 * STRIP - 1, 41), dtype=np.uint8),
+        RNG.random((2 * STRIP + 5, 33), dtype=np.float32) * 255,
+        few_levels(2 * STRIP + 3, 90),
+        few_levels(6, 6),
+    ],
+)
+def test_sums_are_those_of_the_whole_image_rolled(gray):
+    contrast = contrast_of(gray)
+    sums = contrast_sums(gray, weigh)
+    assert sums[:3] == pytest.approx((gray.size, np.abs(contrast).sum(), (contrast**2).sum()), rel=1e-11)
+    for shift, found in zip(((0, 1), (1, 0), (1, 1), (-1, 1)), sums.products, strict=True):
+        products = contrast * np.roll(contrast, shift, (0, 1))
+        left, right = products[products < 0], products[products > 0]
+        assert found == pytest.approx(
+            (np.abs(products).sum(), (left**2).sum(), (right**2).sum(), left.size, right.size), rel=1e-10
+        )
+
+
+def test_products_of_one_sign_keep_their_digits_beside_much_larger_ones_of_the_other():
+    stripes = np.zeros((STRIP, 64), np.uint8)
+    stripes[: STRIP // 2 : 2] = 255
+    contrast = contrast_of(stripes)
+    contrast[contrast == 0] = np.resize([1e-6, -1e-6], (contrast == 0).sum())
+    products = contrast * np.roll(contrast, (0, 1), (0, 1))
+    expected = (products[products < 0] ** 2).sum()
+    assert 0 < expected < 1e-20
+    sums = contrast_sums(stripes, lambda even: np.resize([-1e-6, 1e-6], len(even)))
+    assert sums.products[0].left_energy == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def test_only_what_rounding_decides_is_weighed_again():
+    asked = []
+
+    def exact(neighbourhoods: np.ndarray) -> np.ndarray:
+        asked.append(neighbourhoods)
+        return weigh(neighbourhoods) - 1e-12  # a contrast over 0
+
+    gray = np.full((2 * STRIP, 40), 200, np.uint8)
+    gray[:20, :20] = RNG.integers(0, 100, (20, 20))
+    sums = contrast_sums(gray, exact)
+    assert sum(map(len, asked)) < gray.size
+    assert all((neighbourhoods == 200).all() for neighbourhoods in asked)
+    for shift, found in zip(((0, 1), (1, 0), (1, 1), (-1, 1)), sums.products, strict=True):
+        contrast = contrast_of(gray)
+        contrast[contrast == 0] = 1e-12
+        products = contrast * np.roll(contrast, shift, (0, 1))
+        assert (found.left_count, found.right_count) == ((products < 0).sum(), (products > 0).sum())

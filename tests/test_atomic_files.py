@@ -1,0 +1,201 @@
+"""Files are replaced whole or not at all, whatever goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from curation_features.atomic_files import link_bytes, replacing, sweep, write_bytes
+from curation_features.errors import StoreError
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_new_content_replaces_the_old(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "a.json"
+    write_bytes(path, b"old", durable=durable)
+    write_bytes(path, b"new", durable=durable)
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x" / "y" / "a.json", b"new")
+    assert (tmp_path / "x" / "y" / "a.json").read_bytes() == b"new"
+
+
+def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> None:
+    source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"pixels")
+    path.touch()
+    for _ in range(2):
+        link_bytes(source, path)
+        assert path.samefile(source)
+        assert sorted(names(tmp_path)) == ["a.jpg", "b.jpg"]
+    write_bytes(path, b"new")
+    assert source.read_bytes() == b"pixels"
+
+
+def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"pixels")
+    link_bytes(source, path)
+    assert path.read_bytes() == b"pixels"
+    assert not path.samefile(source)
+    with pytest.raises(StoreError, match=r"c\.jpg: cannot be written"):
+        link_bytes(tmp_path / "gone.jpg", tmp_path / "c.jpg")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_until_the_block_ends_the_old_file_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == path.parent
+        assert path.read_bytes() == b"old"
+
+
+def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_bytes(path, b"new")
+        assert reader.read() == b"old"
+
+
+def test_a_durable_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    flushed: list[tuple[int, bytes]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append((os.fstat(file).st_ino, path.read_bytes())))
+    write_bytes(path, b"new", durable=True)
+    assert flushed == [(path.stat().st_ino, b"old"), (tmp_path.stat().st_ino, b"new")]
+    write_bytes(path, b"newer", durable=False)
+    assert len(flushed) == 2
+
+
+def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_bytes() == b"old"
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "🏔" * 63], ids=len)
+def test_the_longest_names_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    write_bytes(tmp_path / name, b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+
+
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_bytes(tmp_path / "folder", b"new")
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_in_place_of_a_parent_folder_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        write_bytes(tmp_path / "file" / "a.json", b"new")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if mounted.returncode:
+        pytest.skip(f"may not mount a file system here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
+    path = small_disk / "a.json"
+    write_bytes(path, b"old")
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(path, bytes(1_000_000))
+    assert path.read_bytes() == b"old"
+    assert names(small_disk) == ["a.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    program = """
+        import os, signal, sys
+        from pathlib import Path
+        from curation_features.atomic_files import replacing
+        with replacing(Path(sys.argv[1])) as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)])
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.glob("*.json")) == [path]
+    assert len(names(tmp_path)) == 2
+    sweep(tmp_path, tmp_path / "missing")
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_what_others_may_still_be_writing_is_not_swept(tmp_path: Path) -> None:
+    foreign, forgotten = tmp_path / ".a.0123abcd.1.0123abcd.tmp", tmp_path / ".b.0123abcd.1.0123abcd.tmp"
+    hidden = tmp_path / ".x.tmp"
+    for path in (foreign, forgotten, hidden):
+        path.write_bytes(b"half")
+    os.utime(forgotten, (0, 0))
+    with replacing(tmp_path / "c.json") as temporary:
+        temporary.write_bytes(b"half")
+        sweep(tmp_path)
+        assert sorted(names(tmp_path)) == sorted([foreign.name, hidden.name, temporary.name])

@@ -1,0 +1,284 @@
+"""Streams: order, bounded look-ahead, and a batch that survives a bad member."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import count, groupby, islice
+
+import pytest
+
+from curation_features import concurrency
+from curation_features.concurrency import QUICK, BatchRunner, at_once, batched, bounded_map, in_order
+
+
+def test_results_come_in_order() -> None:
+    assert list(bounded_map(lambda n: n * n, range(100), workers=4, ahead=8)) == [n * n for n in range(100)]
+
+
+def test_the_source_is_read_only_so_far_ahead() -> None:
+    taken: list[int] = []
+
+    def source():
+        for n in count():
+            taken.append(n)
+            yield n
+
+    stream = bounded_map(lambda n: n, source(), workers=2, ahead=5)
+    for asked in range(1, 20):
+        next(stream)
+        assert len(taken) <= asked + 5
+    stream.close()
+
+
+def test_a_stream_that_is_left_leaves_no_thread() -> None:
+    before = threading.active_count()
+    stream = bounded_map(lambda n: n, count(), workers=3, ahead=9)
+    list(islice(stream, 5))
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_reaches_the_consumer() -> None:
+    def fail(n: int) -> int:
+        if n == 3:
+            raise ValueError("three")
+        return n
+
+    stream = bounded_map(fail, range(10), workers=2, ahead=4)
+    assert [next(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(stream)
+
+
+def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
+    running: list[int] = []
+    done: list[int] = []
+    both = threading.Barrier(2, timeout=60)
+
+    def run(n: int) -> int:
+        running.append(n)
+        both.wait()  # passes only where two run side by side
+        done.append(n)
+        running.remove(n)
+        return n
+
+    stream = bounded_map(run, range(8), workers=2, ahead=4, in_bursts=lambda: True)
+    for n in range(8):
+        assert next(stream) == n
+        assert running == []
+        assert len(done) == 4 * (n // 4 + 1)
+    assert list(stream) == []
+
+
+def test_bursts_may_begin_and_end_in_mid_stream() -> None:
+    taken: list[int] = []
+    stream = bounded_map(lambda n: n, range(60), workers=3, ahead=5, in_bursts=lambda: 10 < len(taken) < 40)
+    for n in stream:
+        taken.append(n)
+    assert taken == list(range(60))
+
+
+def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
+    drawn: list[int] = []
+    allowed = 1
+
+    def source():
+        for n in range(100):
+            drawn.append(n)
+            yield at_once(int, n)
+
+    stream = in_order(source(), lambda: allowed)
+    assert next(stream) == 0
+    assert len(drawn) == 2
+    allowed = 5
+    assert [next(stream), next(stream)] == [1, 2]
+    assert len(drawn) == 3 + 5
+
+
+class Clocks:
+    """Clocks that go only as far as a call says that it took, so that no test depends on the machine."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._wall = 0.0
+
+    def thread_time(self) -> float:
+        return getattr(self._own, "seconds", 0.0)
+
+    def perf_counter(self) -> float:
+        return self._wall
+
+    def work(self) -> None:
+        """Takes time that is this thread's own."""
+        self._own.seconds = self.thread_time() + 2 * QUICK
+        self._wall += 2 * QUICK
+
+    def wait(self) -> None:
+        """Takes time that is nobody's own."""
+        self._wall += 2 * QUICK
+
+
+@pytest.fixture
+def clocks(monkeypatch) -> Clocks:
+    found = Clocks()
+    monkeypatch.setattr(concurrency, "time", found)
+    return found
+
+
+def made_by_caller(function: Callable[[int], object], count: int) -> list[bool]:
+    """Whether each of some calls was made in the caller's thread."""
+    caller = threading.get_ident()
+
+    def run(n: int) -> bool:
+        function(n)
+        return threading.get_ident() == caller
+
+    return list(bounded_map(run, range(count), workers=2, ahead=8))
+
+
+def test_quick_calls_are_made_in_the_callers_thread(clocks) -> None:
+    found = made_by_caller(lambda n: None, 200)
+    assert not any(found[:8])
+    assert all(found[16:])  # by the time that this one is drawn, eight are done
+
+
+def test_calls_that_take_long_stay_in_threads(clocks) -> None:
+    assert not any(made_by_caller(lambda n: clocks.work(), 200))
+
+
+def test_calls_that_wait_are_tried_in_the_callers_thread_ever_more_rarely(clocks) -> None:
+    found = made_by_caller(lambda n: clocks.wait(), 500)
+    runs = [(own, len(list(calls))) for own, calls in groupby(found)]
+    assert [own for own, _ in runs[:4]] == [False, True, False, True]
+    in_threads = [length for own, length in runs if not own]
+    assert all(length >= least for length, least in zip(in_threads[:-1], (8, 16, 32, 64, 128, 256), strict=False))
+    assert sum(found) <= 8 * len(runs)
+
+
+def test_one_long_call_after_quick_ones_sends_those_after_it_into_threads(clocks) -> None:
+    found = made_by_caller(lambda n: clocks.work() if n >= 100 else None, 200)
+    assert found[99:101] == [True, True]
+    assert not any(found[101:])
+
+
+def test_what_a_call_takes_is_not_held_against_it_while_threads_are_at_work(clocks) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def under_way() -> None:
+        entered.set()
+        release.wait(60)
+
+    pace = concurrency._Pace(lambda action: action())
+    for _ in range(8):
+        pace.in_thread(lambda: None)
+    thread = threading.Thread(target=pace.in_thread, args=(under_way,))
+    thread.start()
+    assert entered.wait(60)
+    pace.in_caller(clocks.wait)
+    assert pace.is_quick
+    release.set()
+    thread.join()
+    pace.in_caller(clocks.wait)
+    assert not pace.is_quick
+
+
+def test_in_bursts_no_call_is_made_in_the_callers_thread() -> None:
+    stream = bounded_map(lambda n: threading.get_ident(), range(100), workers=2, ahead=8, in_bursts=lambda: True)
+    assert threading.get_ident() not in set(stream)
+
+
+def test_an_error_in_the_callers_thread_comes_in_its_place(clocks) -> None:
+    def fail(n: int) -> int:
+        if n == 1000:
+            raise ValueError("thousand")
+        return n
+
+    stream = bounded_map(fail, range(1100), workers=2, ahead=8)
+    assert [next(stream) for _ in range(1000)] == list(range(1000))
+    with pytest.raises(ValueError, match="thousand"):
+        next(stream)
+
+
+def test_batches() -> None:
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batched([], 2)) == []
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {6}, {2, 3}, set(range(7))])
+def test_only_the_bad_members_of_a_batch_fail(bad: set[int]) -> None:
+    def run(items):
+        if bad & set(items):
+            raise MemoryError
+        return [item * 10 for item in items]
+
+    results = BatchRunner()(run, range(7))
+    assert [isinstance(result, MemoryError) for result in results] == [n in bad for n in range(7)]
+    assert [result for result in results if not isinstance(result, Exception)] == [
+        n * 10 for n in range(7) if n not in bad
+    ]
+
+
+def test_a_good_batch_is_run_once() -> None:
+    calls: list[int] = []
+
+    def run(items):
+        calls.append(len(items))
+        return items
+
+    BatchRunner()(run, range(8))
+    assert calls == [8]
+
+
+def lacking_memory_above(count: int, sizes: list[int]):
+    """A function that runs out of memory for more than `count` items, and notes how many it is given."""
+
+    def run(items):
+        sizes.append(len(items))
+        if len(items) > count:
+            raise MemoryError
+        return items
+
+    return run
+
+
+def test_a_batch_that_memory_did_not_suffice_for_is_not_tried_again() -> None:
+    sizes: list[int] = []
+    runner, run = BatchRunner(), lacking_memory_above(3, sizes)
+    assert runner(run, range(16)) == list(range(16))
+    assert sizes[:3] == [16, 8, 4]
+    sizes.clear()
+    assert runner(run, range(16)) == list(range(16))
+    assert sizes == [2] * 8
+
+
+def test_one_item_that_fails_alone_does_not_make_batches_small_for_ever() -> None:
+    sizes: list[int] = []
+
+    def run(items):
+        sizes.append(len(items))
+        if 0 in items:
+            raise MemoryError
+        return items
+
+    runner = BatchRunner()
+    assert [isinstance(result, MemoryError) for result in runner(run, range(8))] == [True] + [False] * 7
+    sizes.clear()
+    runner(run, range(1, 9))
+    assert sizes == [4, 4]
+
+
+def test_another_error_than_lack_of_memory_leaves_batches_as_they_are() -> None:
+    sizes: list[int] = []
+
+    def run(items):
+        sizes.append(len(items))
+        if 0 in items:
+            raise ValueError
+        return items
+
+    runner = BatchRunner()
+    runner(run, range(8))
+    sizes.clear()
+    runner(run, range(1, 9))
+    assert sizes == [8]

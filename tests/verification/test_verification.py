@@ -1,0 +1,661 @@
+"""Finished artifacts that are right pass every check; each kind of damage is found by the check that is about it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from curation_features.manifest import Batch, batch_from
+from curation_features.schema import METRIC_NAMES
+from curation_features.service import FeaturesService
+from curation_features.storage.artifacts import ArtifactStore
+from curation_features.verification import (
+    CHECKS,
+    cached_share,
+    degraded_share,
+    embeddings,
+    label_shift,
+    parquet,
+    verify,
+)
+
+COMPLETE, UNCHANGED, IN_RANGE, FINITE = "artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"
+NUMBERS = {"c": -0.0, "n": np.float64(0.5), "big": 10**30}
+NESTED = {"a": [1, {"b": True, "z": None, "y": 1.0}], **NUMBERS, "": "", "<i>|`x`": "é\u202e"}
+
+
+@dataclass
+class Finished:
+    """A batch with its artifacts on disk, and ways to damage these."""
+
+    batch: Batch
+    json_path: Path
+    table_path: Path
+    embeddings_path: Path
+
+    def problems(self) -> dict[str, list[str]]:
+        """What each check that fails says."""
+        found = verify(self.batch, self.json_path, self.table_path, self.embeddings_path)
+        return {name: texts for name, texts in found.items() if texts}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return json.loads(self.json_path.read_text())
+
+    def edit_json(self, change: Callable[[Any], Any]) -> None:
+        document = self.document
+        self.json_path.write_text(json.dumps(change(document) or document))
+
+    def edit_table(self, change: Callable[[pa.Table], pa.Table]) -> None:
+        pq.write_table(change(pq.read_table(self.table_path)), self.table_path)
+
+    def edit_embeddings(self, change: Callable[[pa.Table], pa.Table]) -> None:
+        pq.write_table(change(pq.read_table(self.embeddings_path)), self.embeddings_path)
+
+
+def finish(world, batch: Batch) -> Finished:
+    store = ArtifactStore(world.root / "data")
+    with store.embeddings(batch.batch_id, "version", "model") as vectors:
+        merged = FeaturesService(stages=world.stages()).run(batch, vectors.add)
+        artifact = store.write_features(merged.document, merged.rows(), merged.version, ["label"], vectors)
+    return Finished(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)
+
+
+@pytest.fixture
+def finished(world) -> Finished:
+    """0, 1 and 5: ok; 2: degraded, because it is flat; 3: failed; 4: the photo of 0 with other metadata."""
+    Image.new("RGB", (64, 48), "gray").save(world.root / "flat.png")
+    first, second, last = (world.photo(f"{n}.png", n) for n in range(3))
+    artifacts = [
+        {**first, "nested": NESTED, "features": {"from": "elsewhere"}},
+        {**second, "exif": {"iso": 64, "camera": "X", "lens": "35", "datetime": "2024:02:29 10:00:00"}},
+        {"photo_id": "flat", "original_uri": "flat.png", "exif": {"iso": 64}},
+        {"photo_id": "<b>gone</b> and more than is shown", "original_uri": "no\ud800.jpg", "exif": {"iso": 64}},
+        {**first, "exif": {"iso": 100}, "features": None},
+        last,
+    ]
+    document = {"note": {"x": [1.5, None]}, "batch_id": "mixed", "artifacts": artifacts, "extra": NESTED}
+    return finish(world, batch_from(document))
+
+
+def finds(finished: Finished, checks: set[str], text: str) -> None:
+    """These checks fail and no others, and what they say has `text` in it."""
+    found = finished.problems()
+    assert set(found) == checks
+    assert text in "\n".join(itertools.chain(*found.values()))
+
+
+def at(document: Any, *steps: str | int) -> Any:
+    for step in steps:
+        document = document[step]
+    return document
+
+
+def put(value: Any, *steps: str | int) -> Callable[[Any], None]:
+    """Set what lies at `steps` of the document."""
+
+    def change(document: Any) -> None:
+        at(document, *steps[:-1])[steps[-1]] = value
+
+    return change
+
+
+def on(change: Callable[[Any], Any], *steps: str | int) -> Callable[[Any], None]:
+    """Change in place what lies at `steps` of the document."""
+    return lambda document: change(at(document, *steps)) and None
+
+
+def tech(number: int, name: str, value: Any) -> Callable[[Any], None]:
+    return put(value, "artifacts", number, "features", "tech", name)
+
+
+def label(number: int, index: int, name: str, value: Any) -> Callable[[Any], None]:
+    return put(value, "artifacts", number, "features", "clip_labels", index, name)
+
+
+def features(number: int, name: str, value: Any) -> Callable[[Any], None]:
+    return put(value, "artifacts", number, "features", name)
+
+
+def reorder(members: dict[str, Any]) -> None:
+    name = next(iter(members))
+    members[name] = members.pop(name)
+
+
+def leaves(value: Any, steps: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, item in items:
+        yield from leaves(item, (*steps, step)) if isinstance(item, (dict, list)) else [(*steps, step)]
+
+
+# --- What is right passes ---
+
+
+def test_artifacts_that_are_right_pass_every_check(finished) -> None:
+    statuses = [artifact["features"]["status"] for artifact in finished.document["artifacts"]]
+    assert statuses == ["ok", "ok", "degraded", "failed", "ok", "ok"]
+    assert verify(finished.batch, finished.json_path, finished.table_path, finished.embeddings_path) == {
+        check.name: [] for check in CHECKS if check.blocking
+    }
+
+
+def test_an_empty_batch_passes(world) -> None:
+    finished = finish(world, world.batch([]))
+    assert finished.problems() == {}
+    finished.edit_json(on(lambda artifacts: artifacts.append({"photo_id": "x"}), "artifacts"))
+    assert set(finished.problems()) == {COMPLETE}
+
+
+def test_a_table_of_several_row_groups_passes_and_its_rows_are_counted_through(finished, monkeypatch) -> None:
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(embeddings, "ROWS_PER_GROUP", 2)
+    assert finished.problems() == {}
+    finished.edit_table(lambda table: with_value(table, "noise", 5, math.inf))
+    assert set(finished.problems()) == {FINITE, IN_RANGE}
+    assert all(text.startswith("row 5 (") for [text] in finished.problems().values())
+
+
+def test_indentation_and_escapes_do_not_matter(finished) -> None:
+    finished.json_path.write_text(json.dumps(finished.document, indent=7, ensure_ascii=True))
+    assert finished.problems() == {}
+
+
+def test_the_checks_are_listed_with_what_they_hold_up() -> None:
+    assert {check.name: check.blocking for check in CHECKS} == {
+        **dict.fromkeys((COMPLETE, UNCHANGED, IN_RANGE, FINITE), True),
+        **dict.fromkeys(("few_degraded", "labels_as_usual", "cache_effective"), False),
+    }
+    assert all(check.description for check in CHECKS)
+
+
+# --- The JSON ---
+
+LABELS = ("artifacts", 1, "features", "clip_labels")
+JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
+    "an artifact dropped": (on(lambda all: all.pop(1), "artifacts"), {COMPLETE}, "artifacts[1] (photo "),
+    "the last artifact dropped": (on(lambda all: all.pop(), "artifacts"), {COMPLETE}, "is missing"),
+    "all artifacts dropped": (put([], "artifacts"), {COMPLETE}, "is missing"),
+    "two artifacts swapped": (
+        on(lambda all: all.insert(1, all.pop(2)), "artifacts"), {COMPLETE}, "artifacts[1] (photo flat): is not in its",
+    ),
+    "an artifact twice": (on(lambda all: all.append(all[1]), "artifacts"), {COMPLETE}, "artifacts[6]"),
+    "a foreign artifact": (on(lambda all: all.append({"photo_id": "z"}), "artifacts"), {COMPLETE}, "(photo z): is not"),
+    "another photo_id": (put("z", "artifacts", 1, "photo_id"), {COMPLETE}, "artifacts[1] (photo z)"),
+    "an artifact that is null": (put(None, "artifacts", 2), {COMPLETE}, "artifacts[2] (no photo_id)"),
+    "a photo_id that is a number": (put(7, "artifacts", 2, "photo_id"), {COMPLETE}, "artifacts[2] (no photo_id)"),
+    "metadata of twins swapped": (
+        on(lambda all: all.insert(0, all.pop(4)), "artifacts"), {COMPLETE, UNCHANGED}, "exif.iso: has another value",
+    ),
+    "a deep value": (put(2, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "nested.a[0]: has another value"),
+    "1 becomes 1.0": (put(1.0, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "is a float, and was an integer"),
+    "1.0 becomes 1": (put(1, "artifacts", 0, "nested", "a", 1, "y"), {UNCHANGED}, "is an integer, and was a float"),
+    "true becomes 1": (put(1, "artifacts", 0, "nested", "a", 1, "b"), {UNCHANGED}, "is an integer, and was a boolean"),
+    "1 becomes true": (put(True, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "is a boolean, and was an integer"),
+    "null becomes a string": (put("", "artifacts", 0, "nested", "a", 1, "z"), {UNCHANGED}, "a string, and was null"),
+    "-0.0 becomes 0.0": (put(0.0, "artifacts", 0, "nested", "c"), {UNCHANGED}, "nested.c: has another value"),
+    "a large integer": (put(10**30 + 1, "extra", "big"), {UNCHANGED}, "top level: extra.big: has another value"),
+    "a large integer as a float": (put(1e30, "extra", "big"), {UNCHANGED}, "extra.big: is a float"),
+    "a list cut": (on(lambda items: items.pop(), "note", "x"), {UNCHANGED}, "note.x: has 1 entries, and had 2"),
+    "a field gone": (on(lambda all: all.pop("exif"), "artifacts", 1), {UNCHANGED}, "exif: is missing"),
+    "a field more": (put(1, "artifacts", 1, "more"), {UNCHANGED}, "more: is new"),
+    "fields in another order": (on(reorder, "artifacts", 1), {UNCHANGED}, "another order"),
+    "deep fields in another order": (on(reorder, "artifacts", 0, "nested", "a", 1), {UNCHANGED}, "nested.a[1]: "),
+    "top fields in another order": (reorder, {UNCHANGED}, "top level: has its fields in another order"),
+    "a top field gone": (on(lambda top: top.pop("extra")), {UNCHANGED}, "extra: is missing"),
+    "a top field more": (put(1, "features"), {UNCHANGED}, "features: is new"),
+    "another batch": (put("other", "batch_id"), {UNCHANGED}, "batch_id: has another value"),
+    "no features": (on(lambda all: all.pop("features"), "artifacts", 1), {IN_RANGE}, "artifacts[1]"),
+    "a field of features more": (features(1, "more", 1), {IN_RANGE}, "features: needs exactly"),
+    "no tech": (features(1, "tech", None), {IN_RANGE}, "features.tech"),
+    "a score gone": (on(lambda all: all.pop("noise"), "artifacts", 1, "features", "tech"), {IN_RANGE}, "features.tech"),
+    "a score above 1": (tech(1, "noise", 1.2), {IN_RANGE}, "features.tech.noise: 1.2"),
+    "a score below 0": (tech(1, "noise", -1e-9), {IN_RANGE}, "features.tech.noise"),
+    "a score that is an integer": (tech(1, "noise", 1), {IN_RANGE}, "features.tech.noise"),
+    "a score that is true": (tech(1, "noise", True), {IN_RANGE}, "features.tech.noise: True"),
+    "a score that is null": (tech(1, "noise", None), {IN_RANGE}, "features.tech.noise: None"),
+    "a score that is text": (tech(1, "noise", "0.5"), {IN_RANGE}, "features.tech.noise"),
+    "another score than in the table": (tech(1, "noise", 0.123456), {IN_RANGE}, "should be 0.123456 by the JSON"),
+    "a NaN score": (tech(1, "noise", math.nan), {IN_RANGE, FINITE}, "features.tech.noise: is not finite"),
+    "a NaN in the metadata": (
+        put(math.nan, "artifacts", 1, "exif", "iso"), {UNCHANGED, FINITE}, "exif.iso: is not finite",
+    ),
+    "an infinity at the top": (put(-math.inf, "note", "x", 0), {UNCHANGED, FINITE}, "top level: note.x[0]: is not"),
+    "a default that is not the worst": (tech(2, "noise", 0.0), {IN_RANGE}, "should be the default 1.0"),
+    "labels out of order": (on(lambda labels: labels.reverse(), *LABELS), {IN_RANGE}, "descending"),
+    "four labels": (on(lambda labels: labels.pop(), *LABELS), {IN_RANGE}, "list of 5"),
+    "six labels": (on(lambda labels: labels.append(labels[-1]), *LABELS), {IN_RANGE}, "list of 5"),
+    "a label twice": (on(lambda labels: labels[1].update(label=labels[0]["label"]), *LABELS), {IN_RANGE}, "more than"),
+    "a confidence above 1": (label(1, 0, "confidence", 1.5), {IN_RANGE}, "clip_labels[0]"),
+    "a negative cosine": (label(1, 4, "cosine_score", -0.1), {IN_RANGE}, "clip_labels[4]"),
+    "a label that is null": (label(1, 4, "label", None), {IN_RANGE}, "clip_labels[4]"),
+    "a field of a label more": (label(1, 4, "rank", 5), {IN_RANGE}, "clip_labels[4]"),
+    "default labels with a confidence": (label(3, 0, "confidence", 0.5), {IN_RANGE}, "should be defaults"),
+    "default labels with a cosine": (label(3, 0, "cosine_score", 0.5), {IN_RANGE}, "should be defaults"),
+    "ok with errors": (features(2, "status", "ok"), {IN_RANGE}, "features.status: is ok, and should be degraded"),
+    "failed with values": (features(2, "status", "failed"), {IN_RANGE}, "should be degraded"),
+    "degraded without values": (features(3, "status", "degraded"), {IN_RANGE}, "should be failed"),
+    "degraded without errors": (features(1, "status", "degraded"), {IN_RANGE}, "should be ok"),
+    "an unknown status": (features(1, "status", "fine"), {IN_RANGE}, "features.status: is fine"),
+    "errors gone": (features(2, "errors", []), {IN_RANGE}, "features.status: is degraded, and should be ok"),
+    "errors and status gone": (
+        on(lambda found: found.update(errors=[], status="ok"), "artifacts", 2, "features"), {IN_RANGE}, "noise: is",
+    ),
+    "an error too many": (
+        on(
+            lambda found: found.update(errors=[{"stage": "noise", "reason": "r", "message": ""}], status="degraded"),
+            "artifacts", 1, "features",
+        ), {IN_RANGE}, "features.tech.noise",
+    ),
+    "errors that are null": (features(1, "errors", None), {IN_RANGE}, "features.errors: is not a list"),
+    "an error of no stage": (
+        features(1, "errors", [{"stage": "weather", "reason": "", "message": ""}]), {IN_RANGE}, "weather is none of",
+    ),
+    "an error without a message": (features(1, "errors", [{"stage": "noise", "reason": "r"}]), {IN_RANGE}, "errors[0]"),
+    "an error with a number": (
+        features(1, "errors", [{"stage": "noise", "reason": "r", "message": 1}]), {IN_RANGE}, "are not all text",
+    ),
+    "a version gone": (features(1, "version", {"technical": "t"}), {IN_RANGE}, "features.version"),
+    "a version that is a number": (features(1, "version", {"technical": "t", "clip": 1}), {IN_RANGE}, "version"),
+    "another version than in the table": (
+        features(1, "version", {"technical": "t", "clip": "c"}), {IN_RANGE}, "version_clip",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", JSON_DAMAGE)
+def test_damage_to_the_json_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+    change, checks, text = JSON_DAMAGE[damage]
+    finished.edit_json(change)
+    finds(finished, checks, text)
+
+
+def test_no_value_can_change_unseen(finished) -> None:
+    whole = finished.document
+    for steps in leaves(whole):
+        document = copy.deepcopy(whole)
+        put("changed", *steps)(document)
+        finished.json_path.write_text(json.dumps(document))
+        found = set(finished.problems())
+        if steps[-1] == "photo_id":  # the other artifact of that photo may be taken for this one
+            assert COMPLETE in found, steps
+        elif steps[-1] == "label" and steps[1] == 3:  # which labels stand in is written nowhere else
+            assert found == set(), steps
+        else:
+            assert found == {IN_RANGE if "features" in steps else UNCHANGED}, steps
+
+
+def test_a_number_too_large_for_a_double_is_not_finite(finished) -> None:
+    text = finished.json_path.read_text()
+    finished.json_path.write_text(text.replace('"iso": 100', '"iso": 1e999'))
+    assert set(finished.problems()) == {UNCHANGED, FINITE}
+
+
+def test_a_manifest_that_is_not_the_accepted_one_is_found(finished) -> None:
+    finished.batch = dataclasses.replace(finished.batch, digest="0" * 64)
+    assert finished.problems() == {UNCHANGED: ["manifest: was changed after it was accepted: its digest is another"]}
+
+
+def test_the_value_of_an_artifact_is_compared_with_that_of_the_same_photo_after_a_loss(finished) -> None:
+    def change(document) -> None:
+        del document["artifacts"][1]
+        document["artifacts"][1]["exif"]["iso"] = 65
+
+    finished.edit_json(change)
+    [lost], [changed] = finished.problems()[COMPLETE], finished.problems()[UNCHANGED]
+    assert lost.startswith("artifacts[1] (photo ")
+    assert changed == "artifacts[1] (photo flat): exif.iso: has another value"
+
+
+# --- The table ---
+
+
+def with_value(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:
+    """The table with another value in one place."""
+    values = table.column(name).to_pylist()
+    values[row] = value
+    return with_column(table, name, pa.array(values, table.schema.field(name).type))
+
+
+def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+def cell(name: str, row: int, value: Any) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: with_value(table, name, row, value)
+
+
+def cast(name: str, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: with_column(table, name, table.column(name).cast(kind))
+
+
+def rows(*order: int) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.take(list(order))
+
+
+NO_LABELS = [{"label": str(n), "confidence": 0.0, "cosine_score": 0.0} for n in range(5)]
+TABLE_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = {
+    "a row dropped": (rows(0, 1, 3, 4, 5), {COMPLETE}, "row 2 (photo flat): is missing"),
+    "all rows dropped": (lambda table: table.slice(0, 0), {COMPLETE}, "row 0"),
+    "two rows swapped": (rows(0, 2, 1, 3, 4, 5), {COMPLETE}, "row 1 (photo flat): is not in its place"),
+    "a row twice": (rows(0, 1, 2, 2, 3, 4, 5), {COMPLETE}, "row 3 (photo flat)"),
+    "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "row 1 (photo z)"),
+    "a photo_id that is null": (cell("photo_id", 1, None), {COMPLETE}, "row 1 (no photo_id)"),
+    "another position": (cell("position", 1, 4), {COMPLETE}, "position"),
+    "a position that is null": (cell("position", 1, None), {COMPLETE}, "position"),
+    "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "batch_id"),
+    "another image": (cell("image_uri", 1, "b"), {COMPLETE}, "image_uri"),
+    "another artifact": (cell("artifact", 1, "{}"), {UNCHANGED}, "artifact: exif: is missing"),
+    "an artifact that is no JSON": (cell("artifact", 1, "{"), {UNCHANGED}, "artifact: is not valid JSON"),
+    "an artifact that is nested without end": (cell("artifact", 1, "[" * 200_000), {UNCHANGED}, "is not valid JSON"),
+    "an artifact that is null": (cell("artifact", 1, None), {UNCHANGED}, "artifact: is not valid JSON"),
+    "another score": (cell("noise", 1, 0.5), {IN_RANGE}, "row 1 ("),
+    "null where a score is": (cell("noise", 1, None), {IN_RANGE}, "noise: is None"),
+    "a score where null is": (cell("noise", 2, 1.0), {IN_RANGE}, "noise: is 1.0, and should be None"),
+    "a score of a photo that failed": (cell("exposure", 3, 0.0), {IN_RANGE}, "exposure: is 0.0, and should be None"),
+    "labels of a photo that failed": (cell("clip_labels", 3, NO_LABELS), {IN_RANGE}, "clip_labels: is a list"),
+    "null where labels are": (cell("clip_labels", 1, None), {IN_RANGE}, "clip_labels: is None"),
+    "another first label": (cell("label", 1, "x"), {IN_RANGE}, "label: is x"),
+    "another confidence": (cell("confidence", 1, 0.5), {IN_RANGE}, "confidence: is 0.5"),
+    "another status": (cell("status", 1, "failed"), {IN_RANGE}, "status: is failed, and should be ok"),
+    "no errors": (cell("errors", 2, []), {IN_RANGE}, "errors: is a list"),
+    "another technical version": (cell("version_technical", 1, "x"), {IN_RANGE}, "version_technical: is x"),
+    "another version of labels": (cell("version_clip", 1, "x"), {IN_RANGE}, "version_clip: is x"),
+    "inf in a raw measurement": (cell("tenengrad", 1, math.inf), {FINITE}, "tenengrad: is not finite"),
+    "NaN in a raw measurement": (cell("p50", 5, math.nan), {FINITE}, "row 5 ("),
+    "NaN in a list": (cell("label_cosines", 1, [0.1, math.nan]), {FINITE}, "label_cosines[1]: is not finite"),
+    "NaN in a score": (cell("noise", 1, math.nan), {FINITE, IN_RANGE}, "noise: is not finite"),
+    "NaN deep in a list": (
+        cell("clip_labels", 1, [{**NO_LABELS[0], "confidence": math.nan}]), {FINITE, IN_RANGE},
+        "clip_labels[0].confidence: is not finite",
+    ),
+    "a column missing": (lambda table: table.drop_columns("noise"), {IN_RANGE}, "table.noise: column is missing"),
+    "the ids missing": (lambda table: table.drop_columns("photo_id"), {IN_RANGE, COMPLETE}, "no row can be checked"),
+    "a column more": (
+        lambda table: table.append_column("mo|re", table.column("noise")), {IN_RANGE}, "table.mo?re: no such column",
+    ),
+    "a column twice": (
+        lambda table: table.append_column("noise", table.column("noise")), {IN_RANGE}, "noise: column is there more",
+    ),
+    "columns in another order": (
+        lambda table: table.select(table.column_names[::-1]), {IN_RANGE}, "its columns stand in another order",
+    ),
+    "scores as float32": (cast("noise", pa.float32()), {IN_RANGE}, "column is of type float, not double"),
+    "positions as int64": (cast("position", pa.int64()), {IN_RANGE}, "table.position"),
+    "text as large text": (cast("label", pa.large_string()), {IN_RANGE}, "table.label"),
+    "ids as bytes": (cast("photo_id", pa.binary()), {IN_RANGE, COMPLETE}, "table.photo_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", TABLE_DAMAGE)
+def test_damage_to_the_table_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+    change, checks, text = TABLE_DAMAGE[damage]
+    finished.edit_table(change)
+    finds(finished, checks, text)
+
+
+@pytest.mark.parametrize("name", [*METRIC_NAMES, "clip_labels", "label", "confidence", "status", "errors"])
+def test_no_feature_in_the_table_can_vanish_unseen(finished, name) -> None:
+    finished.edit_table(cell(name, 1, None))
+    assert set(finished.problems()) == {IN_RANGE}
+
+
+ANOTHER = {"original_uri": "y", "taken": datetime(2024, 2, 29, 10, 0, 1), "camera": "Y", "lens": "Y", "iso": 65}
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+@pytest.mark.parametrize("gone", [False, True])
+def test_where_a_photo_is_from_is_told_by_the_manifest(finished, name, gone) -> None:
+    finished.edit_table(cell(name, 1, None if gone else ANOTHER[name]))
+    assert set(finished.problems()) == {UNCHANGED}
+    assert f"{name}: is not that of the manifest" in "".join(finished.problems()[UNCHANGED])
+
+
+def test_half_a_surrogate_pair_in_a_message_is_what_a_table_can_hold_of_it(finished) -> None:
+    errors = finished.document["artifacts"][3]["features"]["errors"]
+    finished.edit_json(features(3, "errors", [errors[0] | {"message": "no file \ud800"}]))
+    assert set(finished.problems()) == {IN_RANGE}
+    finished.edit_table(cell("errors", 3, [errors[0] | {"message": "no file ?"}]))
+    assert finished.problems() == {}
+
+
+# --- The vectors: of 0, 1, 2 and 5, then none of 3 ---
+
+
+def scaled(factor: float) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: with_value(table, "embedding", 1, [factor * value for value in vector_of(table, 1)])
+
+
+def vector_of(table: pa.Table, row: int) -> list[float]:
+    return table.column("embedding")[row].as_py()
+
+
+EMBEDDINGS_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = {
+    "a row dropped": (rows(0, 1, 3, 4), {COMPLETE}, "(photo flat): is missing"),
+    "all rows dropped": (lambda table: table.slice(0, 0), {COMPLETE}, "embeddings, row 0"),
+    "two rows swapped": (rows(0, 2, 1, 3, 4), {COMPLETE}, "embeddings, row 1 (photo flat): is not in its place"),
+    "a row twice": (rows(0, 1, 2, 2, 3, 4), {COMPLETE}, "embeddings, row 3 (photo flat)"),
+    "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "embeddings, row 1 (photo z)"),
+    "a photo_id that is null": (cell("photo_id", 1, None), {COMPLETE}, "row 1 (no photo_id)"),
+    "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "row 1 (photo "),
+    "a vector lost": (cell("embedding", 0, None), {COMPLETE}, "row 0 ("),
+    "a vector too short": (scaled(0.99), {IN_RANGE}, "embedding: has norm 0.99"),
+    "a vector too long": (scaled(1.01), {IN_RANGE}, "embedding: has norm 1.01"),
+    "a vector of zeros": (scaled(0.0), {IN_RANGE}, "embedding: has norm 0, and should have 1"),
+    "a vector of another model": (cell("embedding", 2, [0.6, 0.8]), {IN_RANGE}, "row 2 (photo flat): embedding: has 2"),
+    "NaN in a vector": (cell("embedding", 2, [math.nan] * 8), {FINITE, IN_RANGE}, "embedding: is not finite"),
+    "infinity in a vector": (scaled(math.inf), {FINITE}, "embedding: is not finite"),
+    "a column missing": (lambda table: table.drop_columns("sha256"), {IN_RANGE}, "embeddings.sha256: column is"),
+    "the ids missing": (lambda table: table.drop_columns("photo_id"), {IN_RANGE, COMPLETE}, "no row can be checked"),
+    "the vectors missing": (lambda table: table.drop_columns("embedding"), {IN_RANGE, COMPLETE}, "no row can be"),
+    "columns in another order": (
+        lambda table: table.select(table.column_names[::-1]), {IN_RANGE}, "its columns stand in another order",
+    ),
+    "vectors in double precision": (cast("embedding", pa.list_(pa.float64())), {IN_RANGE, COMPLETE}, "of type list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", EMBEDDINGS_DAMAGE)
+def test_damage_to_the_vectors_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+    change, checks, text = EMBEDDINGS_DAMAGE[damage]
+    finished.edit_embeddings(change)
+    finds(finished, checks, text)
+
+
+def test_a_vector_with_a_hole_cannot_be_read(finished) -> None:
+    finished.edit_embeddings(lambda table: with_value(table, "embedding", 1, [None, *vector_of(table, 1)[1:]]))
+    assert "null" in unreadable(finished, finished.embeddings_path)
+
+
+def test_a_batch_without_any_vector_passes(world) -> None:
+    finished = finish(world, world.batch([{"photo_id": "gone", "original_uri": "gone.jpg"}]))
+    assert finished.problems() == {}
+    assert pq.read_table(finished.embeddings_path).column("embedding").to_pylist() == [None]
+
+
+# --- Files that cannot be read ---
+
+
+def unreadable(finished: Finished, path: Path) -> str:
+    """What is said of a file: by one check that it cannot be read, by all others that they could not look."""
+    found = finished.problems()
+    assert set(found) == {COMPLETE, UNCHANGED, IN_RANGE, FINITE}
+    cause = found[COMPLETE][0]
+    assert cause.startswith(f"{path.parent.name}/{path.name}: cannot be read (")
+    assert cause.endswith("materialize features again")
+    assert all(found[name][0] == f"could not look: {cause}" for name in found if name != COMPLETE)
+    return cause
+
+
+FILE_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in the middle": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "without its end": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
+}
+
+
+@pytest.mark.parametrize("damage", FILE_DAMAGE)
+@pytest.mark.parametrize("name", ["json_path", "table_path", "embeddings_path"])
+def test_a_file_that_cannot_be_read_is_a_problem_and_no_exception(finished, name, damage) -> None:
+    path = getattr(finished, name)
+    FILE_DAMAGE[damage](path)
+    unreadable(finished, path)
+    assert [len(texts) for texts in finished.problems().values()] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (b"\xff\xfe{}", "utf-8"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"[]", "no JSON object"),
+        (b'{"artifacts": {}}', "list of artifacts"),
+        (b'{"artifacts": [], "a": {"<b>": 1, "c": 2, "<b>": 3}}', "the field ?b? is there more than once"),
+        (b'{"artifacts": ' + b"[" * 200_000, "recursion"),
+        (b'{"artifacts": [], "n": ' + b"9" * 5000 + b"}", "digits"),
+    ],
+)
+def test_a_json_file_is_read_as_a_strict_consumer_would(finished, text, cause) -> None:
+    finished.json_path.write_bytes(text)
+    assert cause in unreadable(finished, finished.json_path)
+
+
+def test_nesting_that_can_still_be_read_is_a_change_like_any_other(finished) -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    finished.edit_json(put(deep, "artifacts", 1, "exif"))
+    assert set(finished.problems()) == {UNCHANGED}
+
+
+def test_a_table_that_breaks_off_in_its_data_is_a_problem_and_no_exception(finished) -> None:
+    data = bytearray(finished.table_path.read_bytes())
+    data[4:600] = bytes(596)
+    finished.table_path.write_bytes(data)
+    unreadable(finished, finished.table_path)
+
+
+def test_the_table_is_still_checked_where_the_json_is_missing(finished) -> None:
+    finished.json_path.unlink()
+    finished.edit_table(cell("tenengrad", 1, math.inf))
+    finished.edit_table(rows(0, 1, 2, 3, 4))
+    found = finished.problems()
+    assert found[FINITE][1].endswith("tenengrad: is not finite")
+    assert found[COMPLETE][1].endswith("is missing")
+
+
+# --- What problems look like ---
+
+
+def test_many_problems_are_counted_and_not_listed(world) -> None:
+    artifact = world.photo("a.png") | {"numbers": list(range(50))}
+    finished = finish(world, world.batch([artifact]))
+    finished.edit_json(put([-1] * 50, "artifacts", 0, "numbers"))
+    texts = finished.problems()[UNCHANGED]
+    assert len(texts) == 21
+    assert texts[-1] == "... and 30 more"
+    finished.edit_json(put([-1] * 20 + list(range(20, 50)), "artifacts", 0, "numbers"))
+    assert len(finished.problems()[UNCHANGED]) == 20
+    finished.table_path.unlink()
+    assert finished.problems()[UNCHANGED][0].startswith("could not look")
+    assert finished.problems()[UNCHANGED][20:] == ["... and 1 more"]
+
+
+def test_problems_are_short_and_inert_and_quote_no_metadata(finished) -> None:
+    hostile = "<script>\x1b[31m\n\u202e" + "x" * 5000
+
+    def change(document) -> None:
+        document["artifacts"].append({"photo_id": hostile})
+        document["artifacts"][0]["exif"] = {hostile: 1}
+        document["artifacts"][1]["exif"] = json.loads(300 * "[" + "NaN" + 300 * "]")
+        document["artifacts"][2]["exif"]["iso"] = "48.8584 N"
+        document["artifacts"][3]["features"]["status"] = hostile
+        document["artifacts"][4]["features"]["errors"] = [{"stage": hostile, "reason": "", "message": ""}]
+
+    finished.edit_json(change)
+    finished.edit_table(lambda table: table.append_column(hostile, table.column("noise")))
+    texts = list(itertools.chain(*finished.problems().values()))
+    assert len(texts) >= 6
+    assert all(text.isprintable() and not set(text) & set("<>&`|") and len(text) < 400 for text in texts)
+    assert "48.8584" not in "\n".join(texts)
+
+
+# --- Worth a warning ---
+
+
+@pytest.mark.parametrize(
+    ("statuses", "share"),
+    [
+        ({"ok": 6, "degraded": 3, "failed": 1}, 0.4),
+        ({"ok": 5, "degraded": 0, "failed": 0}, 0.0),
+        ({"failed": 2}, 1.0),
+        ({"ok": 0, "degraded": 0, "failed": 0}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_the_share_of_degraded_photos(statuses, share) -> None:
+    assert degraded_share(statuses) == share
+
+
+def test_label_shift_tells_two_distributions_apart_by_their_total_variation() -> None:
+    rng = np.random.default_rng(1)
+    now, before = np.array([0.6, 0.15, 0.25, 0]), np.array([0.25, 0.5, 0.125, 0.125])
+    sets = itertools.chain(*(itertools.combinations(range(4), size) for size in range(5)))
+    largest = max(abs(sum(now[label] - before[label] for label in chosen)) for chosen in sets)
+    counts, history = (dict(enumerate(rng.multinomial(100_000, shares).tolist())) for shares in (now, before))
+    assert label_shift(counts, [history]) == pytest.approx(largest, abs=0.01)
+
+
+@pytest.mark.parametrize(("photos", "labels"), [(10, 10), (20, 50), (200, 50)])
+def test_a_batch_like_the_others_is_at_no_distance_but_by_chance(photos: int, labels: int) -> None:
+    rng = np.random.default_rng(2)
+    shares = rng.dirichlet(np.ones(labels))
+    history = [dict(enumerate(rng.multinomial(2000, shares).tolist()))]
+    shifts = [label_shift(dict(enumerate(rng.multinomial(photos, shares).tolist())), history) for _ in range(200)]
+    assert np.mean(shifts) < 0.05
+    assert max(shifts) < 0.25
+
+
+def test_label_shift_pools_the_batches_before() -> None:
+    assert label_shift({"cat": 30}, [{"cat": 30}, {"dog": 90}]) == label_shift({"cat": 30}, [{"cat": 30, "dog": 90}])
+
+
+@pytest.mark.parametrize(
+    ("counts", "history", "shift"),
+    [
+        ({"cat": 10}, [{"cat": 20}, {"cat": 10}], 0.0),
+        ({"cat": 10, "dog": 10}, [{"cat": 50, "dog": 50}], 0.0),
+        ({"cat": 9}, [{"cat": 30}], None),
+        ({"cat": 10}, [{"cat": 20}, {"cat": 9}], None),
+        ({}, [], None),
+    ],
+)
+def test_label_shift_has_no_value_where_there_is_too_little_to_judge(counts, history, shift) -> None:
+    assert label_shift(counts, history) == shift
+
+
+@pytest.mark.parametrize(
+    ("cached", "photos", "comparable", "share"),
+    [(3, 4, True, 0.75), (0, 4, True, 0.0), (4, 4, True, 1.0), (4, 4, False, None), (0, 0, True, None)],
+)
+def test_the_share_of_cached_photos(cached, photos, comparable, share) -> None:
+    assert cached_share(cached, photos, comparable) == share
