@@ -95,7 +95,7 @@ class Ours:
 
     def top(self, count: int) -> list[list[str]]:
         """The best labels of each photo."""
-        return [[score.label for score in record.labelling.labels[:count]] for record in self.records]
+        return [[score.label for score in record.prediction.labels[:count]] for record in self.records]
 
     def vectors(self) -> np.ndarray:
         """The image vectors (N, D)."""

@@ -12,16 +12,21 @@ from curation_features.finish import FinishedBatch, finish_batch
 from curation_features.manifest import Batch
 from curation_features.pipeline import Earlier, FeatureStages, Plan, RunStats, log_batch, merge
 from curation_features.pipeline.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
-from curation_features.schema import STORAGE_REASONS, FeatureError, Labelling, PhotoRecord
+from curation_features.schema import (
+    ASSETS,
+    PARTS,
+    PHOTO_ASSETS,
+    STORAGE_REASONS,
+    FeatureError,
+    LabelPrediction,
+    PhotoRecord,
+)
 from curation_features.storage.artifacts import ArtifactStore, StageArtifact
 from curation_features.versions import digest
 
 log = logging.getLogger(__name__)
 
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
-"""The assets of a batch, each after those that it is made from."""
-
-_PARTS = {"technical_metrics": TECHNICAL_PARTS, "image_embeddings": EMBEDDING_PARTS, "clip_labels": LABEL_PARTS}
+_PARTS = {asset: {name for name, part in PARTS.items() if part.asset == asset} for asset in PHOTO_ASSETS}
 _PIXEL_STAGES = ("technical_metrics", "image_embeddings")
 _NEEDS = {"clip_labels": ("image_embeddings",), "features": ("technical_metrics", "clip_labels")}
 
@@ -167,18 +172,18 @@ def _earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: Art
 def _stored(batch: Batch, names: Iterable[str], store: ArtifactStore) -> Iterator[PhotoRecord]:
     """Records with what each of the named stages made of them, in the order of the batch's distinct photos."""
     for row in zip(*(store.read_stage(name, batch) for name in names), strict=True):
-        record = replace(row[0], cached=True, measurements={}, embedding=None, labelling=None)
+        record = replace(row[0], cached=True, measurements={}, embedding=None, prediction=None)
         for made in row:
             record.measurements |= made.measurements
             record.embedding = record.embedding or made.embedding
-            record.labelling = record.labelling or made.labelling
+            record.prediction = record.prediction or made.prediction
         yield record
 
 
 def _to_be_labelled(records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
     """Set `cached` of measured records to whether they came with labels."""
     for record in records:
-        record.cached, record.partly_cached = record.labelling is not None, False
+        record.cached, record.partly_cached = record.prediction is not None, False
         yield record
 
 
@@ -219,8 +224,8 @@ def _joined(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -
     """Technical records with the labels of the same photos, which must have been made of the same bytes."""
     for record, other in zip(technical, labelled, strict=True):
         if record.info == other.info:
-            record.labelling = other.labelling
+            record.prediction = other.prediction
         else:
             message = "the photo changed between its technical metrics and its labels: materialize both again"
-            record.labelling = Labelling(error=FeatureError("clip_labels", "photo_changed", message))
+            record.prediction = LabelPrediction(error=FeatureError("clip_labels", "photo_changed", message))
         yield record

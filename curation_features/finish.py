@@ -10,11 +10,11 @@ from typing import Any
 from curation_features.errors import StoreError, SupersededError
 from curation_features.events.outbox import Outbox
 from curation_features.manifest import Batch
-from curation_features.pipeline import Merged
+from curation_features.pipeline import EnrichedBatch
 from curation_features.report.sheet import refresh
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
-from curation_features.storage.embeddings import VectorsFile
+from curation_features.storage.embeddings import EmbeddingsWriter
 from curation_features.verification import verify
 
 
@@ -28,7 +28,7 @@ class FinishedBatch:
     """
 
     batch: Batch
-    merged: Merged
+    merged: EnrichedBatch
     artifact: FeatureArtifact
     sheet: Path | None
     problems: Mapping[str, Sequence[str]]
@@ -56,9 +56,9 @@ class FinishedBatch:
 
 def finish_batch(
     batch: Batch,
-    merged: Merged,
+    merged: EnrichedBatch,
     store: ArtifactStore,
-    embeddings: VectorsFile,
+    embeddings: EmbeddingsWriter,
     settings: Settings,
     progress: Callable[[int], None] | None = None,
 ) -> FinishedBatch:
@@ -79,9 +79,9 @@ def finish_batch(
 
 def write_batch(
     batch: Batch,
-    merged: Merged,
+    merged: EnrichedBatch,
     store: ArtifactStore,
-    embeddings: VectorsFile,
+    embeddings: EmbeddingsWriter,
     settings: Settings,
     progress: Callable[[int], None] | None = None,
 ) -> FinishedBatch:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curation_features.build import ASSETS, build_assets
+from curation_features.build import build_assets
 from curation_features.events.outbox import Outbox
 from curation_features.finish import check_accepted
 from curation_features.manifest import Batch
-from curation_features.pipeline import FeatureStages, Merged
+from curation_features.pipeline import EnrichedBatch, FeatureStages
 from curation_features.pipeline.code_versions import code_versions
+from curation_features.schema import ASSETS
 from curation_features.storage.adoptions import AdoptedAsset, Adoption, Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 
@@ -27,7 +28,7 @@ class ProcessedBatch:
         event: `features.completed`.
     """
 
-    merged: Merged
+    merged: EnrichedBatch
     cached: int
     partly_cached: int
     event: Mapping[str, Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +126,47 @@ METRICS: tuple[Metric, ...] = (
 )
 
 METRIC: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})
+METRIC_NAMES = tuple(METRIC)
+CPU_METRICS = tuple(name for name in METRIC_NAMES if name != "clip_iqa")
+
+
+class Part(NamedTuple):
+    """One result of a photo that has a version and a cache entry of its own.
+
+    Attributes:
+        name: in versions, the cache and settings.
+        stage: in `errors[].stage` of the features.
+        asset: the Dagster asset that holds it.
+    """
+
+    name: str
+    stage: str
+    asset: str
+
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {name: Part(name, name, "technical_metrics") for name in METRIC_NAMES}
+    | {
+        "embedding": Part("embedding", "image_embedding", "image_embeddings"),
+        "labels": Part("labels", "clip_labels", "clip_labels"),
+    }
+)
+"""Every part of a photo's result, in the order in which they are computed."""
+
+PHOTO_ASSETS = tuple(dict.fromkeys(part.asset for part in PARTS.values()))
+"""The assets that hold a row per photo, in the order in which they are computed."""
+
+
+ASSETS = ("label_embeddings", *PHOTO_ASSETS, "features")
+"""Every asset of a batch, upstream first."""
+
+LABEL_ASSETS = ("label_embeddings", PARTS["labels"].asset, "features")
+"""The assets that depend on the labels and templates."""
+
+Status: TypeAlias = Literal["ok", "degraded", "failed"]
+"""How much of a photo was measured: everything, a part, or nothing."""
+
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +223,7 @@ class LabelScore(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Labelling:
+class LabelPrediction:
     """The labels of one photo, or the error that stands in their place.
 
     Attributes:
@@ -199,9 +240,6 @@ class Labelling:
 
 PERMANENT_REASONS = ("flat_image", "too_small", "undefined_statistics")
 """Reasons that follow from the pixels alone: such an error is a result, and is cached like one."""
-
-METRIC_NAMES = tuple(metric.name for metric in METRICS)
-CPU_METRICS = tuple(name for name in METRIC_NAMES if name != "clip_iqa")
 
 
 @dataclass(slots=True)
@@ -220,13 +258,13 @@ class PhotoRecord:
     failure: FeatureError | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     embedding: Embedding | None = None
-    labelling: Labelling | None = None
+    prediction: LabelPrediction | None = None
     cached: bool = False
     partly_cached: bool = False
 
     @property
     def is_retryable(self) -> bool:
         """Whether an error of this photo, or of a part of it, is one that another run may not meet."""
-        results = (*self.measurements.values(), self.embedding, self.labelling)
+        results = (*self.measurements.values(), self.embedding, self.prediction)
         errors = (self.failure, *(result.error for result in results if result is not None))
         return any(error is not None and error.reason in RETRYABLE_REASONS for error in errors)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from curation_features.manifest import Batch, batch_from
-from curation_features.pipeline import FeatureStages, Merged, RunStats, log_batch, merge
+from curation_features.pipeline import EnrichedBatch, FeatureStages, RunStats, log_batch, merge
 from curation_features.pipeline.plan import ALL_PARTS
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
@@ -53,7 +53,7 @@ class FeaturesService:
         """
         return self.run(batch_from(batch)).document
 
-    def run(self, batch: Batch, each: Callable[[PhotoRecord], None] | None = None) -> Merged:
+    def run(self, batch: Batch, each: Callable[[PhotoRecord], None] | None = None) -> EnrichedBatch:
         """Like `process`, for a batch that is parsed already; also gives the records behind the document.
 
         Args:

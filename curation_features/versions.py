@@ -1,6 +1,6 @@
 """Versions of results: a short digest of everything that decides a number, apart from the photo itself.
 
-A result has a *part*: the name of a metric, `embedding` or `labels`. Each part has a version of its own, so that a
+Each part of a result (`schema.PARTS`) has a version of its own, so that a
 change of one constant, model or library recomputes that part and nothing else.
 """
 
@@ -13,10 +13,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from curation_features.schema import METRIC_NAMES
+from curation_features.schema import PARTS
 from curation_features.settings import Settings
-
-PARTS = (*METRIC_NAMES, "embedding", "labels")
 
 ALGORITHMS: Mapping[str, int] = dict.fromkeys(PARTS, 1)
 """Raised by hand when our own computation of a part changes its numbers."""

@@ -402,7 +402,7 @@ def test_a_stored_vector_of_another_length_harms_no_neighbour(world, batch) -> N
     entry = stages.cache.load(first, first)
     entry.embedding = Embedding(np.full(4, 0.5, np.float32))
     del entry.versions["labels"]
-    entry.labelling = None
+    entry.prediction = None
     stages.cache.save(first, entry)
     result = features(FeaturesService(stages=stages).process(batch))
     assert reasons(result[0]) == [("clip_labels", "invalid_embedding")]

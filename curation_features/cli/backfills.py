@@ -11,14 +11,13 @@ from curation_features.cli.command import Interrupted, Outcome, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
+from curation_features.schema import ASSETS, LABEL_ASSETS
 from curation_features.settings import Settings, nearest, packaged_file
 
 if TYPE_CHECKING:
     from curation_features.events.outbox import LatestEvents
     from curation_features.storage.artifacts import ArtifactStore
 
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
-LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
 FIELDS = {
     "backfill_id": "id of the backfill in Dagster",
     "url": "where the browser shows it",

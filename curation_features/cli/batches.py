@@ -22,7 +22,7 @@ from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.manifest import Batch
-    from curation_features.pipeline import FeatureStages, Merged
+    from curation_features.pipeline import EnrichedBatch, FeatureStages
 
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
 
@@ -104,7 +104,7 @@ def _process_to_file(batch: Batch, stages: FeatureStages, output: str) -> Outcom
     return outcome_of(finished, {} if to_stdout else {"features": Path(output)}, silent=to_stdout)
 
 
-def _measured(batch: Batch, stages: FeatureStages) -> tuple[Merged, Finished]:
+def _measured(batch: Batch, stages: FeatureStages) -> tuple[EnrichedBatch, Finished]:
     """The features of a batch, and the numbers of the run. Raises `StorageAwayError`, as `build_assets` does."""
     from curation_features.build import check_storage
     from curation_features.manifest import distinct_photos

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from curation_features.pipeline import Merged
+    from curation_features.pipeline import EnrichedBatch
     from curation_features.schema import PhotoRecord
 
 FEW = 20
@@ -108,21 +108,21 @@ def told_speed(fields: Mapping[str, Any]) -> str:
     return f"{fields['seconds']:.1f} s, {fields['photos_per_second']:.1f} photos/s"
 
 
-def _merged(document: Mapping[str, Any]) -> Merged:
+def _merged(document: Mapping[str, Any]) -> EnrichedBatch:
     """What a finished document tells of the records that it was made of: scores and labels that are no defaults."""
-    from curation_features.pipeline import Merged
+    from curation_features.pipeline import EnrichedBatch
 
-    return Merged(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
+    return EnrichedBatch(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
 
 
-def _measured(finished: Finished, table: Path | None) -> Merged:
+def _measured(finished: Finished, table: Path | None) -> EnrichedBatch:
     """The artifacts of a batch with their raw measurements."""
-    from curation_features.pipeline import Merged
+    from curation_features.pipeline import EnrichedBatch
     from curation_features.schema import METRICS
     from curation_features.storage.tables import STAGE_TABLES, read_rows, record_of
 
     if finished.records or table is None:
-        return Merged(dict(finished.document), finished.records, {})
+        return EnrichedBatch(dict(finished.document), finished.records, {})
     photo = ("photo_id", "image_uri", "sha256", "format", "width", "height", "errors", "original_uri")
     scores = [name for metric in METRICS for name in (metric.name, *(raw.name for raw in metric.raw))]
     artifacts, records = [], []
@@ -131,11 +131,11 @@ def _measured(finished: Finished, table: Path | None) -> Merged:
         STAGE_TABLES["technical_metrics"].restore(record, row)
         artifacts.append({"photo_id": row["photo_id"], "original_uri": row["original_uri"]})
         records.append(record)
-    return Merged({"artifacts": artifacts}, records, {})
+    return EnrichedBatch({"artifacts": artifacts}, records, {})
 
 
 def _record(artifact: Mapping[str, Any]) -> PhotoRecord:
-    from curation_features.schema import Labelling, LabelScore, Measurement, PhotoRecord
+    from curation_features.schema import LabelPrediction, LabelScore, Measurement, PhotoRecord
 
     features = artifact["features"]
     lacking = {error["stage"] for error in features["errors"]}
@@ -146,7 +146,7 @@ def _record(artifact: Mapping[str, Any]) -> PhotoRecord:
     scores = features["tech"].items()
     record.measurements = {name: Measurement(score) for name, score in scores if name not in lacking}
     if not lacking & {"image_embedding", "clip_labels"}:
-        record.labelling = Labelling(tuple(LabelScore(**label) for label in features["clip_labels"]))
+        record.prediction = LabelPrediction(tuple(LabelScore(**label) for label in features["clip_labels"]))
     return record
 
 
@@ -154,7 +154,7 @@ def _nothing() -> None:
     pass
 
 
-def _show(merged: Merged, fields: Mapping[str, Any], measured: Callable[[], Merged]) -> None:
+def _show(merged: EnrichedBatch, fields: Mapping[str, Any], measured: Callable[[], EnrichedBatch]) -> None:
     from rich.columns import Columns
     from rich.text import Text
 
@@ -187,7 +187,9 @@ _Photo = tuple[str, Mapping[str, Any]]
 """The path that a photo is told by, and its artifact."""
 
 
-def _tables(merged: Merged, width: int, measured: Callable[[], Merged]) -> Iterator[tuple[str, RenderableType]]:
+def _tables(
+    merged: EnrichedBatch, width: int, measured: Callable[[], EnrichedBatch]
+) -> Iterator[tuple[str, RenderableType]]:
     """What is listed of a batch, with titles where that is not all: what failed or lacks a value, and the extremes."""
     by_status: dict[str, list[_Photo]] = {"failed": [], "degraded": [], "ok": []}
     for name, artifact in _named(merged.document["artifacts"]):
@@ -246,8 +248,8 @@ def _cells(artifact: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in METRIC_NAMES:
         measurement = record.measurements.get(name)
         yield "-" if measurement is None else f"{measurement.score:.3f}", ""
-    if record.labelling:
-        yield f"{record.labelling.labels[0].confidence:.2f} {record.labelling.labels[0].label}", ""
+    if record.prediction:
+        yield f"{record.prediction.labels[0].confidence:.2f} {record.prediction.labels[0].label}", ""
     else:
         yield "-", "yellow"
 
@@ -267,7 +269,7 @@ def _failures(photos: Sequence[_Photo], width: int) -> RenderableType:
     return table
 
 
-def _extremes(measured: Merged, width: int) -> RenderableType | None:
+def _extremes(measured: EnrichedBatch, width: int) -> RenderableType | None:
     """The photos at the bad end of each score, with the cause."""
     from rich.text import Text
 

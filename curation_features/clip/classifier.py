@@ -14,11 +14,11 @@ import numpy as np
 from curation_features.clip import label_embeddings
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
-from curation_features.clip.labels import fallback_labelling, label_photos
+from curation_features.clip.labels import fallback_prediction, label_photos
 from curation_features.clip.prompts import unread
 from curation_features.clip.vocabulary import vocabulary_of
 from curation_features.photos.inputs import IMAGE_TYPES, pixels
-from curation_features.schema import Labelling
+from curation_features.schema import LabelPrediction
 from curation_features.settings import Settings, load_settings
 from curation_features.versions import text_version
 from curation_features.weights import LazyModel
@@ -119,7 +119,7 @@ class CLIPClassifier:
         ]
         return np.concatenate(vectors) if vectors else np.empty((0, engine.dimension), np.float32)
 
-    def label(self, embeddings: NDArray[np.float32]) -> list[Labelling]:
+    def label(self, embeddings: NDArray[np.float32]) -> list[LabelPrediction]:
         """Labels of photos by their vectors (N, D); an error in place of labels where a vector is not finite."""
         known = self.label_embeddings()
         scale = self.settings.temperature or known.logit_scale
@@ -129,13 +129,13 @@ class CLIPClassifier:
         found: list[list[dict[str, Any]]] = []
         for start in range(0, len(images), IMAGES_AT_ONCE):
             rgbs = [pixels(image, self.settings) for image in images[start : start + IMAGES_AT_ONCE]]
-            for labelling in self.label(self.embed(rgbs)):
-                if labelling.error:
-                    logger.warning("Fallback labels for an image: %s", labelling.error.message)
-                    labelling = fallback_labelling(
-                        self.vocabulary.labels, labelling.error, self.settings.fallback_labels
+            for prediction in self.label(self.embed(rgbs)):
+                if prediction.error:
+                    logger.warning("Fallback labels for an image: %s", prediction.error.message)
+                    prediction = fallback_prediction(
+                        self.vocabulary.labels, prediction.error, self.settings.fallback_labels
                     )
-                found.append([label._asdict() for label in labelling.labels])
+                found.append([label._asdict() for label in prediction.labels])
         return found
 
     def _read_or_build(self) -> LabelEmbeddings:

@@ -14,11 +14,11 @@ from PIL import Image
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
 from curation_features.devices.selection import BATCH_SIZES, Device, alone_on, announce, select_device
-from curation_features.devices.transfer import Uploads, stacked
+from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.settings import Settings
 from curation_features.weights import ClipWeights, Copies, LazyModel, Progress, Weights, locate_clip, no_progress
-from curation_features.weights.assembly import Mismatch
+from curation_features.weights.assembly import MismatchError
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ class OpenClipEngine:
         model = self._model(device)
         self._transform = model.transform
         self._transform_there = on_tensor(model.transform)
-        self._uploads = Uploads(device.name) if device.name == "cuda" else None
+        self._uploads = HostToDevice(device.name) if device.name == "cuda" else None
         self.logit_scale: float = _checked_scale(weights, model.logit_scale)
         self.dimension: int = weights.config["model_cfg"]["embed_dim"]
 
@@ -253,7 +253,7 @@ class OpenClipEngine:
         try:
             with alone_on(device.name):
                 return self._model(device).place(tower)
-        except Mismatch as error:
+        except MismatchError as error:
             raise _invalid(self._weights, error) from error
 
     def _model(self, device: Device) -> ClipModel:

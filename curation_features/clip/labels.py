@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curation_features.schema import LABELS_PER_PHOTO, SCORE_DECIMALS, FeatureError, Labelling, LabelScore
+from curation_features.schema import LABELS_PER_PHOTO, SCORE_DECIMALS, FeatureError, LabelPrediction, LabelScore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def label_photos(
     label_vectors: NDArray[np.floating[Any]],
     labels: Sequence[str],
     scale: float,
-) -> list[Labelling]:
+) -> list[LabelPrediction]:
     """The `LABELS_PER_PHOTO` most probable labels of every photo, most probable first, ties by position in `labels`.
 
     The order is that of the cosines, which the softmax keeps, so that it holds where probabilities round to 0.
@@ -96,7 +96,7 @@ def label_photos(
         rounded(cosine).tolist(),
         rounded(confidence[:, 0] - confidence[:, 1]).tolist(),
     )
-    return [_labelling(*row) for row in zip(*columns, strict=True)]
+    return [_prediction(*row) for row in zip(*columns, strict=True)]
 
 
 def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,10 +112,10 @@ def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return found + 0.0
 
 
-def fallback_labelling(labels: Sequence[str], error: FeatureError, fallback: Sequence[str] = ()) -> Labelling:
+def fallback_prediction(labels: Sequence[str], error: FeatureError, fallback: Sequence[str] = ()) -> LabelPrediction:
     """Default labels at confidence 0 and cosine 0: `fallback`, or else the first of `labels`, with the reason."""
     names = tuple(fallback or labels)[:LABELS_PER_PHOTO]
-    return Labelling(labels=tuple(LabelScore(name, 0.0, 0.0) for name in names), error=error)
+    return LabelPrediction(labels=tuple(LabelScore(name, 0.0, 0.0) for name in names), error=error)
 
 
 def _slices(rows: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -137,9 +137,9 @@ def _first(cosine: NDArray[np.float64]) -> NDArray[np.intp]:
     return places
 
 
-def _labelling(
+def _prediction(
     names: list[str], confidence: list[float], score: list[float], cosine: list[float], margin: float
-) -> Labelling:
+) -> LabelPrediction:
     if math.isnan(margin):
-        return Labelling(error=FeatureError("clip_labels", "not_finite", "the photo's embedding is not finite"))
-    return Labelling(tuple(map(LabelScore, names, confidence, score)), tuple(cosine), margin)
+        return LabelPrediction(error=FeatureError("clip_labels", "not_finite", "the photo's embedding is not finite"))
+    return LabelPrediction(tuple(map(LabelScore, names, confidence, score)), tuple(cosine), margin)

@@ -46,7 +46,7 @@ class ClipModel:
         logit_scale: the learned scale of cosines before a softmax.
 
     Raises:
-        Mismatch: names or shapes of the checkpoint are not those of the model.
+        MismatchError: names or shapes of the checkpoint are not those of the model.
         Exception: whatever open_clip makes of a configuration or a file that is not what it should be.
     """
 
@@ -63,7 +63,7 @@ class ClipModel:
         """The model with this tower in place.
 
         Raises:
-            Mismatch: the tower holds numbers that are not finite, or nothing but zeros.
+            MismatchError: the tower holds numbers that are not finite, or nothing but zeros.
         """
         with self._lock:
             names = [name for name in self._state if _tower_of(name) == tower]

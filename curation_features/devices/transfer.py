@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     """What a model's `preprocess` makes of a photo, and a stack of such: an array, or a tensor on its device."""
 
 
-class Uploads:
+class HostToDevice:
     """Sends arrays to a device and works on them there. Safe to call from several threads.
 
     On CUDA the bytes go through page-locked memory on a stream of the calling thread's own, so that they neither wait

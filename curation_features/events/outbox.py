@@ -28,6 +28,7 @@ from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.errors import CurationError, EventError
 from curation_features.events.webhook import WebhookSink
 from curation_features.manifest import to_json
+from curation_features.schema import STATUSES
 from curation_features.storage.deletions import last_sequence
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def features_completed(
         "table_uri": uri(table, root),
         "embeddings_uri": uri(embeddings, root),
         "artifacts": sum(statuses.values()),
-        "statuses": {status: statuses[status] for status in ("ok", "degraded", "failed")},
+        "statuses": {status: statuses[status] for status in STATUSES},
         "retryable": retryable,
         "version": {part: version[part] for part in ("technical", "clip")},
     }

@@ -32,11 +32,11 @@ from curation_features.inventory.places import (
 from curation_features.inventory.staleness import Stale, StalenessOf, Summary
 from curation_features.inventory.versions import CurrentVersions
 from curation_features.manifest import is_batch_id
+from curation_features.schema import STATUSES
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
 
 _EVENT = re.compile(r"(?P<batch_id>.+?)-[0-9a-f]{12}(-[0-9]+)?\.json")
-_STATUSES = ("ok", "degraded", "failed")
 _PARTS = ("technical", "clip")
 
 
@@ -163,7 +163,7 @@ def _summary(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summary 
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
         version = read_metadata(table)["version"]
-        return Summary({status: counts[status] for status in _STATUSES}, {part: version[part] for part in _PARTS})
+        return Summary({status: counts[status] for status in STATUSES}, {part: version[part] for part in _PARTS})
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -175,7 +175,7 @@ def _event(path: Path, batch_id: str) -> dict[str, Any] | None:
         data = event["data"]
         sound = (
             event["subject"] == batch_id
-            and all(type(data["statuses"][status]) is int for status in _STATUSES)
+            and all(type(data["statuses"][status]) is int for status in STATUSES)
             and all(isinstance(data["version"][part], str) for part in _PARTS)
             and all(isinstance(data[name], str) for name in ("manifest", "features"))
             and type(data.get("retryable", 0)) is int  # older events have none

@@ -14,6 +14,7 @@ from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
 from curation_features.report.text import one_line
+from curation_features.schema import STATUSES
 from curation_features.settings import Settings
 from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift
 
@@ -89,7 +90,7 @@ class BatchChecks:
 
     def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
         """Whether the batch is as usual, by the metadata of its `features`."""
-        statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in ("ok", "degraded", "failed")}
+        statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in STATUSES}
         yield self._limited("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
         shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
         yield self._limited("labels_as_usual", shift, self._settings.warn_label_shift)

@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.pipeline import Merged, Plan, RunStats
+from curation_features.pipeline import EnrichedBatch, Plan, RunStats
 from curation_features.pipeline.summary import (
     Extreme,
     Percentiles,
@@ -105,7 +105,7 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
 # Features ------------------------------------------------------------------------------------------------------------
 
 
-def feature_metadata(merged: Merged, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
+def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
     """Counts by status, the photos to look at first, labels, scores and errors; less than 60 kB.
 
     Args:
@@ -156,7 +156,7 @@ _SHARE_COLUMNS = {
 }
 
 
-def _label_table(merged: Merged) -> dg.TableMetadataValue:
+def _label_table(merged: EnrichedBatch) -> dg.TableMetadataValue:
     shares = label_distribution(merged)
     rows = [
         {
@@ -184,7 +184,7 @@ _SCORE_COLUMNS = {
 }
 
 
-def _score_table(merged: Merged, percentiles: Percentiles) -> dg.TableMetadataValue:
+def _score_table(merged: EnrichedBatch, percentiles: Percentiles) -> dg.TableMetadataValue:
     return _table(
         _SCORE_COLUMNS,
         [
@@ -207,7 +207,7 @@ _ERROR_COLUMNS = {
 }
 
 
-def _error_table(merged: Merged) -> dg.TableMetadataValue:
+def _error_table(merged: EnrichedBatch) -> dg.TableMetadataValue:
     return _table(
         _ERROR_COLUMNS,
         [
@@ -293,11 +293,11 @@ def _image(record: PhotoRecord, thumbnail: Thumbnail | None) -> str:
 
 
 def _labels(record: PhotoRecord) -> str:
-    labelling = record.labelling
-    if labelling is None or labelling.error is not None or not labelling.labels:
+    prediction = record.prediction
+    if prediction is None or prediction.error is not None or not prediction.labels:
         return "-"
     return ", ".join(
-        f"{_inert(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in labelling.labels[:3]
+        f"{_inert(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in prediction.labels[:3]
     )
 
 
@@ -307,7 +307,7 @@ _AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
 
-def _names(merged: Merged) -> list[str]:
+def _names(merged: EnrichedBatch) -> list[str]:
     """What each photo of a batch is called: its path in the folder of all, or its id."""
     return display_paths(merged.document["artifacts"], _NAME_LENGTH)
 

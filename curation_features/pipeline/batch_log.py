@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from curation_features.manifest import Batch
-from curation_features.pipeline.merge import Merged
+from curation_features.pipeline.merge import EnrichedBatch
 from curation_features.pipeline.stats import RunStats
 
 log = logging.getLogger(__name__)
 
 
-def log_batch(batch: Batch, merged: Merged, stats: RunStats) -> None:
+def log_batch(batch: Batch, merged: EnrichedBatch, stats: RunStats) -> None:
     """Log what came of a batch: one line, with the same as fields in the record's attribute `curation_features`."""
     fields = {
         "batch_id": batch.batch_id,

@@ -11,7 +11,7 @@ from curation_features.concurrency import batched
 from curation_features.errors import WeightsError
 from curation_features.pipeline.plan import Plan, tolerated
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import Embedding, FeatureError, Labelling, PhotoRecord
+from curation_features.schema import Embedding, FeatureError, LabelPrediction, PhotoRecord
 from curation_features.storage.cache import CacheEntry, FeatureCache
 
 _AT_ONCE = 256
@@ -38,11 +38,11 @@ def with_labels(
 
 def _settled(record: PhotoRecord, plan: Plan) -> bool:
     """Whether a record has labels; one that can have none gets the error that leaves it without."""
-    if record.labelling is None:
+    if record.prediction is None:
         embedding = record.embedding or Embedding(error=record.failure)
         if embedding.vector is None or "labels" in plan.missing:
-            record.labelling = Labelling(error=record.failure or embedding.error or plan.missing.get("labels"))
-    return record.labelling is not None
+            record.prediction = LabelPrediction(error=record.failure or embedding.error or plan.missing.get("labels"))
+    return record.prediction is not None
 
 
 def _entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
@@ -53,7 +53,7 @@ def _filled(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
     """Give a record the labels that the cache holds; False if it holds none that are valid."""
     record.cached = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
     if entry is not None and record.cached:
-        record.labelling = entry.labelling
+        record.prediction = entry.prediction
     return record.cached
 
 
@@ -66,7 +66,7 @@ def _label(
     except WeightsError as error:
         summary = tolerated(error, classifier.settings).summary
         for record, _ in todo:
-            record.labelling = Labelling(error=FeatureError("clip_labels", error.reason, summary))
+            record.prediction = LabelPrediction(error=FeatureError("clip_labels", error.reason, summary))
         return
     vectors = []
     fitting = []
@@ -77,11 +77,11 @@ def _label(
             fitting.append((record, entry))
         else:
             message = f"the stored vector is not one of {dimension} numbers: materialize image_embeddings again"
-            record.labelling = Labelling(error=FeatureError("clip_labels", "invalid_embedding", message))
+            record.prediction = LabelPrediction(error=FeatureError("clip_labels", "invalid_embedding", message))
     if not fitting:
         return
-    for (record, entry), labelling in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
-        record.labelling = labelling
+    for (record, entry), prediction in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
+        record.prediction = prediction
         if entry is not None:
-            entry.add("labels", plan.versions["labels"], labelling)
+            entry.add("labels", plan.versions["labels"], prediction)
             cache.save(record.photo_id, entry)

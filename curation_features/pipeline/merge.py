@@ -7,14 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from curation_features.clip.labels import fallback_labelling
+from curation_features.clip.labels import fallback_prediction
 from curation_features.manifest import Batch, distinct_photos, enrich
-from curation_features.schema import METRICS, RETRYABLE_REASONS, FeatureError, Labelling, Measurement, PhotoRecord
+from curation_features.schema import (
+    METRICS,
+    RETRYABLE_REASONS,
+    STATUSES,
+    FeatureError,
+    LabelPrediction,
+    Measurement,
+    PhotoRecord,
+)
 from curation_features.storage.tables import Row, feature_row
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class EnrichedBatch:
     """The enriched document of a batch, with the records that it was made of.
 
     Attributes:
@@ -38,7 +46,7 @@ class Merged:
     def statuses(self) -> dict[str, int]:
         """How many artifacts are `ok`, `degraded` and `failed`."""
         found = Counter(artifact["features"]["status"] for artifact in self.document["artifacts"])
-        return {status: found[status] for status in ("ok", "degraded", "failed")}
+        return {status: found[status] for status in STATUSES}
 
     def retryable(self) -> int:
         """How many artifacts have an error that another run may not meet."""
@@ -48,9 +56,9 @@ class Merged:
     def label_counts(self) -> dict[str, int]:
         """How many artifacts have each first label, most frequent first."""
         first = Counter(
-            record.labelling.labels[0].label
+            record.prediction.labels[0].label
             for record in self.records
-            if record.labelling is not None and record.labelling.error is None and record.labelling.labels
+            if record.prediction is not None and record.prediction.error is None and record.prediction.labels
         )
         return dict(first.most_common())
 
@@ -61,7 +69,7 @@ def merge(
     version: Mapping[str, str],
     labels: Sequence[str],
     fallback: Sequence[str],
-) -> Merged:
+) -> EnrichedBatch:
     """Put the features of each photo on its artifacts; every other field stays as it came.
 
     Args:
@@ -75,7 +83,7 @@ def merge(
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
     features = [features_of(record, version, labels, fallback) for record in ordered]
-    return Merged(enrich(batch, features), ordered, version, labels)
+    return EnrichedBatch(enrich(batch, features), ordered, version, labels)
 
 
 def features_of(
@@ -83,32 +91,32 @@ def features_of(
 ) -> dict[str, Any]:
     """The feature record of one photo: what was measured, and defaults with an error where nothing was."""
     measured = {metric.name: record.measurements.get(metric.name, Measurement()) for metric in METRICS}
-    labelling = record.labelling or Labelling()
-    if not labelling.labels:
-        labelling = fallback_labelling(
-            tuple(labels), labelling.error or _never_computed("clip_labels"), tuple(fallback)
+    prediction = record.prediction or LabelPrediction()
+    if not prediction.labels:
+        prediction = fallback_prediction(
+            tuple(labels), prediction.error or _never_computed("clip_labels"), tuple(fallback)
         )
-    errors = [record.failure] if record.failure else _errors(measured, labelling)
+    errors = [record.failure] if record.failure else _errors(measured, prediction)
     scores = {name: measurement.score for name, measurement in measured.items()}
-    anything = any(score is not None for score in scores.values()) or labelling.error is None
+    anything = any(score is not None for score in scores.values()) or prediction.error is None
     return {
         "tech": {
             metric.name: metric.default if scores[metric.name] is None else scores[metric.name] for metric in METRICS
         },
-        "clip_labels": [label._asdict() for label in labelling.labels],
+        "clip_labels": [label._asdict() for label in prediction.labels],
         "status": "ok" if not errors else "degraded" if anything else "failed",
         "errors": [asdict(error) for error in errors],
         "version": dict(version),
     }
 
 
-def _errors(measured: Mapping[str, Measurement], labelling: Labelling) -> list[FeatureError]:
+def _errors(measured: Mapping[str, Measurement], prediction: LabelPrediction) -> list[FeatureError]:
     found = [
         measurement.error or _never_computed(name)
         for name, measurement in measured.items()
         if measurement.score is None
     ]
-    return [*found, labelling.error] if labelling.error else found
+    return [*found, prediction.error] if prediction.error else found
 
 
 def _never_computed(stage: str) -> FeatureError:

@@ -15,10 +15,10 @@ from curation_features.concurrency import BatchRunner, at_once, bounded_map, in_
 from curation_features.devices.transfer import stacked
 from curation_features.errors import ManifestError, PhotoError, WeightsError
 from curation_features.manifest import Batch, distinct_photos
-from curation_features.pipeline.plan import MODEL_PARTS, STAGE_OF_PART, Models, Plan, tolerated
+from curation_features.pipeline.plan import MODEL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.preparation import Item, Preparation, Result, failed
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import Embedding, FeatureError, PhotoRecord
+from curation_features.schema import PARTS, Embedding, FeatureError, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -200,7 +200,7 @@ class PixelPass:
             group = [item for item in items if part in item.inputs]
             if not group:
                 continue
-            with stats.timing(STAGE_OF_PART.get(part, part)):
+            with stats.timing(PARTS[part].stage):
                 results = self._runners[part](run, [item.inputs.pop(part) for item in group])
             for item, result in zip(group, results, strict=True):
                 if isinstance(result, WeightsError):

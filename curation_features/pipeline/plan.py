@@ -12,12 +12,12 @@ from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
-from curation_features.schema import METRIC_NAMES, FeatureError
+from curation_features.schema import METRIC_NAMES, PARTS, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque.index import Brisque
 from curation_features.technical.brisque.loading import brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
-from curation_features.versions import PARTS, combined, part_version, text_version
+from curation_features.versions import combined, part_version, text_version
 from curation_features.weights import LazyModel, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ LABEL_PARTS = frozenset({"labels"})
 MODEL_PARTS = ("brisque", "clip_iqa", "embedding")
 ALL_PARTS = TECHNICAL_PARTS | EMBEDDING_PARTS | LABEL_PARTS
 
-STAGE_OF_PART = {"embedding": "image_embedding", "labels": "clip_labels"}
 UNMEASURED = "unmeasured"
 
 
@@ -144,7 +143,7 @@ def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts:
         try:
             identity = models.identity(part)
         except WeightsError as error:
-            missing[part] = FeatureError(STAGE_OF_PART.get(part, part), error.reason, error.summary)
+            missing[part] = FeatureError(PARTS[part].stage, error.reason, error.summary)
             failures[str(error)] = error
             continue
         inputs: dict[str, str] = {}

@@ -20,14 +20,13 @@ from curation_features.photos.reader import PhotoReader, decode
 from curation_features.pipeline.plan import (
     LABEL_PARTS,
     MODEL_PARTS,
-    STAGE_OF_PART,
     TECHNICAL_PARTS,
     Models,
     Plan,
     tolerated,
 )
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.schema import PARTS, Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import CacheEntry, FeatureCache
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -163,11 +162,11 @@ def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: 
     if "embedding" in valid:
         record.embedding = entry.embedding
     if "labels" in valid:
-        record.labelling = entry.labelling
+        record.prediction = entry.prediction
 
 
 def _error(part: str, error: Exception) -> FeatureError:
-    stage = STAGE_OF_PART.get(part, part)
+    stage = PARTS[part].stage
     if isinstance(error, WeightsError):
         return FeatureError(stage, error.reason, error.summary)
     reason = "out_of_memory" if is_out_of_memory(error) else "model_error"

@@ -1,7 +1,7 @@
 """What a finished batch looks like at a glance: percentiles of its scores, its labels, its errors, what to look at.
 
-Pure functions over `Merged`. Artifacts of one photo count one by one, as they do in the artifacts that are written;
-only `extremes` and `failed_photos` name a photo once.
+Pure functions over `EnrichedBatch`. Artifacts of one photo count one by one, as they do in the result; only
+`extremes` and `failed_photos` name a photo once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_features.pipeline.merge import Merged
+from curation_features.pipeline.merge import EnrichedBatch
 from curation_features.schema import METRICS, Measurement, PhotoRecord
 
 PERCENTILES = {"p05": 5, "p50": 50, "p95": 95}
@@ -77,7 +77,7 @@ Percentiles = dict[str, dict[str, float]]
 """For each metric its percentiles, by name."""
 
 
-def score_percentiles(merged: Merged) -> Percentiles:
+def score_percentiles(merged: EnrichedBatch) -> Percentiles:
     """The `PERCENTILES` of each metric over what was measured, interpolated linearly; absent where nothing was."""
     found: Percentiles = {}
     for metric in METRICS:
@@ -88,14 +88,14 @@ def score_percentiles(merged: Merged) -> Percentiles:
     return found
 
 
-def label_distribution(merged: Merged) -> list[LabelShare]:
+def label_distribution(merged: EnrichedBatch) -> list[LabelShare]:
     """The first labels, most frequent first; ties in the order of the batch."""
     counts = merged.label_counts()
     total = sum(counts.values())
     return [LabelShare(label, count, count / total) for label, count in counts.items()]
 
 
-def error_counts(merged: Merged) -> list[ErrorCount]:
+def error_counts(merged: EnrichedBatch) -> list[ErrorCount]:
     """The errors by stage and reason, most frequent first; ties by name."""
     counts: Counter[tuple[str, str]] = Counter()
     messages: dict[tuple[str, str], str] = {}
@@ -107,7 +107,7 @@ def error_counts(merged: Merged) -> list[ErrorCount]:
     return [ErrorCount(*kind, count, messages[kind]) for kind, count in ordered]
 
 
-def extremes(merged: Merged, n: int = 3) -> list[Extreme]:
+def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:
     """For each metric, in the order of `METRICS`, the `n` photos at its bad end in this batch, and the cause.
 
     They are what to look at first, and no judgement: the darkest photo of a good batch may be a good photo. The raw
@@ -126,12 +126,12 @@ def extremes(merged: Merged, n: int = 3) -> list[Extreme]:
     return found
 
 
-def failed_photos(merged: Merged) -> list[Photo]:
+def failed_photos(merged: EnrichedBatch) -> list[Photo]:
     """The photos of which nothing was measured, in the order of the batch."""
     return [photo for photo in _distinct(merged) if photo.artifact["features"]["status"] == "failed"]
 
 
-def _distinct(merged: Merged) -> Iterator[Photo]:
+def _distinct(merged: EnrichedBatch) -> Iterator[Photo]:
     """The photos of a batch in order, each once, under whatever ids its bytes go."""
     seen: set[tuple[str, ...]] = set()
     for position, (artifact, record) in enumerate(zip(merged.document["artifacts"], merged.records, strict=True)):

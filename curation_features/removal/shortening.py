@@ -24,9 +24,9 @@ from curation_features.inventory.places import (
 )
 from curation_features.inventory.staleness import without_features
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, to_json
-from curation_features.pipeline import Merged
+from curation_features.pipeline import EnrichedBatch
 from curation_features.removal.deleting import DataFolder
-from curation_features.schema import Embedding, Labelling, LabelScore, PhotoInfo, PhotoRecord
+from curation_features.schema import Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, record_of
@@ -119,7 +119,9 @@ def _shorten_features(
     _write_without(settings, store, batch_from(manifest), _merged(shorter, table_path, photo_id), photo_id)
 
 
-def _write_without(settings: Settings, store: ArtifactStore, batch: Batch, merged: Merged, photo_id: str) -> None:
+def _write_without(
+    settings: Settings, store: ArtifactStore, batch: Batch, merged: EnrichedBatch, photo_id: str
+) -> None:
     """Write features, their page and their image vectors without a photo, and announce them, as every run does."""
     path = store.embeddings_path(batch.batch_id)
     try:
@@ -134,7 +136,7 @@ def _write_without(settings: Settings, store: ArtifactStore, batch: Batch, merge
     written.announce(Outbox.from_settings(settings), settings.root)
 
 
-def _merged(document: Document, table: Path, photo_id: str) -> Merged:
+def _merged(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
     """What finished features were made of, out of their table, but for a photo."""
     try:
         metadata = read_metadata(table)
@@ -144,7 +146,7 @@ def _merged(document: Document, table: Path, photo_id: str) -> Merged:
         raise StoreError(f"{table}: cannot be read ({error}): make the features of this batch again") from error
     if [record.photo_id for record in records] != [artifact["photo_id"] for artifact in document["artifacts"]]:
         raise StoreError(f"{table}: has other photos than the JSON file: make the features of this batch again")
-    return Merged(document, records, version, labels)
+    return EnrichedBatch(document, records, version, labels)
 
 
 _TECHNICAL = STAGE_TABLES["technical_metrics"]
@@ -155,7 +157,7 @@ def _record(row: Row) -> PhotoRecord:
     record = record_of(row)
     _TECHNICAL.restore(record, row)
     labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
-    record.labelling = Labelling(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
+    record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
     return record
 
 

@@ -26,7 +26,7 @@ from curation_features.atomic_files import cannot_write, flush, replacing, store
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
-from curation_features.storage.embeddings import VectorsFile, vectors_file
+from curation_features.storage.embeddings import EmbeddingsWriter, embeddings_writer
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
     STAGE_TABLES,
@@ -295,17 +295,19 @@ class ArtifactStore:
         """Where the image vectors of a finished batch lie."""
         return self.data_path / "features" / "embeddings" / f"{batch_id}.parquet"
 
-    def embeddings(self, batch_id: str, version: str | None, model: str | None) -> AbstractContextManager[VectorsFile]:
-        """A file for the image vectors of a batch, to be filled and given to `write_features` (see `VectorsFile`).
+    def embeddings(
+        self, batch_id: str, version: str | None, model: str | None
+    ) -> AbstractContextManager[EmbeddingsWriter]:
+        """A file for the image vectors of a batch, to be filled and given to `write_features` (see `EmbeddingsWriter`).
 
         Args:
             version: of the vectors; None where there are none.
             model: the CLIP model as settings name it.
         """
-        return vectors_file(self.embeddings_path(batch_id), batch_id, {"version": version, "model": model})
+        return embeddings_writer(self.embeddings_path(batch_id), batch_id, {"version": version, "model": model})
 
     @contextmanager
-    def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[VectorsFile]:
+    def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[EmbeddingsWriter]:
         """The vectors that `image_embeddings` has made of these records' very bytes; null for all others.
 
         Args:
@@ -337,7 +339,7 @@ class ArtifactStore:
         rows: Iterable[Row],
         version: Mapping[str, str],
         labels: Sequence[str],
-        embeddings: VectorsFile | None = None,
+        embeddings: EmbeddingsWriter | None = None,
     ) -> FeatureArtifact:
         """Write the enriched artifacts. The JSON file comes last: where it stands, the others stand too.
 

@@ -27,7 +27,7 @@ from curation_features.schema import (
     PERMANENT_REASONS,
     Embedding,
     FeatureError,
-    Labelling,
+    LabelPrediction,
     LabelScore,
     Measurement,
     PhotoInfo,
@@ -47,9 +47,9 @@ class CacheEntry:
     versions: dict[str, str] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
     embedding: Embedding | None = None
-    labelling: Labelling | None = None
+    prediction: LabelPrediction | None = None
 
-    def add(self, part: str, version: str, result: Measurement | Embedding | Labelling) -> None:
+    def add(self, part: str, version: str, result: Measurement | Embedding | LabelPrediction) -> None:
         """Keep a result, unless it is an error that another run might not meet."""
         if result.error is not None and not (
             isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
@@ -61,7 +61,7 @@ class CacheEntry:
         elif isinstance(result, Embedding):
             self.embedding = result
         else:
-            self.labelling = result
+            self.prediction = result
 
     def valid(self, versions: Mapping[str, str]) -> frozenset[str]:
         """The parts whose stored version is the wanted one."""
@@ -162,16 +162,16 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
     if entry.embedding is not None and entry.embedding.vector is not None:
         vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
-    if entry.labelling is not None:
-        features["clip_labels"] = _plain(entry.labelling)
+    if entry.prediction is not None:
+        features["clip_labels"] = _plain(entry.prediction)
     text = json.dumps(features, allow_nan=False).encode()
     content = hashlib.sha256(text).hexdigest()
     version = {"photo_id": photo_id, "image": entry.info.sha256, "content": content, "parts": entry.versions}
     return b'{"version": ' + json.dumps(version).encode() + _FEATURES + text + b"}"
 
 
-def _plain(result: Measurement | Labelling) -> dict[str, Any]:
-    if isinstance(result, Labelling):
+def _plain(result: Measurement | LabelPrediction) -> dict[str, Any]:
+    if isinstance(result, LabelPrediction):
         plain = {"labels": [label._asdict() for label in result.labels], "cosines": result.cosines}
         return plain if result.margin is None else {**plain, "margin": result.margin}
     if result.error is not None:
@@ -195,12 +195,12 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         {str(part): str(value) for part, value in version["parts"].items()},
         {name: _measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
         _embedding(features["embedding"]) if "embedding" in features else None,
-        _labelling(features["clip_labels"]) if "clip_labels" in features else None,
+        _prediction(features["clip_labels"]) if "clip_labels" in features else None,
     )
     present = {
         *entry.measurements,
         *(("embedding",) if entry.embedding else ()),
-        *(("labels",) if entry.labelling else ()),
+        *(("labels",) if entry.prediction else ()),
     }
     return entry if present == set(entry.versions) else None
 
@@ -223,6 +223,6 @@ def _embedding(encoded: str) -> Embedding:
     return Embedding(vector)
 
 
-def _labelling(plain: Mapping[str, Any]) -> Labelling:
+def _prediction(plain: Mapping[str, Any]) -> LabelPrediction:
     labels = tuple(LabelScore(**label) for label in plain["labels"])
-    return Labelling(labels, tuple(plain["cosines"]), plain.get("margin"))
+    return LabelPrediction(labels, tuple(plain["cosines"]), plain.get("margin"))

@@ -19,7 +19,7 @@ from curation_features.storage.tables import EMBEDDING_COLUMNS, Row, rows_writer
 _PLAIN = {"use_dictionary": ["batch_id"], "compression": "none"}  # vectors become no smaller, only later
 
 
-class VectorsFile:
+class EmbeddingsWriter:
     """The vectors of one batch on their way to `path`; memory does not grow by them.
 
     Every method raises `StoreError` where the disk does not take them.
@@ -89,14 +89,14 @@ class VectorsFile:
 
 
 @contextmanager
-def vectors_file(path: Path, batch_id: str, source: Mapping[str, str | None]) -> Iterator[VectorsFile]:
+def embeddings_writer(path: Path, batch_id: str, source: Mapping[str, str | None]) -> Iterator[EmbeddingsWriter]:
     """A file for the vectors of a batch, which leaves no trace unless it is published within the block.
 
     Raises:
         StoreError: it cannot be made.
     """
     with suppress(_UnpublishedError), ExitStack() as place:
-        file = VectorsFile(path, place, batch_id, source)
+        file = EmbeddingsWriter(path, place, batch_id, source)
         try:
             yield file
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation_features.errors import StoreError
+from curation_features.schema import STATUSES
 from curation_features.settings import Settings, load_settings, nearest
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import FEATURE_COLUMNS, METADATA_KEY, Columns, arrow_schema, vectors
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_STATUSES = ("ok", "degraded", "failed")
 _CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip")
 _JOINED_ON = ("batch_id", "photo_id", "sha256")
 
@@ -191,7 +191,7 @@ def _column(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
     import pandas as pd
 
     if name == "status":
-        return pd.Series(pd.Categorical(values.to_pylist(), _STATUSES, ordered=True))
+        return pd.Series(pd.Categorical(values.to_pylist(), STATUSES, ordered=True))
     if name in _CATEGORIES:
         texts = values.to_pylist()
         return pd.Series(pd.Categorical(texts, sorted({text for text in texts if text is not None})))

@@ -23,7 +23,7 @@ from curation_features.schema import (
     METRICS,
     Embedding,
     FeatureError,
-    Labelling,
+    LabelPrediction,
     LabelScore,
     Measurement,
     PhotoInfo,
@@ -177,24 +177,24 @@ def _restore_embedding(record: PhotoRecord, row: Row) -> None:
 
 
 def _label_columns(record: PhotoRecord) -> Row:
-    labelling = record.labelling or Labelling()
-    measured = labelling.error is None and bool(labelling.cosines)
+    prediction = record.prediction or LabelPrediction()
+    measured = prediction.error is None and bool(prediction.cosines)
     return {
-        "clip_labels": [label._asdict() for label in labelling.labels] if measured else None,
-        "label_margin": labelling.margin if measured else None,
-        "label_cosines": list(labelling.cosines) if measured else None,
+        "clip_labels": [label._asdict() for label in prediction.labels] if measured else None,
+        "label_margin": prediction.margin if measured else None,
+        "label_cosines": list(prediction.cosines) if measured else None,
     }
 
 
 def _labels_row(record: PhotoRecord) -> Row:
-    error = record.labelling.error if record.labelling else None
+    error = record.prediction.error if record.prediction else None
     return {**_photo_row(record, [error]), **_label_columns(record)}
 
 
 def _restore_labels(record: PhotoRecord, row: Row) -> None:
     labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
     error = next(iter(_errors(row).values()), None)
-    record.labelling = Labelling(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
+    record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
 
 
 def _all_but(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:

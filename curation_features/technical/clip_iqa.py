@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from curation_features.devices.selection import alone_on, select_device
-from curation_features.devices.transfer import Uploads
+from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
 from curation_features.weights import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
-from curation_features.weights.assembly import Mismatch, check_fit, check_values, place, without_parameters
+from curation_features.weights.assembly import (
+    MismatchError,
+    check_fit,
+    check_values,
+    place,
+    without_parameters,
+)
 from curation_features.weights.copies import Copies
 
 if TYPE_CHECKING:
@@ -78,7 +84,7 @@ class ClipIqa:
 
         self.side = side
         self._device = torch.device(device)
-        self._uploads = Uploads(device) if device == "cuda" else None
+        self._uploads = HostToDevice(device) if device == "cuda" else None
         self._visual = visual.eval().requires_grad_(False).to(self._device)
         if device == "cuda":  # what its tensor cores want; on a CPU it is slower
             self._visual = self._visual.to(memory_format=torch.channels_last)
@@ -100,7 +106,7 @@ class ClipIqa:
                 return self._uploads(rgb, self._reduced)
             except RuntimeError as error:  # too large, for its memory or for the operator
                 logger.debug("A photo is reduced on the CPU, as the device cannot: %s", error)
-        return np.asarray(Uploads("cpu")(rgb, self._reduced).numpy())
+        return np.asarray(HostToDevice("cpu")(rgb, self._reduced).numpy())
 
     def _reduced(self, rgb: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import interpolate
@@ -176,7 +182,7 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
         if copies is None:
             return build(_extracted(weights))
         return copies.load(f"clip-iqa-{COPY_FORMAT}-{weights.sha256}", lambda: _extracted(weights), build)
-    except Mismatch as error:
+    except MismatchError as error:
         raise InvalidWeightsError(
             f"CLIP-IQA's weights {weights.path} cannot be used: {error}",
             "run `curation-features models pull` to fetch them again, or name others in "
@@ -204,11 +210,11 @@ def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
 
     state = _read_state(weights)
     if "visual.layer1.0.conv1.weight" not in state:
-        raise Mismatch("it does not hold CLIP with a ResNet image tower (RN50)")
+        raise MismatchError("it does not hold CLIP with a ResNet image tower (RN50)")
     try:
         model = clip.build_model(state).float()
     except Exception as error:  # whatever piq and torch make of a state that does not fit
-        raise Mismatch(f"it does not fit CLIP RN50: {_one_line(error)}") from error
+        raise MismatchError(f"it does not fit CLIP RN50: {_one_line(error)}") from error
     check_values(model.state_dict())
     with torch.inference_mode():
         anchors = model.encode_text(prompt_tokens(model.context_length)).float()
@@ -219,7 +225,7 @@ def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
 
 
 def _assembled(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
-    """CLIP-IQA out of what `_extracted` gives, with these very tensors in it. Raises Mismatch where they are not that.
+    """CLIP-IQA out of what `_extracted` gives, with these very tensors in it. Raises MismatchError if they do not fit.
 
     Args:
         tensors: of the CPU; they are copied only to another device.
@@ -233,11 +239,11 @@ def _assembled(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -
     try:
         anchors, logit_scale = tensors["anchors"], tensors["logit_scale"]
     except KeyError as error:
-        raise Mismatch(f"it lacks {error}") from error
+        raise MismatchError(f"it lacks {error}") from error
     if anchors.shape != (2, visual.attnpool.c_proj.out_features) or logit_scale.numel() != 1:
-        raise Mismatch(f"its anchors are {tuple(anchors.shape)} and do not fit the image tower")
+        raise MismatchError(f"its anchors are {tuple(anchors.shape)} and do not fit the image tower")
     if not np.allclose(anchors.norm(dim=-1).numpy(), 1, atol=1e-4):
-        raise Mismatch("its anchors are not of unit norm")
+        raise MismatchError("its anchors are not of unit norm")
     return ClipIqa(visual, anchors, logit_scale, device=device, side=side)
 
 
@@ -259,7 +265,7 @@ def _empty_tower(tensors: Mapping[str, torch.Tensor]) -> Any:
                 width=width,
             )
     except (LookupError, ValueError) as error:
-        raise Mismatch(f"it does not hold CLIP's ResNet ({error!r})") from error
+        raise MismatchError(f"it does not hold CLIP's ResNet ({error!r})") from error
 
 
 def _that_runs(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
@@ -278,11 +284,11 @@ def _that_runs(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -
 
 
 def _tried(model: ClipIqa) -> ClipIqa:
-    """The model itself. Raises Mismatch where it has no score for a plain gradient of 32 x 32 px."""
+    """The model itself. Raises MismatchError where it has no score for a plain gradient of 32 x 32 px."""
     gradient = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32), (1, 3, 32, 32))
     (score,) = model.score(gradient)
     if not 0 <= score <= 1:
-        raise Mismatch(f"it gives {score} for a plain gradient")
+        raise MismatchError(f"it gives {score} for a plain gradient")
     return model
 
 
@@ -302,7 +308,7 @@ def _read_state(weights: Weights) -> dict[str, Any]:
             return dict(archive.state_dict())
         except Exception as error:  # whatever the reader makes of a damaged file
             kind = "safetensors" if is_safe else "a TorchScript archive"
-            raise Mismatch(f"it cannot be read as {kind}: {_one_line(error)}") from error
+            raise MismatchError(f"it cannot be read as {kind}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Mismatch(ValueError):
+class MismatchError(ValueError):
     """Tensors that a model cannot be made of. The message goes on after "cannot be used: "."""
 
 
@@ -52,7 +52,7 @@ def without_parameters() -> Iterator[None]:
 
 
 def check_fit(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise Mismatch unless names and shapes are exactly those of a model's parameters and buffers."""
+    """Raise MismatchError unless names and shapes are exactly those of a model's parameters and buffers."""
     wanted = model.state_dict()
     problems = [
         *(f"lacks {name}" for name in wanted if name not in tensors),
@@ -65,20 +65,20 @@ def check_fit(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> No
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise Mismatch(f"it {'; it '.join(problems[:3])}{more}")
+        raise MismatchError(f"it {'; it '.join(problems[:3])}{more}")
 
 
 def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise Mismatch where numbers are not finite, or all are 0. Reads each byte once, and makes no copy."""
+    """Raise MismatchError where numbers are not finite, or all are 0. Reads each byte once, and makes no copy."""
     import torch
 
     # NaN is the least and the greatest of whatever it is in.
     ranges = {name: [float(end) for end in torch.aminmax(tensor)] for name, tensor in tensors.items() if tensor.numel()}
     broken = [name for name, ends in ranges.items() if not all(map(math.isfinite, ends))]
     if broken:
-        raise Mismatch(f"it holds values that are not finite, in {broken[0]}")
+        raise MismatchError(f"it holds values that are not finite, in {broken[0]}")
     if not any(map(any, ranges.values())):
-        raise Mismatch("it holds nothing but zeros")
+        raise MismatchError("it holds nothing but zeros")
 
 
 def place(model: torch.nn.Module, name: str, tensor: torch.Tensor, device: str) -> None:

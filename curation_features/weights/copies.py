@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from curation_features import atomic_files
 from curation_features.settings import Settings
-from curation_features.weights.assembly import Mismatch
+from curation_features.weights.assembly import MismatchError
 from curation_features.weights.digests import digest
 from curation_features.weights.known_files import weights_folder
 
@@ -53,10 +53,10 @@ class Copies:
         Args:
             key: names what is copied, with the digest of the original in it.
             make: reads the original.
-            build: raises `Mismatch` where the tensors are not what they should be.
+            build: raises `MismatchError` where the tensors are not what they should be.
 
         Raises:
-            Mismatch: by `make` or `build` of the original; no copy of it stays.
+            MismatchError: by `make` or `build` of the original; no copy of it stays.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -65,11 +65,11 @@ class Copies:
         if self._is_whole(path):
             try:
                 return build(load_file(path))
-            except (Mismatch, SafetensorError) as error:
+            except (MismatchError, SafetensorError) as error:
                 logger.warning("%s cannot be used (%s) and is made anew", path, error)
         try:
             return build(self._kept(path, make()))
-        except Mismatch:
+        except MismatchError:
             with suppress(OSError):
                 path.unlink()
             raise

@@ -18,7 +18,7 @@ from PIL import Image
 
 from curation_features.clip.engine import MAX_ASPECT, OpenClipEngine, clip_model, load_open_clip
 from curation_features.devices.selection import Device
-from curation_features.devices.transfer import Uploads, stacked
+from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.settings import Settings
 from curation_features.weights import locate_clip
@@ -89,7 +89,7 @@ def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_che
         for rgb in (*photos(1, (height, width)), ramp.astype(np.uint8)):
             engine._uploads = None
             expected = engine.preprocess(rgb)
-            engine._uploads = Uploads("cpu")
+            engine._uploads = HostToDevice("cpu")
             found = np.asarray(engine.preprocess(rgb))
             levels = np.abs(found - expected) * np.reshape([0.2, 0.25, 0.3], (3, 1, 1)) * 255
             assert levels.max() < 2.01
@@ -99,7 +99,7 @@ def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_che
 def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(engine, monkeypatch):
     batch = [engine.preprocess(image) for image in photos(5)]
     expected = engine.encode_images(np.stack(batch))
-    monkeypatch.setattr(engine, "_uploads", Uploads("cpu"))
+    monkeypatch.setattr(engine, "_uploads", HostToDevice("cpu"))
     there = stacked([engine.preprocess(image) for image in photos(5)])
     assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
 

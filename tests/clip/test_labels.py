@@ -10,7 +10,7 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation_features.clip.labels import confidences, cosines, fallback_labelling, label_photos, rounded
+from curation_features.clip.labels import confidences, cosines, fallback_prediction, label_photos, rounded
 from curation_features.schema import FeatureError, LabelScore
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -37,51 +37,51 @@ def test_recorded_vectors_of_a_real_model_give_the_labels_a_person_gives(shared_
         assert labellings[photo].labels[0].label == name
         assert labellings[photo].labels[0].confidence == pytest.approx(confidence, abs=0.02)
     expected = scipy.special.softmax(100.0 * images.astype(float) @ vectors.astype(float).T, axis=1)
-    for labelling, row in zip(labellings.values(), expected, strict=True):
-        assert [label.confidence for label in labelling.labels] == pytest.approx(sorted(row)[:-6:-1], abs=1e-6)
+    for prediction, row in zip(labellings.values(), expected, strict=True):
+        assert [label.confidence for label in prediction.labels] == pytest.approx(sorted(row)[:-6:-1], abs=1e-6)
 
 
 def test_a_worked_example():
     """Two labels at right angles and a photo at 60 and 30 degrees to them; scale 2."""
     vectors = np.eye(5, dtype=np.float32)
     photo = np.array([[0.5, math.sqrt(0.75), 0, 0, 0]], np.float32)
-    (labelling,) = label_photos(photo, vectors, NAMES[:5], 2.0)
+    (prediction,) = label_photos(photo, vectors, NAMES[:5], 2.0)
     total = math.exp(1.0) + math.exp(math.sqrt(3.0)) + 3
-    assert [label.label for label in labelling.labels] == ["b", "a", "c", "d", "e"]
-    assert labelling.labels[0] == LabelScore("b", round(math.exp(math.sqrt(3.0)) / total, 6), 0.866025)
-    assert labelling.labels[1] == LabelScore("a", round(math.exp(1.0) / total, 6), 0.5)
-    assert labelling.cosines == (0.5, 0.866025, 0.0, 0.0, 0.0)
-    assert labelling.margin == pytest.approx((math.exp(math.sqrt(3.0)) - math.exp(1.0)) / total, abs=1e-6)
-    assert labelling.error is None
+    assert [label.label for label in prediction.labels] == ["b", "a", "c", "d", "e"]
+    assert prediction.labels[0] == LabelScore("b", round(math.exp(math.sqrt(3.0)) / total, 6), 0.866025)
+    assert prediction.labels[1] == LabelScore("a", round(math.exp(1.0) / total, 6), 0.5)
+    assert prediction.cosines == (0.5, 0.866025, 0.0, 0.0, 0.0)
+    assert prediction.margin == pytest.approx((math.exp(math.sqrt(3.0)) - math.exp(1.0)) / total, abs=1e-6)
+    assert prediction.error is None
 
 
 def test_a_negative_cosine_is_kept_and_its_score_is_zero():
     vectors = unit(np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [-1, -1]], np.float32))
-    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
-    assert labelling.cosines == (1.0, -1.0, 0.0, 0.0, -0.707107)
-    assert [label.cosine_score for label in labelling.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    (prediction,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
+    assert prediction.cosines == (1.0, -1.0, 0.0, 0.0, -0.707107)
+    assert [label.cosine_score for label in prediction.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_a_number_that_rounds_to_zero_has_no_sign():
     vectors = unit(np.array([[-1e-9, 1], [1e-9, -1], [0, 1], [1, 0], [0, 1]], np.float32))
-    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
-    assert labelling.cosines == (0.0, 0.0, 0.0, 1.0, 0.0)
-    assert "-0.0" not in repr(labelling)
+    (prediction,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:5], 1.0)
+    assert prediction.cosines == (0.0, 0.0, 0.0, 1.0, 0.0)
+    assert "-0.0" not in repr(prediction)
 
 
 def test_ties_go_by_position_in_the_vocabulary():
     names = [str(number) for number in range(1000)]
     vectors = np.resize(np.eye(3, dtype=np.float32), (1000, 3))
-    (labelling,) = label_photos(np.array([[0.6, 0.8, 0.0]], np.float32), vectors, names, 100.0)
-    assert [label.label for label in labelling.labels] == ["1", "4", "7", "10", "13"]
-    assert labelling.margin == 0.0
+    (prediction,) = label_photos(np.array([[0.6, 0.8, 0.0]], np.float32), vectors, names, 100.0)
+    assert [label.label for label in prediction.labels] == ["1", "4", "7", "10", "13"]
+    assert prediction.margin == 0.0
 
 
 def test_the_order_holds_where_confidences_round_to_zero():
     vectors = unit(np.array([[-3, 1], [-2, 1], [-1, 1], [0, 1], [1, 1], [9, 1]], np.float32))
-    (labelling,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:6], 1e5)
-    assert [label.label for label in labelling.labels] == list("fedcb")
-    assert [label.confidence for label in labelling.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    (prediction,) = label_photos(np.array([[1, 0]], np.float32), vectors, NAMES[:6], 1e5)
+    assert [label.label for label in prediction.labels] == list("fedcb")
+    assert [label.confidence for label in prediction.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 @given(
@@ -102,9 +102,9 @@ def test_a_photo_that_is_not_finite_gets_an_error_and_changes_no_neighbour():
     photos[1, 0], photos[2, 3] = np.nan, np.inf
     together = label_photos(photos, vectors, NAMES, 100.0)
     assert [together[0], together[3]] == alone
-    for labelling in together[1:3]:
-        assert (labelling.error.stage, labelling.error.reason) == ("clip_labels", "not_finite")
-        assert labelling.labels == ()
+    for prediction in together[1:3]:
+        assert (prediction.error.stage, prediction.error.reason) == ("clip_labels", "not_finite")
+        assert prediction.labels == ()
 
 
 def test_a_photos_numbers_do_not_depend_on_its_batch():
@@ -151,9 +151,9 @@ def test_the_same_label_twice_is_a_tie_wherever_it_stands():
     photos, vectors = random_vectors(5, 11, 768), random_vectors(41, 12, 768)
     twice = np.concatenate([vectors, vectors[::-1]])
     names = [str(number) for number in range(82)]
-    for labelling in label_photos(photos, twice, names, 100.0):
-        first, second = (int(label.label) for label in labelling.labels[:2])
-        assert (second, labelling.margin) == (81 - first, 0.0)
+    for prediction in label_photos(photos, twice, names, 100.0):
+        first, second = (int(label.label) for label in prediction.labels[:2])
+        assert (second, prediction.margin) == (81 - first, 0.0)
         assert first < second
 
 
@@ -169,7 +169,7 @@ def test_no_photos_give_no_labels():
 
 def test_the_fallback_is_the_first_labels_or_the_configured_ones_at_zero():
     error = FeatureError("photo", "missing", "no such file")
-    first = fallback_labelling(NAMES, error)
+    first = fallback_prediction(NAMES, error)
     assert first.labels == tuple(LabelScore(name, 0.0, 0.0) for name in "abcde")
     assert (first.error, first.cosines, first.margin) == (error, (), None)
-    assert [label.label for label in fallback_labelling(NAMES, error, ("x", "y")).labels] == ["x", "y"]
+    assert [label.label for label in fallback_prediction(NAMES, error, ("x", "y")).labels] == ["x", "y"]

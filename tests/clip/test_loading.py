@@ -16,7 +16,7 @@ from curation_features.clip.loading import ClipModel, load_tokenizer
 from curation_features.devices.selection import Device
 from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.weights import ClipWeights, Copies
-from curation_features.weights.assembly import Mismatch
+from curation_features.weights.assembly import MismatchError
 
 CPU = Device("cpu", "fp32")
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_its_tensors(clip_checkpoint, 
     state = load_file(clip_checkpoint / CHECKPOINT)
     change(state)
     save_file(state, path)
-    with pytest.raises(Mismatch, match=message):
+    with pytest.raises(MismatchError, match=message):
         ClipModel(weights_in(tmp_path), CPU)
     with pytest.raises(InvalidWeightsError, match=f"{path}.*cannot be used: {message}.*models pull"):
         load_open_clip(weights_in(tmp_path), CPU)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from curation_features.devices.transfer import Uploads, stacked
+from curation_features.devices.transfer import HostToDevice, stacked
 
 
 def test_work_is_done_on_what_was_sent() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     pixels.flags.writeable = False
-    found = Uploads("cpu")(pixels, lambda tensor: tensor.permute(2, 0, 1).float() / 2)
+    found = HostToDevice("cpu")(pixels, lambda tensor: tensor.permute(2, 0, 1).float() / 2)
     assert found.device.type == "cpu"
     assert np.array_equal(found.numpy(), pixels.transpose(2, 0, 1) / 2)
 
@@ -40,7 +40,7 @@ def test_on_cuda_the_work_is_complete_before_anyone_sees_it(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: told.append("pinned") or tensor)
     monkeypatch.setattr(torch.Tensor, "to", to)
-    uploads = Uploads("cuda")
+    uploads = HostToDevice("cuda")
     uploads(np.zeros(3, np.uint8), lambda tensor: told.append("work") or tensor)
     assert told[1:] == ["pinned", ("cuda", True), "work", "left", "complete"]
     uploads(np.zeros(3, np.uint8), lambda tensor: tensor)

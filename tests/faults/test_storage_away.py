@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.build import ASSETS, build_assets
+from curation_features.build import build_assets
 from curation_features.cli import main
 from curation_features.errors import PhotoError, StorageAwayError, StoreError
 from curation_features.events.outbox import Outbox
 from curation_features.photos.reader import PhotoReader
 from curation_features.processing import accept_without_dagster, process_batch
+from curation_features.schema import ASSETS
 from curation_features.settings import Settings
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore

@@ -99,9 +99,9 @@ def test_new_labels_change_labels_and_features_and_no_image_is_looked_at(pipelin
 
 
 @pytest.mark.parametrize("labelling", [(), ("clip_labels",)])
-def test_features_alone_after_new_labels_name_the_labels_that_their_cosines_are_of(pipeline, world, labelling) -> None:
+def test_features_alone_after_new_labels_name_the_labels_that_their_cosines_are_of(pipeline, world, prediction) -> None:
     pipeline.run()
-    assert not labelling or pipeline.run("batch_1", *labelling).success
+    assert not prediction or pipeline.run("batch_1", *prediction).success
     json_path, table_path = pipeline.store.feature_paths("batch_1")
     before = json_path.read_bytes(), read_metadata(table_path)["labels"]
     assert len(before[1]) == 50

@@ -28,11 +28,11 @@ from curation_features.orchestration.metadata import (
     stage_metadata,
 )
 from curation_features.photos.thumbnails import ICON, Thumbnails
-from curation_features.pipeline import Merged, Plan, RunStats, merge
+from curation_features.pipeline import EnrichedBatch, Plan, RunStats, merge
 from curation_features.schema import (
     METRIC_NAMES,
     FeatureError,
-    Labelling,
+    LabelPrediction,
     LabelScore,
     Measurement,
     PhotoInfo,
@@ -46,7 +46,7 @@ HOSTILE = "<img src=x onerror=alert(1)>|`a|b`**c**_d_~~e~~[f](http:x)![g](h)&amp
 LABELS = tuple("abcdef")
 
 
-def features_of(world, *artifacts: Mapping[str, Any]) -> Merged:
+def features_of(world, *artifacts: Mapping[str, Any]) -> EnrichedBatch:
     return FeaturesService(stages=world.stages()).run(world.batch(artifacts))
 
 
@@ -62,11 +62,11 @@ def measured(name: str, score: float, labels: tuple[LabelScore, ...] = (LabelSco
             metric: Measurement(1 - score if metric == "noise" else score, RAW.get(metric, {}))
             for metric in METRIC_NAMES
         },
-        labelling=Labelling(labels, (0.3,) * 6, 0.5),
+        prediction=LabelPrediction(labels, (0.3,) * 6, 0.5),
     )
 
 
-def merged_of(records: list[PhotoRecord], **fields: Any) -> Merged:
+def merged_of(records: list[PhotoRecord], **fields: Any) -> EnrichedBatch:
     artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri, **fields} for record in records]
     batch = batch_from({"batch_id": "b", "artifacts": artifacts})
     return merge(batch, records, {"technical": "t1", "clip": "c1"}, LABELS, ())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation_features.manifest import batch_from
-from curation_features.pipeline import Merged, merge
+from curation_features.pipeline import EnrichedBatch, merge
 from curation_features.pipeline.summary import (
     error_counts,
     extremes,
@@ -22,7 +22,7 @@ from curation_features.schema import (
     METRIC_NAMES,
     Embedding,
     FeatureError,
-    Labelling,
+    LabelPrediction,
     LabelScore,
     Measurement,
     PhotoInfo,
@@ -50,7 +50,7 @@ def photo(
         PhotoInfo(sha256 or name, "JPEG", 3, 2),
         measurements=measurements,
         embedding=Embedding(np.ones(4, np.float32)),
-        labelling=Labelling((LabelScore(label, 0.9, 0.3), LabelScore("f", 0.1, 0.2)), (0.3,) * 6, 0.8),
+        prediction=LabelPrediction((LabelScore(label, 0.9, 0.3), LabelScore("f", 0.1, 0.2)), (0.3,) * 6, 0.8),
     )
 
 
@@ -58,7 +58,7 @@ def unread(name: str) -> PhotoRecord:
     return PhotoRecord(name, f"{name}.jpg", failure=GONE)
 
 
-def merged(records: Sequence[PhotoRecord]) -> Merged:
+def merged(records: Sequence[PhotoRecord]) -> EnrichedBatch:
     artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri} for record in records]
     batch = batch_from({"batch_id": "b", "artifacts": artifacts})
     return merge(batch, records, {"technical": "1", "clip": "1"}, LABELS, ())
@@ -80,7 +80,7 @@ def test_nothing_measured_has_no_percentiles() -> None:
 
 def test_labels_are_counted_over_photos_that_have_some() -> None:
     unlabelled = photo("x")
-    unlabelled.labelling = Labelling(error=FeatureError("clip_labels", "missing_weights", "no weights"))
+    unlabelled.prediction = LabelPrediction(error=FeatureError("clip_labels", "missing_weights", "no weights"))
     records = [photo("1", label="c"), photo("2", label="b"), photo("3", label="b"), unlabelled, unread("gone")]
     shares = [(share.label, share.artifacts, share.share) for share in label_distribution(merged(records))]
     assert shares == [("b", 2, pytest.approx(2 / 3)), ("c", 1, pytest.approx(1 / 3))]

@@ -20,7 +20,7 @@ from curation_features.schema import (
     METRICS,
     Embedding,
     FeatureError,
-    Labelling,
+    LabelPrediction,
     LabelScore,
     Measurement,
     PhotoInfo,
@@ -41,9 +41,9 @@ def measured(name: str) -> PhotoRecord:
     vector = np.full(4, 0.5, np.float32)
     scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
     labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
-    labelling = Labelling(labels, (0.1, 0.2, -0.3), 0.25)
+    prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
     return PhotoRecord(
-        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), labelling
+        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), prediction
     )
 
 
@@ -99,7 +99,7 @@ def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> Non
 def test_labels_survive_their_table(store: ArtifactStore) -> None:
     store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
     [back] = store.read_stage("clip_labels", batch("a"))
-    assert back.labelling == measured("a").labelling
+    assert back.prediction == measured("a").prediction
 
 
 def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation_features.schema import Embedding, FeatureError, Labelling, LabelScore, Measurement, PhotoInfo
+from curation_features.schema import Embedding, FeatureError, LabelPrediction, LabelScore, Measurement, PhotoInfo
 from curation_features.storage.cache import CacheEntry, FeatureCache
 from curation_features.versions import digest
 
@@ -25,7 +25,7 @@ def entry() -> CacheEntry:
     found.add("sharpness", "1-s", Measurement(0.5, {"tenengrad": 1098.6}))
     found.add("brisque", "1-b", Measurement(error=FeatureError("brisque", "flat_image", "no variation")))
     found.add("embedding", "1-e", Embedding(vector))
-    found.add("labels", "1-l", Labelling((LabelScore("sky", 0.9, 0.3),), (0.3, -0.1), 0.8))
+    found.add("labels", "1-l", LabelPrediction((LabelScore("sky", 0.9, 0.3),), (0.3, -0.1), 0.8))
     return found
 
 
@@ -40,7 +40,7 @@ def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
     assert loaded is not None
     assert loaded.info == INFO
     assert loaded.measurements == entry().measurements
-    assert loaded.labelling == entry().labelling
+    assert loaded.prediction == entry().prediction
     assert loaded.embedding is not None
     assert loaded.embedding.vector is not None
     np.testing.assert_array_equal(loaded.embedding.vector, np.eye(8, dtype=np.float32)[3])
@@ -98,7 +98,7 @@ def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: Fe
     path.write_text(json.dumps(document, indent=1))
     loaded = cache.load("photo", INFO.sha256)
     assert loaded is not None
-    assert loaded.labelling == entry().labelling
+    assert loaded.prediction == entry().prediction
 
 
 def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:

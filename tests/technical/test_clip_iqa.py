@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from curation_features.devices.transfer import Uploads, stacked
+from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError
 from curation_features.technical.clip_iqa import ClipIqa, clip_iqa_model, load_clip_iqa, prompt_tokens
 from curation_features.weights import ClipWeights, Weights
@@ -95,7 +95,7 @@ def test_a_read_only_photo_is_no_trouble(model, photos):
 
 def test_photos_that_are_reduced_on_a_device_have_the_same_scores(model, photos, monkeypatch):
     expected = model.score(np.stack([model.preprocess(photo) for photo in photos]))
-    monkeypatch.setattr(model, "_uploads", Uploads("cpu"))
+    monkeypatch.setattr(model, "_uploads", HostToDevice("cpu"))
     there = stacked([model.preprocess(photo) for photo in photos])
     assert isinstance(there, torch.Tensor)
     assert np.array_equal(model.score(there), expected)

@@ -5,7 +5,13 @@ import threading
 import pytest
 import torch
 
-from curation_features.weights.assembly import Mismatch, check_fit, check_values, place, without_parameters
+from curation_features.weights.assembly import (
+    MismatchError,
+    check_fit,
+    check_values,
+    place,
+    without_parameters,
+)
 
 
 class Net(torch.nn.Module):
@@ -90,7 +96,7 @@ def test_a_tensor_takes_the_type_that_the_model_has(tensors):
 )
 def test_names_and_shapes_must_be_those_of_the_model(tensors, change, cause):
     change(tensors)
-    with pytest.raises(Mismatch, match=cause):
+    with pytest.raises(MismatchError, match=cause):
         check_fit(empty(), tensors)
 
 
@@ -100,12 +106,12 @@ def test_values_must_be_finite(value, dtype):
     tensor = torch.ones(5, 5, dtype=dtype)
     check_values({"a": tensor})
     tensor[3, 2] = value
-    with pytest.raises(Mismatch, match="not finite, in b"):
+    with pytest.raises(MismatchError, match="not finite, in b"):
         check_values({"a": torch.ones(2), "b": tensor})
 
 
 def test_not_all_values_may_be_zero():
     zeros = {"a": torch.zeros(2, 2), "count": torch.tensor(0), "none": torch.empty(0)}
-    with pytest.raises(Mismatch, match="nothing but zeros"):
+    with pytest.raises(MismatchError, match="nothing but zeros"):
         check_values(zeros)
     check_values({**zeros, "b": torch.tensor(-1)})

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from curation_features.weights.assembly import Mismatch
+from curation_features.weights.assembly import MismatchError
 from curation_features.weights.copies import Copies
 
 KEY = "model-1-0123"
@@ -160,7 +160,7 @@ def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path):
 def test_a_copy_that_does_not_fit_is_made_anew_whatever_its_digest(copies, copy, original, caplog):
     def build(tensors):
         if not original.equals(tensors):
-            raise Mismatch("it holds something else")
+            raise MismatchError("it holds something else")
         return "built"
 
     copies.load(KEY, original, build)
@@ -173,10 +173,10 @@ def test_a_copy_that_does_not_fit_is_made_anew_whatever_its_digest(copies, copy,
 
 def test_no_copy_stays_of_an_original_that_does_not_fit(copies, copy, original, caplog):
     def build(tensors):
-        raise Mismatch("it is another model")
+        raise MismatchError("it is another model")
 
     for _ in range(2):
-        with pytest.raises(Mismatch, match="it is another model"):
+        with pytest.raises(MismatchError, match="it is another model"):
             copies.load(KEY, original, build)
         assert not copy.exists()
     assert caplog.messages == []
@@ -184,9 +184,9 @@ def test_no_copy_stays_of_an_original_that_does_not_fit(copies, copy, original, 
 
 def test_an_original_that_cannot_be_read_leaves_nothing(copies, folder):
     def make():
-        raise Mismatch("it cannot be read")
+        raise MismatchError("it cannot be read")
 
-    with pytest.raises(Mismatch, match="it cannot be read"):
+    with pytest.raises(MismatchError, match="it cannot be read"):
         copies.tensors(KEY, make)
     assert not folder.exists()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation_features.devices.transfer import Uploads, stacked
+from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import UndefinedMetricError
 from curation_features.technical.brisque.luma import piq_luma
 from curation_features.technical.preview import preview
@@ -38,7 +38,7 @@ class BatchedBrisque:
         side: px; the greatest long side that is looked at.
     """
 
-    def __init__(self, brisque: Brisque, uploads: Uploads, side: int) -> None:
+    def __init__(self, brisque: Brisque, uploads: HostToDevice, side: int) -> None:
         self._brisque = brisque
         self._uploads = uploads
         self._side = side
@@ -64,7 +64,7 @@ class BatchedBrisque:
 
 def batched_brisque(brisque: Brisque, device: str, side: int) -> BatchedBrisque | None:
     """BRISQUE on a device, tried there once; None, and a line in the log, where it does not run."""
-    model = BatchedBrisque(brisque, Uploads(device), side)
+    model = BatchedBrisque(brisque, HostToDevice(device), side)
     try:
         pattern = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
         index = model.score([model.preprocess(pattern)])[0]

@@ -11,7 +11,7 @@ import piq
 import pytest
 import torch
 
-from curation_features.devices.transfer import Uploads
+from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.technical.brisque import batched as batched_module
 from curation_features.technical.brisque.batched import BatchedBrisque, batched_brisque
@@ -72,7 +72,7 @@ def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_
 @pytest.fixture
 def batched(brisque) -> BatchedBrisque:
     """The batches of a GPU, on the CPU."""
-    return BatchedBrisque(brisque, Uploads("cpu"), 512)
+    return BatchedBrisque(brisque, HostToDevice("cpu"), 512)
 
 
 def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
