@@ -37,7 +37,7 @@ def wait_for(found: Callable[[], Any], seconds: float) -> Any:
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, f"nothing after {seconds} s"
-        time.sleep(0.3)
+        time.sleep(0.5)
     return result
 
 
