@@ -34,7 +34,7 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "y" / "a.json").read_bytes() == b"new"
 
 
-def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> None:
+def test_a_hard_link_takes_no_more_space(tmp_path: Path) -> None:
     source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
     source.write_bytes(b"pixels")
     path.touch()
@@ -46,7 +46,7 @@ def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> No
     assert source.read_bytes() == b"pixels"
 
 
-def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -61,7 +61,7 @@ def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_block_that_raises_leaves_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
 
@@ -85,7 +85,7 @@ def test_until_the_block_ends_the_old_file_is_there(tmp_path: Path) -> None:
         assert path.read_bytes() == b"old"
 
 
-def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+def test_an_open_file_keeps_its_old_content(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
@@ -93,7 +93,7 @@ def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
         assert reader.read() == b"old"
 
 
-def test_a_durable_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
+def test_a_durable_file_is_flushed_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
+def test_a_full_disk_leaves_only_the_old_file(small_disk: Path) -> None:
     path = small_disk / "a.json"
     write_bytes(path, b"old")
     with pytest.raises(OSError, match="No space left"):
@@ -189,7 +189,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
-def test_what_others_may_still_be_writing_is_not_swept(tmp_path: Path) -> None:
+def test_files_still_being_written_are_not_swept(tmp_path: Path) -> None:
     foreign, forgotten = tmp_path / ".a.0123abcd.1.0123abcd.tmp", tmp_path / ".b.0123abcd.1.0123abcd.tmp"
     hidden = tmp_path / ".x.tmp"
     for path in (foreign, forgotten, hidden):

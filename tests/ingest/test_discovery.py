@@ -66,12 +66,12 @@ OF_EDITORS = ".heic .heif .hif .jxl .jp2 .j2k .psd"
 
 
 @pytest.mark.parametrize("suffix", [*OF_CAMERAS.split(), *OF_EDITORS.split()])
-def test_what_cameras_and_editors_write_is_never_passed_over(folder: Path, suffix: str) -> None:
+def test_formats_of_cameras_and_editors_are_counted(folder: Path, suffix: str) -> None:
     files(folder, "a.jpg", f"b{suffix.upper()}")
     assert [group.suffix for group in scanned(folder).skipped] == [suffix]
 
 
-def test_a_folder_without_readable_formats_says_what_it_has(folder: Path) -> None:
+def test_a_folder_without_readable_formats_names_its_formats(folder: Path) -> None:
     files(folder, "1.heic", "2.heic", "3.NEF")
     with pytest.raises(InputError) as caught:
         scanned(folder)
@@ -86,7 +86,7 @@ def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
             scanned(path)
 
 
-def test_thumbnails_of_other_programs_are_left_out(folder: Path) -> None:
+def test_thumbnails_of_other_programs_are_skipped(folder: Path) -> None:
     [photo, *_] = files(
         folder,
         "IMG_1.jpg",
@@ -109,7 +109,7 @@ def test_thumbnails_of_other_programs_are_left_out(folder: Path) -> None:
     assert line.endswith(" and 6 more (thumbnails and waste of other programs)")
 
 
-def test_hidden_files_are_left_out_unless_they_are_given(folder: Path) -> None:
+def test_hidden_files_are_skipped_unless_they_are_given(folder: Path) -> None:
     photo, hidden, inside, _ = files(folder, "a.png", ".b.png", ".hidden/d.jpg", ".DS_Store")
     found = scanned(folder)
     assert found.photos == (photo,)
@@ -156,7 +156,7 @@ except InputError as error:
 """
 
 
-def test_a_folder_that_cannot_be_listed_costs_only_itself() -> None:
+def test_an_unreadable_subfolder_is_skipped() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to the other user
         folder = Path(name)
         folder.chmod(0o755)
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_listed_costs_only_itself() -> None:
     ]
 
 
-def test_of_many_folders_that_cannot_be_listed_some_are_named(folder: Path) -> None:
+def test_only_some_of_many_unreadable_folders_are_named(folder: Path) -> None:
     found = Found((), unreadable=tuple((folder / str(n), "Permission denied") for n in range(25)))
     lines = [*found.told()]
     assert len(lines) == 21
@@ -198,7 +198,7 @@ def test_a_folder_in_the_projects_data_is_taken_if_given(folder: Path, inside: s
     assert scan([folder / "data" / inside], folder / "data").photos == (photo,)
 
 
-def test_of_the_data_folder_itself_own_files_are_left_out(folder: Path) -> None:
+def test_own_files_in_the_data_folder_are_skipped(folder: Path) -> None:
     photos = files(folder, "input/a.jpg", "mine/rankingInput/b.jpg")
     files(folder, "rankingInput/c.jpg", "cache/thumbnails/d.jpg")
     found = scan([folder], folder)
@@ -240,7 +240,7 @@ def test_files_of_no_known_suffix_are_named_if_they_are_given(folder: Path) -> N
     assert f"not read: 1 other file, such as {folder}/README" in found.told()
 
 
-def test_names_cannot_drive_what_shows_them(folder: Path) -> None:
+def test_control_characters_in_names_are_escaped(folder: Path) -> None:
     files(folder, "a.png", "b\n\x1b[2J.heic", "@eaDir/x", ".c\n.png")
     for line in scanned(folder).told():
         assert line.isprintable()

@@ -17,7 +17,8 @@ from PIL import Image
 from curation_features.errors import ManifestError, StoreError
 from curation_features.ingest.folder import batch_id_of, find_photos, ingest, new_batch_id
 from curation_features.manifest import batch_from, read_manifest
-from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.decode import decode
+from curation_features.photos.reader import PhotoReader
 from curation_features.settings import Settings
 
 FIELDS = ["photo_id", "original_uri", "ranking_uri", "std_uri", "exif", "format", "processing_metadata"]
@@ -32,7 +33,7 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) ->
     return path
 
 
-def test_photos_are_found_and_what_is_passed_over_is_logged(settings: Settings, caplog) -> None:
+def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog) -> None:
     for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
         (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
         (settings.root / name).touch()
@@ -182,7 +183,7 @@ def test_the_same_bytes_twice_share_an_id_and_images(settings: Settings) -> None
     assert {**first, "original_uri": None} == {**second, "original_uri": None}
 
 
-def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
+def test_photos_outside_the_root_are_read_but_not_links_out(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, secret = tmp_path_factory.mktemp("camera"), tmp_path_factory.mktemp("secret")
@@ -199,7 +200,7 @@ def test_photos_outside_the_root_are_read_and_links_out_of_their_folder_are_not(
     )
 
 
-def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: Settings) -> None:
+def test_existing_images_are_kept_and_empty_ones_replaced(settings: Settings) -> None:
     photo = write_photo(settings.root / "a.png", (1200, 30))
     first = ingest([photo], settings, batch_id="batch_1")
     ranking, standard = (settings.root / first.manifest["artifacts"][0][uri] for uri in ("ranking_uri", "std_uri"))
@@ -211,7 +212,7 @@ def test_images_that_are_there_are_left_alone_and_empty_ones_replaced(settings: 
     assert standard.read_bytes() == expected
 
 
-def test_file_names_that_are_no_utf8_come_back_from_the_manifest(settings: Settings) -> None:
+def test_file_names_outside_utf8_survive_the_manifest(settings: Settings) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     photo = settings.root / "caf\udce9.png"
@@ -221,7 +222,7 @@ def test_file_names_that_are_no_utf8_come_back_from_the_manifest(settings: Setti
     assert PhotoReader(settings).read(artifact["original_uri"]).data == buffer.getvalue()
 
 
-def test_what_cannot_be_written_or_named_is_an_error(settings: Settings) -> None:
+def test_an_invalid_id_or_unwritable_folder_is_an_error(settings: Settings) -> None:
     photo = write_photo(settings.root / "a.png")
     with pytest.raises(ManifestError, match="batch_id"):
         ingest([photo], settings, batch_id="../escape")

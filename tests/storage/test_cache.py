@@ -89,7 +89,7 @@ def test_an_entry_that_cannot_be_trusted_is_none(cache: FeatureCache, damage) ->
     assert cache.load("photo", INFO.sha256) is None
 
 
-def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: FeatureCache) -> None:
+def test_an_entry_of_an_older_version_is_read(cache: FeatureCache) -> None:
     """Entries of before have the digest of canonical JSON; the models need not run again for them."""
     cache.save("photo", entry())
     path = cache.path("photo")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_store import VERSION, batch, failed, measured
+from records import VERSION, batch, failed, measured
 
 from curation_features.cli import main
 from curation_features.errors import StoreError
@@ -63,7 +63,7 @@ def vector(item: PhotoRecord) -> list[float]:
 # --- What is in the file ---
 
 
-def test_vectors_are_there_bit_for_bit_with_what_they_were_made_by(store: ArtifactStore) -> None:
+def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStore) -> None:
     records = [record("a", 1), failed("c"), record("b", 2)]
     write(store, records, records)
     path = store.embeddings_path("b")
@@ -74,14 +74,14 @@ def test_vectors_are_there_bit_for_bit_with_what_they_were_made_by(store: Artifa
     assert pq.read_schema(path).names == list(EMBEDDING_COLUMNS)
 
 
-def test_a_photo_id_has_one_row_with_the_first_vector_there_is(store: ArtifactStore) -> None:
+def test_a_photo_id_has_one_row_with_its_first_embedding(store: ArtifactStore) -> None:
     """Copies of a photo under other names have its id; one of them may be unreadable."""
     records = [failed("a"), record("a", 1), record("a", 2), failed("a")]
     write(store, [record("a", 1)], records)
     assert found_in(store.embeddings_path("b")) == {"a": vector(records[1])}
 
 
-def test_photos_without_vectors_and_no_photos_at_all_make_a_file(store: ArtifactStore) -> None:
+def test_batches_without_embeddings_have_a_file(store: ArtifactStore) -> None:
     write(store, [failed("a")], [failed("a")])
     assert found_in(store.embeddings_path("b")) == {"a": None}
     assert read_metadata(store.embeddings_path("b"))["dimension"] is None
@@ -89,7 +89,7 @@ def test_photos_without_vectors_and_no_photos_at_all_make_a_file(store: Artifact
     assert found_in(store.embeddings_path("b")) == {}
 
 
-def test_more_photos_than_a_row_group_are_all_there_and_not_in_memory(store: ArtifactStore) -> None:
+def test_memory_does_not_grow_with_the_number_of_photos(store: ArtifactStore) -> None:
     size, count = 768, 4000  # 12 MB
     with store.embeddings("b", None, None) as file:
         tracemalloc.start()
@@ -108,13 +108,13 @@ def test_more_photos_than_a_row_group_are_all_there_and_not_in_memory(store: Art
 # --- Old and new ---
 
 
-def test_features_without_vectors_leave_no_older_ones(store: ArtifactStore) -> None:
+def test_features_without_embeddings_delete_older_ones(store: ArtifactStore) -> None:
     write(store, [record("a", 1)], [record("a", 1)])
     write(store, [record("a", 1)], None)
     assert not store.embeddings_path("b").exists()
 
 
-def test_a_run_that_ends_early_leaves_the_old_file_and_nothing_else(store: ArtifactStore) -> None:
+def test_an_interrupted_run_leaves_only_the_old_file(store: ArtifactStore) -> None:
     old = [record("a", 1)]
     write(store, old, old)
     with pytest.raises(ZeroDivisionError), store.embeddings("b", None, None) as file:
@@ -125,7 +125,7 @@ def test_a_run_that_ends_early_leaves_the_old_file_and_nothing_else(store: Artif
     assert [path.name for path in store.embeddings_path("b").parent.iterdir()] == ["b.parquet"]
 
 
-def test_rows_that_break_off_leave_all_files_as_they_were(store: ArtifactStore) -> None:
+def test_interrupted_rows_leave_all_old_files(store: ArtifactStore) -> None:
     write(store, [record("a", 1)], [record("a", 1)])
     before = {path: path.read_bytes() for path in store.data_path.rglob("*.*")}
 
@@ -173,7 +173,7 @@ def stored(store: ArtifactStore, made_of: Batch, records: list[PhotoRecord]) -> 
     return found_in(store.embeddings_path("b"))
 
 
-def test_the_pipeline_takes_the_vectors_of_the_same_bytes_and_no_others(store: ArtifactStore) -> None:
+def test_only_embeddings_of_the_same_bytes_are_taken(store: ArtifactStore) -> None:
     records = [record("a", 1), record("b", 2), failed("c")]
     store.write_stages(batch("a", "b", "c"), records, {"image_embeddings": {"embedding": "1-x"}}, "a/model")
     bare = [measured("a"), measured("b"), failed("c")]
@@ -183,7 +183,7 @@ def test_the_pipeline_takes_the_vectors_of_the_same_bytes_and_no_others(store: A
 
 
 @pytest.mark.parametrize("wrong", ["missing", "of another manifest", "cut", "damaged"])
-def test_vectors_that_cannot_be_had_are_null_and_stop_no_batch(store: ArtifactStore, wrong: str) -> None:
+def test_unavailable_embeddings_are_null(store: ArtifactStore, wrong: str) -> None:
     records = [record("a", 1)]
     write(store, records, records)
     path = store.stage_path("image_embeddings", "b")
@@ -236,6 +236,6 @@ def test_both_ways_write_the_same_file_also_from_the_cache(project: Path, world)
     assert read_metadata(path)["model"] == world.settings.model
 
 
-def test_a_result_that_goes_elsewhere_writes_no_vectors(project: Path) -> None:
+def test_process_with_output_writes_no_embeddings(project: Path) -> None:
     assert main(["process", "b.json", "--output", "out.json"]) == 0
     assert not (project / "data" / "features").exists()
