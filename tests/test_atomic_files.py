@@ -1,7 +1,8 @@
-"""Files are replaced whole or not at all, whatever goes wrong meanwhile."""
+"""Files are replaced completely or not at all, and opened without blocking."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.atomic_files import link_bytes, replacing, sweep, write_bytes
+from curation_features.atomic_files import link_bytes, open_regular, publish, replacing, staged, sweep, write_bytes
 from curation_features.errors import StoreError
 
 
@@ -93,9 +94,7 @@ def test_an_open_file_keeps_its_old_content(tmp_path: Path) -> None:
         assert reader.read() == b"old"
 
 
-def test_a_durable_file_is_flushed_before_the_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_durable_file_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
     flushed: list[tuple[int, bytes]] = []
@@ -199,3 +198,36 @@ def test_files_still_being_written_are_not_swept(tmp_path: Path) -> None:
         temporary.write_bytes(b"half")
         sweep(tmp_path)
         assert sorted(names(tmp_path)) == sorted([foreign.name, hidden.name, temporary.name])
+
+
+def test_files_are_published_together_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "b", tmp_path / "a"]
+    for path in paths:
+        path.write_bytes(b"old")
+    flushed: list[list[bytes]] = []
+    with monkeypatch.context() as patch, staged(paths[0]) as one, staged(paths[1]) as two:
+        patch.setattr(os, "fsync", lambda _: flushed.append([path.read_bytes() for path in paths]))
+        one.write_bytes(b"new")
+        with pytest.raises(FileNotFoundError):
+            publish((one, paths[0]), (two, paths[1]))
+        assert [path.read_bytes() for path in paths] == [b"old", b"old"]
+        two.write_bytes(b"new")
+        publish((one, paths[0]), (two, paths[1]))
+    assert flushed[-4:] == [[b"old", b"old"], [b"old", b"old"], [b"new", b"old"], [b"new", b"new"]]
+    assert sorted(names(tmp_path)) == ["a", "b"]
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"data"
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(OSError, match="is not a regular file") as caught:
+            open_regular(path)
+        assert caught.value.errno == errno.ENODEV
+    with pytest.raises(OSError, match="link") as caught:
+        open_regular(tmp_path / "link", follow_links=False)
+    assert caught.value.errno == errno.ELOOP

@@ -1,4 +1,4 @@
-"""Search for photos in folders; skipped files and folders that may be or hold photos are counted."""
+"""Search for photos in folders, with counts of skipped files and folders."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Found:
     def told(self) -> Iterator[str]:
         """Yield a line of text for each group of skipped files and folders."""
         for path, reason in self.unreadable[:_MAX_SHOWN]:
-            yield f"skipped, as the folder cannot be listed: {_printable(path)}: {reason}"
+            yield f"skipped unreadable folder: {_printable(path)}: {reason}"
         if len(self.unreadable) > _MAX_SHOWN:
             yield f"... and {len(self.unreadable) - _MAX_SHOWN} more folders, {len(self.unreadable)} in all"
         for skipped in self.skipped:
@@ -117,7 +117,7 @@ def scan(paths: Sequence[Path], data_path: Path) -> Found:
         data_path: the project's data folder, which is skipped unless a path is inside it.
 
     Raises:
-        InputError: a path does not exist, a folder in `paths` cannot be listed, or there are no photos.
+        InputError: a path does not exist, a folder in `paths` cannot be listed, or no photo was found.
     """
     scanner = _Scanner(data_path)
     for path in paths:

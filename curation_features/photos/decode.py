@@ -1,4 +1,4 @@
-"""Decodes photo files: one strict decode each; upright, in RGB, and whole or not at all."""
+"""Strict decoding of photo files: the complete photo, upright and in RGB, or an error."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def checked_rgb(rgb: Any) -> NDArray[np.uint8]:
 
 
 def _is_tensor(image: object) -> bool:
-    torch = sys.modules.get("torch")  # not imported: without it, there are no tensors
+    torch = sys.modules.get("torch")  # not imported: tensors exist only after its import
     return torch is not None and isinstance(image, torch.Tensor)
 
 

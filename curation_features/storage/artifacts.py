@@ -16,13 +16,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from curation_features.atomic_files import cannot_write, publish, staged, store_bytes, sweep, writing
+from curation_features.atomic_files import publish, staged, store_bytes, sweep, writing
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
@@ -80,7 +79,7 @@ class ArtifactStore:
         """Accept a manifest: the batch's features are computed from it from now on."""
         path = self.manifest_path(batch.batch_id)
         store_bytes(path, to_json(batch.document))
-        self._accepted[batch.batch_id] = (_identity(path), batch.digest)
+        self._accepted[batch.batch_id] = (_file_identity(path), batch.digest)
 
     def accepted_digest(self, batch_id: str) -> str | None:
         """Return the digest of the accepted manifest; None if it is missing or unreadable.
@@ -89,7 +88,7 @@ class ArtifactStore:
         """
         try:
             known, digest = self._accepted.get(batch_id, ((), ""))
-            return digest if known == _identity(self.manifest_path(batch_id)) else self.manifest(batch_id).digest
+            return digest if known == _file_identity(self.manifest_path(batch_id)) else self.manifest(batch_id).digest
         except (OSError, StoreError):
             return None
 
@@ -97,7 +96,7 @@ class ArtifactStore:
         """Return the accepted manifest of a batch. Raises `StoreError` if it is missing or unreadable."""
         path = self.manifest_path(batch_id)
         try:
-            identity = _identity(path)
+            identity = _file_identity(path)
             batch = parse_manifest(path.read_bytes())
         except (OSError, ManifestError) as error:
             raise StoreError(
@@ -132,9 +131,9 @@ class ArtifactStore:
         folders = [self.data_path / folder for folder in _MANIFEST_FOLDERS]
         if any((folder / name).exists() and not (folder / name.swapcase()).exists() for folder in folders):
             return
-        alike = sorted(other for folder in folders for other in _alike(folder, name))
-        if alike and name not in alike:
-            other = alike[0].removesuffix(".json")
+        similar = sorted(other for folder in folders for other in _similar_names(folder, name))
+        if similar and name not in similar:
+            other = similar[0].removesuffix(".json")
             raise ManifestError(
                 "batch_id",
                 f"{batch_id!r} differs from the batch {other!r} in case only, and some file systems treat both as the "
@@ -158,15 +157,14 @@ class ArtifactStore:
         bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
         path = self.data_path / "locks" / f"{bucket}.lock"
         lock = FileLock(path)
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout as error:
-            raise BusyError(
-                f"another process works on batch {batch_id}, or on one with the same lock {path}: try again later"
-            ) from error
-        except OSError as error:
-            raise cannot_write(path, error) from error
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout as error:
+                raise BusyError(
+                    f"another process works on batch {batch_id}, or on one with the same lock {path}: try again later"
+                ) from error
         try:
             self._sweep()
             yield
@@ -207,20 +205,23 @@ class ArtifactStore:
             labels: the vocabulary, in the order of the cosines.
         """
         writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
-        artifacts: dict[str, Callable[[], StageArtifact]] = {}
+        outputs: dict[str, tuple[Path, RowDigest, dict[str, Any]]] = {}
         with ExitStack() as stack:
             for stage, parts in versions.items():
                 table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
                 metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model, "labels": list(labels)}
                 digest = RowDigest(table.digested, str(sorted(parts.items())))
                 writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
-                artifacts[stage] = partial(_stage_artifact, path, digest, metadata)
+                outputs[stage] = path, digest, metadata
             for record in records:
                 for table, add, digest in writers:
                     row = table.to_row(record)
                     digest.add(row)
                     add(row)
-        return {stage: artifact() for stage, artifact in artifacts.items()}
+        return {
+            stage: StageArtifact(path, digest.hexdigest(), metadata)
+            for stage, (path, digest, metadata) in outputs.items()
+        }
 
     def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
         """Return the metadata of a stage's output; raises `StoreError` if it was not made from this manifest."""
@@ -372,17 +373,13 @@ class ArtifactStore:
         return FeatureArtifact(json_path, table_path, embeddings_path, hashlib.sha256(data).hexdigest())
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def _file_identity(path: Path) -> tuple[int, int, int]:
     """Return a value that changes if a file is replaced."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:
-    return StageArtifact(path, digest.hexdigest(), metadata)
-
-
-def _alike(folder: Path, name: str) -> list[str]:
+def _similar_names(folder: Path, name: str) -> list[str]:
     """Return the names in a folder that equal `name` if case is ignored."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 (there may be many)

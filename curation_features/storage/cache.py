@@ -96,7 +96,7 @@ class FeatureCache:
         return self.folder / f"{name}.json"
 
     def load(self, photo_id: str, image_sha256: str) -> CacheEntry | None:
-        """Return the entry of a photo with these exact bytes; None if there is no valid one."""
+        """Return the entry of a photo with these exact bytes; None if it is missing or invalid."""
         try:
             with open_regular(self.path(photo_id)) as file:
                 return _decode(file.read(), photo_id, image_sha256)

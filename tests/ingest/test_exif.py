@@ -1,4 +1,4 @@
-"""EXIF as ingest writes it: in EXIF's own terms, finite, and None where nothing is known."""
+"""EXIF as ingest writes it: in EXIF's terms, finite, and None if unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of photos becomes a batch that the pipeline takes."""
+"""Ingest of a folder of photos as a batch."""
 
 from __future__ import annotations
 
@@ -39,11 +39,9 @@ def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog) -
         (settings.root / name).touch()
     photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
     assert find_photos(settings.root, settings) == photos
-    assert [record.getMessage() for record in caplog.records] == [
-        f"not read: 1 .heic file (HEIC; export as JPEG), such as {settings.root}/phone.heic",
-        f"left out: {settings.root}/data (this project's own files)",
-        f"left out: {settings.root}/.hidden (hidden files and folders)",
-    ]
+    names = ("phone.heic", "data", ".hidden")
+    for record, name in zip(caplog.records, names, strict=True):
+        assert f"{settings.root}/{name}" in record.getMessage()
 
 
 def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +131,7 @@ def test_small_photos_are_not_enlarged_and_keep_their_pixels(settings: Settings)
 
 @pytest.mark.parametrize(("side", "once"), [(1024, True), (1025, False)])
 def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once: bool) -> None:
-    """Its ranking image and its standardised image are the same."""
+    """Its ranking image and its standardised image are one file."""
     photo = write_photo(settings.root / "a.png", (side, 8))
     for _ in range(2):
         (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
@@ -192,12 +190,9 @@ def test_photos_outside_the_root_are_read_but_not_links_out(
     result = ingest(find_photos(folder), settings, batch_id="batch_1")
     assert result.manifest["artifacts"][0]["original_uri"] == str(photo)
     assert result.manifest["artifacts"][0]["std_uri"].startswith("./data/rankingInput/")
-    assert result.rejected == (
-        (
-            folder / "b.png",
-            "forbidden_path: it is a link out of the photos' folders; ingest the folder that it leads to",
-        ),
-    )
+    [(path, reason)] = result.rejected
+    assert path == folder / "b.png"
+    assert reason.startswith("forbidden_path: it is a link")
 
 
 def test_existing_images_are_kept_and_empty_ones_replaced(settings: Settings) -> None:

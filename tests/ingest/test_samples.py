@@ -1,4 +1,4 @@
-"""Sample photos out of scikit-image, for those who have none at hand."""
+"""Sample photos from scikit-image."""
 
 from __future__ import annotations
 

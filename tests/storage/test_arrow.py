@@ -1,4 +1,4 @@
-"""Arrow arrays out of buffers: what pyarrow itself makes of the same values."""
+"""Arrow arrays from buffers equal those of pyarrow."""
 
 from __future__ import annotations
 

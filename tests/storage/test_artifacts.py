@@ -174,25 +174,25 @@ def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
         store.manifest("other")
 
 
-# --- What a table tells of its columns, and of where a photo is from ---
+# --- Metadata of columns, and the origin of a photo ---
 
 
 def test_field_metadata_has_unit_range_and_direction(store: ArtifactStore) -> None:
     merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
     schema = pq.read_schema(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
 
-    def told(name: str) -> dict[str, str]:
+    def facts_of(name: str) -> dict[str, str]:
         facts = {key.decode(): value.decode() for key, value in schema.field(name).metadata.items()}
         assert facts.pop("description")
         return {key: value for key, value in facts.items() if not key.startswith("PARQUET:")}
 
-    assert told("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
-    assert told("noise") == {"range": "[0, 1]", "direction": "0 is best"}
-    assert told("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
-    assert told("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
-    assert told("width") == {"unit": "px"}
-    assert told("camera") == {}
-    assert {metric.name: told(metric.name)["direction"] for metric in METRICS} == {
+    assert facts_of("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
+    assert facts_of("noise") == {"range": "[0, 1]", "direction": "0 is best"}
+    assert facts_of("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
+    assert facts_of("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
+    assert facts_of("width") == {"unit": "px"}
+    assert facts_of("camera") == {}
+    assert {metric.name: facts_of(metric.name)["direction"] for metric in METRICS} == {
         metric.name: f"{metric.best} is best" for metric in METRICS
     }
     assert all(schema.field(name).metadata[b"description"] for name in schema.names)
@@ -231,7 +231,7 @@ def test_implausible_values_of_the_origin_are_null(
     assert json.loads(row["artifact"]) == artifact
 
 
-# Ids that are known ---------------------------------------------------------------------------------------------------
+# Known ids -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["manifests", "features", "batches"])
@@ -261,8 +261,8 @@ def test_nothing_is_listed_for_a_known_id(store: ArtifactStore, monkeypatch: pyt
 
 def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
-    found = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: found(path.with_name(path.name.lower())))
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: exists(path.with_name(path.name.lower())))
     store.check_batch_id("trip")
     with pytest.raises(ManifestError, match="'trip'"):
         store.check_batch_id("Trip")
@@ -284,7 +284,7 @@ def test_a_locked_batch_can_be_skipped(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     with store.exclusive("b"):
         other = store.exclusive("b", wait=False)
-        with pytest.raises(BusyError, match="batch b is being made now"):
+        with pytest.raises(BusyError, match="works on batch b"):
             other.__enter__()
     with store.exclusive("b", wait=False):
         pass

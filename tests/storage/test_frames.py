@@ -72,7 +72,7 @@ def test_one_row_per_artifact_of_finished_batches_in_order(project) -> None:
 
 
 def finished(project: Settings, **moments: int) -> None:
-    """Let batches have been finished at these moments, in seconds since 1970."""
+    """Set the time at which batches were finished, in seconds since 1970."""
     for batch_id, moment in moments.items():
         os.utime(project.data_path / "features" / f"{batch_id}.json", (moment, moment))
 
@@ -161,20 +161,20 @@ def test_only_what_is_asked_for_is_read(project, monkeypatch: pytest.MonkeyPatch
 
 
 def test_attrs_document_columns_and_vocabularies(project) -> None:
-    told = read_features(settings=project).attrs
-    assert told["directions"] == {
+    attrs = read_features(settings=project).attrs
+    assert attrs["directions"] == {
         **dict.fromkeys(("sharpness", "exposure", "clip_iqa", "brisque"), "1 is best"),
         "noise": "0 is best",
         **dict.fromkeys(("noise_sigma", "brisque_raw", "clipped_low", "clipped_high"), "low is best"),
     }
-    assert told["units"]["tenengrad"] == "gray level squared"
-    assert told["ranges"]["label_cosines"] == (-1, 1)
-    assert told["descriptions"].keys() == FEATURE_COLUMNS.keys()
-    assert told["vocabularies"] == {"c": LABELS, "other": LABELS[::-1]}
+    assert attrs["units"]["tenengrad"] == "gray level squared"
+    assert attrs["ranges"]["label_cosines"] == (-1, 1)
+    assert attrs["descriptions"].keys() == FEATURE_COLUMNS.keys()
+    assert attrs["vocabularies"] == {"c": LABELS, "other": LABELS[::-1]}
     assert read_features("a", settings=project, columns=["noise"]).attrs["directions"] == {"noise": "0 is best"}
 
 
-# --- Vectors ---
+# --- Embeddings ---
 
 
 def test_each_row_gets_the_vector_of_its_own_batch(project) -> None:
@@ -194,7 +194,7 @@ def test_artifacts_of_one_photo_share_its_embedding(settings) -> None:
 
 
 def test_an_embedding_of_other_bytes_is_none(project) -> None:
-    """So it is while a batch is replaced, for a moment."""
+    """This happens briefly while a batch is replaced."""
     store = ArtifactStore(project.data_path)
     changed = record("one", 0.5)
     changed.info = PhotoInfo("b" * 64, "PNG", 8, 4)
@@ -210,7 +210,7 @@ def test_a_batch_without_an_embeddings_file_has_none(project) -> None:
     assert read_features("b", settings=project, embeddings=True)["embedding"].tolist() == [None]
 
 
-# --- What is not there, or damaged ---
+# --- Missing or damaged files ---
 
 
 def test_a_missing_batch_names_the_nearest(project) -> None:
@@ -228,9 +228,7 @@ def test_a_batch_whose_json_is_missing_is_not_finished(project) -> None:
 
 
 def test_a_project_without_batches_says_how_to_make_one(settings) -> None:
-    with pytest.raises(
-        StoreError, match=r"data/features: has no finished batch; compute one: curation-features process"
-    ):
+    with pytest.raises(StoreError, match=r"data/features: has no finished batch; .* curation-features process"):
         read_features(settings=settings)
 
 
