@@ -23,9 +23,6 @@ _TEMPORARY_NAME = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)
 _MAX_AGE_S = 7 * 86400.0  # of a temporary file of another machine
 
 
-# Writing --------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; delete a file still there when the block ends.
@@ -141,9 +138,6 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-# Reading --------------------------------------------------------------------------------------------------------------
-
-
 def open_regular(path: Path | str, *, follow_links: bool = True) -> BinaryIO:
     """Open a regular file for reading, without blocking on a FIFO.
 
@@ -178,9 +172,6 @@ def uri(path: Path, root: Path) -> str:
     except UnicodeEncodeError:
         return path.as_uri()
     return f"./{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else str(path)
-
-
-# Leftovers of killed processes ----------------------------------------------------------------------------------------
 
 
 def sweep(*folders: Path) -> None:

@@ -56,8 +56,8 @@ def bounded_map(
 
     def start(item: S) -> Future[T]:
         if pace.is_quick and not in_bursts():
-            return at_once(pace.in_caller, item)
-        return pool.submit(pace.in_thread, item)
+            return at_once(pace.run_in_caller, item)
+        return pool.submit(pace.run_in_thread, item)
 
     try:
         yield from in_order(map(start, items), lambda: ahead, in_bursts)
@@ -87,7 +87,7 @@ class _Pace(Generic[S, T]):
     def is_quick(self) -> bool:
         return self._quick >= self._needed
 
-    def in_thread(self, item: S) -> T:
+    def run_in_thread(self, item: S) -> T:
         with self._lock:
             self._running += 1
         seconds = math.inf
@@ -99,7 +99,7 @@ class _Pace(Generic[S, T]):
                 self._running -= 1
                 self._quick = self._quick + 1 if seconds < QUICK else 0
 
-    def in_caller(self, item: S) -> T:
+    def run_in_caller(self, item: S) -> T:
         is_disturbed = self._running > 0
         result, seconds = self._time_call(item, time.perf_counter)
         if seconds < QUICK:

@@ -171,15 +171,15 @@ def test_slow_calls_do_not_count_while_threads_are_busy(clocks) -> None:
 
     pace = concurrency._Pace(lambda action: action())
     for _ in range(8):
-        pace.in_thread(lambda: None)
-    thread = threading.Thread(target=pace.in_thread, args=(run_until_released,))
+        pace.run_in_thread(lambda: None)
+    thread = threading.Thread(target=pace.run_in_thread, args=(run_until_released,))
     thread.start()
     assert entered.wait(60)
-    pace.in_caller(clocks.wait)
+    pace.run_in_caller(clocks.wait)
     assert pace.is_quick
     release.set()
     thread.join()
-    pace.in_caller(clocks.wait)
+    pace.run_in_caller(clocks.wait)
     assert not pace.is_quick
 
 

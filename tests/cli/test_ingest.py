@@ -15,6 +15,7 @@ from PIL import Image
 from projects import project_at
 
 from curation_features.cli import main
+from curation_features.ingest import discovery
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,18 +49,25 @@ def uris(fields: dict[str, Any]) -> list[str]:
 # Skipped files -------------------------------------------------------------------------------------------------------
 
 
-def test_formats_that_are_not_read_are_named(folder: Path, capsys) -> None:
+def test_skipped_files_and_folders_are_named(folder: Path, capsys) -> None:
     photo(folder / "photos" / "a.jpg")
     for name in ("b.HEIC", "c.heic", "d.dng"):
         (folder / "photos" / name).touch()
+    photo(folder / "photos" / "@eaDir" / "a.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
+    (folder / "photos" / "link").symlink_to(folder)
     assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
     shown = capsys.readouterr().out
-    for words in ("2 .heic files", "photos/b.HEIC", "1 .dng file", "1 photos in batch trip"):
+    for words in ("2 .heic files", "photos/b.HEIC", "1 .dng file", "photos/@eaDir", "photos/link", "1 photos in batch"):
         assert words in shown
     fields = ingested(capsys, "photos", "--batch-id", "trip")
+    assert (fields["photos"], fields["unreadable_folders"]) == (1, [])
     assert fields["skipped"] == [
         {"suffix": ".heic", "format": "HEIC", "files": 2, "examples": ["photos/b.HEIC", "photos/c.heic"]},
         {"suffix": ".dng", "format": "camera raw", "files": 1, "examples": ["photos/d.dng"]},
+    ]
+    assert fields["left_out"] == [
+        {"kind": "other_programs", "entries": 1, "examples": ["photos/@eaDir"]},
+        {"kind": "linked_folders", "entries": 1, "examples": ["photos/link"]},
     ]
 
 
@@ -73,26 +81,7 @@ def test_a_folder_of_such_formats_only_is_refused_by_name(folder: Path, capsys) 
     assert not (folder / "data").exists()
 
 
-def test_skipped_files_and_folders_are_named(folder: Path, capsys) -> None:
-    photo(folder / "photos" / "a.jpg")
-    photo(folder / "photos" / "@eaDir" / "a.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
-    photo(folder / "elsewhere" / "b.jpg")
-    (folder / "photos" / "link").symlink_to(folder / "elsewhere")
-    assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
-    shown = capsys.readouterr().out
-    assert "skipped: photos/@eaDir" in shown
-    assert "skipped: photos/link" in shown
-    fields = ingested(capsys, "photos", "--batch-id", "trip")
-    assert fields["left_out"] == [
-        {"kind": "other_programs", "entries": 1, "examples": ["photos/@eaDir"]},
-        {"kind": "linked_folders", "entries": 1, "examples": ["photos/link"]},
-    ]
-    assert (fields["photos"], fields["skipped"], fields["unreadable_folders"]) == (1, [], [])
-
-
 def test_a_folder_that_cannot_be_listed_is_named(folder: Path, capsys, monkeypatch) -> None:
-    from curation_features.ingest import discovery
-
     photos = (photo(folder / "photos" / "a.jpg"),)
     result = discovery.Found(photos, unreadable=((folder / "photos" / "closed", "Permission denied"),))
     monkeypatch.setattr(discovery, "scan", lambda *_: result)  # root ignores permissions
