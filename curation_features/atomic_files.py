@@ -25,7 +25,7 @@ _MAX_AGE_S = 7 * 86400.0  # of a temporary file of another machine
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; delete a file still there when the block ends.
+    """Yield a temporary path next to `path`, deleted after the block.
 
     `publish` gives the file its final name. Parent folders are created. A killed process leaves its temporary file
     to `sweep`.
@@ -61,7 +61,7 @@ def publish(*files: tuple[Path, Path], durable: bool = True) -> None:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds.
+    """Yield a temporary path, and rename it to `path` on success.
 
     If the block raises, the old file at `path` stays and the temporary file is deleted.
 
@@ -84,13 +84,13 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def store_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to `path` atomically; raises `StoreError` if the file cannot be written."""
+    """Write `data` to `path` atomically. Raises `StoreError` if it cannot be written."""
     with writing(path):
         write_bytes(path, data, durable=durable)
 
 
 def link_bytes(source: Path, path: Path) -> None:
-    """Create a hard link `path` to `source`, or a copy if the file system has no hard links.
+    """Create a hard link `path` to `source`, or a copy as fallback.
 
     Raises:
         StoreError: the file cannot be written.
@@ -103,7 +103,7 @@ def link_bytes(source: Path, path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Flush a file, or the renames in a folder, to disk, so that they survive a power cut."""
+    """Flush a file, or the renames in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -129,7 +129,7 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add `path` to an `OSError` of the disk without a file name. (Network errors have no errno.)"""
+    """Add `path` to an `OSError` without a file name. (Network errors have no errno.)"""
     try:
         yield
     except OSError as error:
@@ -191,7 +191,7 @@ def remove_leftover(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a file is a temporary file of `staged` whose process has ended.
+    """Return whether a file is a leftover of `staged`.
 
     The file name holds the machine and the process. A process on another machine or in another container cannot be
     checked; its file is a leftover if it has not been modified for a week.
@@ -209,7 +209,7 @@ def is_leftover(path: Path) -> bool:
 
 @cache
 def _machine_id() -> str:
-    """Return a hex id of the machine, its boot and the container: the scope of a process id."""
+    """Return a hex id of the machine, its boot and the container."""
     words = [platform.node()]
     with suppress(OSError):  # only Linux has these
         words.append(Path("/proc/sys/kernel/random/boot_id").read_text())

@@ -1,4 +1,4 @@
-"""Ordered work in threads with bounded look-ahead, and batches that survive a bad item."""
+"""Ordered work in threads with bounded look-ahead, and fault-tolerant batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_WORKERS = 16
 
 
 def worker_count(wanted: int = 0) -> int:
-    """Return the number of threads for photos: `wanted`, or one per core available to this process."""
+    """Return the number of threads: `wanted`, or one per available core."""
     if wanted:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -43,7 +43,7 @@ def bounded_map(
     ahead: int,
     in_bursts: Callable[[], bool] = lambda: False,
 ) -> Generator[T]:
-    """Map in threads, with results in order and at most `ahead` calls started early.
+    """Map in threads, in order, with at most `ahead` calls started early.
 
     Quick calls run in the caller's thread (see `_Pace`).
 
@@ -117,7 +117,7 @@ class _Pace(Generic[S, T]):
 def in_order(
     futures: Iterable[Future[T]], ahead: Callable[[], int], in_bursts: Callable[[], bool] = lambda: False
 ) -> Generator[T]:
-    """Yield the results of futures in order; draw at most `ahead()` futures early."""
+    """Yield the results of futures in order, with `ahead()` futures started early."""
     source = iter(futures)
     pending: deque[Future[T]] = deque()
 
@@ -138,7 +138,7 @@ def in_order(
 
 
 def at_once(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-    """Call a function in this thread and return its result or exception as a future."""
+    """Call a function in this thread and return its future."""
     future: Future[T] = Future()
     try:
         future.set_result(function(*args, **kwargs))
@@ -155,13 +155,13 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the machine or a GPU ran out of memory, without importing torch."""
+    """Return whether the machine or a GPU ran out of memory."""
     # torch raises `OutOfMemoryError` for CUDA and a plain `RuntimeError` for MPS.
     return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "out of memory" in str(error)
 
 
 class BatchRunner:
-    """Runs functions on batches and halves a failing batch, down to the items that fail alone.
+    """Runs functions on batches and halves a batch that fails.
 
     A bad item therefore fails without its neighbours. After running out of memory, later batches are at most as large
     as the largest that succeeded.
@@ -171,7 +171,7 @@ class BatchRunner:
         self._limit = sys.maxsize
 
     def __call__(self, function: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T | Exception]:
-        """Apply a function to a batch; the result of an item that fails alone is its exception."""
+        """Apply a function to a batch. The result of an item that fails alone is its exception."""
         results: list[T | Exception] = []
         while len(results) < len(items):
             results += self._run(function, items[len(results) : len(results) + self._limit])

@@ -231,7 +231,7 @@ def test_a_good_batch_is_run_once() -> None:
 
 
 def out_of_memory_above(count: int, sizes: list[int]):
-    """Return a function that runs out of memory above `count` items and records its batch sizes."""
+    """Return a function that fails above `count` items and records batch sizes."""
 
     def run(items):
         sizes.append(len(items))

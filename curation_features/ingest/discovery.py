@@ -59,7 +59,7 @@ _MAX_EXAMPLES, _MAX_SHOWN = 3, 20
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Files of one suffix that are not read; `format` is empty if it is not a photo format."""
+    """Files of one suffix that are not read. `format` is empty if unknown."""
 
     suffix: str
     format: str
@@ -69,7 +69,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Skipped files and folders of one `kind` of `LEFT_OUT`; a folder counts as one entry."""
+    """Skipped files and folders of one `kind` of `LEFT_OUT`. A folder counts as one entry."""
 
     kind: str
     entries: int
@@ -93,7 +93,7 @@ class Found:
     unreadable: tuple[tuple[Path, str], ...] = ()
 
     def told(self) -> Iterator[str]:
-        """Yield a line of text for each group of skipped files and folders."""
+        """Yield a line of text per group of skipped files."""
         for path, reason in self.unreadable[:_MAX_SHOWN]:
             yield f"skipped unreadable folder: {_printable(path)}: {reason}"
         if len(self.unreadable) > _MAX_SHOWN:
@@ -108,7 +108,7 @@ class Found:
 
 
 def scan(paths: Sequence[Path], data_path: Path) -> Found:
-    """Find the photos among files and, recursively, in folders; duplicate paths count once.
+    """Find the photos among files and, recursively, in folders. Duplicate paths count once.
 
     Hidden files, thumbnails of other programs, this project's own files and links to folders are skipped, unless they
     are in `paths`. An unreadable subfolder is skipped, too.
@@ -137,7 +137,7 @@ def _explain_no_photos(found: Found) -> str:
 
 @dataclass(slots=True)
 class _Scanner:
-    """Collects paths as text, since a `Path` for each of many files is slow."""
+    """Collects paths as text, since many `Path` objects are slow."""
 
     data_path: Path
     photos: list[str] = field(default_factory=list)
@@ -215,7 +215,7 @@ class _Scanner:
 
 
 def _own_folders(top: str, data_path: Path) -> dict[str, str]:
-    """Return the project's own folders to skip below `top`: name in lower case -> path."""
+    """Return the project's own folders: name in lower case -> path."""
     data, folder = os.path.realpath(data_path), os.path.realpath(top)
     if _is_same(folder, data):
         own = [os.path.join(data, name) for name in (RANKING_FOLDER, "cache")]  # noqa: PTH118 (no other has photos)

@@ -1,4 +1,4 @@
-"""EXIF fields of an artifact as ingest writes them: readable, in EXIF's terms, and never a guess."""
+"""EXIF fields of an artifact: readable, in EXIF's terms, never a guess."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Tags = Mapping[int, Any]
 
 
 def read_exif(data: bytes) -> dict[str, Any]:
-    """Return camera, lens, exposure, time and place of a photo, from the bytes of its file.
+    """Return camera, lens, exposure, time and place from a file's bytes.
 
     Returns:
         `camera` and `lens` ("Unknown" if not given), `iso` (int), `aperture` ("f/1.8"), `shutter_speed`
@@ -49,7 +49,7 @@ def read_exif(data: bytes) -> dict[str, Any]:
 
 
 def _read_tags(data: bytes) -> tuple[_Tags, _Tags, _Tags]:
-    """Return the main, the Exif and the GPS directory; a missing or damaged one is empty."""
+    """Return the main, the Exif and the GPS directory. A missing or damaged one is empty."""
     directories: list[_Tags] = [{}, {}, {}]
     with quiet_pillow(), suppress(Exception):  # broken metadata can raise any exception
         exif = read_tags(open_image(data))
@@ -66,7 +66,7 @@ def _clean_text(value: Any) -> str | None:
 
 
 def _to_number(value: Any) -> float | None:
-    """Return a finite number or None: the denominator of an EXIF rational may be 0."""
+    """Return a finite number or None. (An EXIF rational may be 1/0.)"""
     try:
         number = float(value[0] if isinstance(value, tuple) else value)
     except (TypeError, ValueError, IndexError, ArithmeticError):
@@ -85,7 +85,7 @@ def _format_number(template: str, number: float | None, decimals: int) -> str | 
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
-    """Return the usual name of a camera from EXIF's `Make` and `Model`; None if EXIF has neither.
+    """Return the usual name of a camera from EXIF's `Make` and `Model`. None if EXIF has neither.
 
     A model that starts with a word of the maker is the name: "NIKON CORPORATION", "NIKON D3400" -> "NIKON D3400".
     Otherwise the maker precedes, without its legal form: "OLYMPUS IMAGING CORP.", "E-M10" -> "OLYMPUS E-M10".
@@ -104,20 +104,20 @@ def _to_iso(value: Any) -> int | None:
 
 
 def _format_shutter_speed(seconds: float | None) -> str | None:
-    """Format as ExifTool does: a fraction up to 1/4 s, otherwise seconds with one decimal."""
+    """Format as ExifTool does: a fraction up to 1/4 s, otherwise decimals."""
     if seconds is None:
         return None
     return f"1/{round(1 / seconds)}" if seconds < 0.25001 else f"{round(seconds, 1):g}"
 
 
 def _find_datetime(*values: Any) -> str | None:
-    """Return the first value that is a date and time; cameras without a clock write blanks."""
+    """Return the first value that is a date and time. (Some cameras write blanks.)"""
     texts = (_clean_text(value) for value in values)
     return next((text for text in texts if text and _DATETIME.fullmatch(text)), None)
 
 
 def _to_position(place: _Tags) -> dict[str, float] | None:
-    """Return the position, or None if a coordinate or hemisphere is missing or out of range."""
+    """Return the position, or None if it is incomplete or out of range."""
     latitude = _to_degrees(place.get(ExifTags.GPS.GPSLatitude), place.get(ExifTags.GPS.GPSLatitudeRef), "NS", 90)
     longitude = _to_degrees(place.get(ExifTags.GPS.GPSLongitude), place.get(ExifTags.GPS.GPSLongitudeRef), "EW", 180)
     if latitude is None or longitude is None:
@@ -131,7 +131,7 @@ def _to_position(place: _Tags) -> dict[str, float] | None:
 
 
 def _to_degrees(parts: Any, hemisphere: Any, hemispheres: str, limit: float) -> float | None:
-    """Convert degrees, minutes and seconds to signed decimal degrees, to 7 decimals (1 cm)."""
+    """Convert degrees, minutes and seconds to signed degrees with 7 decimals (1 cm)."""
     sign = {hemispheres[0]: 1, hemispheres[1]: -1}.get((_clean_text(hemisphere) or "").upper())
     if sign is None or not isinstance(parts, tuple) or len(parts) != 3:
         return None

@@ -1,4 +1,4 @@
-"""Ingest of a folder of photos as a batch: ids, EXIF, reduced images and the manifest.
+"""Ingest of photos as a batch: ids, EXIF, reduced images, manifest.
 
 It replaces the ingest and preprocess services for users who have only photos.
 """
@@ -87,7 +87,7 @@ def new_batch_id(now: datetime) -> str:
 
 
 def batch_id_of(paths: Sequence[Path]) -> str:
-    """Return the default id of a batch: the name of the folder that contains all paths.
+    """Return the default batch id: the name of the common folder.
 
     The id is the same each time, so that photos are added to the batch. Characters that are not allowed in an id become
     `-`: the folder `my photos` gives `my-photos`.
@@ -101,7 +101,7 @@ def batch_id_of(paths: Sequence[Path]) -> str:
 
 
 def find_photos(folder: Path, settings: Settings | None = None) -> list[Path]:
-    """Return the photos under `folder`, sorted by path; log skipped files (`discovery.scan` returns them).
+    """Return the photos under `folder`, sorted by path. Skipped files are logged (`discovery.scan` returns them).
 
     Args:
         settings: by default those of the current project. Its data folder is skipped.
@@ -186,7 +186,7 @@ _Identity = tuple[str, str]  # photo_id and original_uri
 
 
 def _read_previous(store: ArtifactStore, batch_id: str, replace: bool) -> Sequence[Mapping[str, Any]]:
-    """Return the artifacts of the existing batch with this id; empty if the id is new."""
+    """Return the artifacts of the existing batch with this id. Empty if the id is new."""
     path = store.newest_manifest(batch_id)
     if path is None:
         return ()
@@ -247,7 +247,7 @@ def _hash_uri(original_uri: str) -> str:
 
 
 def _ingest_photo(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict[str, Any], str | None]:
-    """Return the artifact of a file, and the reason if the file cannot be read."""
+    """Return the artifact of a file, and the reason of a failure."""
     original_uri = uri(path, settings.root)
     file = None
     try:
@@ -291,7 +291,7 @@ def _write_images(file: PhotoFile, original_uri: str, settings: Settings) -> dic
 
 
 def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
-    """Write `image` with its long side reduced to at most `side` px, if missing; return [width, height]."""
+    """Write `image` reduced to `side` px, if missing. Returns [width, height]."""
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if _has_content(path):

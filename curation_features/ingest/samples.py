@@ -1,4 +1,4 @@
-"""Sample photos for a first try, from the scikit-image package; no download needed."""
+"""Sample photos for a first try, from the scikit-image package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAMPLES = (
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Write missing sample photos to `folder` as `{name}.jpg`; return the paths of all.
+    """Write missing samples to `folder` as `{name}.jpg` and return all paths.
 
     Origin and licence are in the docstring of `skimage.data.{name}`. The same library versions write the same bytes.
 

@@ -1,1 +1,1 @@
-"""Photos: reading of allowed files, decoding to RGB, limits on decoding, and thumbnails."""
+"""Photos: reading of allowed files, decoding, limits and thumbnails."""

@@ -1,4 +1,4 @@
-"""Strict decoding of photo files: the complete photo, upright and in RGB, or an error."""
+"""Strict decoding of photo files to upright RGB."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A decoded photo: `rgb` is (height, width, 3), uint8, 0..255, upright, C-contiguous; no side is 0."""
+    """A decoded photo: `rgb` is (height, width, 3), uint8, 0..255, upright, C-contiguous. No side is 0."""
 
     info: PhotoInfo
     rgb: NDArray[np.uint8]
@@ -59,12 +59,12 @@ _UNPACKS_TOO_LARGE = re.compile(r"MAX_TEXT_CHUNK|MAX_TEXT_MEMORY")  # limits of 
 
 
 def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS) -> Photo:
-    """Decode the first frame of a photo as 8-bit RGB, upright by its EXIF or XMP orientation.
+    """Decode the first frame of a photo as upright 8-bit RGB.
 
-    Transparency is composited on white, 16-bit gray is scaled by 1/257, and gray becomes three equal channels. Colour
-    profiles are not applied. Unreadable metadata is ignored; unreadable pixels are an error. The checksums of a PNG
-    are verified. A JPEG has none: a truncated file, a broken structure, or entropy-coded data that libjpeg reports as
-    corrupt is refused; a flipped bit that gives a valid code goes unnoticed.
+    The EXIF or XMP orientation is applied. Transparency is composited on white, 16-bit gray is scaled by 1/257, and
+    gray becomes three equal channels. Colour profiles are not applied. Unreadable metadata is ignored; unreadable
+    pixels are an error. The checksums of a PNG are verified. A JPEG has none: a truncated file, a broken structure, or
+    entropy-coded data that libjpeg reports as corrupt is refused; a flipped bit that gives a valid code goes unnoticed.
 
     Args:
         max_pixels: maximum width times height, checked before pixels are decoded. Pillow's limit, twice
@@ -100,7 +100,7 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a loaded image as RGB, with transparency on white, upright by its EXIF orientation.
+    """Return a loaded image as upright RGB, with transparency on white.
 
     Raises:
         PhotoError: `unsupported_format`; `too_slow`.
@@ -110,7 +110,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a loaded image, 1 to 8; 1 if missing or unreadable."""
+    """Return the EXIF orientation of a loaded image, 1 to 8. 1 if missing or unreadable."""
     try:
         value = read_tags(image).get(ExifTags.Base.Orientation, 1)
     except PhotoError:  # `too_slow`
@@ -121,7 +121,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _open_checked(data: bytes, max_pixels: int, max_seconds: float) -> Image.Image:
-    """Open an image without decoding its pixels, check the limits, and verify the checksums of a PNG."""
+    """Open an image, check the limits, and verify a PNG's checksums."""
     image = open_image(data, seconds=max_seconds)
     check_before_pixels(image, data, max_pixels)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & _REDUCED_IMAGE:
@@ -139,7 +139,7 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode to RGB, with transparency on white."""
+    """Convert a loaded image to RGB, with transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
     if image.mode in _STRAIGHT_ALPHA:
@@ -155,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Convert gray of 16 bits (0..65535) or floats in [0, 1] to 8 bits, with alpha for a transparent value."""
+    """Convert gray of 0..65535 or 0.0..1.0 to 8 bits, with alpha."""
     values: NDArray[Any] = np.asarray(image)
     limit = 1 if image.mode == "F" else 65535
     if not (values.min() >= 0 and values.max() <= limit):  # NaN fails too
@@ -184,7 +184,7 @@ def _explain(data: bytes, error: Exception) -> PhotoError:
 
 
 def _is_short_webp(data: bytes) -> bool:
-    """Return whether a WebP is shorter than its header says; its decoder reports only damage."""
+    """Return whether a WebP is truncated. (Its decoder reports only damage.)"""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
@@ -196,7 +196,7 @@ def _hides_tags(record: logging.LogRecord) -> bool:
 
 
 class _QuietPillow:
-    """Context manager that mutes Pillow's warnings and its logging of tags, also in several threads.
+    """Thread-safe context manager that mutes Pillow's warnings and tag logging.
 
     Pillow warns about damaged metadata and about sizes that are limited here anyway. `warnings.catch_warnings` is not
     thread-safe: it swaps a list shared by all threads. This class inserts one entry into the list and removes it after

@@ -1,4 +1,4 @@
-"""Conversion of a caller's images to pixels: arrays, tensors, PIL images and paths."""
+"""Conversion of arrays, tensors, PIL images and paths to pixels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
 
 
 def checked_rgb(rgb: Any) -> NDArray[np.uint8]:
-    """Return an array or tensor as an array; raise `TypeError` if it is not an RGB image of uint8."""
+    """Return an RGB image of uint8 as an array. Raises `TypeError` for others."""
     shape, dtype = tuple(rgb.shape), str(rgb.dtype).removeprefix("torch.")
     if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != "uint8":
         raise TypeError(f"{_ACCEPTED}, not {shape} of {dtype}")
@@ -76,7 +76,7 @@ def _read(uri: str, settings: Settings) -> PhotoFile:
 
 
 def _to_file(image: Image.Image) -> PhotoFile:
-    """Save a PIL image as an uncompressed file, so that colours and orientation are handled as in any photo."""
+    """Save a PIL image as an uncompressed file, to be decoded like any photo."""
     buffer, exif = BytesIO(), Image.Exif()
     with quiet_pillow():
         exif[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -1,4 +1,4 @@
-"""JPEG decoding with the warnings of libjpeg-turbo: Pillow uses the same decoder and hides them.
+"""JPEG decoding with the warnings of libjpeg-turbo, which Pillow hides.
 
 A JPEG has no checksum. If bits of its entropy-coded data are flipped, the decoder often meets an invalid code and
 warns; the photo is damaged although it has pixels. A flip that gives a valid code goes unnoticed.
@@ -28,19 +28,19 @@ _NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tabl
 
 
 def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a gray or colour JPEG to RGB (height, width, 3), not rotated, bit-identical to Pillow.
+    """Decode a gray or colour JPEG to RGB, bit-identical to Pillow.
 
     The frame type must be supported (see `jpeg_markers`); this function does not check it.
 
     Returns:
-        None if the decoder refuses the file or warns of harmless data: Pillow supports more kinds, and explains why it
-        cannot read one.
+        (height, width, 3), without the EXIF orientation. None if the decoder refuses the file or warns of harmless
+        data: Pillow supports more kinds, and explains why it cannot read one.
 
     Raises:
         PhotoError: `unreadable`: pixels were lost.
     """
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_without_metadata(data), "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_strip_metadata(data), "RGB")
     except ValueError as error:
         warning = str(error)
         if _has_lost_pixels(warning, data):
@@ -57,8 +57,8 @@ def _has_lost_pixels(warning: str, data: bytes) -> bool:
     return extra > _MAX_PADDING and bytes(extra) + b"\xff\xd9" not in data
 
 
-def _without_metadata(data: bytes) -> bytes:
-    """Remove metadata and junk before the pixels, since the decoder reports only its first warning.
+def _strip_metadata(data: bytes) -> bytes:
+    """Remove metadata and junk, since the decoder reports only its first warning.
 
     A file with an unusual marker is returned unchanged.
     """

@@ -35,7 +35,7 @@ _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # without fill bytes, stuf
 
 
 class Segment(NamedTuple):
-    """A segment: the code and the start of its marker, and its end (which may exceed the end of the file)."""
+    """A segment: its marker's code and start, and its end. The end may exceed the file."""
 
     kind: int
     start: int
@@ -43,7 +43,7 @@ class Segment(NamedTuple):
 
 
 def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
-    """Yield the segments from `start` to the end of the file, also after the end of the image."""
+    """Yield the segments from `start` to the end of the file."""
     while marker := _MARKER.search(data, start):
         kind, start = marker[1][0], marker.end()
         if kind not in (START_OF_IMAGE, END_OF_IMAGE):

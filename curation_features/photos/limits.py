@@ -52,7 +52,7 @@ _JPEG_OFFSETS = frozenset({STRIPOFFSETS, TILEOFFSETS, ExifTags.Base.JpegIFOffset
 
 
 class TimedBytes(BytesIO):
-    """A file in memory with a time limit, so that every loop of a parser ends.
+    """A file in memory with a time limit, which ends any parser loop.
 
     The limit is on the CPU time of the thread: a busy machine fails no photo.
 
@@ -101,7 +101,7 @@ def read_tags(image: Image.Image) -> Image.Exif:
 
 
 def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse an image that would take too much time or memory to decode.
+    """Refuse an image whose decoding would take too much time or memory.
 
     Args:
         image: the result of `open_image`.
@@ -147,7 +147,7 @@ def _check_frames(file: TimedBytes, data: bytes, start: int) -> None:
 
 
 def _find_jpegs(data: bytes) -> Iterator[int]:
-    """Yield the offsets of possible JPEGs: the file itself, or strips and tiles of a TIFF.
+    """Yield the offsets of possible JPEGs in a file or TIFF.
 
     Raises:
         PhotoError: `too_large`.
@@ -166,7 +166,7 @@ def _find_jpegs(data: bytes) -> Iterator[int]:
 
 
 class _Entry(NamedTuple):
-    """An entry of a TIFF directory: its values start at `offset`; `order` is the byte order of `struct`."""
+    """An entry of a TIFF directory: its values start at `offset`. `order` is the byte order of `struct`."""
 
     tag: int
     type: int
@@ -176,7 +176,7 @@ class _Entry(NamedTuple):
 
 
 def _read_directory(data: bytes) -> Iterator[_Entry]:
-    """Yield the entries of the first directory of a TIFF or BigTIFF; nothing for other files."""
+    """Yield the entries of the first directory of a TIFF or BigTIFF. Nothing for other files."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return
@@ -200,7 +200,7 @@ def _read_directory(data: bytes) -> Iterator[_Entry]:
 
 
 def _read_integers(data: bytes, entry: _Entry) -> tuple[int, ...]:
-    """Return the integers of an entry; empty if they have another type or are truncated."""
+    """Return the integers of an entry. Empty if they have another type or are truncated."""
     code = _TIFF_INTEGERS.get(entry.type)
     if code is None:
         return ()

@@ -66,7 +66,7 @@ _CLASS_REASONS: dict[type[OSError], str] = {  # fsspec raises them without an er
 
 
 class PhotoReader:
-    """Reads whole photo files from allowed places; safe for use by several threads.
+    """Reads whole photo files from allowed places. Safe for use by several threads.
 
     A URI is a path (relative to `settings.root`), a `file://` URI, or an fsspec URI such as `s3://...`. A local file
     must be, after symbolic links are resolved, in one of `settings.photo_roots` (by default `settings.root`) or among
@@ -110,7 +110,7 @@ class PhotoReader:
         return PhotoFile(data, hashlib.sha256(data).hexdigest())
 
     def _resolve(self, uri: str) -> str:
-        """Return the absolute path of a local URI, with symbolic links resolved as far as it exists."""
+        """Return the absolute path of a local URI, with symbolic links resolved."""
         return os.path.realpath(os.path.join(self._base, local_path(uri)))  # noqa: PTH118 (Path would drop "..")
 
     def _read_local(self, uri: str) -> bytes:
@@ -148,19 +148,19 @@ class PhotoReader:
 
 
 def _classify(error: OSError, uri: str) -> str:
-    """Return the reason of a read error; an unknown error of a remote file counts as a connection failure."""
+    """Return the reason of a read error. Unknown errors of remote files are connection failures."""
     by_class = next((reason for kind, reason in _CLASS_REASONS.items() if isinstance(error, kind)), None)
     return _ERRNO_REASONS.get(error.errno or 0) or by_class or ("io_error" if is_remote(uri) else "unreadable")
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether a URI names a file that is not on this machine."""
+    """Return whether a URI names a file on another machine."""
     scheme = _REMOTE.fullmatch(uri)
     return scheme is not None and scheme[1].lower() not in ("file", "local")
 
 
 def local_path(uri: str) -> str:
-    """Return the path of a local URI: percent-decoded for `file://`, unchanged for a plain path.
+    """Return the path of a local URI. A plain path is not percent-decoded.
 
     Raises:
         PhotoError: the URI names another machine.
@@ -175,7 +175,7 @@ def local_path(uri: str) -> str:
 
 
 def _is_under(uri: str, prefix: str) -> bool:
-    """Return whether a remote URI is under a prefix, compared by path component."""
+    """Return whether a remote URI is under a prefix, by component."""
     scheme, _, path = uri.partition("://")
     root_scheme, _, root = prefix.partition("://")
     parts, root_parts = path.split("/"), root.rstrip("/").split("/")

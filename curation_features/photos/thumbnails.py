@@ -77,7 +77,7 @@ class Thumbnails:
         self._folder = settings.data_path / "cache" / "thumbnails"
 
     def __call__(self, record: PhotoRecord) -> bytes | None:
-        """Return the thumbnail of a record's photo; None if it is not cached and the photo cannot be read."""
+        """Return the thumbnail of a record's photo. None if not cached and the photo is unreadable."""
         if record.info is None:
             return None
         path = self._folder / f"{record.info.sha256}-{self._kind.side}.{self._kind.format.lower()}"
@@ -88,7 +88,7 @@ class Thumbnails:
             return None
 
     def _create(self, uri: str, sha256: str, path: Path) -> bytes | None:
-        """Create and cache the thumbnail of the photo at `uri`; None if the photo is remote or has another digest."""
+        """Create and cache a thumbnail. None if the photo is remote or has another digest."""
         if is_remote(uri):
             return None
         file = self._reader.read(uri)
@@ -102,7 +102,7 @@ class Thumbnails:
 
 
 def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
-    """Return the thumbnail in a file; None if it is missing, damaged or of another kind."""
+    """Return the thumbnail in a file. None if it is missing, damaged or of another kind."""
     try:
         with open_regular(path) as file:
             data = file.read(kind.max_bytes + 1)
@@ -119,7 +119,7 @@ def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
 
 
 def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -> bytes | None:
-    """Return the thumbnail of a photo: upright, RGB, transparency on white, never enlarged.
+    """Return the thumbnail of a photo: upright RGB, never enlarged.
 
     Args:
         max_pixels: maximum width times height of the photo.
@@ -138,7 +138,7 @@ def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -
 
 
 def _decode_reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
-    """Decode a photo; a JPEG at 1/8, 1/4 or 1/2 of its size, which is fast, if at least twice the thumbnail's size."""
+    """Decode a photo, a JPEG at 1/8 to 1/2 of its size, at least twice `side`."""
     with quiet_pillow():
         image = open_image(file.data)
         if isinstance(image, JpegImageFile):

@@ -55,7 +55,7 @@ class Adoptions:
         return self.folder / f"{batch_id}.json"
 
     def note(self, adoption: Adoption) -> None:
-        """Write the adoption of a batch, in place of an earlier one. Raises `StoreError`."""
+        """Write the adoption of a batch, replacing an earlier one. Raises `StoreError`."""
         with self._locked():
             store_bytes(self.path(adoption.batch_id), json.dumps(asdict(adoption)).encode())
 
@@ -65,7 +65,7 @@ class Adoptions:
 
     @contextmanager
     def take(self, batch_id: str) -> Iterator[Adoption | None]:
-        """Yield the adoption of a batch, or None; delete it if the block succeeds.
+        """Yield the adoption of a batch, or None. Delete it if the block succeeds.
 
         An unreadable adoption counts as None and is deleted too: the batch is complete without it.
 
@@ -83,7 +83,7 @@ class Adoptions:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock, so that no adoption is replaced between reading and deletion."""
+        """Hold the lock, so that nothing changes between reading and deletion."""
         path = self.folder / ".lock"
         lock = FileLock(path)
         with writing(path):

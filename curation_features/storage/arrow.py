@@ -19,9 +19,10 @@ _Parts = tuple[list["pa.Buffer"], list["pa.Array"]]  # buffers after the validit
 
 
 def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Convert values or None to an array of strings, booleans, numbers, timestamps, or lists or structs of those.
+    """Convert values (or None) to an Arrow array of type `kind`.
 
-    A NumPy array is a list of numbers without None. Lone surrogates, which JSON allows and Arrow does not, become "?".
+    `kind` may be string, boolean, number, timestamp, list or struct. A NumPy array is a list of numbers without None.
+    Lone surrogates, which JSON allows and Arrow does not, become "?".
     """
     import pyarrow as pa
 
@@ -86,6 +87,6 @@ def _bitmap(values: NDArray[np.bool_]) -> pa.Buffer:
 
 
 def _offsets(items: Sequence[Any]) -> pa.Buffer:
-    """Offsets of lists or strings: the start of each, and the end of the last."""
+    """Return the start of each list or string, and the last end."""
     ends = np.cumsum([len(item) for item in items], dtype=np.int64)
     return _buffer(np.concatenate([[0], ends]).astype(np.int32))

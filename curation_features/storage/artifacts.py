@@ -1,4 +1,4 @@
-"""Artifacts on disk: accepted manifests, the output of each stage, and finished features.
+"""Artifacts on disk: accepted manifests, outputs of stages, and finished features.
 
     data/manifests/{batch_id}.json           the manifest of a batch that was accepted last
     data/stages/{stage}/{batch_id}.parquet   the output of a stage, for later stages
@@ -46,7 +46,7 @@ _MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in e
 
 @dataclass(frozen=True, slots=True)
 class StageArtifact:
-    """Output of a stage: its file, the digest of its logical content, and its metadata."""
+    """Output of a stage: file, digest of the logical content, and metadata."""
 
     path: Path
     digest: str
@@ -55,7 +55,7 @@ class StageArtifact:
 
 @dataclass(frozen=True, slots=True)
 class FeatureArtifact:
-    """Finished features of a batch: the files, and the SHA-256 of the JSON file."""
+    """Finished features of a batch. `digest` is the SHA-256 of the JSON file."""
 
     json_path: Path
     table_path: Path
@@ -76,13 +76,13 @@ class ArtifactStore:
         return self.data_path / "manifests" / f"{batch_id}.json"
 
     def put_manifest(self, batch: Batch) -> None:
-        """Accept a manifest: the batch's features are computed from it from now on."""
+        """Accept a manifest, from which the batch is computed from now on."""
         path = self.manifest_path(batch.batch_id)
         store_bytes(path, to_json(batch.document))
         self._accepted[batch.batch_id] = (_file_identity(path), batch.digest)
 
     def accepted_digest(self, batch_id: str) -> str | None:
-        """Return the digest of the accepted manifest; None if it is missing or unreadable.
+        """Return the digest of the accepted manifest. None if it is missing or unreadable.
 
         The file is read again only if it was replaced since this store read or wrote it.
         """
@@ -111,7 +111,7 @@ class ArtifactStore:
         return batch
 
     def newest_manifest(self, batch_id: str) -> Path | None:
-        """Return the newest file that lists the photos of a batch; None if the id is new.
+        """Return the newest file that lists the photos of a batch. None if the id is new.
 
         The candidates are the manifest that `ingest` wrote, the accepted manifest and the finished features.
         """
@@ -119,7 +119,7 @@ class ArtifactStore:
         return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def check_batch_id(self, batch_id: str) -> None:
-        """Refuse a new id that differs from a known one only in case, for case-insensitive file systems.
+        """Refuse a new id that differs from a known one only in case.
 
         A batch with a `newest_manifest` is known. The folders are listed only for an unknown id or on a
         case-insensitive file system (60,000 files take 50 ms).
@@ -142,7 +142,7 @@ class ArtifactStore:
 
     @contextmanager
     def exclusive(self, batch_id: str, *, wait: bool = True) -> Iterator[None]:
-        """Hold the lock of a batch, so that no other process computes it at the same time.
+        """Hold the lock of a batch, so that no other process computes it.
 
         Without the lock, a run with an older manifest could finish last. The first call deletes the temporary files of
         killed runs.
@@ -195,7 +195,7 @@ class ArtifactStore:
         model: str | None = None,
         labels: Sequence[str] = (),
     ) -> dict[str, StageArtifact]:
-        """Write the outputs of one or several stages from one stream of records.
+        """Write the outputs of several stages from one stream of records.
 
         The metadata of each file holds the digest of the manifest, and:
 
@@ -224,7 +224,7 @@ class ArtifactStore:
         }
 
     def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
-        """Return the metadata of a stage's output; raises `StoreError` if it was not made from this manifest."""
+        """Return the metadata of a stage's output. Raises `StoreError` for another manifest."""
         path = self.stage_path(stage, batch.batch_id)
         try:
             metadata = read_metadata(path)
@@ -248,7 +248,7 @@ class ArtifactStore:
         return True
 
     def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
-        """Yield the records of a stage, in the order of the batch's distinct photos."""
+        """Yield the records of a stage, in the order of distinct photos."""
         self.stage_metadata(stage, batch)
         table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
         rows = read_rows(path)
@@ -264,7 +264,7 @@ class ArtifactStore:
             yield record
 
     def remove_from_stage(self, stage: str, batch_id: str, photo_id: str, digests: Mapping[str, str]) -> None:
-        """Remove a photo from a stage's table, if the table exists; other rows keep their values.
+        """Remove a photo from a stage's table, if the table exists.
 
         Args:
             digests: old digest of a manifest -> digest of the manifest without the photo, for the table's metadata.
@@ -291,7 +291,7 @@ class ArtifactStore:
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
     def finished_batch_ids(self) -> list[str]:
-        """Return the ids of finished batches, sorted. A batch is finished if its JSON file, written last, exists."""
+        """Return the ids of finished batches, sorted. Their JSON file, written last, exists."""
         return sorted(path.stem for path in (self.data_path / "features").glob("[A-Za-z0-9]*.json"))
 
     def embeddings_path(self, batch_id: str) -> Path:
@@ -301,7 +301,7 @@ class ArtifactStore:
     def embeddings(
         self, batch_id: str, version: str | None, model: str | None
     ) -> AbstractContextManager[EmbeddingsWriter]:
-        """Return a context with a writer for the embeddings of a batch, to pass to `write_features`.
+        """Return a context with an embeddings writer, to pass to `write_features`.
 
         Args:
             version: version of the embeddings; None if there are none.
@@ -311,7 +311,7 @@ class ArtifactStore:
 
     @contextmanager
     def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[EmbeddingsWriter]:
-        """Yield a writer filled with the output of `image_embeddings`; null for photos with other bytes.
+        """Yield a writer filled from `image_embeddings`. Photos with other bytes have null.
 
         Args:
             records: the records of the batch's distinct photos, in order.
@@ -331,7 +331,7 @@ class ArtifactStore:
             yield writer
 
     def _readable_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
-        """Yield the records of a stage up to the first that cannot be read."""
+        """Yield the records of a stage up to the first unreadable one."""
         try:
             yield from self.read_stage(stage, batch)
         except StoreError as error:
@@ -380,7 +380,7 @@ def _file_identity(path: Path) -> tuple[int, int, int]:
 
 
 def _similar_names(folder: Path, name: str) -> list[str]:
-    """Return the names in a folder that equal `name` if case is ignored."""
+    """Return the names in a folder that equal `name` except for case."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 (there may be many)
     except OSError:  # the folder may not exist yet

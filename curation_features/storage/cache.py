@@ -41,7 +41,7 @@ _FEATURES = b', "features": '
 
 @dataclass(slots=True)
 class CacheEntry:
-    """Cached results of one photo; `versions` has the version of every part present."""
+    """Cached results of one photo. `versions` covers every part present."""
 
     info: PhotoInfo
     versions: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CacheEntry:
     prediction: LabelPrediction | None = None
 
     def add(self, part: str, version: str, result: Measurement | Embedding | LabelPrediction) -> None:
-        """Keep a result, unless it is an error that another run may not have."""
+        """Keep a result, except an error that may not recur."""
         if result.error is not None and not (
             isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
         ):
@@ -70,7 +70,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Size of a cache: photo entries, their bytes, and vocabularies with label embeddings."""
+    """Size of a cache: photo entries, bytes, and files of label embeddings."""
 
     photos: int
     bytes: int
@@ -78,7 +78,7 @@ class CacheStats:
 
 
 class FeatureCache:
-    """Reads and writes the cache in one folder; safe for use by several threads and processes."""
+    """Reads and writes the cache in one folder. Safe for use by several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class FeatureCache:
 
     @property
     def label_embeddings(self) -> Path:
-        """Return the path of the label embeddings of the project's vocabulary; others are next to it."""
+        """Return the path of the label embeddings. Other vocabularies are next to it."""
         return self.folder / "label_embeddings.pt"
 
     def path(self, photo_id: str) -> Path:
@@ -96,7 +96,7 @@ class FeatureCache:
         return self.folder / f"{name}.json"
 
     def load(self, photo_id: str, image_sha256: str) -> CacheEntry | None:
-        """Return the entry of a photo with these exact bytes; None if it is missing or invalid."""
+        """Return the entry of a photo with these bytes. None if missing or invalid."""
         try:
             with open_regular(self.path(photo_id)) as file:
                 return _decode(file.read(), photo_id, image_sha256)
@@ -124,7 +124,7 @@ class FeatureCache:
         return CacheStats(len(sizes), sum(sizes), len(self._label_files()))
 
     def clear(self, *, label_embeddings: bool = False) -> int:
-        """Delete every photo's entry, and the leftovers of killed processes; return the number of entries.
+        """Delete all entries and leftovers, and return the number of entries.
 
         Args:
             label_embeddings: delete the label embeddings, too.
@@ -178,7 +178,7 @@ def _to_json(result: Measurement | LabelPrediction) -> dict[str, Any]:
 
 
 def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
-    """Parse an entry; return None or raise for anything that `_encode` does not write."""
+    """Parse an entry. Returns None or raises for anything that `_encode` does not write."""
     document = json.loads(data)
     version, features = document["version"], document["features"]
     if version["photo_id"] != photo_id or version["image"] != image_sha256:

@@ -37,7 +37,7 @@ def record_deletion(data_path: Path, **fields: Any) -> None:
 
 
 def deletions(data_path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of the log, oldest first, without damaged lines. Raises `StoreError` if it is unreadable."""
+    """Yield the entries of the log, oldest first, without damaged lines. Raises `StoreError`."""
     path = data_path / NAME
     try:
         if not path.is_file():
@@ -55,7 +55,7 @@ def deletions(data_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_sequence(data_path: Path, batch_id: str) -> int | None:
-    """Return the `sequence` of a deleted batch's last event; None if there is none."""
+    """Return the `sequence` of a deleted batch's last event. None if there is none."""
     numbers = [entry.get("sequence") for entry in deletions(data_path) if entry.get("batch_id") == batch_id]
     return max((number for number in numbers if type(number) is int), default=None)
 

@@ -1,4 +1,4 @@
-"""The image embeddings of a batch as a Parquet file, written row by row.
+"""Image embeddings of a batch as a Parquet file, written row-wise.
 
 The file has one row per `photo_id` of the batch. A join with the features table on `batch_id` and `photo_id` therefore
 gives each row of that table at most one embedding and duplicates none, even if several artifacts share a photo. Photos
@@ -20,7 +20,7 @@ _OPTIONS = {"use_dictionary": ["batch_id"], "compression": "none"}  # compressio
 
 
 class EmbeddingsWriter:
-    """Writes the embeddings of one batch to a temporary file; memory does not grow with their number.
+    """Writes the embeddings of a batch row by row, in constant memory.
 
     `ArtifactStore.write_features` gives the file its final name. Every method raises `StoreError` if the disk is full.
 
@@ -40,7 +40,7 @@ class EmbeddingsWriter:
         self._missing: dict[str, str | None] = {}
 
     def add(self, record: PhotoRecord) -> None:
-        """Write a photo's embedding; of several records of one `photo_id`, the first with an embedding counts."""
+        """Write a photo's embedding. The first embedding of a `photo_id` counts."""
         sha256 = record.info.sha256 if record.info else None
         vector = record.embedding.vector if record.embedding else None
         if vector is None:
@@ -69,7 +69,7 @@ class EmbeddingsWriter:
             self._open(None if vector is None else len(vector))(row)
 
     def _open(self, dimension: int | None) -> Callable[[Row], None]:
-        """Open the file with the first row, whose embedding gives the `dimension` for the metadata."""
+        """Open the file with the first row, which gives the `dimension`."""
         if self._add_row is None:
             metadata = {**self._source, "dimension": dimension}
             rows = rows_writer(self.temporary, EMBEDDING_COLUMNS, metadata, **_OPTIONS)
@@ -79,7 +79,7 @@ class EmbeddingsWriter:
 
 @contextmanager
 def embeddings_writer(path: Path, batch_id: str, source: Mapping[str, str | None]) -> Iterator[EmbeddingsWriter]:
-    """Yield a writer for the embeddings of a batch; without `write_features` in the block, no file remains.
+    """Yield a writer whose file remains only after `write_features`.
 
     Args:
         path: the final path.

@@ -1,4 +1,4 @@
-"""Reads finished batches as a pandas DataFrame; pandas is imported on the first call."""
+"""Reads finished batches as a pandas DataFrame; the first call imports pandas."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def read_features(
     embeddings: bool = False,
     distinct: bool = False,
 ) -> pd.DataFrame:
-    """Read the features of finished batches, one row per artifact, in batch order.
+    """Read the features of finished batches, one row per artifact.
 
     >>> photos = read_features("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
     >>> photos.nlargest(3, "tenengrad")                                                   # doctest: +SKIP
 
-    The index counts rows from 0; `batch_id` and `position` also identify a row (a photo may be in several batches). A
-    value that was not measured is missing (NaN, NaT, NA, or None in nested columns), never a default. Columns:
+    Rows are in the order of the batches and their manifests. The index counts rows from 0; `batch_id` and `position`
+    also identify a row (a photo may be in several batches). A value that was not measured is missing (NaN, NaT, NA, or
+    None in nested columns), never a default. Columns:
 
     - text: `string`, or `category` if few values repeat; `status` is ordered, from ok to failed
     - scores and raw measurements: `float64`; `position`: `int32`; `width`, `height` and `iso`: `Int32`
@@ -101,7 +102,7 @@ def _check_columns(columns: Sequence[str] | None) -> list[str]:
 
 
 def _select_batches(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]:
-    """Return the batches to read; raise `StoreError` for one that is not finished."""
+    """Return the batches to read. Raises `StoreError` for an unfinished one."""
     finished = store.finished_batch_ids()
     folder = store.data_path / "features"
     if not finished and not batch_ids:
@@ -114,7 +115,7 @@ def _select_batches(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]
 
 
 def _read_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str, Any]]:
-    """Read columns of a table and its metadata; a column missing from an older table is null."""
+    """Read columns of a table and its metadata. A missing column is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,7 +138,7 @@ def _finished_at(path: Path) -> int:
 
 
 def _distinct_rows(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) -> list[int]:
-    """Return the row numbers of each photo's first row in the batch finished last.
+    """Return each photo's first row in the batch finished last.
 
     Args:
         photo_ids: of each batch; rows are numbered through all batches.
@@ -174,7 +175,7 @@ def _stored_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str,
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise any error of reading a table as a `StoreError` that names it."""
+    """Raise any read error as a `StoreError` that names the file."""
     try:
         open_regular(path).close()  # pyarrow would block on a FIFO
         yield
@@ -189,7 +190,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _to_pandas(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
-    """Convert a column to its type, which does not depend on null values."""
+    """Convert a column to its type, regardless of null values."""
     import pandas as pd
 
     if name == "status":

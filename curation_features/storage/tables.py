@@ -60,7 +60,7 @@ class Column:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return `unit`, `range` ("[0, 1]") and `direction` ("1 is best") as text, if known."""
+        """Return `unit`, `range` ("[0, 1]") and `direction` ("1 is best"), if known."""
         best = self.best if self.best is None or isinstance(self.best, str) else f"{self.best:g}"
         facts = {
             "unit": self.unit,
@@ -80,7 +80,7 @@ Columns = Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class StageTable:
-    """Conversion between the records of a stage and the rows of its table.
+    """Conversion between records and the rows of a stage's table.
 
     Attributes:
         columns: the columns of the table.
@@ -261,7 +261,7 @@ _INT32 = range(1, 2**31)
 
 
 def taken_columns(artifact: Mapping[str, Any]) -> Row:
-    """Return the columns on a photo's origin, with None for missing or implausible values.
+    """Return the columns on a photo's origin. Implausible values are None.
 
     `ingest` writes "Unknown" for a camera or a lens that the photo does not name: it counts as missing.
     """
@@ -314,7 +314,7 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
 
 @contextmanager
 def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
-    """Yield a function that adds a row to a Parquet file, which replaces `path` if the block succeeds.
+    """Yield a function that adds a row; replace `path` on success.
 
     Raises:
         StoreError: the file cannot be written; the old file at `path` stays.
@@ -327,7 +327,7 @@ def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> I
 def rows_writer(
     path: Path, columns: Columns, metadata: Mapping[str, Any], **options: Any
 ) -> Iterator[Callable[[Row], None]]:
-    """Yield a function that adds a row to the Parquet file at `path`; raises `OSError`.
+    """Yield a function that adds a row to a Parquet file. Raises `OSError`.
 
     Rows are written in groups, so that memory does not grow with the table.
 
@@ -369,7 +369,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a table in order, with all columns or only `columns`."""
+    """Yield the rows of a table, with all columns or `columns`."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -387,7 +387,7 @@ def _to_list(column: pa.Array) -> list[Any]:
 
 
 def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
-    """Return the vectors of a `list<float>` column as views of one array, without a Python float per number.
+    """Return the vectors of a `list<float>` column as views of one array.
 
     Raises:
         ValueError: a number in a vector is null.
@@ -438,7 +438,7 @@ class RowDigest:
 
 
 def arrow_schema(columns: Columns, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Return the Arrow schema of `columns`, with descriptions and facts as field metadata."""
+    """Return the Arrow schema of `columns`, with their facts as field metadata."""
     import pyarrow as pa
 
     fields = [

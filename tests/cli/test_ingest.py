@@ -209,7 +209,7 @@ def test_a_photo_that_is_edited_is_another_one(walk: Path, capsys) -> None:
 
 @pytest.mark.parametrize("place", ["manifests", "features"])
 def test_the_newest_manifest_of_a_batch_counts(walk: Path, capsys, place: str) -> None:
-    """A service may have delivered another manifest after the one `ingest` wrote, accepted or already measured."""
+    """A service may have delivered a manifest after `ingest`."""
     document = json.loads((walk / "data" / "batches" / "walk.json").read_bytes())
     document["artifacts"].append({"photo_id": "x", "original_uri": "s3://bucket/x.jpg", "std_uri": "x.jpg"})
     path = walk / "data" / place / "walk.json"

@@ -1,4 +1,4 @@
-"""EXIF as ingest writes it: in EXIF's terms, finite, and None if unknown."""
+"""EXIF as ingest writes it: finite values, and None if unknown."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ CHELSEA = np.ascontiguousarray(bundled.chelsea()[60:156, 100:164])  # (96, 64, 3
 
 
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the pixels as a camera stores them, with row 0 and column 0 as in EXIF 2.32, table 6."""
+    """Return the pixels as a camera stores them (EXIF 2.32, table 6)."""
     flips: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,  # row 0 top, column 0 left
         2: lambda a: a[:, ::-1],  # top, right

@@ -1,4 +1,4 @@
-"""Images that a caller passes: the accepted types, and a `TypeError` for all others."""
+"""Images that a caller passes: accepted types, and errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG decoding: the pixels equal Pillow's, and damage that the decoder detects is an error."""
+"""JPEG decoding: pixels equal Pillow's, and detected damage is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unsupported JPEG frames are refused by their marker before any decoder runs; supported ones never are."""
+"""Unsupported JPEG frames are refused by their marker before any decoder runs. Supported ones never are."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_frames_in_a_tiff_are_checked(options: dict[str, Any]) -> None:
 
 
 def tiff(entries: list[tuple[int, int, int, int]], tail: bytes, order: str = "<") -> bytes:
-    """Return a TIFF with a directory of (tag, type, count, value), and `tail` at offset 256."""
+    """Return a TIFF: directory of (tag, type, count, value), `tail` at 256."""
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries))
     body = b"".join(
         struct.pack(f"{order}HHI", *entry[:3])

@@ -1,4 +1,4 @@
-"""Small files that would take long to decode are refused or stopped; real photos never are."""
+"""Small files that would take long to decode are refused or stopped. Real photos never are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refusal(data: bytes, **limits: float) -> str:
 
 
 def with_empty_scans(number: int, side: int = 64) -> bytes:
-    """Return a progressive JPEG with many empty scans, each of which is a pass over all blocks."""
+    """Return a progressive JPEG with empty scans, each a pass over all blocks."""
     data = encoded(Image.new("L", (side, side), 128), progressive=True)
     start = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     end = data.index(b"\xff\xc4", start)
@@ -53,7 +53,7 @@ def test_the_scans_of_encoders_are_few() -> None:
 
 
 def test_only_scans_of_the_photo_itself_count() -> None:
-    """A video after a photo, or a profile before it, may contain the marker's bytes."""
+    """A video after a photo or a profile may contain the marker's bytes."""
     several = b"\xff\xda\x00\x08" * 10 * MAX_SCANS
     photo = encoded(CAT, icc_profile=several, comment=several[:60_000], progressive=True)
     assert decoded(photo + several, max_pixels=10_000).rgb.shape == (96, 64, 3)
@@ -144,7 +144,7 @@ def test_the_scans_of_a_jpeg_in_a_tiff_are_limited_too(scans: int, reason: str |
 
 
 def test_a_tile_beyond_the_limit_is_refused() -> None:
-    """64 x 64 px in one tile of 40,000 x 40,000: a file of 2 MB that unpacks to 1.6 GB."""
+    """The file of 2 MB unpacks to 1.6 GB."""
     tiles = [(259, 4, 1, 8), (322, 4, 1, 40_000), (323, 4, 1, 40_000), (324, 4, 1, 200), (325, 4, 1, 1000)]
     with pytest.raises(PhotoError, match="tile") as caught:
         decoded(tiff(sorted([*GRAY, *tiles])) + bytes(2000))

@@ -1,4 +1,4 @@
-"""Reading of photos: allowed files are read, and others refused with a reason."""
+"""Reading of photos: allowed files are read, others refused with a reason."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def shown(data: bytes, wanted: ThumbnailKind = ICON) -> Image.Image:
 
 
 def difference(image: Image.Image, expected: Image.Image) -> float:
-    """Mean absolute difference of two images in gray levels, after the second has the size of the first."""
+    """Return the mean absolute difference of two images in gray levels."""
     wanted = np.asarray(expected.convert("RGB").resize(image.size), dtype=float)
     return float(np.abs(np.asarray(image, dtype=float) - wanted).mean())
 

@@ -102,7 +102,7 @@ def test_an_entry_of_an_older_version_is_read(cache: FeatureCache) -> None:
 
 
 def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:
-    """JSON takes the last of two equal keys, and the digest covers the first."""
+    """JSON takes the last of equal keys; the digest covers the first."""
     cache.save('", "features": {', entry())
     assert cache.load('", "features": {', INFO.sha256) is not None
     cache.save("photo", entry())

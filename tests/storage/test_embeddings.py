@@ -75,7 +75,7 @@ def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStor
 
 
 def test_a_photo_id_has_one_row_with_its_first_embedding(store: ArtifactStore) -> None:
-    """Copies of a photo under other names share its id; one may be unreadable."""
+    """Copies of a photo share its id; one may be unreadable."""
     records = [failed("a"), record("a", 1), record("a", 2), failed("a")]
     write(store, [record("a", 1)], records)
     assert stored_in(store.embeddings_path("b")) == {"a": vector(records[1])}
@@ -199,7 +199,7 @@ def test_unavailable_embeddings_are_null(store: ArtifactStore, wrong: str) -> No
 
 @pytest.fixture
 def project(world, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a manifest of two photos, one unreadable, and a copy."""
+    """A project with two photos, one unreadable, and a copy."""
     photo = world.photo("0.png", 1)
     broken = {**world.photo("1.png", 2), "photo_id": "broken"}
     (world.root / "photos" / "1.png").write_bytes(b"no image")

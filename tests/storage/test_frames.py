@@ -51,7 +51,7 @@ def record(name: str, number: float) -> PhotoRecord:
 
 @pytest.fixture
 def project(settings: Settings) -> Settings:
-    """Batch `a`: one ok, one degraded, one failed; batch `b`, with other labels: the first of them again."""
+    """Batch `a`: one ok, one degraded, one failed. Batch `b`, with other labels: the first of them again."""
     degraded = record("two", 0.25)
     degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
     write(settings.root, "b", [record("one", 0.75)], clip="other", labels=LABELS[::-1])
