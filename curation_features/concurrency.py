@@ -21,10 +21,10 @@ MOST_WORKERS = 16
 """Maximum number of threads; more would only wait for Python's global lock."""
 
 
-def worker_count(wanted: int = 0) -> int:
-    """Return the number of threads: `wanted`, or one per available core."""
-    if wanted:
-        return wanted
+def worker_count(requested: int = 0) -> int:
+    """Return the number of threads: `requested`, or one per available core."""
+    if requested:
+        return requested
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
 

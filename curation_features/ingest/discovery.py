@@ -159,7 +159,7 @@ class _Scanner:
             (self.photos if suffix in PHOTO_SUFFIXES else self.skipped.setdefault(suffix, [])).append(str(path))
 
     def _walk(self, top: str) -> None:
-        own = _own_folders(top, self.data_path)
+        own = _find_own_folders(top, self.data_path)
 
         def collect_error(error: OSError) -> None:
             if error.filename == top:
@@ -214,7 +214,7 @@ class _Scanner:
         )
 
 
-def _own_folders(top: str, data_path: Path) -> dict[str, str]:
+def _find_own_folders(top: str, data_path: Path) -> dict[str, str]:
     """Return the project's own folders: name in lower case -> path."""
     data, folder = os.path.realpath(data_path), os.path.realpath(top)
     if _is_same(folder, data):

@@ -26,7 +26,7 @@ _Tags = Mapping[int, Any]
 
 
 def read_exif(data: bytes) -> dict[str, Any]:
-    """Return camera, lens, exposure, time and place from a file's bytes.
+    """Return camera, lens, exposure, time and position from a file's bytes.
 
     Returns:
         `camera` and `lens` ("Unknown" if not given), `iso` (int), `aperture` ("f/1.8"), `shutter_speed`
@@ -34,7 +34,7 @@ def read_exif(data: bytes) -> dict[str, Any]:
         (`latitude` and `longitude` in degrees, north and east positive; `altitude` in metres above sea level if it
         is known). Any other missing, damaged or non-finite field is None.
     """
-    base, photo, place = _read_tags(data)
+    base, photo, gps = _read_tags(data)
     return {
         "camera": camera_name(_clean_text(base.get(ExifTags.Base.Make)), _clean_text(base.get(ExifTags.Base.Model)))
         or "Unknown",
@@ -44,7 +44,7 @@ def read_exif(data: bytes) -> dict[str, Any]:
         "shutter_speed": _format_shutter_speed(_to_positive(photo.get(ExifTags.Base.ExposureTime))),
         "focal_length": _format_number("{:.0f}mm", _to_positive(photo.get(ExifTags.Base.FocalLength)), 0),
         "datetime": _find_datetime(photo.get(ExifTags.Base.DateTimeOriginal), base.get(ExifTags.Base.DateTime)),
-        "gps": _to_position(place),
+        "gps": _to_position(gps),
     }
 
 
@@ -116,16 +116,16 @@ def _find_datetime(*values: Any) -> str | None:
     return next((text for text in texts if text and _DATETIME.fullmatch(text)), None)
 
 
-def _to_position(place: _Tags) -> dict[str, float] | None:
+def _to_position(gps: _Tags) -> dict[str, float] | None:
     """Return the position, or None if it is incomplete or out of range."""
-    latitude = _to_degrees(place.get(ExifTags.GPS.GPSLatitude), place.get(ExifTags.GPS.GPSLatitudeRef), "NS", 90)
-    longitude = _to_degrees(place.get(ExifTags.GPS.GPSLongitude), place.get(ExifTags.GPS.GPSLongitudeRef), "EW", 180)
+    latitude = _to_degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", 90)
+    longitude = _to_degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", 180)
     if latitude is None or longitude is None:
         return None
     position = {"latitude": latitude, "longitude": longitude}
-    altitude = _to_number(place.get(ExifTags.GPS.GPSAltitude))
+    altitude = _to_number(gps.get(ExifTags.GPS.GPSAltitude))
     if altitude is not None:
-        below = place.get(ExifTags.GPS.GPSAltitudeRef) in (1, b"\x01", "\x01")
+        below = gps.get(ExifTags.GPS.GPSAltitudeRef) in (1, b"\x01", "\x01")
         position["altitude"] = -altitude if below else altitude
     return position
 

@@ -83,7 +83,7 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
             if pixels is None:
                 image.load()
                 pixels = np.array(_to_rgb(image))
-            turn = _UPRIGHT.get(_orientation(image))
+            turn = _UPRIGHT.get(_read_orientation(image))
             if turn is not None:
                 pixels = np.array(Image.fromarray(pixels).transpose(turn))
         except PhotoError:
@@ -105,11 +105,11 @@ def upright(image: Image.Image) -> Image.Image:
     Raises:
         PhotoError: `unsupported_format`; `too_slow`.
     """
-    rgb, turn = _to_rgb(image), _UPRIGHT.get(_orientation(image))
+    rgb, turn = _to_rgb(image), _UPRIGHT.get(_read_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of a loaded image, 1 to 8. 1 if missing or unreadable."""
     try:
         value = read_tags(image).get(ExifTags.Base.Orientation, 1)

@@ -56,7 +56,7 @@ class Adoptions:
 
     def note(self, adoption: Adoption) -> None:
         """Write the adoption of a batch, replacing an earlier one. Raises `StoreError`."""
-        with self._locked():
+        with self._hold_lock():
             store_bytes(self.path(adoption.batch_id), json.dumps(asdict(adoption)).encode())
 
     def waiting(self) -> list[str]:
@@ -76,13 +76,13 @@ class Adoptions:
         if not path.exists():  # the usual case, which needs no lock
             yield None
             return
-        with self._locked():
+        with self._hold_lock():
             yield _read(path)
             with writing(path):
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         """Hold the lock, so that nothing changes between reading and deletion."""
         path = self.folder / ".lock"
         lock = FileLock(path)

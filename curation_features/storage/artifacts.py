@@ -323,14 +323,14 @@ class ArtifactStore:
             metadata = {}
         version = metadata.get("versions", {}).get("embedding")
         with self.embeddings(batch.batch_id, version, metadata.get("model")) as writer:
-            stored = self._readable_stage("image_embeddings", batch) if metadata else iter(())
+            stored = self._read_stage_safely("image_embeddings", batch) if metadata else iter(())
             for record in records:
                 other = next(stored, None)
                 embedding = other.embedding if other and other.info == record.info else None
                 writer.add(replace(record, embedding=embedding))
             yield writer
 
-    def _readable_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
+    def _read_stage_safely(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """Yield the records of a stage up to the first unreadable one."""
         try:
             yield from self.read_stage(stage, batch)

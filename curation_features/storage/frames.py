@@ -75,7 +75,7 @@ def read_features(
     tables = [_read_table(store.feature_paths(batch_id)[1], read) for batch_id in selected]
     table = pa.concat_tables([table for table, _ in tables])
     if distinct:
-        finished = [_finished_at(store.feature_paths(batch_id)[0]) for batch_id in selected]
+        finished = [_read_finish_time(store.feature_paths(batch_id)[0]) for batch_id in selected]
         table = table.take(_distinct_rows([table.column("photo_id").to_pylist() for table, _ in tables], finished))
     frame = pd.DataFrame({name: _to_pandas(name, table.column(name)) for name in names})
     if embeddings:
@@ -132,7 +132,7 @@ def _read_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str
         return pa.table(columns, schema=schema), json.loads((stored.metadata or {})[METADATA_KEY])
 
 
-def _finished_at(path: Path) -> int:
+def _read_finish_time(path: Path) -> int:
     with _reading(path):
         return path.stat().st_mtime_ns
 
@@ -157,11 +157,11 @@ def _read_embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.fl
     stored: dict[tuple[str, str, str], NDArray[np.float32] | None] = {}
     keys = list(zip(*(rows.column(name).to_pylist() for name in _JOIN_KEYS), strict=True))
     for batch_id in dict.fromkeys(key[0] for key in keys):
-        stored.update(_stored_vectors(store.embeddings_path(batch_id), batch_id))
+        stored.update(_read_vectors(store.embeddings_path(batch_id), batch_id))
     return [stored.get(key) for key in keys]
 
 
-def _stored_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
+def _read_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
     import pyarrow.parquet as pq
 
     if not path.exists():  # a batch of an older version

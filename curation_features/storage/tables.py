@@ -140,7 +140,7 @@ def _photo_row(record: PhotoRecord, errors: Iterable[FeatureError | None]) -> Ro
     }
 
 
-def _errors(row: Row) -> dict[str, FeatureError]:
+def _parse_errors(row: Row) -> dict[str, FeatureError]:
     return {error["stage"]: FeatureError(**error) for error in row["errors"]}
 
 
@@ -159,7 +159,7 @@ def _technical_row(record: PhotoRecord) -> Row:
 
 
 def _restore_technical(record: PhotoRecord, row: Row) -> None:
-    errors = _errors(row)
+    errors = _parse_errors(row)
     for metric in METRICS:
         raw = {item.name: row[item.name] for item in metric.raw if row[item.name] is not None}
         record.measurements[metric.name] = Measurement(row[metric.name], raw, errors.get(metric.name))
@@ -173,7 +173,7 @@ def _embedding_row(record: PhotoRecord) -> Row:
 
 def _restore_embedding(record: PhotoRecord, row: Row) -> None:
     vector = None if row["embedding"] is None else np.asarray(row["embedding"], dtype=np.float32)
-    record.embedding = Embedding(vector, _errors(row).get("image_embedding"))
+    record.embedding = Embedding(vector, _parse_errors(row).get("image_embedding"))
 
 
 def _label_columns(record: PhotoRecord) -> Row:
@@ -193,11 +193,11 @@ def _labels_row(record: PhotoRecord) -> Row:
 
 def _restore_labels(record: PhotoRecord, row: Row) -> None:
     labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
-    error = next(iter(_errors(row).values()), None)
+    error = next(iter(_parse_errors(row).values()), None)
     record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
 
 
-def _all_but(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
+def _exclude(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
     return tuple(name for name in columns if name not in names)
 
 
@@ -211,13 +211,13 @@ _LABEL_COLUMNS = {**_PHOTO, **_LABELS}
 
 STAGE_TABLES: Mapping[str, StageTable] = {
     "technical_metrics": StageTable(
-        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _all_but(_TECHNICAL_COLUMNS, "image_uri")
+        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _exclude(_TECHNICAL_COLUMNS, "image_uri")
     ),
     # The last bits of an embedding depend on the device, so the digest covers the photo and the model instead.
     "image_embeddings": StageTable(
-        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _all_but(_EMBEDDING_COLUMNS, "image_uri", "embedding")
+        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _exclude(_EMBEDDING_COLUMNS, "image_uri", "embedding")
     ),
-    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _all_but(_LABEL_COLUMNS, "image_uri")),
+    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _exclude(_LABEL_COLUMNS, "image_uri")),
 }
 
 _TAKEN = {
@@ -412,7 +412,7 @@ def row_count(path: Path) -> int:
 def record_of(row: Row) -> PhotoRecord:
     """Return a record with the photo columns of a stage's row."""
     info = PhotoInfo(row["sha256"], row["format"], row["width"], row["height"]) if row["sha256"] else None
-    return PhotoRecord(row["photo_id"], row["image_uri"], info, _errors(row).get("photo"))
+    return PhotoRecord(row["photo_id"], row["image_uri"], info, _parse_errors(row).get("photo"))
 
 
 class RowDigest:

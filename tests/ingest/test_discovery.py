@@ -70,14 +70,6 @@ def test_formats_of_cameras_and_editors_are_counted(folder: Path, suffix: str) -
     assert [group.suffix for group in scanned(folder).skipped] == [suffix]
 
 
-def test_a_folder_without_readable_formats_names_its_formats(folder: Path) -> None:
-    files(folder, "1.heic", "2.heic", "3.NEF")
-    with pytest.raises(InputError) as caught:
-        scanned(folder)
-    for word in (f"{folder}: no photos", "2 .heic files", "1 .nef file"):
-        assert word in str(caught.value)
-
-
 def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
     [text] = files(folder, "file.txt")
     for path in (folder, folder / "missing", text):
