@@ -25,7 +25,8 @@ from skimage.restoration import estimate_sigma
 
 from curation_features import Settings, TechnicalQualityAnalyzer, load_settings
 from curation_features.errors import WeightsError
-from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.decode import decode
+from curation_features.photos.reader import PhotoReader
 from curation_features.schema import CPU_METRICS
 from curation_features.weights import locate_brisque
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from curation_features.service import FeaturesService
     from curation_features.settings import Settings, load_settings
-    from curation_features.storage.frames import load
+    from curation_features.storage.frames import load, read_features
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ __all__ = [
     "__version__",
     "load",
     "load_settings",
+    "read_features",
 ]
 
 _HOME = {
@@ -67,6 +68,7 @@ _HOME = {
     "WeightsError": "errors",
     "load": "storage.frames",
     "load_settings": "settings",
+    "read_features": "storage.frames",
 }
 
 

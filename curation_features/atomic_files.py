@@ -1,31 +1,69 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes, and safe opening of files that may be anything."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from curation_features.errors import TOO_MANY_FILES, StoreError, too_many_files
 
-_WRITER = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$", re.DOTALL)
-_FOREIGN_S = 7 * 86400.0
+_TEMPORARY_NAME = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$", re.DOTALL)
+_MAX_AGE_S = 7 * 86400.0  # of a temporary file of another machine
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, deleted after the block.
+
+    `publish` gives the file its final name. Parent folders are created. A killed process leaves its temporary file
+    to `sweep`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:32]}.{_machine_id()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def publish(*files: tuple[Path, Path], durable: bool = True) -> None:
+    """Rename temporary files to their final names, in this order.
+
+    Args:
+        files: pairs of temporary and final path.
+        durable: flush all files to disk before the first rename, and each folder after its rename, so that a full
+            disk replaces none of them and a power cut keeps the order.
+
+    Raises:
+        OSError: a file cannot be flushed or renamed.
+    """
+    if durable:
+        for temporary, _ in files:
+            flush(temporary)
+    for temporary, path in files:
+        temporary.replace(path)
+        if durable:
+            flush(path.parent)
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to, and rename it to `path` when the block succeeds.
+    """Yield a temporary path, and rename it to `path` on success.
 
-    A block that raises leaves whatever was at `path` before, and no temporary file. Parent folders are made. What a
-    killed process leaves is for `sweep`.
+    If the block raises, the old file at `path` stays and the temporary file is deleted.
 
     Args:
         path: the final name.
@@ -34,24 +72,64 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         OSError: the folder or the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:32]}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
+    with staged(path) as temporary:
         yield temporary
-        if durable:
-            flush(temporary)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        flush(path.parent)
+        publish((temporary, path), durable=durable)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write `data` to `path` atomically (see `replacing`)."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def store_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write `data` to `path` atomically. Raises `StoreError` if it cannot be written."""
+    with writing(path):
+        write_bytes(path, data, durable=durable)
+
+
+def link_bytes(source: Path, path: Path) -> None:
+    """Create a hard link `path` to `source`, or a copy as fallback.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    with writing(path), replacing(path, durable=False) as temporary:
+        try:
+            temporary.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the renames in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as a `StoreError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """Return the `StoreError` for a file that cannot be written."""
+    cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
+    remedy = TOO_MANY_FILES if too_many_files(error) else "free space or permissions"
+    return StoreError(f"{path}: cannot be written ({cause}); {remedy}, then run again")
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name `path` in an error of the disk that names no file. (Errors of the network have no number.)"""
+    """Add `path` to an `OSError` without a file name. (Network errors have no errno.)"""
     try:
         yield
     except OSError as error:
@@ -60,10 +138,46 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def open_regular(path: Path | str, *, follow_links: bool = True) -> BinaryIO:
+    """Open a regular file for reading, without blocking on a FIFO.
+
+    Raises:
+        OSError: the file cannot be opened. `errno` is `ENODEV` for a folder, FIFO, socket or device, and `ELOOP` for a
+            symbolic link without `follow_links`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENODEV, "is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file (hex). Raises `StoreError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+
+
+def uri(path: Path, root: Path) -> str:
+    """Return a path as manifests and events name it, in legal UTF-8.
+
+    The path is relative to the project's `root` if it is inside, otherwise absolute.
+    """
+    root, path = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # noqa: PTH100 (a link keeps its own name)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.as_uri()
+    return f"./{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else str(path)
+
+
 def sweep(*folders: Path) -> None:
-    """Delete from the folders (not from those in them) what killed processes have left of `replacing`; never raises."""
+    """Delete leftover temporary files from folders, not from their subfolders; never raises."""
     for folder in folders:
-        with suppress(OSError), os.scandir(folder) as entries:  # of 20,000 names it takes 20 ms
+        with suppress(OSError), os.scandir(folder) as entries:  # 20,000 names take 20 ms
             for entry in entries:
                 if entry.name.startswith("."):
                     remove_leftover(Path(entry.path))
@@ -77,25 +191,25 @@ def remove_leftover(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is a temporary one of `replacing` whose writer is gone.
+    """Return whether a file is a leftover of `staged`.
 
-    The writer's name is in that of its file. Of another machine, or container, nobody can tell whether it still runs:
-    its files count as leftovers once they have not been written to for a week.
+    The file name holds the machine and the process. A process on another machine or in another container cannot be
+    checked; its file is a leftover if it has not been modified for a week.
     """
-    writer = _WRITER.search(path.name)
+    writer = _TEMPORARY_NAME.search(path.name)
     if writer is None:
         return False
-    if writer["machine"] == _machine():
+    if writer["machine"] == _machine_id():
         return not _is_alive(int(writer["process"]))
     try:
-        return time.time() - path.lstat().st_mtime > _FOREIGN_S
+        return time.time() - path.lstat().st_mtime > _MAX_AGE_S
     except OSError:
         return False
 
 
 @cache
-def _machine() -> str:
-    """Names the machine, since it was started, and the container, whose process ids this process knows (hex)."""
+def _machine_id() -> str:
+    """Return a hex id of the machine, its boot and the container."""
     words = [platform.node()]
     with suppress(OSError):  # only Linux has these
         words.append(Path("/proc/sys/kernel/random/boot_id").read_text())
@@ -108,72 +222,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # of another user; or of none that could be
+    except (OSError, OverflowError):  # another user's process, or an id out of range
         return True
     return True
-
-
-def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to `path`, whole or not at all (see `replacing`)."""
-    with replacing(path, durable=durable) as temporary:
-        temporary.write_bytes(data)
-
-
-def link_bytes(source: Path, path: Path) -> None:
-    """Give the file `source` the name `path`, too: a hard link, or a copy on file systems that have none.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
-    try:
-        with replacing(path, durable=False) as temporary:
-            try:
-                temporary.hardlink_to(source)
-            except OSError:
-                shutil.copyfile(source, temporary)
-        temporary.unlink(missing_ok=True)  # a rename from one name of a file to another does nothing
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def uri(path: Path, root: Path) -> str:
-    """A path as manifests and events name it: from the project's `root` if it is inside, else absolute; legal UTF-8."""
-    root, path = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # noqa: PTH100 (a link keeps its own name)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return path.as_uri()
-    return f"./{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else str(path)
-
-
-def flush(path: Path) -> None:
-    """Flush a file, or the renames in a folder, to disk, so that they survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def store_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """As `write_bytes`, for what a run cannot do without. Raises `StoreError`: the file cannot be written."""
-    try:
-        write_bytes(path, data, durable=durable)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file (hex). Raises `StoreError`: it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
-
-
-def cannot_write(path: Path, error: OSError) -> StoreError:
-    """The error of a file that could not be written."""
-    cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
-    remedy = TOO_MANY_FILES if too_many_files(error) else "free space or permissions"
-    return StoreError(f"{path}: cannot be written ({cause}); {remedy}, then run again")

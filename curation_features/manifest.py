@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curation_features.atomic_files import open_regular
 from curation_features.errors import ManifestError
 from curation_features.schema import PHOTO_REASONS, FeatureError
 
@@ -85,9 +86,8 @@ def read_manifest(path: Path) -> Batch:
         ManifestError: the file cannot be read or holds no valid manifest; the message begins with its path.
     """
     try:
-        if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
-            raise ManifestError("", "is not a regular file")
-        return parse_manifest(path.read_bytes())
+        with open_regular(path) as file:
+            return parse_manifest(file.read())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise ManifestError("", f"{_printable(str(path))}: cannot be read: {reason}") from error

@@ -36,7 +36,8 @@ from mutations import damaged
 from curation_features.errors import PhotoError
 from curation_features.ingest.exif import read_exif
 from curation_features.ingest.folder import ingest
-from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.decode import decode
+from curation_features.photos.reader import PhotoReader
 from curation_features.photos.thumbnails import thumbnail
 from curation_features.schema import PHOTO_REASONS, Measurement
 from curation_features.settings import Settings

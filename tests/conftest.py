@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from curation_features.manifest import Batch, batch_from
-from curation_features.photos.reader import decode
+from curation_features.photos.decode import decode
 from curation_features.pipeline import FeatureStages, Models, preparation
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache

@@ -1,7 +1,8 @@
-"""Files are replaced whole or not at all, whatever goes wrong meanwhile."""
+"""Files are replaced completely or not at all, and opened without blocking."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from curation_features.atomic_files import link_bytes, replacing, sweep, write_bytes
+from curation_features.atomic_files import link_bytes, open_regular, publish, replacing, staged, sweep, write_bytes
 from curation_features.errors import StoreError
 
 
@@ -34,7 +35,7 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "y" / "a.json").read_bytes() == b"new"
 
 
-def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> None:
+def test_a_hard_link_takes_no_more_space(tmp_path: Path) -> None:
     source, path = tmp_path / "a.jpg", tmp_path / "b.jpg"
     source.write_bytes(b"pixels")
     path.touch()
@@ -46,7 +47,7 @@ def test_a_file_gets_a_second_name_and_takes_no_more_space(tmp_path: Path) -> No
     assert source.read_bytes() == b"pixels"
 
 
-def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -61,7 +62,7 @@ def test_where_links_are_refused_a_file_is_copied(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_block_that_raises_leaves_only_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
 
@@ -85,7 +86,7 @@ def test_until_the_block_ends_the_old_file_is_there(tmp_path: Path) -> None:
         assert path.read_bytes() == b"old"
 
 
-def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+def test_an_open_file_keeps_its_old_content(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
     with path.open("rb") as reader:
@@ -93,9 +94,7 @@ def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
         assert reader.read() == b"old"
 
 
-def test_a_durable_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_durable_file_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
     flushed: list[tuple[int, bytes]] = []
@@ -159,7 +158,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
+def test_a_full_disk_leaves_only_the_old_file(small_disk: Path) -> None:
     path = small_disk / "a.json"
     write_bytes(path, b"old")
     with pytest.raises(OSError, match="No space left"):
@@ -189,7 +188,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
-def test_what_others_may_still_be_writing_is_not_swept(tmp_path: Path) -> None:
+def test_files_still_being_written_are_not_swept(tmp_path: Path) -> None:
     foreign, forgotten = tmp_path / ".a.0123abcd.1.0123abcd.tmp", tmp_path / ".b.0123abcd.1.0123abcd.tmp"
     hidden = tmp_path / ".x.tmp"
     for path in (foreign, forgotten, hidden):
@@ -199,3 +198,36 @@ def test_what_others_may_still_be_writing_is_not_swept(tmp_path: Path) -> None:
         temporary.write_bytes(b"half")
         sweep(tmp_path)
         assert sorted(names(tmp_path)) == sorted([foreign.name, hidden.name, temporary.name])
+
+
+def test_files_are_published_together_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "b", tmp_path / "a"]
+    for path in paths:
+        path.write_bytes(b"old")
+    flushed: list[list[bytes]] = []
+    with monkeypatch.context() as patch, staged(paths[0]) as one, staged(paths[1]) as two:
+        patch.setattr(os, "fsync", lambda _: flushed.append([path.read_bytes() for path in paths]))
+        one.write_bytes(b"new")
+        with pytest.raises(FileNotFoundError):
+            publish((one, paths[0]), (two, paths[1]))
+        assert [path.read_bytes() for path in paths] == [b"old", b"old"]
+        two.write_bytes(b"new")
+        publish((one, paths[0]), (two, paths[1]))
+    assert flushed[-4:] == [[b"old", b"old"], [b"old", b"old"], [b"new", b"old"], [b"new", b"new"]]
+    assert sorted(names(tmp_path)) == ["a", "b"]
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"data"
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+        with pytest.raises(OSError, match="is not a regular file") as caught:
+            open_regular(path)
+        assert caught.value.errno == errno.ENODEV
+    with pytest.raises(OSError, match="link") as caught:
+        open_regular(tmp_path / "link", follow_links=False)
+    assert caught.value.errno == errno.ELOOP

@@ -1,4 +1,4 @@
-"""Streams: order, bounded look-ahead, and a batch that survives a bad member."""
+"""Streams: order, bounded look-ahead, and batches that survive a bad item."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_source_is_read_only_so_far_ahead() -> None:
     stream.close()
 
 
-def test_a_stream_that_is_left_leaves_no_thread() -> None:
+def test_a_closed_stream_leaves_no_thread() -> None:
     before = threading.active_count()
     stream = bounded_map(lambda n: n, count(), workers=3, ahead=9)
     list(islice(stream, 5))
@@ -58,7 +58,7 @@ def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
 
     def run(n: int) -> int:
         running.append(n)
-        both.wait()  # passes only where two run side by side
+        both.wait()  # passes only if two calls run in parallel
         done.append(n)
         running.remove(n)
         return n
@@ -71,7 +71,7 @@ def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
     assert list(stream) == []
 
 
-def test_bursts_may_begin_and_end_in_mid_stream() -> None:
+def test_bursts_may_start_and_end_within_a_stream() -> None:
     taken: list[int] = []
     stream = bounded_map(lambda n: n, range(60), workers=3, ahead=5, in_bursts=lambda: 10 < len(taken) < 40)
     for n in stream:
@@ -79,7 +79,7 @@ def test_bursts_may_begin_and_end_in_mid_stream() -> None:
     assert taken == list(range(60))
 
 
-def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
+def test_the_look_ahead_may_change_over_time() -> None:
     drawn: list[int] = []
     allowed = 1
 
@@ -97,7 +97,7 @@ def test_futures_are_drawn_as_far_ahead_as_is_allowed_at_the_time() -> None:
 
 
 class Clocks:
-    """Clocks that go only as far as a call says that it took, so that no test depends on the machine."""
+    """Simulated clocks, which advance only by the time that a call claims."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -110,24 +110,24 @@ class Clocks:
         return self._wall
 
     def work(self) -> None:
-        """Takes time that is this thread's own."""
+        """Use CPU time of this thread."""
         self._own.seconds = self.thread_time() + 2 * QUICK
         self._wall += 2 * QUICK
 
     def wait(self) -> None:
-        """Takes time that is nobody's own."""
+        """Use wall-clock time only."""
         self._wall += 2 * QUICK
 
 
 @pytest.fixture
 def clocks(monkeypatch) -> Clocks:
-    found = Clocks()
-    monkeypatch.setattr(concurrency, "time", found)
-    return found
+    simulated = Clocks()
+    monkeypatch.setattr(concurrency, "time", simulated)
+    return simulated
 
 
-def made_by_caller(function: Callable[[int], object], count: int) -> list[bool]:
-    """Whether each of some calls was made in the caller's thread."""
+def run_by_caller(function: Callable[[int], object], count: int) -> list[bool]:
+    """Return for each call whether it ran in the caller's thread."""
     caller = threading.get_ident()
 
     def run(n: int) -> bool:
@@ -137,58 +137,58 @@ def made_by_caller(function: Callable[[int], object], count: int) -> list[bool]:
     return list(bounded_map(run, range(count), workers=2, ahead=8))
 
 
-def test_quick_calls_are_made_in_the_callers_thread(clocks) -> None:
-    found = made_by_caller(lambda n: None, 200)
-    assert not any(found[:8])
-    assert all(found[16:])  # by the time that this one is drawn, eight are done
+def test_quick_calls_run_in_the_callers_thread(clocks) -> None:
+    by_caller = run_by_caller(lambda n: None, 200)
+    assert not any(by_caller[:8])
+    assert all(by_caller[16:])  # eight calls are done when this one starts
 
 
-def test_calls_that_take_long_stay_in_threads(clocks) -> None:
-    assert not any(made_by_caller(lambda n: clocks.work(), 200))
+def test_slow_calls_stay_in_threads(clocks) -> None:
+    assert not any(run_by_caller(lambda n: clocks.work(), 200))
 
 
-def test_calls_that_wait_are_tried_in_the_callers_thread_ever_more_rarely(clocks) -> None:
-    found = made_by_caller(lambda n: clocks.wait(), 500)
-    runs = [(own, len(list(calls))) for own, calls in groupby(found)]
+def test_waiting_calls_are_tried_ever_more_rarely_in_the_caller(clocks) -> None:
+    by_caller = run_by_caller(lambda n: clocks.wait(), 500)
+    runs = [(own, len(list(calls))) for own, calls in groupby(by_caller)]
     assert [own for own, _ in runs[:4]] == [False, True, False, True]
     in_threads = [length for own, length in runs if not own]
     assert all(length >= least for length, least in zip(in_threads[:-1], (8, 16, 32, 64, 128, 256), strict=False))
-    assert sum(found) <= 8 * len(runs)
+    assert sum(by_caller) <= 8 * len(runs)
 
 
-def test_one_long_call_after_quick_ones_sends_those_after_it_into_threads(clocks) -> None:
-    found = made_by_caller(lambda n: clocks.work() if n >= 100 else None, 200)
-    assert found[99:101] == [True, True]
-    assert not any(found[101:])
+def test_one_slow_call_sends_the_next_calls_to_threads(clocks) -> None:
+    by_caller = run_by_caller(lambda n: clocks.work() if n >= 100 else None, 200)
+    assert by_caller[99:101] == [True, True]
+    assert not any(by_caller[101:])
 
 
-def test_what_a_call_takes_is_not_held_against_it_while_threads_are_at_work(clocks) -> None:
+def test_slow_calls_do_not_count_while_threads_are_busy(clocks) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def under_way() -> None:
+    def run_until_released() -> None:
         entered.set()
         release.wait(60)
 
     pace = concurrency._Pace(lambda action: action())
     for _ in range(8):
-        pace.in_thread(lambda: None)
-    thread = threading.Thread(target=pace.in_thread, args=(under_way,))
+        pace.run_in_thread(lambda: None)
+    thread = threading.Thread(target=pace.run_in_thread, args=(run_until_released,))
     thread.start()
     assert entered.wait(60)
-    pace.in_caller(clocks.wait)
+    pace.run_in_caller(clocks.wait)
     assert pace.is_quick
     release.set()
     thread.join()
-    pace.in_caller(clocks.wait)
+    pace.run_in_caller(clocks.wait)
     assert not pace.is_quick
 
 
-def test_in_bursts_no_call_is_made_in_the_callers_thread() -> None:
+def test_in_bursts_no_call_runs_in_the_callers_thread() -> None:
     stream = bounded_map(lambda n: threading.get_ident(), range(100), workers=2, ahead=8, in_bursts=lambda: True)
     assert threading.get_ident() not in set(stream)
 
 
-def test_an_error_in_the_callers_thread_comes_in_its_place(clocks) -> None:
+def test_an_error_in_the_callers_thread_keeps_its_position(clocks) -> None:
     def fail(n: int) -> int:
         if n == 1000:
             raise ValueError("thousand")
@@ -230,8 +230,8 @@ def test_a_good_batch_is_run_once() -> None:
     assert calls == [8]
 
 
-def lacking_memory_above(count: int, sizes: list[int]):
-    """A function that runs out of memory for more than `count` items, and notes how many it is given."""
+def out_of_memory_above(count: int, sizes: list[int]):
+    """Return a function that fails above `count` items and records batch sizes."""
 
     def run(items):
         sizes.append(len(items))
@@ -242,9 +242,9 @@ def lacking_memory_above(count: int, sizes: list[int]):
     return run
 
 
-def test_a_batch_that_memory_did_not_suffice_for_is_not_tried_again() -> None:
+def test_a_batch_size_that_ran_out_of_memory_is_not_retried() -> None:
     sizes: list[int] = []
-    runner, run = BatchRunner(), lacking_memory_above(3, sizes)
+    runner, run = BatchRunner(), out_of_memory_above(3, sizes)
     assert runner(run, range(16)) == list(range(16))
     assert sizes[:3] == [16, 8, 4]
     sizes.clear()
@@ -252,7 +252,7 @@ def test_a_batch_that_memory_did_not_suffice_for_is_not_tried_again() -> None:
     assert sizes == [2] * 8
 
 
-def test_one_item_that_fails_alone_does_not_make_batches_small_for_ever() -> None:
+def test_one_bad_item_shrinks_later_batches_only_to_half() -> None:
     sizes: list[int] = []
 
     def run(items):
@@ -268,7 +268,7 @@ def test_one_item_that_fails_alone_does_not_make_batches_small_for_ever() -> Non
     assert sizes == [4, 4]
 
 
-def test_another_error_than_lack_of_memory_leaves_batches_as_they_are() -> None:
+def test_other_errors_do_not_shrink_batches() -> None:
     sizes: list[int] = []
 
     def run(items):

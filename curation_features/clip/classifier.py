@@ -17,7 +17,7 @@ from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_prediction, label_photos
 from curation_features.clip.prompts import unread
 from curation_features.clip.vocabulary import vocabulary_of
-from curation_features.photos.inputs import IMAGE_TYPES, pixels
+from curation_features.photos.inputs import is_image, pixels
 from curation_features.schema import LabelPrediction
 from curation_features.settings import Settings, load_settings
 from curation_features.versions import text_version
@@ -94,8 +94,8 @@ class CLIPClassifier:
         """The five most probable labels of an image, or of each image of a list.
 
         Args:
-            images: upright RGB arrays (H, W, 3) of uint8, PIL images or paths; relative paths start at the
-                project's root.
+            images: upright RGB arrays or torch tensors (H, W, 3) of uint8, PIL images or paths; relative paths start
+                at the project's root.
 
         Returns:
             For one image a list of `{"label", "confidence", "cosine_score"}`, most probable first; for a list of images
@@ -103,9 +103,10 @@ class CLIPClassifier:
 
         Raises:
             PhotoError: a path that cannot be read as a photo.
+            TypeError: an image of another type, shape or dtype.
             WeightsError: there is no usable model.
         """
-        if isinstance(images, IMAGE_TYPES):
+        if is_image(images):
             return self._classify([images])[0]
         return self._classify(images)
 

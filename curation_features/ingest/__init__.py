@@ -1,1 +1,1 @@
-"""From a folder of photos to a manifest: files found, metadata read, content identified."""
+"""Ingest of photo folders: find files, read metadata, write a manifest."""

@@ -1,4 +1,4 @@
-"""Which files of folders are photos. What is passed over, and might be or hold some, is counted and named."""
+"""Search for photos in folders, with counts of skipped files and folders."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ OTHER_FORMATS = {
     "camera raw": ".3fr .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .drf .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef "
     ".mos .mrw .nef .nrw .orf .ori .pef .ptx .pxn .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .sti .x3f",
 }
-"""Formats of photos that are not read, and how their files are called."""
+"""Photo formats that are not read, with their suffixes."""
 
 _OTHER_SUFFIXES = {suffix: name for name, suffixes in OTHER_FORMATS.items() for suffix in suffixes.split()}
 
 LEFT_OUT = MappingProxyType(
     {
-        "other_programs": "thumbnails and waste of other programs",
+        "other_programs": "thumbnails and trash of other programs",
         "own_files": "this project's own files",
         "linked_folders": "links to folders, which are not followed",
         "hidden": "hidden files and folders",
     }
 )
-"""Why files and folders are left out -> the same in words."""
+"""Kinds of skipped files and folders -> description."""
 
-_OTHER_PROGRAMS = frozenset(  # folders, in small letters
+_OTHER_PROGRAMS = frozenset(  # folders, in lower case
     {
         *("@eadir", "#recycle", "#snapshot"),  # Synology
         *(".@__thumb", "@recycle", "@recently-snapshot"),  # QNAP
         *("$recycle.bin", "system volume information"),  # Windows
         *(".trashes", ".spotlight-v100", "__macosx"),  # macOS
         *(".thumbnails", ".trash", ".dtrash"),  # freedesktop.org, digiKam
-        "captureone",  # its caches and settings, in each folder of photos
+        "captureone",  # caches and settings in each folder of photos
     }
 )
 _OTHER_PROGRAMS_SUFFIX = ".lrdata"  # Lightroom's previews
-_APPLE_DOUBLE = "._"  # what macOS keeps of a file on file systems of others
-_EXAMPLES, _TOLD = 3, 20
+_APPLE_DOUBLE = "._"  # metadata files of macOS on other file systems
+_MAX_EXAMPLES, _MAX_SHOWN = 3, 20
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Files of one suffix that are not read. `format` is empty where the suffix is that of no photo."""
+    """Files of one suffix that are not read. `format` is empty if unknown."""
 
     suffix: str
     format: str
@@ -69,7 +69,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Files and folders that are left out. `kind` is one of `LEFT_OUT`; of a folder the files in it are not counted."""
+    """Skipped files and folders of one `kind` of `LEFT_OUT`. A folder counts as one entry."""
 
     kind: str
     entries: int
@@ -78,13 +78,13 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is in folders.
+    """Result of a scan.
 
     Attributes:
         photos: files with the suffix of a format that is read, sorted by path.
-        skipped: by suffix, most frequent first.
-        left_out: in the order of `LEFT_OUT`.
-        unreadable: folders that cannot be listed, and why.
+        skipped: files of other formats by suffix, most frequent first.
+        left_out: other skipped files and folders, in the order of `LEFT_OUT`.
+        unreadable: folders that cannot be listed, with the reason.
     """
 
     photos: tuple[Path, ...]
@@ -93,52 +93,51 @@ class Found:
     unreadable: tuple[tuple[Path, str], ...] = ()
 
     def told(self) -> Iterator[str]:
-        """What was passed over, in words."""
-        for path, reason in self.unreadable[:_TOLD]:
-            yield f"cannot be listed, and is left out: {_shown(path)}: {reason}"
-        if len(self.unreadable) > _TOLD:
-            yield f"... and {len(self.unreadable) - _TOLD} more folders, {len(self.unreadable)} in all"
+        """Yield a line of text per group of skipped files."""
+        for path, reason in self.unreadable[:_MAX_SHOWN]:
+            yield f"skipped unreadable folder: {_printable(path)}: {reason}"
+        if len(self.unreadable) > _MAX_SHOWN:
+            yield f"... and {len(self.unreadable) - _MAX_SHOWN} more folders, {len(self.unreadable)} in all"
         for skipped in self.skipped:
-            files = f"{skipped.files} {_shown(skipped.suffix) or 'other'} file{'s' if skipped.files > 1 else ''}"
+            files = f"{skipped.files} {_printable(skipped.suffix) or 'other'} file{'s' if skipped.files > 1 else ''}"
             remedy = f" ({skipped.format}; export as JPEG)" if skipped.format else ""
-            yield f"not read: {files}{remedy}, such as {_shown(skipped.examples[0])}"
+            yield f"not read: {files}{remedy}, such as {_printable(skipped.examples[0])}"
         for left_out in self.left_out:
-            names, more = ", ".join(map(_shown, left_out.examples)), left_out.entries - len(left_out.examples)
-            yield f"left out: {names}{f' and {more} more' if more else ''} ({LEFT_OUT[left_out.kind]})"
+            names, more = ", ".join(map(_printable, left_out.examples)), left_out.entries - len(left_out.examples)
+            yield f"skipped: {names}{f' and {more} more' if more else ''} ({LEFT_OUT[left_out.kind]})"
 
 
 def scan(paths: Sequence[Path], data_path: Path) -> Found:
-    """The photos among files and, recursively, in folders. What is there twice counts once.
+    """Find the photos among files and, recursively, in folders. Duplicate paths count once.
 
-    Hidden files, thumbnails of other programs and what this project has made itself are left out, and links to folders
-    are not followed; a path that is given is taken all the same. A folder in a folder that cannot be listed costs only
-    itself.
+    Hidden files, thumbnails of other programs, this project's own files and links to folders are skipped, unless they
+    are in `paths`. An unreadable subfolder is skipped, too.
 
     Args:
-        data_path: the project's own folder for data, which is left out unless a path leads into it.
+        data_path: the project's data folder, which is skipped unless a path is inside it.
 
     Raises:
-        InputError: a path that is not there, a folder that cannot be listed, or no photo at all.
+        InputError: a path does not exist, a folder in `paths` cannot be listed, or no photo was found.
     """
-    scanned = _Scan(data_path)
+    scanner = _Scanner(data_path)
     for path in paths:
-        scanned.add(path)
-    found = scanned.found()
+        scanner.add(path)
+    found = scanner.result()
     if not found.photos:
-        where = ", ".join(map(_shown, paths))
-        raise InputError("; ".join([f"{where}: {_nothing(found)}", *found.told()]))
+        names = ", ".join(map(_printable, paths))
+        raise InputError("; ".join([f"{names}: {_explain_no_photos(found)}", *found.told()]))
     return found
 
 
-def _nothing(found: Found) -> str:
+def _explain_no_photos(found: Found) -> str:
     if any(skipped.format for skipped in found.skipped):
-        return "no photo here is of a format that is read"
-    return f"no photos here; files are known by their suffix ({', '.join(sorted(PHOTO_SUFFIXES))})"
+        return "no photos in a format that is read"
+    return f"no photos; a photo has one of the suffixes {', '.join(sorted(PHOTO_SUFFIXES))}"
 
 
 @dataclass(slots=True)
-class _Scan:
-    """What was found so far. Paths are kept as text: there may be many."""
+class _Scanner:
+    """Collects paths as text, since many `Path` objects are slow."""
 
     data_path: Path
     photos: list[str] = field(default_factory=list)
@@ -151,7 +150,7 @@ class _Scan:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except OSError as error:
             if not path.is_symlink():
-                raise InputError(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+                raise InputError(f"{_printable(path)}: cannot be read: {error.strerror}") from error
             is_folder = False
         if is_folder:
             self._walk(str(path))
@@ -160,22 +159,22 @@ class _Scan:
             (self.photos if suffix in PHOTO_SUFFIXES else self.skipped.setdefault(suffix, [])).append(str(path))
 
     def _walk(self, top: str) -> None:
-        own = _own_folders(top, self.data_path)
+        own = _find_own_folders(top, self.data_path)
 
-        def note(error: OSError) -> None:
+        def collect_error(error: OSError) -> None:
             if error.filename == top:
-                raise InputError(f"{_shown(top)}: cannot be listed: {error.strerror}") from error
+                raise InputError(f"{_printable(top)}: cannot be listed: {error.strerror}") from error
             self.unreadable[str(error.filename)] = str(error.strerror)
 
-        for parent, folders, names in os.walk(top, onerror=note):
+        for parent, folders, names in os.walk(top, onerror=collect_error):
             folders[:] = [name for name in folders if self._is_entered(parent, name, own)]
             for name in names:
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each file takes long)
                 if suffix in PHOTO_SUFFIXES or suffix in _OTHER_SUFFIXES:
-                    self._list(os.path.join(parent, name), name, suffix)  # noqa: PTH118
+                    self._add_file(os.path.join(parent, name), name, suffix)  # noqa: PTH118
 
-    def _list(self, path: str, name: str, suffix: str) -> None:
-        """Note a file that is called like a photo."""
+    def _add_file(self, path: str, name: str, suffix: str) -> None:
+        """Add a file with the suffix of a photo format."""
         if name.startswith("."):
             self.left_out.setdefault("other_programs" if name.startswith(_APPLE_DOUBLE) else "hidden", []).append(path)
         elif suffix in PHOTO_SUFFIXES:
@@ -198,16 +197,16 @@ class _Scan:
         self.left_out.setdefault(kind, []).append(path)
         return False
 
-    def found(self) -> Found:
+    def result(self) -> Found:
         skipped = [
-            Skipped(suffix, _OTHER_SUFFIXES.get(suffix, ""), len(set(paths)), _examples(paths))
+            Skipped(suffix, _OTHER_SUFFIXES.get(suffix, ""), len(set(paths)), _select_examples(paths))
             for suffix, paths in self.skipped.items()
         ]
         return Found(
-            tuple(map(Path, _distinct(self.photos))),
+            tuple(map(Path, _deduplicate(self.photos))),
             tuple(sorted(skipped, key=lambda group: (-group.files, group.suffix))),
             tuple(
-                LeftOut(kind, len(set(self.left_out[kind])), _examples(self.left_out[kind]))
+                LeftOut(kind, len(set(self.left_out[kind])), _select_examples(self.left_out[kind]))
                 for kind in LEFT_OUT
                 if kind in self.left_out
             ),
@@ -215,31 +214,31 @@ class _Scan:
         )
 
 
-def _own_folders(top: str, data_path: Path) -> dict[str, str]:
-    """The project's own folders that must not be entered from `top`: name in small letters -> path."""
+def _find_own_folders(top: str, data_path: Path) -> dict[str, str]:
+    """Return the project's own folders: name in lower case -> path."""
     data, folder = os.path.realpath(data_path), os.path.realpath(top)
     if _is_same(folder, data):
-        own = [os.path.join(data, name) for name in (RANKING_FOLDER, "cache")]  # noqa: PTH118 (no other holds photos)
+        own = [os.path.join(data, name) for name in (RANKING_FOLDER, "cache")]  # noqa: PTH118 (no other has photos)
     else:
         own = [] if Path(folder).is_relative_to(data) else [data]
     return {Path(path).name.casefold(): path for path in own}
 
 
 def _is_same(path: str, other: str) -> bool:
-    with suppress(OSError):  # one of them is not there
+    with suppress(OSError):  # one of them does not exist
         return Path(path).samefile(other)
     return False
 
 
-def _distinct(paths: Sequence[str]) -> list[str]:
-    """Each file once, as it was spelt first, in the order of their absolute paths."""
-    spelt = {os.path.abspath(path): path for path in reversed(paths)}  # noqa: PTH100 (a link keeps its own name)
-    return [spelt[path] for path in sorted(spelt, key=lambda path: path.split(os.sep))]  # noqa: PTH206 (Path is slow)
+def _deduplicate(paths: Sequence[str]) -> list[str]:
+    """Return each file once, in its first spelling, sorted by absolute path."""
+    spellings = {os.path.abspath(path): path for path in reversed(paths)}  # noqa: PTH100 (a link keeps its own name)
+    return [spellings[path] for path in sorted(spellings, key=lambda path: path.split(os.sep))]  # noqa: PTH206 (Path is slow)
 
 
-def _examples(paths: Sequence[str]) -> tuple[Path, ...]:
-    return tuple(map(Path, sorted(set(paths))[:_EXAMPLES]))
+def _select_examples(paths: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, sorted(set(paths))[:_MAX_EXAMPLES]))
 
 
-def _shown(path: Path | str) -> str:
+def _printable(path: Path | str) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))

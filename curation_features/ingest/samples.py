@@ -1,4 +1,4 @@
-"""Real photos for a first try, without a download: those that come inside scikit-image."""
+"""Sample photos for a first try, from the scikit-image package."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ SAMPLES = (
     "moon",
     "rocket",
 )
-"""Photographic images in the wheel of scikit-image, by their name in `skimage.data`."""
+"""Photos in the wheel of scikit-image, by name in `skimage.data`."""
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Write the sample photos to `folder` as `{name}.jpg`, those that are missing, and return the paths of all.
+    """Write missing samples to `folder` as `{name}.jpg` and return all paths.
 
-    The origin and licence of each are in the docstring of `skimage.data.{name}`. The same library versions write the
-    same bytes.
+    Origin and licence are in the docstring of `skimage.data.{name}`. The same library versions write the same bytes.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -37,11 +36,11 @@ def write_samples(folder: Path) -> list[Path]:
     paths = [folder / f"{name}.jpg" for name in SAMPLES]
     for name, path in zip(SAMPLES, paths, strict=True):
         if not path.exists():
-            store_bytes(path, _jpeg(name), durable=False)
+            store_bytes(path, _encode_jpeg(name), durable=False)
     return paths
 
 
-def _jpeg(name: str) -> bytes:
+def _encode_jpeg(name: str) -> bytes:
     from skimage import data
 
     buffer = BytesIO()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from curation_features.atomic_files import open_regular
 from curation_features.errors import StoreError
 from curation_features.manifest import EVENT_TYPE
 from curation_features.storage.tables import STAGE_TABLES
@@ -92,11 +92,8 @@ def files_in(folder: Path, *, hidden: bool = False) -> Iterator[os.DirEntry[str]
 
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file; opening it never waits. Raises `OSError`, also for a file that is not regular."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "is not a regular file")
-        return stream.read()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def read_object(path: Path) -> dict[str, Any]:

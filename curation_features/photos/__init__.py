@@ -1,1 +1,1 @@
-"""Photos: which files may be read, how bytes become RGB pixels, limits on decoding, thumbnails."""
+"""Photos: reading of allowed files, decoding, limits and thumbnails."""

@@ -1,7 +1,7 @@
-"""Pixels of a JPEG together with what libjpeg-turbo says of them: Pillow uses the same decoder and hides its warnings.
+"""JPEG decoding with the warnings of libjpeg-turbo, which Pillow hides.
 
-A JPEG has no checksum. Where bits within its pixels were flipped, the decoder often loses its step and notices; then
-the photo is damaged, though there are pixels. A flip that leaves the code well formed is seen by nobody.
+A JPEG has no checksum. If bits of its entropy-coded data are flipped, the decoder often meets an invalid code and
+warns; the photo is damaged although it has pixels. A flip that gives a valid code goes unnoticed.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_ALIGNMENT = 16  # bytes that an encoder may leave before the end of the image, whatever is in them; zeros at will
+_MAX_PADDING = 16  # bytes an encoder may pad before the end of the image; any number of zeros is padding, too
 _LOST_PIXELS = re.compile(
     r"premature end of data segment|bad Huffman code|bad arithmetic code|instead of RST|"
-    r"(?P<left>\d+) extraneous bytes before marker 0x(?P<marker>..)"
+    r"(?P<extra>\d+) extraneous bytes before marker 0x(?P<marker>..)"
 )
 _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
-_NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tables, restarts, and what tells colours
+_NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tables, restarts, colour space
 
 
 def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:
-    """Pixels of a gray or colour JPEG, (height, width, 3), as it stores them: those of Pillow, bit for bit.
+    """Decode a gray or colour JPEG to RGB, bit-identical to Pillow.
 
-    The frame must be of a type that is read (see `jpeg_markers`), which this does not check.
+    The frame type must be supported (see `jpeg_markers`); this function does not check it.
 
     Returns:
-        None where this decoder refuses it or complains of what costs no pixels: Pillow knows more kinds, and says why
-        it cannot read one.
+        (height, width, 3), without the EXIF orientation. None if the decoder refuses the file or warns of harmless
+        data: Pillow supports more kinds, and explains why it cannot read one.
 
     Raises:
         PhotoError: `unreadable`: pixels were lost.
     """
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_without_metadata(data), "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(_strip_metadata(data), "RGB")
     except ValueError as error:
-        complaint = str(error)
-        if _tells_of_damage(complaint, data):
-            raise PhotoError("unreadable", f"the image is damaged ({complaint}); copy it again") from None
+        warning = str(error)
+        if _has_lost_pixels(warning, data):
+            raise PhotoError("unreadable", f"the image is damaged ({warning}); copy it again") from None
         return None
     return pixels
 
 
-def _tells_of_damage(complaint: str, data: bytes) -> bool:
-    found = _LOST_PIXELS.search(complaint)
-    if found is None or found["marker"] != "d9":
-        return found is not None
-    left = int(found["left"])
-    return left > _ALIGNMENT and bytes(left) + b"\xff\xd9" not in data
+def _has_lost_pixels(warning: str, data: bytes) -> bool:
+    match = _LOST_PIXELS.search(warning)
+    if match is None or match["marker"] != "d9":
+        return match is not None
+    extra = int(match["extra"])
+    return extra > _MAX_PADDING and bytes(extra) + b"\xff\xd9" not in data
 
 
-def _without_metadata(data: bytes) -> bytes:
-    """The JPEG without metadata and junk before its pixels: the decoder tells its first complaint only.
+def _strip_metadata(data: bytes) -> bytes:
+    """Remove metadata and junk, since the decoder reports only its first warning.
 
-    All of the file where a marker is there that no usual photo has.
+    A file with an unusual marker is returned unchanged.
     """
-    kept = [data[:2]]
+    parts = [data[:2]]
     for kind, start, end in segments(data, 2):
         if kind == START_OF_SCAN:
-            return b"".join([*kept, data[start:]])
+            return b"".join([*parts, data[start:]])
         if kind in _NEEDED:
-            kept.append(data[start:end])
+            parts.append(data[start:end])
         elif kind not in _METADATA:
             break
     return data

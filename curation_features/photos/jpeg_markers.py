@@ -1,7 +1,7 @@
-"""The segments of a JPEG as libjpeg meets them, found without a decoder.
+"""Parser for JPEG segments that follows the rules of libjpeg.
 
-A segment is a marker (0xFF and a code) and, for most codes, a length and as many bytes. What stands in those bytes is
-no marker, so that the thumbnail in EXIF is skipped. Fill bytes, junk and coded pixels lie between segments.
+A segment is a marker (0xFF and a code) and, for most codes, a length and a payload of that length. Payloads are
+skipped, and with them the thumbnail in EXIF. Fill bytes, junk and coded pixels may be between segments.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FRAMES_NOT_READ: Mapping[int, str] = MappingProxyType(
         0xF7: "JPEG-LS (SOF55)",
     }
 )
-"""Markers of frames that are not read, with what such a file is. Baseline, extended and progressive frames are read,
-whether Huffman (SOF0 to SOF2) or arithmetic (SOF9, SOF10) coding packs them."""
+"""Markers of unsupported frames -> name of the format. Baseline, extended and progressive frames are supported, with
+Huffman (SOF0 to SOF2) or arithmetic (SOF9, SOF10) coding."""
 
-_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # all but fill bytes, 0xFF as a pixel's code, TEM and restarts
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # without fill bytes, stuffed 0xFF, TEM and restarts
 
 
 class Segment(NamedTuple):
-    """A marker's code, where the marker begins, and where its segment ends (perhaps behind the end of the file)."""
+    """A segment: its marker's code and start, and its end. The end may exceed the file."""
 
     kind: int
     start: int
@@ -43,7 +43,7 @@ class Segment(NamedTuple):
 
 
 def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
-    """The segments from `start` on, to the end of the file, whatever comes after the end of the image."""
+    """Yield the segments from `start` to the end of the file."""
     while marker := _MARKER.search(data, start):
         kind, start = marker[1][0], marker.end()
         if kind not in (START_OF_IMAGE, END_OF_IMAGE):

@@ -1,8 +1,8 @@
-"""What keeps a hostile file from costing much time or memory: what holds before, and while, it is decoded.
+"""Limits on the time and memory of decoding a hostile file.
 
-Pillow parses metadata in Python and decodes pixels in C. The parsing is bounded by the time that `TimedBytes` allows.
-A call into C cannot be interrupted; it is bounded by what it is allowed to begin with: pixels, the frame type and the
-scans of a JPEG, the tiles and the directory of a TIFF.
+Pillow parses metadata in Python and decodes pixels in C. `TimedBytes` limits the time of parsing. A call into C cannot
+be interrupted, so its input is limited: the number of pixels, the frame type and the scans of a JPEG, the tiles and the
+directory of a TIFF.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ SUFFIXES = {
     "GIF": (".gif",),
     "AVIF": (".avif",),
 }
-"""The formats that are read, and how files of each are called, the usual suffix first."""
+"""Supported formats and their suffixes, the usual suffix first."""
 
 FORMATS = tuple(SUFFIXES)
-"""What is read, whatever a file is called. A multi-picture or Ultra HDR JPEG counts as the JPEG it begins with."""
+"""Supported formats; the file name does not matter. A multi-picture or Ultra HDR JPEG counts as its first JPEG."""
 
 MAX_SECONDS = 60.0
-"""Of a thread's own work on one photo, unless `Settings.max_decode_seconds` says otherwise."""
+"""Default CPU time of a thread for one photo (see `Settings.max_decode_seconds`)."""
 
 MAX_SCANS = 100
-"""Scans of one JPEG. A progressive one has about ten; each, even an empty one, costs a pass over all its blocks."""
+"""Scans of one JPEG. A progressive JPEG has about ten; each scan, even an empty one, is a pass over all blocks."""
 
 MAX_EXIF_BYTES = 8_000_000
-"""Of a PNG, WebP or AVIF, all in one block; in a JPEG a segment holds 64 kB. What is larger is not looked at."""
+"""EXIF of a PNG, WebP or AVIF, which is one block (a JPEG segment holds 64 kB). A larger block is ignored."""
 
 _MAX_SEGMENTS = 10_000  # of one JPEG; an ICC profile has up to 255
-_MAX_ENTRIES = 65_535  # in a directory, which a BigTIFF may exceed
-_MAX_NUMBERS = 1_000_000  # in one tag of a TIFF: its strips or tiles, say
-_TIFF_NUMBERS = frozenset({3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 18})  # types of which Pillow makes Python's numbers
+_MAX_ENTRIES = 65_535  # of a TIFF directory; a BigTIFF may declare more
+_MAX_NUMBERS = 1_000_000  # of one TIFF tag, such as the strip offsets
+_TIFF_NUMBERS = frozenset({3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 18})  # types that Pillow converts to Python numbers
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # as in `struct`
-_JPEG_IN_TIFF = frozenset({6, 7})  # of the old style, and today's
+_JPEG_IN_TIFF = frozenset({6, 7})  # old-style and new-style JPEG compression
 _JPEG_OFFSETS = frozenset({STRIPOFFSETS, TILEOFFSETS, ExifTags.Base.JpegIFOffset})
 
 
 class TimedBytes(BytesIO):
-    """A file in memory that can be read only for so long: every loop of a parser ends, whatever the bytes say.
+    """A file in memory with a time limit, which ends any parser loop.
 
-    The time is that of the thread's own work, so that a busy machine fails no photo.
+    The limit is on the CPU time of the thread: a busy machine fails no photo.
 
     Args:
-        seconds: after so long `read` raises `PhotoError`, reason `too_slow`.
+        seconds: time after which `read` raises `PhotoError`, reason `too_slow`.
     """
 
     def __init__(self, data: bytes, seconds: float) -> None:
@@ -66,47 +66,47 @@ class TimedBytes(BytesIO):
         self._end = time.thread_time() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As any file's."""
+        """Read bytes; raises `PhotoError` after the time limit."""
         self.check_time()
         return super().read(size)
 
     def check_time(self) -> None:
-        """Raise `PhotoError` where the time is up."""
+        """Raise `PhotoError` after the time limit."""
         if time.thread_time() > self._end:
             raise PhotoError("too_slow", f"decoding takes more than max_decode_seconds ({self._seconds:g})")
 
 
 def open_image(data: bytes, *, formats: tuple[str, ...] = FORMATS, seconds: float = MAX_SECONDS) -> Image.Image:
-    """The image in a file, its pixels not yet decoded. Other formats are not even tried.
+    """Open an image without decoding its pixels; only `formats` are tried.
 
     Raises:
-        PhotoError: `unsupported_format`: a JPEG, or one in a TIFF, with a frame that is not read (`FRAMES_NOT_READ`);
-            `too_large`: a TIFF whose directory holds more numbers than Python could sensibly make objects of;
-            `too_slow`, here or when the pixels are loaded.
-        Exception: what Pillow says of the bytes.
+        PhotoError: `unsupported_format`: a JPEG, also in a TIFF, has an unsupported frame (`FRAMES_NOT_READ`);
+            `too_large`: the directory of a TIFF has too many numbers;
+            `too_slow`: here or when the pixels are loaded.
+        Exception: Pillow cannot parse the file.
     """
     file = TimedBytes(data, seconds)
-    for start in _jpegs(data):
+    for start in _find_jpegs(data):
         _check_frames(file, data, start)
     return Image.open(file, formats=formats)
 
 
 def read_tags(image: Image.Image) -> Image.Exif:
-    """The EXIF tags of an image; none where they take more than `MAX_EXIF_BYTES`.
+    """Return the EXIF tags of an image; empty if they exceed `MAX_EXIF_BYTES`.
 
     Raises:
-        Exception: what Pillow says of damaged ones.
+        Exception: Pillow cannot parse the tags.
     """
     return image.getexif() if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES else Image.Exif()
 
 
 def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse what would take much work or memory, before its pixels are decoded.
+    """Refuse an image whose decoding would take too much time or memory.
 
     Args:
-        image: as `open_image` gave it.
-        data: its file.
-        max_pixels: width times height of the image, and of a tile of it.
+        image: the result of `open_image`.
+        data: the bytes of its file.
+        max_pixels: maximum width times height of the image, and of a TIFF tile.
 
     Raises:
         PhotoError: `too_large`.
@@ -123,7 +123,7 @@ def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> Non
 
 
 def _has_many_scans(data: bytes) -> bool:
-    if data.count(b"\xff\xda") <= MAX_SCANS:  # and no more can be scans
+    if data.count(b"\xff\xda") <= MAX_SCANS:  # an upper bound of the scans
         return False
     scans = 0
     for number, segment in enumerate(segments(data)):
@@ -136,48 +136,47 @@ def _has_many_scans(data: bytes) -> bool:
 
 
 def _check_frames(file: TimedBytes, data: bytes, start: int) -> None:
-    """Refuse a JPEG that announces a frame that is not read, in or before the first image that it holds."""
+    """Refuse a JPEG with an unsupported frame before its first scan."""
     for segment in segments(data, start):
         file.check_time()
         if segment.kind in FRAMES_NOT_READ:
-            what = FRAMES_NOT_READ[segment.kind]
-            raise PhotoError("unsupported_format", f"{what} is not read; export it as a baseline JPEG")
+            name = FRAMES_NOT_READ[segment.kind]
+            raise PhotoError("unsupported_format", f"{name} is not read; export it as a baseline JPEG")
         if segment.kind == START_OF_SCAN:
             return
 
 
-def _jpegs(data: bytes) -> Iterator[int]:
-    """Where the file, or the strips or tiles of a TIFF, may be a JPEG.
+def _find_jpegs(data: bytes) -> Iterator[int]:
+    """Yield the offsets of possible JPEGs in a file or TIFF.
 
     Raises:
         PhotoError: `too_large`.
     """
     if data.startswith(b"\xff\xd8"):
         yield 0
-    directory = list(_directory(data))
+    directory = list(_read_directory(data))
     for entry in directory:
         if entry.type in _TIFF_NUMBERS and entry.length > _MAX_NUMBERS:
             raise PhotoError("too_large", f"TIFF tag {entry.tag} has {entry.length} numbers, more than {_MAX_NUMBERS}")
-    if any(_JPEG_IN_TIFF.intersection(_integers(data, entry)) for entry in directory if entry.tag == COMPRESSION):
+    if any(_JPEG_IN_TIFF.intersection(_read_integers(data, entry)) for entry in directory if entry.tag == COMPRESSION):
         for entry in directory:
             if entry.tag in _JPEG_OFFSETS:
-                yield from (
-                    place for place in _integers(data, entry) if place > 0 and data[place : place + 1] == b"\xff"
-                )
+                offsets = _read_integers(data, entry)
+                yield from (offset for offset in offsets if offset > 0 and data[offset : offset + 1] == b"\xff")
 
 
 class _Entry(NamedTuple):
-    """An entry of a TIFF's directory: its values begin at `place`, in the byte order `order`, as in `struct`."""
+    """An entry of a TIFF directory: its values start at `offset`. `order` is the byte order of `struct`."""
 
     tag: int
     type: int
     length: int
-    place: int
+    offset: int
     order: str
 
 
-def _directory(data: bytes) -> Iterator[_Entry]:
-    """The entries of the first directory of a TIFF or BigTIFF; of other files none."""
+def _read_directory(data: bytes) -> Iterator[_Entry]:
+    """Yield the entries of the first directory of a TIFF or BigTIFF. Nothing for other files."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return
@@ -188,24 +187,24 @@ def _directory(data: bytes) -> Iterator[_Entry]:
         (entries,) = struct.unpack_from(number, data, start)
         if entries > _MAX_ENTRIES:
             raise PhotoError("too_large", f"the TIFF has {entries} tags, more than {_MAX_ENTRIES}")
-        place, room = start + struct.calcsize(number), struct.calcsize(pointer)
+        offset, room = start + struct.calcsize(number), struct.calcsize(pointer)
         for _ in range(entries):
-            tag, kind, length = struct.unpack_from(entry, data, place)
-            place += struct.calcsize(entry)
-            (elsewhere,) = struct.unpack_from(pointer, data, place)
+            tag, kind, length = struct.unpack_from(entry, data, offset)
+            offset += struct.calcsize(entry)
+            (elsewhere,) = struct.unpack_from(pointer, data, offset)
             fits = length * struct.calcsize(_TIFF_INTEGERS.get(kind, "Q")) <= room
-            yield _Entry(tag, kind, length, place if fits else elsewhere, order)
-            place += room
-    except (struct.error, OverflowError):  # it ends early, and Pillow says so
+            yield _Entry(tag, kind, length, offset if fits else elsewhere, order)
+            offset += room
+    except (struct.error, OverflowError):  # truncated, which Pillow reports
         return
 
 
-def _integers(data: bytes, entry: _Entry) -> tuple[int, ...]:
-    """The whole numbers of an entry; none where it has others, or they are not all there."""
+def _read_integers(data: bytes, entry: _Entry) -> tuple[int, ...]:
+    """Return the integers of an entry. Empty if they have another type or are truncated."""
     code = _TIFF_INTEGERS.get(entry.type)
     if code is None:
         return ()
     try:
-        return struct.unpack_from(f"{entry.order}{min(entry.length, _MAX_NUMBERS)}{code}", data, entry.place)
+        return struct.unpack_from(f"{entry.order}{min(entry.length, _MAX_NUMBERS)}{code}", data, entry.offset)
     except (struct.error, OverflowError):
         return ()

@@ -1,8 +1,8 @@
-"""Thumbnails: a photo in so few bytes that it can stand inside a text.
+"""Thumbnails of photos, small enough to embed in a page as base64.
 
-A thumbnail holds pixels only: no EXIF, no position, no colour profile. It is never worth an error.
+A thumbnail has pixels only: no EXIF, no position, no colour profile. A photo without a thumbnail is not an error.
 
-    data/cache/thumbnails/{sha256 of the photo's file}-{side}.{format}    those made; may be deleted at any time
+    data/cache/thumbnails/{sha256 of the photo's file}-{side}.{format}    may be deleted at any time
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from curation_features.atomic_files import write_bytes
+from curation_features.atomic_files import open_regular, write_bytes
+from curation_features.photos.decode import decode, quiet_pillow, upright
 from curation_features.photos.limits import check_before_pixels, open_image
-from curation_features.photos.reader import PhotoFile, PhotoReader, decode, is_remote, quiet_pillow, upright
+from curation_features.photos.reader import PhotoFile, PhotoReader, is_remote
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailKind:
-    """What a thumbnail is to be.
+    """Size and format of thumbnails.
 
     Attributes:
-        side: its long side, px; that of a smaller photo stays as it is.
-        max_bytes: there is none that is larger.
+        side: long side, px; a smaller photo is not enlarged.
+        max_bytes: maximum size of the file.
         format: JPEG or WEBP.
-        qualities: 0 to 100, falling; the first that makes it small enough is taken.
+        qualities: encoder qualities, 0 to 100, in descending order; the first within `max_bytes` is used.
     """
 
     side: int
@@ -43,16 +44,16 @@ class ThumbnailKind:
 
     @property
     def mime(self) -> str:
-        """As in `data:{mime};base64,`."""
+        """Return the MIME type, as in `data:{mime};base64,`."""
         return f"image/{self.format.lower()}"
 
 
 ICON = ThumbnailKind(72, 2000, "JPEG", (80, 60, 40, 25, 10, 1))
-"""For tables and pages of text."""
+"""For tables and text pages."""
 
 PREVIEW = ThumbnailKind(256, 6500, "WEBP", (65, 50, 40, 30, 20, 10, 0))
-"""To judge a photo by. WebP, as a JPEG that looks as good takes one and a half times as many bytes; a page with two
-thousand of the largest in base64 still has less than 20 MB."""
+"""To assess a photo. WebP, since a JPEG of equal quality is 1.5 times as large; 2,000 of maximum size in base64 take
+less than 20 MB."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 2}}
 
@@ -60,13 +61,13 @@ log = logging.getLogger(__name__)
 
 
 class Thumbnails:
-    """Thumbnails of the photos that records tell of. Safe to use from several threads.
+    """Creates and caches thumbnails of records; safe for use by several threads.
 
-    Each photo is opened once: its thumbnail is kept, by the digest of its file, and used as long as it is whole. Files
-    are read as `PhotoReader` reads them, from the allowed roots only; nothing remote is fetched for a thumbnail.
+    A photo is opened once; its thumbnail is cached by the digest of its file. `PhotoReader` reads the files, from the
+    allowed roots only; remote photos are not fetched.
 
     Args:
-        kind: what they are to be.
+        kind: size and format.
     """
 
     def __init__(self, settings: Settings, kind: ThumbnailKind = ICON) -> None:
@@ -76,18 +77,18 @@ class Thumbnails:
         self._folder = settings.data_path / "cache" / "thumbnails"
 
     def __call__(self, record: PhotoRecord) -> bytes | None:
-        """The thumbnail of the photo that a record measured; None if none is kept and that photo cannot be read."""
+        """Return the thumbnail of a record's photo. None if not cached and the photo is unreadable."""
         if record.info is None:
             return None
-        kept = self._folder / f"{record.info.sha256}-{self._kind.side}.{self._kind.format.lower()}"
+        path = self._folder / f"{record.info.sha256}-{self._kind.side}.{self._kind.format.lower()}"
         try:
-            return _kept(kept, self._kind) or self._made(record.image_uri, record.info.sha256, kept)
+            return _read_cached(path, self._kind) or self._create(record.image_uri, record.info.sha256, path)
         except Exception as error:
             log.debug("No thumbnail: %s", error)
             return None
 
-    def _made(self, uri: str, sha256: str, path: Path) -> bytes | None:
-        """Make the thumbnail of the photo at `uri` and keep it; None if it is remote, or not of that digest."""
+    def _create(self, uri: str, sha256: str, path: Path) -> bytes | None:
+        """Create and cache a thumbnail. None if the photo is remote or has another digest."""
         if is_remote(uri):
             return None
         file = self._reader.read(uri)
@@ -95,17 +96,15 @@ class Thumbnails:
             return None
         data = thumbnail(file, self._kind, max_pixels=self._max_pixels)
         if data is not None:
-            with suppress(OSError):  # it costs the next run the opening of the photo
+            with suppress(OSError):  # the next run opens the photo again
                 write_bytes(path, data, durable=False)
         return data
 
 
-def _kept(path: Path, kind: ThumbnailKind) -> bytes | None:
-    """The thumbnail in a file; None if there is none, or what is there is damaged or something else."""
+def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
+    """Return the thumbnail in a file. None if it is missing, damaged or of another kind."""
     try:
-        if not path.is_file():  # opening a FIFO would wait for ever
-            return None
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(kind.max_bytes + 1)
         if len(data) > kind.max_bytes:
             return None
@@ -114,35 +113,32 @@ def _kept(path: Path, kind: ThumbnailKind) -> bytes | None:
                 return None
             check_before_pixels(image, data, kind.side * kind.side)
             image.load()
-    except Exception:  # hostile bytes raise whatever the decoder did not think of
+    except Exception:  # hostile bytes can raise any exception
         return None
     return data
 
 
 def thumbnail(file: PhotoFile, kind: ThumbnailKind = ICON, *, max_pixels: int) -> bytes | None:
-    """A photo made small: upright, RGB, transparency on white, never enlarged.
+    """Return the thumbnail of a photo: upright RGB, never enlarged.
 
     Args:
-        max_pixels: width times height above which there is none.
+        max_pixels: maximum width times height of the photo.
 
     Returns:
-        None if the photo cannot be decoded (see `photos.decode`), or does not fit into `kind.max_bytes`.
+        None if the photo cannot be decoded (see `photos.decode`), or the thumbnail exceeds `kind.max_bytes`.
     """
     try:
-        small = _reduced(file, kind.side, max_pixels)
+        small = _decode_reduced(file, kind.side, max_pixels)
         small.thumbnail((kind.side, kind.side))
     except Exception as error:
         log.debug("No thumbnail: %s", error)
         return None
-    encoded = (_encoded(small, kind.format, quality) for quality in kind.qualities)
+    encoded = (_encode(small, kind.format, quality) for quality in kind.qualities)
     return next((data for data in encoded if len(data) <= kind.max_bytes), None)
 
 
-def _reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
-    """A photo; of a JPEG, an eighth, a quarter or a half of its sides, which its decoder gives for little.
-
-    That is at least twice the thumbnail's sides.
-    """
+def _decode_reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
+    """Decode a photo, a JPEG at 1/8 to 1/2 of its size, at least twice `side`."""
     with quiet_pillow():
         image = open_image(file.data)
         if isinstance(image, JpegImageFile):
@@ -150,11 +146,11 @@ def _reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
             scale = 2 * side / max(image.size)
             image.draft("RGB", (int(image.width * scale) or 1, int(image.height * scale) or 1))
             image.load()
-            return Image.fromarray(np.asarray(upright(image)))  # pixels alone: a comment would be written again
+            return Image.fromarray(np.asarray(upright(image)))  # drops comments
     return Image.fromarray(decode(file, max_pixels=max_pixels).rgb)
 
 
-def _encoded(image: Image.Image, format: str, quality: int) -> bytes:
+def _encode(image: Image.Image, format: str, quality: int) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, quality=quality, **_OPTIONS[format])
     return buffer.getvalue()

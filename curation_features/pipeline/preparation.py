@@ -16,7 +16,8 @@ from curation_features.errors import (
     WeightsError,
     too_many_files,
 )
-from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.decode import decode
+from curation_features.photos.reader import PhotoReader
 from curation_features.pipeline.plan import (
     LABEL_PARTS,
     MODEL_PARTS,

@@ -1,1 +1,1 @@
-"""Everything that owns a file format: features, tables, embeddings, the cache and small journals."""
+"""File formats: artifacts, tables, embeddings, the cache and small journals."""

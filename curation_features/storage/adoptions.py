@@ -1,8 +1,8 @@
-"""Batches that were accepted or finished without Dagster, until Dagster's records have them.
+"""Batches that were accepted or finished without Dagster, until Dagster records them.
 
-    {data_path}/adoptions/{batch_id}.json    what `process` did: the manifest's digest and, once finished, each asset
+    {data_path}/adoptions/{batch_id}.json    the manifest's digest and, once finished, each asset
 
-The file is the only tie between the two ways to make a batch, so that the one without Dagster never imports it.
+`process` writes the file and Dagster reads it, so that `process` need not import Dagster.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from curation_features.atomic_files import cannot_write, store_bytes
+from curation_features.atomic_files import store_bytes, writing
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptedAsset:
-    """An asset that was made without Dagster: what its materialization is to say."""
+    """An asset computed without Dagster: the content of its materialization."""
 
     data_version: str
     code_version: str
@@ -30,12 +30,12 @@ class AdoptedAsset:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """A batch that Dagster has to learn about.
+    """A batch for Dagster to record.
 
     Attributes:
         manifest: digest of the accepted manifest.
         event: id of the event of the finished features; None if the batch is not finished.
-        assets: what was made, by the name of the asset, in the order in which it was made.
+        assets: by name of the asset, in the order of computation.
     """
 
     batch_id: str
@@ -45,54 +45,50 @@ class Adoption:
 
 
 class Adoptions:
-    """The adoptions of one data folder."""
+    """Reads and writes the adoptions of one data folder."""
 
     def __init__(self, data_path: Path) -> None:
         self.folder = data_path / "adoptions"
 
     def path(self, batch_id: str) -> Path:
-        """The file of a batch."""
+        """Return the file of a batch."""
         return self.folder / f"{batch_id}.json"
 
     def note(self, adoption: Adoption) -> None:
-        """Keep what Dagster has to learn of a batch; it replaces what was noted before. Raises `StoreError`."""
-        with self._locked():
+        """Write the adoption of a batch, replacing an earlier one. Raises `StoreError`."""
+        with self._hold_lock():
             store_bytes(self.path(adoption.batch_id), json.dumps(asdict(adoption)).encode())
 
     def waiting(self) -> list[str]:
-        """The batches that Dagster has to learn about, sorted."""
+        """Return the ids of batches for Dagster to record, sorted."""
         return sorted(path.stem for path in self.folder.glob("[A-Za-z0-9]*.json"))
 
     @contextmanager
     def take(self, batch_id: str) -> Iterator[Adoption | None]:
-        """Give the adoption of a batch, None if there is none, and delete it when the block succeeds.
+        """Yield the adoption of a batch, or None. Delete it if the block succeeds.
 
-        One that cannot be read counts as none, and goes: the batch is complete without it.
+        An unreadable adoption counts as None and is deleted too: the batch is complete without it.
 
         Raises:
-            StoreError: it cannot be deleted.
+            StoreError: the file cannot be deleted.
         """
         path = self.path(batch_id)
-        if not path.exists():  # most often, and then without a lock
+        if not path.exists():  # the usual case, which needs no lock
             yield None
             return
-        with self._locked():
+        with self._hold_lock():
             yield _read(path)
-            try:
+            with writing(path):
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                raise cannot_write(path, error) from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep an adoption from being replaced between the reading and the deletion."""
+    def _hold_lock(self) -> Iterator[None]:
+        """Hold the lock, so that nothing changes between reading and deletion."""
         path = self.folder / ".lock"
         lock = FileLock(path)
-        try:
+        with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except OSError as error:
-            raise cannot_write(path, error) from error
         try:
             yield
         finally:

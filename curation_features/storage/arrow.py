@@ -1,13 +1,13 @@
-"""Python values as Arrow arrays, without pandas.
+"""Conversion of Python values to Arrow arrays, without pandas.
 
-`pyarrow.array` imports pandas wherever it is installed: half a second in each process that writes a table, as long as
-all tables of a thousand photos take. Arrays are put together from their buffers here, as Arrow's format lays down.
+`pyarrow.array` imports pandas if it is installed: half a second in each process that writes a table, as long as writing
+all tables of a thousand photos. This module builds arrays from their buffers, as Arrow's columnar format defines them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,55 +15,78 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+_Parts = tuple[list["pa.Buffer"], list["pa.Array"]]  # buffers after the validity bitmap, and child arrays
+
 
 def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Values, or None, as an array of strings, booleans, numbers, times, or lists or structs of those.
+    """Convert values (or None) to an Arrow array of type `kind`.
 
-    A NumPy array stands for a list of numbers none of which is None.
-
-    Text becomes legal UTF-8: JSON allows lone surrogates, and Arrow does not.
+    `kind` may be string, boolean, number, timestamp, list or struct. A NumPy array is a list of numbers without None.
+    Lone surrogates, which JSON allows and Arrow does not, become "?".
     """
     import pyarrow as pa
 
     if isinstance(values, np.ndarray):
         numbers = np.ascontiguousarray(values, kind.to_pandas_dtype())
         return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
-    present = np.array([value is not None for value in values], bool)
-    buffers = [None if present.all() else _bits(present)]
-    children = []
-    if pa.types.is_struct(kind):
-        children = [arrow_array([value and value[part.name] for value in values], part.type) for part in kind]
-    elif pa.types.is_list(kind):
-        buffers.append(_offsets([0 if value is None else len(value) for value in values]))
-        children = [arrow_array(_joined([value for value in values if value is not None]), kind.value_type)]
-    elif pa.types.is_string(kind):
-        texts = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
-        buffers += [_offsets([len(text) for text in texts]), pa.py_buffer(b"".join(texts))]
-    elif pa.types.is_boolean(kind):
-        buffers.append(_bits(np.array([bool(value) for value in values], bool)))
-    elif pa.types.is_timestamp(kind):
-        moments = np.array([np.datetime64(value or 0, kind.unit) for value in values], f"datetime64[{kind.unit}]")
-        buffers.append(pa.py_buffer(moments.view(np.int64)))
-    else:
-        numbers = np.array([0 if value is None else value for value in values], kind.to_pandas_dtype())
-        buffers.append(pa.py_buffer(numbers))
-    return pa.Array.from_buffers(kind, len(values), buffers, children=children)
+    valid = np.array([value is not None for value in values], bool)
+    build = next((build for name, build in _BUILDERS.items() if getattr(pa.types, name)(kind)), _build_numbers)
+    buffers, children = build(values, kind)
+    validity = None if valid.all() else _bitmap(valid)
+    return pa.Array.from_buffers(kind, len(values), [validity, *buffers], children=children)
 
 
-def _joined(lists: Sequence[Sequence[Any]]) -> Sequence[Any]:
+def _build_structs(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    return [], [arrow_array([value and value[field.name] for value in values], field.type) for field in kind]
+
+
+def _build_lists(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    lists = [value for value in values if value is not None]
     if lists and all(isinstance(items, np.ndarray) for items in lists):
-        return cast("Sequence[Any]", np.concatenate(lists))
-    return [item for items in lists for item in items]
+        joined: Sequence[Any] = np.concatenate(lists)  # type: ignore[assignment]
+    else:
+        joined = [item for items in lists for item in items]
+    return [_offsets([() if value is None else value for value in values])], [arrow_array(joined, kind.value_type)]
 
 
-def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
+def _build_strings(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    texts = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
+    return [_offsets(texts), _buffer(b"".join(texts))], []
+
+
+def _build_booleans(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    return [_bitmap(np.array([bool(value) for value in values], bool))], []
+
+
+def _build_timestamps(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    moments = np.array([np.datetime64(value or 0, kind.unit) for value in values], f"datetime64[{kind.unit}]")
+    return [_buffer(moments.view(np.int64))], []
+
+
+def _build_numbers(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    return [_buffer(np.array([0 if value is None else value for value in values], kind.to_pandas_dtype()))], []
+
+
+_BUILDERS: dict[str, Callable[[Sequence[Any], pa.DataType], _Parts]] = {  # by the predicate in `pyarrow.types`
+    "is_struct": _build_structs,
+    "is_list": _build_lists,
+    "is_string": _build_strings,
+    "is_boolean": _build_booleans,
+    "is_timestamp": _build_timestamps,
+}
+
+
+def _buffer(data: Any) -> pa.Buffer:
     import pyarrow as pa
 
-    return pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.py_buffer(data)
 
 
-def _offsets(lengths: Sequence[int]) -> pa.Buffer:
-    """Where each of several lists or texts begins, and where the last one ends."""
-    import pyarrow as pa
+def _bitmap(values: NDArray[np.bool_]) -> pa.Buffer:
+    return _buffer(np.packbits(values, bitorder="little"))
 
-    return pa.py_buffer(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32))
+
+def _offsets(items: Sequence[Any]) -> pa.Buffer:
+    """Return the start of each list or string, and the last end."""
+    ends = np.cumsum([len(item) for item in items], dtype=np.int64)
+    return _buffer(np.concatenate([[0], ends]).astype(np.int32))

@@ -1,11 +1,11 @@
-"""Artifacts on disk: accepted manifests, what each stage made, and finished features.
+"""Artifacts on disk: accepted manifests, outputs of stages, and finished features.
 
-    data/manifests/{batch_id}.json           the manifest of a batch that was accepted last, by whichever way in
-    data/stages/{stage}/{batch_id}.parquet   what a stage made, for the stages after it
+    data/manifests/{batch_id}.json           the manifest of a batch that was accepted last
+    data/stages/{stage}/{batch_id}.parquet   the output of a stage, for later stages
     data/features/{batch_id}.json, .parquet  the enriched artifacts, and the same as a table
-    data/features/embeddings/{batch_id}.parquet  the image vectors: not beside the tables, whose glob would match them
+    data/features/embeddings/{batch_id}.parquet  the image embeddings, outside the glob `data/features/*.parquet`
 
-Everything is written to a temporary name, flushed to disk and renamed.
+Every file is written to a temporary name, flushed to disk and renamed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from curation_features.atomic_files import cannot_write, flush, replacing, store_bytes, sweep
+from curation_features.atomic_files import publish, staged, store_bytes, sweep, writing
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
@@ -36,17 +35,18 @@ from curation_features.storage.tables import (
     read_metadata,
     read_rows,
     record_of,
+    rows_writer,
     table_writer,
 )
 
 log = logging.getLogger(__name__)
 
-_MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in each says which photos a batch has
+_MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in each lists the photos of a batch
 
 
 @dataclass(frozen=True, slots=True)
 class StageArtifact:
-    """What a stage wrote: its file, the digest of its logical content, and its metadata."""
+    """Output of a stage: file, digest of the logical content, and metadata."""
 
     path: Path
     digest: str
@@ -55,7 +55,7 @@ class StageArtifact:
 
 @dataclass(frozen=True, slots=True)
 class FeatureArtifact:
-    """The finished features of a batch: its files, and the digest of the JSON file's bytes."""
+    """Finished features of a batch. `digest` is the SHA-256 of the JSON file."""
 
     json_path: Path
     table_path: Path
@@ -64,39 +64,39 @@ class FeatureArtifact:
 
 
 class ArtifactStore:
-    """The artifacts under one data folder."""
+    """Reads and writes the artifacts in one data folder."""
 
     def __init__(self, data_path: Path) -> None:
         self.data_path = data_path
         self._swept = False
-        self._accepted: dict[str, tuple[tuple[int, int, int], str]] = {}  # batch -> the manifest's file, and its digest
+        self._accepted: dict[str, tuple[tuple[int, int, int], str]] = {}  # batch -> identity of the file, digest
 
     def manifest_path(self, batch_id: str) -> Path:
-        """Path of the accepted manifest of a batch."""
+        """Return the path of the accepted manifest of a batch."""
         return self.data_path / "manifests" / f"{batch_id}.json"
 
     def put_manifest(self, batch: Batch) -> None:
-        """Accept a manifest: from now on it is the one that the batch's features are made from."""
+        """Accept a manifest, from which the batch is computed from now on."""
         path = self.manifest_path(batch.batch_id)
         store_bytes(path, to_json(batch.document))
-        self._accepted[batch.batch_id] = (_identity(path), batch.digest)
+        self._accepted[batch.batch_id] = (_file_identity(path), batch.digest)
 
     def accepted_digest(self, batch_id: str) -> str | None:
-        """Digest of the manifest that is accepted now; None if there is none, or if it cannot be read.
+        """Return the digest of the accepted manifest. None if it is missing or unreadable.
 
         The file is read again only if it was replaced since this store read or wrote it.
         """
         try:
             known, digest = self._accepted.get(batch_id, ((), ""))
-            return digest if known == _identity(self.manifest_path(batch_id)) else self.manifest(batch_id).digest
+            return digest if known == _file_identity(self.manifest_path(batch_id)) else self.manifest(batch_id).digest
         except (OSError, StoreError):
             return None
 
     def manifest(self, batch_id: str) -> Batch:
-        """The accepted manifest of a batch. Raises `StoreError`: there is none, or it cannot be read."""
+        """Return the accepted manifest of a batch. Raises `StoreError` if it is missing or unreadable."""
         path = self.manifest_path(batch_id)
         try:
-            identity = _identity(path)
+            identity = _file_identity(path)
             batch = parse_manifest(path.read_bytes())
         except (OSError, ManifestError) as error:
             raise StoreError(
@@ -111,61 +111,60 @@ class ArtifactStore:
         return batch
 
     def newest_manifest(self, batch_id: str) -> Path | None:
-        """The newest file that says which photos a batch has; None where the id is new.
+        """Return the newest file that lists the photos of a batch. None if the id is new.
 
-        That is the manifest that `ingest` has written, the accepted one, or the finished features.
+        The candidates are the manifest that `ingest` wrote, the accepted manifest and the finished features.
         """
         paths = (self.data_path / folder / f"{batch_id}.json" for folder in _MANIFEST_FOLDERS)
         return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def check_batch_id(self, batch_id: str) -> None:
-        """Refuse a new id that differs from a known one in case only: file systems may take the two for one.
+        """Refuse a new id that differs from a known one only in case.
 
-        Known are the batches of which there is a `newest_manifest`. For one of them nothing is listed, unless this file
-        system does take the two for one; else 60,000 files cost some 50 ms.
+        A batch with a `newest_manifest` is known. The folders are listed only for an unknown id or on a
+        case-insensitive file system (60,000 files take 50 ms).
 
         Raises:
-            ManifestError: such an id; its `field` is `batch_id`.
+            ManifestError: the id is refused; its `field` is `batch_id`.
         """
         name = f"{batch_id}.json"
         folders = [self.data_path / folder for folder in _MANIFEST_FOLDERS]
         if any((folder / name).exists() and not (folder / name.swapcase()).exists() for folder in folders):
             return
-        alike = sorted(other for folder in folders for other in _alike(folder, name))
-        if alike and name not in alike:
-            other = alike[0].removesuffix(".json")
+        similar = sorted(other for folder in folders for other in _similar_names(folder, name))
+        if similar and name not in similar:
+            other = similar[0].removesuffix(".json")
             raise ManifestError(
                 "batch_id",
-                f"{batch_id!r} differs from the batch {other!r} in case only, and some file systems take the two for "
-                f"one; use {other!r}, or another id",
+                f"{batch_id!r} differs from the batch {other!r} in case only, and some file systems treat both as the "
+                f"same; use {other!r}, or another id",
             )
 
     @contextmanager
     def exclusive(self, batch_id: str, *, wait: bool = True) -> Iterator[None]:
-        """Keep every other process from making the same batch at the same time.
+        """Hold the lock of a batch, so that no other process computes it.
 
-        Without it, a run that began with an older manifest could end last. The first time, what killed runs have left
-        of their writes goes.
+        Without the lock, a run with an older manifest could finish last. The first call deletes the temporary files of
+        killed runs.
 
         Args:
-            wait: until the batch is free.
+            wait: wait until the batch is free.
 
         Raises:
-            BusyError: the batch is being made (without `wait`).
-            StoreError: the lock cannot be taken.
+            BusyError: another process computes the batch (without `wait`).
+            StoreError: the lock file cannot be created.
         """
         bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
         path = self.data_path / "locks" / f"{bucket}.lock"
         lock = FileLock(path)
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout as error:
-            raise BusyError(
-                f"batch {batch_id} is being made now, or one that shares its lock {path}: try again when it is finished"
-            ) from error
-        except OSError as error:
-            raise cannot_write(path, error) from error
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout as error:
+                raise BusyError(
+                    f"another process works on batch {batch_id}, or on one with the same lock {path}: try again later"
+                ) from error
         try:
             self._sweep()
             yield
@@ -181,11 +180,11 @@ class ArtifactStore:
             sweep(self.data_path / name)
 
     def batch_ids(self) -> list[str]:
-        """The batches with an accepted manifest, sorted."""
+        """Return the ids of batches with an accepted manifest, sorted."""
         return sorted(path.stem for path in (self.data_path / "manifests").glob("[A-Za-z0-9]*.json"))
 
     def stage_path(self, stage: str, batch_id: str) -> Path:
-        """Where a stage keeps what it made of a batch."""
+        """Return the path of a stage's output for a batch."""
         return self.data_path / "stages" / stage / f"{batch_id}.parquet"
 
     def write_stages(
@@ -196,32 +195,36 @@ class ArtifactStore:
         model: str | None = None,
         labels: Sequence[str] = (),
     ) -> dict[str, StageArtifact]:
-        """Write what one or several stages made, out of one stream of records, as they come.
+        """Write the outputs of several stages from one stream of records.
+
+        The metadata of each file holds the digest of the manifest, and:
 
         Args:
-            versions: for each stage to be written, the versions of its parts. They are kept with it, as is the
-                digest of the manifest.
-            model: the CLIP model as settings name it, which is kept with them, too.
-            labels: so is the vocabulary, in the order of the cosines.
+            versions: by stage to write, the versions of its parts.
+            model: the CLIP model as in the settings.
+            labels: the vocabulary, in the order of the cosines.
         """
         writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
-        artifacts: dict[str, Callable[[], StageArtifact]] = {}
+        outputs: dict[str, tuple[Path, RowDigest, dict[str, Any]]] = {}
         with ExitStack() as stack:
             for stage, parts in versions.items():
                 table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
                 metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model, "labels": list(labels)}
                 digest = RowDigest(table.digested, str(sorted(parts.items())))
                 writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
-                artifacts[stage] = partial(_stage_artifact, path, digest, metadata)
+                outputs[stage] = path, digest, metadata
             for record in records:
                 for table, add, digest in writers:
                     row = table.to_row(record)
                     digest.add(row)
                     add(row)
-        return {stage: artifact() for stage, artifact in artifacts.items()}
+        return {
+            stage: StageArtifact(path, digest.hexdigest(), metadata)
+            for stage, (path, digest, metadata) in outputs.items()
+        }
 
     def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
-        """Metadata of what a stage made of exactly this manifest; raises `StoreError` where it made nothing of it."""
+        """Return the metadata of a stage's output. Raises `StoreError` for another manifest."""
         path = self.stage_path(stage, batch.batch_id)
         try:
             metadata = read_metadata(path)
@@ -237,7 +240,7 @@ class ArtifactStore:
         return metadata
 
     def has_stage(self, stage: str, batch: Batch) -> bool:
-        """Whether a stage was made of exactly this manifest."""
+        """Return whether a stage's output was made from exactly this manifest."""
         try:
             self.stage_metadata(stage, batch)
         except StoreError:
@@ -245,7 +248,7 @@ class ArtifactStore:
         return True
 
     def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
-        """The records of a stage, in the order of the batch's distinct photos."""
+        """Yield the records of a stage, in the order of distinct photos."""
         self.stage_metadata(stage, batch)
         table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
         rows = read_rows(path)
@@ -261,10 +264,10 @@ class ArtifactStore:
             yield record
 
     def remove_from_stage(self, stage: str, batch_id: str, photo_id: str, digests: Mapping[str, str]) -> None:
-        """Remove a photo from a stage's table, if there is one. Nothing is computed; other rows keep their values.
+        """Remove a photo from a stage's table, if the table exists.
 
         Args:
-            digests: of manifests: a table that was made from the first of two counts as made from the second then.
+            digests: old digest of a manifest -> digest of the manifest without the photo, for the table's metadata.
 
         Raises:
             StoreError: the table cannot be read or written.
@@ -283,55 +286,56 @@ class ArtifactStore:
             raise StoreError(f"{path}: cannot be read ({error}): delete it, or materialize {stage} again") from error
 
     def feature_paths(self, batch_id: str) -> tuple[Path, Path]:
-        """Where the finished features lie: JSON and Parquet."""
+        """Return the paths of the finished features: JSON and Parquet."""
         folder = self.data_path / "features"
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
     def finished_batch_ids(self) -> list[str]:
-        """The batches whose features are finished, sorted: the JSON file is written last."""
+        """Return the ids of finished batches, sorted. Their JSON file, written last, exists."""
         return sorted(path.stem for path in (self.data_path / "features").glob("[A-Za-z0-9]*.json"))
 
     def embeddings_path(self, batch_id: str) -> Path:
-        """Where the image vectors of a finished batch lie."""
+        """Return the path of a finished batch's image embeddings."""
         return self.data_path / "features" / "embeddings" / f"{batch_id}.parquet"
 
     def embeddings(
         self, batch_id: str, version: str | None, model: str | None
     ) -> AbstractContextManager[EmbeddingsWriter]:
-        """A file for the image vectors of a batch, to be filled and given to `write_features` (see `EmbeddingsWriter`).
+        """Return a context with an embeddings writer, to pass to `write_features`.
 
         Args:
-            version: of the vectors; None where there are none.
-            model: the CLIP model as settings name it.
+            version: version of the embeddings; None if there are none.
+            model: the CLIP model as in the settings.
         """
         return embeddings_writer(self.embeddings_path(batch_id), batch_id, {"version": version, "model": model})
 
     @contextmanager
     def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[EmbeddingsWriter]:
-        """The vectors that `image_embeddings` has made of these records' very bytes; null for all others.
+        """Yield a writer filled from `image_embeddings`. Photos with other bytes have null.
 
         Args:
-            records: of the batch's distinct photos, in order.
+            records: the records of the batch's distinct photos, in order.
         """
         try:
-            made = self.stage_metadata("image_embeddings", batch)
+            metadata = self.stage_metadata("image_embeddings", batch)
         except StoreError as error:
-            log.warning("Features without vectors: %s", error)
-            made = {}
-        version = made.get("versions", {}).get("embedding")
-        with self.embeddings(batch.batch_id, version, made.get("model")) as file:
-            stored = self._readable_stage("image_embeddings", batch) if made else iter(())
+            log.warning("Features without embeddings: %s", error)
+            metadata = {}
+        version = metadata.get("versions", {}).get("embedding")
+        with self.embeddings(batch.batch_id, version, metadata.get("model")) as writer:
+            stored = self._read_stage_safely("image_embeddings", batch) if metadata else iter(())
             for record in records:
-                found = next(stored, None)
-                fits = found is not None and found.info == record.info
-                file.add(replace(record, embedding=found.embedding if found and fits else None))
-            yield file
+                other = next(stored, None)
+                embedding = other.embedding if other and other.info == record.info else None
+                writer.add(replace(record, embedding=embedding))
+            yield writer
 
-    def _readable_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
+    def _read_stage_safely(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
+        """Yield the records of a stage up to the first unreadable one."""
         try:
             yield from self.read_stage(stage, batch)
         except StoreError as error:
-            log.warning("The rest of it is left out: %s", error)
+            log.warning("Features without the remaining embeddings: %s", error)
 
     def write_features(
         self,
@@ -341,54 +345,47 @@ class ArtifactStore:
         labels: Sequence[str],
         embeddings: EmbeddingsWriter | None = None,
     ) -> FeatureArtifact:
-        """Write the enriched artifacts. The JSON file comes last: where it stands, the others stand too.
+        """Write the enriched artifacts: table, embeddings and, last, JSON.
 
-        None replaces the one before until there was room for all.
+        The old files are replaced only after all new ones are on disk.
 
         Args:
             version: the `version` of the features.
             labels: the vocabulary, in the order of the table's cosines.
-            embeddings: the image vectors; None: there are none, and older ones go.
+            embeddings: the image embeddings; None deletes older ones.
         """
         json_path, table_path = self.feature_paths(document["batch_id"])
         embeddings_path = self.embeddings_path(document["batch_id"])
         data = to_json(document)
         metadata = {"version": dict(version), "labels": list(labels)}
-        try:
-            with replacing(json_path) as temporary:
-                temporary.write_bytes(data)
-                flush(temporary)
-                with table_writer(table_path, FEATURE_COLUMNS, metadata) as add:
-                    for row in rows:
-                        add(row)
-                    if embeddings is not None:
-                        embeddings.finish()
-                if embeddings is not None:
-                    embeddings.publish()
-                else:
-                    embeddings_path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(json_path, error) from error
+        with writing(json_path), staged(json_path) as json_file, staged(table_path) as table_file:
+            json_file.write_bytes(data)
+            with writing(table_path), rows_writer(table_file, FEATURE_COLUMNS, metadata) as add:
+                for row in rows:
+                    add(row)
+            files = [(table_file, table_path), (json_file, json_path)]
+            if embeddings is None:
+                embeddings_path.unlink(missing_ok=True)
+            else:
+                embeddings.finish()
+                files.insert(1, (embeddings.temporary, embeddings_path))
+            publish(*files)
         return FeatureArtifact(json_path, table_path, embeddings_path, hashlib.sha256(data).hexdigest())
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a file is replaced."""
+def _file_identity(path: Path) -> tuple[int, int, int]:
+    """Return a value that changes if a file is replaced."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _stage_artifact(path: Path, digest: RowDigest, metadata: Mapping[str, Any]) -> StageArtifact:
-    return StageArtifact(path, digest.hexdigest(), metadata)
-
-
-def _alike(folder: Path, name: str) -> list[str]:
-    """The names in a folder that are `name`, but for their case."""
+def _similar_names(folder: Path, name: str) -> list[str]:
+    """Return the names in a folder that equal `name` except for case."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 (there may be many)
-    except OSError:  # no such folder yet, say
+    except OSError:  # the folder may not exist yet
         return []
     folded = name.casefold()
-    if f"/{folded}/" not in "/".join(("", *names, "")).casefold():  # in one go: one by one takes ten times as long
+    if f"/{folded}/" not in "/".join(("", *names, "")).casefold():  # ten times as fast as a loop
         return []
     return [other for other in names if other.casefold() == folded]

@@ -1,8 +1,8 @@
 """The per-photo cache: `{md5("{photo_id}_features")}.json`, holding `{"version": {...}, "features": {...}}`.
 
-An entry is used only for the very bytes it was made from, and part by part: each metric, the embedding and the labels
-carry a version of their own (see `versions`). An entry that is damaged, of another photo or of other bytes is as good
-as none. A cache that cannot be written costs speed, never results.
+An entry is valid only for the exact bytes of its photo, and per part: each metric, the embedding and the labels have
+separate versions (see `versions`). A damaged entry, or one of another photo or other bytes, is ignored. If the cache
+cannot be written, later runs are slower; results do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_features.atomic_files import cannot_write, sweep, write_bytes
+from curation_features.atomic_files import cannot_write, open_regular, sweep, write_bytes
 from curation_features.schema import (
     METRIC_NAMES,
     PERMANENT_REASONS,
@@ -41,7 +41,7 @@ _FEATURES = b', "features": '
 
 @dataclass(slots=True)
 class CacheEntry:
-    """What is known of one photo. `versions` names the version of every part that is present."""
+    """Cached results of one photo. `versions` covers every part present."""
 
     info: PhotoInfo
     versions: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CacheEntry:
     prediction: LabelPrediction | None = None
 
     def add(self, part: str, version: str, result: Measurement | Embedding | LabelPrediction) -> None:
-        """Keep a result, unless it is an error that another run might not meet."""
+        """Keep a result, except an error that may not recur."""
         if result.error is not None and not (
             isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
         ):
@@ -64,13 +64,13 @@ class CacheEntry:
             self.prediction = result
 
     def valid(self, versions: Mapping[str, str]) -> frozenset[str]:
-        """The parts whose stored version is the wanted one."""
+        """Return the parts whose stored version equals the requested one."""
         return frozenset(part for part, version in versions.items() if self.versions.get(part) == version)
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What lies in a cache folder: the entries of photos, their size, and the vocabularies with label embeddings."""
+    """Size of a cache: photo entries, bytes, and files of label embeddings."""
 
     photos: int
     bytes: int
@@ -78,7 +78,7 @@ class CacheStats:
 
 
 class FeatureCache:
-    """The cache in one folder; safe to share between threads and processes."""
+    """Reads and writes the cache in one folder. Safe for use by several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,26 +87,24 @@ class FeatureCache:
 
     @property
     def label_embeddings(self) -> Path:
-        """Where the label embeddings of the project's own vocabulary are kept; those of others lie beside it."""
+        """Return the path of the label embeddings. Other vocabularies are next to it."""
         return self.folder / "label_embeddings.pt"
 
     def path(self, photo_id: str) -> Path:
-        """The file of one photo."""
+        """Return the file of one photo."""
         name = hashlib.md5(f"{photo_id}_features".encode(), usedforsecurity=False).hexdigest()
         return self.folder / f"{name}.json"
 
     def load(self, photo_id: str, image_sha256: str) -> CacheEntry | None:
-        """The entry of this photo made from these very bytes; None where there is none that can be trusted."""
-        path = self.path(photo_id)
+        """Return the entry of a photo with these bytes. None if missing or invalid."""
         try:
-            if not path.is_file():  # opening a FIFO would wait for ever
-                return None
-            return _decode(path.read_bytes(), photo_id, image_sha256)
+            with open_regular(self.path(photo_id)) as file:
+                return _decode(file.read(), photo_id, image_sha256)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def save(self, photo_id: str, entry: CacheEntry) -> None:
-        """Replace this photo's entry. A cache that cannot be written is reported once, as a warning."""
+        """Replace a photo's entry. If the cache cannot be written, one warning is logged."""
         if not self._swept:
             self._swept = True
             sweep(self.folder)
@@ -118,7 +116,7 @@ class FeatureCache:
                 log.warning("The feature cache cannot be written (%s); results are not kept for the next run", error)
 
     def stats(self) -> CacheStats:
-        """Count and size of the entries."""
+        """Return number and size of the entries."""
         sizes: list[int] = []
         for path in self._entries():
             with suppress(FileNotFoundError):  # deleted meanwhile
@@ -126,17 +124,17 @@ class FeatureCache:
         return CacheStats(len(sizes), sum(sizes), len(self._label_files()))
 
     def clear(self, *, label_embeddings: bool = False) -> int:
-        """Delete every photo's entry (and the label embeddings, if asked); returns how many files went.
+        """Delete all entries and leftovers, and return the number of entries.
 
-        What killed processes have left of their writes goes too.
+        Args:
+            label_embeddings: delete the label embeddings, too.
 
         Raises:
             StoreError: a file cannot be deleted.
         """
         sweep(self.folder)
-        doomed = [*self._entries(), *(self._label_files() if label_embeddings else [])]
         count = 0
-        for path in doomed:
+        for path in [*self._entries(), *(self._label_files() if label_embeddings else [])]:
             try:
                 path.unlink()
             except FileNotFoundError:  # deleted meanwhile
@@ -157,45 +155,45 @@ class FeatureCache:
 def _encode(photo_id: str, entry: CacheEntry) -> bytes:
     features: dict[str, Any] = {
         "photo": {"format": entry.info.format, "width": entry.info.width, "height": entry.info.height},
-        "tech": {name: _plain(measurement) for name, measurement in entry.measurements.items()},
+        "tech": {name: _to_json(measurement) for name, measurement in entry.measurements.items()},
     }
     if entry.embedding is not None and entry.embedding.vector is not None:
         vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
     if entry.prediction is not None:
-        features["clip_labels"] = _plain(entry.prediction)
+        features["clip_labels"] = _to_json(entry.prediction)
     text = json.dumps(features, allow_nan=False).encode()
     content = hashlib.sha256(text).hexdigest()
     version = {"photo_id": photo_id, "image": entry.info.sha256, "content": content, "parts": entry.versions}
     return b'{"version": ' + json.dumps(version).encode() + _FEATURES + text + b"}"
 
 
-def _plain(result: Measurement | LabelPrediction) -> dict[str, Any]:
+def _to_json(result: Measurement | LabelPrediction) -> dict[str, Any]:
     if isinstance(result, LabelPrediction):
-        plain = {"labels": [label._asdict() for label in result.labels], "cosines": result.cosines}
-        return plain if result.margin is None else {**plain, "margin": result.margin}
+        fields = {"labels": [label._asdict() for label in result.labels], "cosines": result.cosines}
+        return fields if result.margin is None else {**fields, "margin": result.margin}
     if result.error is not None:
         return {"raw": dict(result.raw), "error": asdict(result.error)}
     return {"score": result.score, "raw": dict(result.raw)}
 
 
 def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
-    """Read an entry back; raises or returns None for anything that `_encode` would not have written."""
+    """Parse an entry. Returns None or raises for anything that `_encode` does not write."""
     document = json.loads(data)
     version, features = document["version"], document["features"]
     if version["photo_id"] != photo_id or version["image"] != image_sha256:
         return None
-    text = data.partition(_FEATURES)[2].removesuffix(b"}")  # no string of JSON can hold the quotes of `_FEATURES`
+    text = data.partition(_FEATURES)[2].removesuffix(b"}")  # a JSON string cannot contain the quotes of `_FEATURES`
     content = version["content"]
-    if hashlib.sha256(text).hexdigest() != content and digest(features) != content:  # the latter is of older entries
+    if hashlib.sha256(text).hexdigest() != content and digest(features) != content:  # the second: older entries
         return None
     photo = features["photo"]
     entry = CacheEntry(
         PhotoInfo(image_sha256, str(photo["format"]), int(photo["width"]), int(photo["height"])),
         {str(part): str(value) for part, value in version["parts"].items()},
-        {name: _measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
-        _embedding(features["embedding"]) if "embedding" in features else None,
-        _prediction(features["clip_labels"]) if "clip_labels" in features else None,
+        {name: _parse_measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
+        _parse_embedding(features["embedding"]) if "embedding" in features else None,
+        _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
     )
     present = {
         *entry.measurements,
@@ -205,15 +203,15 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
     return entry if present == set(entry.versions) else None
 
 
-def _measurement(plain: Mapping[str, Any]) -> Measurement:
-    error = plain.get("error")
-    score = plain.get("score")
+def _parse_measurement(fields: Mapping[str, Any]) -> Measurement:
+    error = fields.get("error")
+    score = fields.get("score")
     if (error is None) == (score is None) or (score is not None and not 0 <= score <= 1):
         raise ValueError("a measurement holds a score in [0, 1] or an error")
-    return Measurement(score, dict(plain["raw"]), FeatureError(**error) if error else None)
+    return Measurement(score, dict(fields["raw"]), FeatureError(**error) if error else None)
 
 
-def _embedding(encoded: str) -> Embedding:
+def _parse_embedding(encoded: str) -> Embedding:
     try:
         vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     except binascii.Error as error:
@@ -223,6 +221,6 @@ def _embedding(encoded: str) -> Embedding:
     return Embedding(vector)
 
 
-def _prediction(plain: Mapping[str, Any]) -> LabelPrediction:
-    labels = tuple(LabelScore(**label) for label in plain["labels"])
-    return LabelPrediction(labels, tuple(plain["cosines"]), plain.get("margin"))
+def _parse_prediction(fields: Mapping[str, Any]) -> LabelPrediction:
+    labels = tuple(LabelScore(**label) for label in fields["labels"])
+    return LabelPrediction(labels, tuple(fields["cosines"]), fields.get("margin"))

@@ -1,10 +1,10 @@
-"""The log of deletions: what was deleted and when, and where the events of a batch are to count on from.
+"""Log of deletions, which keeps the event sequence of deleted batches.
 
-    data/deleted.jsonl    one JSON object in each line, the newest last
+    data/deleted.jsonl    one JSON object per line, the newest last
 
-A line is written before the first file goes. A deletion that was interrupted and begun again has two lines. Fields:
-`time` (ISO 8601, UTC); `batch_id`, `photos` and `sequence` (of the batch's last event; null: it had none) of a batch;
-`photo_id`, `batches` and `files` (those that were made of the photo, relative to the data folder) of a photo.
+A line is written before the first file is deleted. An interrupted and repeated deletion has two lines. Fields:
+`time` (ISO 8601, UTC); for a batch `batch_id`, `photos` and `sequence` (of the last event; null if it had none); for a
+photo `photo_id`, `batches` and `files` (derived from the photo, relative to the data folder).
 """
 
 from __future__ import annotations
@@ -16,30 +16,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curation_features.atomic_files import cannot_write
+from curation_features.atomic_files import writing
 from curation_features.errors import StoreError
 
 NAME = "deleted.jsonl"
 
 
 def record_deletion(data_path: Path, **fields: Any) -> None:
-    """Append a line, and flush it to disk. Raises `StoreError`: it cannot be written, so nothing may be deleted."""
+    """Append a line and flush it to disk. Raises `StoreError`; then nothing may be deleted."""
     path = data_path / NAME
     line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}).encode() + b"\n"
-    try:
+    with writing(path):
         data_path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
-            os.write(descriptor, line if _ends_a_line(path) else b"\n" + line)
+            os.write(descriptor, line if _ends_with_newline(path) else b"\n" + line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def deletions(data_path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the log, oldest first; a damaged one is left out. Raises `StoreError`: it cannot be read."""
+    """Yield the entries of the log, oldest first, without damaged lines. Raises `StoreError`."""
     path = data_path / NAME
     try:
         if not path.is_file():
@@ -47,23 +45,23 @@ def deletions(data_path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             for line in file:
                 try:
-                    found = json.loads(line)
+                    entry = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(found, dict):
-                    yield found
+                if isinstance(entry, dict):
+                    yield entry
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
 
 
 def last_sequence(data_path: Path, batch_id: str) -> int | None:
-    """The `sequence` that the events of a deleted batch had come to; None if it was never deleted, or had none."""
-    found = [line.get("sequence") for line in deletions(data_path) if line.get("batch_id") == batch_id]
-    return max((number for number in found if type(number) is int), default=None)
+    """Return the `sequence` of a deleted batch's last event. None if there is none."""
+    numbers = [entry.get("sequence") for entry in deletions(data_path) if entry.get("batch_id") == batch_id]
+    return max((number for number in numbers if type(number) is int), default=None)
 
 
-def _ends_a_line(path: Path) -> bool:
-    """Whether the log is empty or ends with a line that is whole."""
+def _ends_with_newline(path: Path) -> bool:
+    """Return whether the log is empty or its last line is complete."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return True

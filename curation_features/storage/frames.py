@@ -1,17 +1,15 @@
-"""Finished batches as a pandas DataFrame.
-
-pandas is imported when a table is asked for, and not before.
-"""
+"""Reads finished batches as a pandas DataFrame; the first call imports pandas."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation_features.atomic_files import open_regular
 from curation_features.errors import StoreError
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings, load_settings, nearest
@@ -25,136 +23,148 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip")
-_JOINED_ON = ("batch_id", "photo_id", "sha256")
+_JOIN_KEYS = ("batch_id", "photo_id", "sha256")
 
 
-def load(
+def read_features(
     *batch_ids: str,
     settings: Settings | None = None,
     columns: Sequence[str] | None = None,
     embeddings: bool = False,
     distinct: bool = False,
 ) -> pd.DataFrame:
-    """The features of one or many finished batches, one row for each artifact, in the order of the batches.
+    """Read the features of finished batches, one row per artifact.
 
-    >>> photos = load("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
-    >>> photos.nlargest(3, "tenengrad")                                          # doctest: +SKIP
+    >>> photos = read_features("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
+    >>> photos.nlargest(3, "tenengrad")                                                   # doctest: +SKIP
 
-    The index counts rows from 0; `batch_id` and `position` name a row, too (a photo may be in several batches). Where
-    nothing was measured a value is missing (NaN, NaT, NA, or None in nested columns), never a default. Columns:
+    Rows are in the order of the batches and their manifests. The index counts rows from 0; `batch_id` and `position`
+    also identify a row (a photo may be in several batches). A value that was not measured is missing (NaN, NaT, NA, or
+    None in nested columns), never a default. Columns:
 
-    - text: `string`, or `category` where few values are many times there; `status` is ordered, from ok to failed
+    - text: `string`, or `category` if few values repeat; `status` is ordered, from ok to failed
     - scores and raw measurements: `float64`; `position`: `int32`; `width`, `height` and `iso`: `Int32`
-    - `taken`: `datetime64[ms]`, the camera's clock, without a zone
+    - `taken`: `datetime64[ms]`, the camera's clock, without a time zone
     - `errors`, `clip_labels`, `label_cosines`: lists of dictionaries, or of numbers
 
-    `attrs` tells what columns mean: `descriptions`, `units`, `ranges` and `directions` ("1 is best") by column, and
-    `vocabularies`, the labels of `label_cosines`, by `version_clip`. Batches that were made with other models, settings
-    or labels stand together: `version_technical` and `version_clip` tell them apart.
+    `attrs` documents the columns: `descriptions`, `units`, `ranges` and `directions` ("1 is best") by column, and
+    `vocabularies`, the labels of `label_cosines`, by `version_clip`. Batches of different models, settings or labels
+    are in one frame: `version_technical` and `version_clip` distinguish them.
 
     Args:
         batch_ids: by default all finished batches, sorted.
-        settings: of the project; by default those of the current one (see `load_settings`).
-        columns: only these, in this order; nothing else is read. By default all.
-        embeddings: add `embedding`: the image vector (float32, norm 1), None where there is none.
-        distinct: one row for each `photo_id`: the first of it in the batch that was finished last (by the time of its
-            JSON file). Rows stay in order.
+        settings: settings of the project; by default those of the current project (see `load_settings`).
+        columns: the columns to read, in this order; by default all.
+        embeddings: add the column `embedding`: the image embedding (float32, norm 1), or None.
+        distinct: keep one row per `photo_id`: its first row in the batch finished last (by the modification time of
+            the JSON file). Rows stay in order.
 
     Raises:
-        StoreError: a batch is not there or not finished, or a file of it cannot be read.
-        ValueError: there is no such column.
-        SettingsError: settings cannot be used.
+        StoreError: a batch is missing or not finished, or a file of it cannot be read.
+        ValueError: a column does not exist.
+        SettingsError: the settings are invalid.
     """
     import pandas as pd
     import pyarrow as pa
 
     store = ArtifactStore((settings or load_settings()).data_path)
-    wanted = _chosen(columns)
-    needed = _JOINED_ON if embeddings else ("photo_id",) if distinct else ()
-    read = [*wanted, *(name for name in needed if name not in wanted)]
-    found = _found(store, batch_ids)
-    tables = [_table(store.feature_paths(batch_id)[1], read) for batch_id in found]
+    names = _check_columns(columns)
+    needed = _JOIN_KEYS if embeddings else ("photo_id",) if distinct else ()
+    read = [*names, *(name for name in needed if name not in names)]
+    selected = _select_batches(store, batch_ids)
+    tables = [_read_table(store.feature_paths(batch_id)[1], read) for batch_id in selected]
     table = pa.concat_tables([table for table, _ in tables])
     if distinct:
-        finished = [_finished_at(store.feature_paths(batch_id)[0]) for batch_id in found]
-        table = table.take(_distinct([table.column("photo_id").to_pylist() for table, _ in tables], finished))
-    frame = pd.DataFrame({name: _column(name, table.column(name)) for name in wanted})
+        finished = [_read_finish_time(store.feature_paths(batch_id)[0]) for batch_id in selected]
+        table = table.take(_distinct_rows([table.column("photo_id").to_pylist() for table, _ in tables], finished))
+    frame = pd.DataFrame({name: _to_pandas(name, table.column(name)) for name in names})
     if embeddings:
-        frame["embedding"] = pd.Series(_embeddings(store, table.select(_JOINED_ON)), frame.index, dtype=object)
-    frame.attrs = {**_facts(wanted), "vocabularies": _vocabularies(tables)}
+        frame["embedding"] = pd.Series(_read_embeddings(store, table.select(_JOIN_KEYS)), frame.index, dtype=object)
+    vocabularies = {metadata["version"]["clip"]: metadata["labels"] for _, metadata in tables}
+    frame.attrs = {**_describe(names), "vocabularies": vocabularies}
     return frame
 
 
-def _chosen(columns: Sequence[str] | None) -> list[str]:
-    wanted = list(FEATURE_COLUMNS if columns is None else [columns] if isinstance(columns, str) else columns)
-    for name in wanted:
+load = read_features
+
+
+def _check_columns(columns: Sequence[str] | None) -> list[str]:
+    names = list(FEATURE_COLUMNS if columns is None else [columns] if isinstance(columns, str) else columns)
+    for name in names:
         if name not in FEATURE_COLUMNS:
-            raise ValueError(f"there is no column {name!r}{nearest(name, FEATURE_COLUMNS)}")
-    if len(set(wanted)) < len(wanted):
-        raise ValueError("a column is asked for twice")
-    return wanted
+            raise ValueError(f"no column {name!r}{nearest(name, FEATURE_COLUMNS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("a column is requested twice")
+    return names
 
 
 # --- Reading ---
 
 
-def _found(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]:
-    """The batches to read. Those are finished whose JSON file is there, as it is written last."""
+def _select_batches(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]:
+    """Return the batches to read. Raises `StoreError` for an unfinished one."""
     finished = store.finished_batch_ids()
     folder = store.data_path / "features"
     if not finished and not batch_ids:
-        raise StoreError(f"{folder}: has no finished batch; make one: curation-features process MANIFEST")
+        raise StoreError(f"{folder}: has no finished batch; compute one: curation-features process MANIFEST")
     for batch_id in batch_ids:
         if batch_id not in finished:
-            remedy = nearest(batch_id, finished) or "; finished are those with a .json file there"
+            remedy = nearest(batch_id, finished) or "; a finished batch has a .json file there"
             raise StoreError(f"{folder}: has no finished batch {batch_id!r}{remedy}")
     return list(dict.fromkeys(batch_ids)) or finished
 
 
-def _table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str, Any]]:
-    """Columns of a table, and its metadata. A column that is not in it, as it is older than that, is null."""
+def _read_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str, Any]]:
+    """Read columns of a table and its metadata. A missing column is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = arrow_schema({name: FEATURE_COLUMNS[name] for name in names}).remove_metadata()
     with _reading(path), pq.ParquetFile(path) as file:
-        there = file.schema_arrow
-        table = file.read([name for name in names if name in there.names])
+        stored = file.schema_arrow
+        table = file.read([name for name in names if name in stored.names])
         columns = [
-            table.column(field.name).cast(field.type) if field.name in there.names else pa.nulls(len(table), field.type)
+            table.column(field.name).cast(field.type)
+            if field.name in stored.names
+            else pa.nulls(len(table), field.type)
             for field in schema
         ]
-        return pa.table(columns, schema=schema), json.loads((there.metadata or {})[METADATA_KEY])
+        return pa.table(columns, schema=schema), json.loads((stored.metadata or {})[METADATA_KEY])
 
 
-def _finished_at(path: Path) -> int:
+def _read_finish_time(path: Path) -> int:
     with _reading(path):
         return path.stat().st_mtime_ns
 
 
-def _distinct(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) -> list[int]:
-    """The rows of batches, counted through, that hold the first of each photo in the batch that was finished last."""
+def _distinct_rows(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) -> list[int]:
+    """Return each photo's first row in the batch finished last.
+
+    Args:
+        photo_ids: of each batch; rows are numbered through all batches.
+        finished: time of each batch.
+    """
     starts = [0, *accumulate(map(len, photo_ids))]
-    chosen: dict[str, int] = {}
+    rows: dict[str, int] = {}
     for batch in sorted(range(len(photo_ids)), key=lambda batch: (-finished[batch], -batch)):
-        for place, photo_id in enumerate(photo_ids[batch]):
-            chosen.setdefault(photo_id, starts[batch] + place)
-    return sorted(chosen.values())
+        for row, photo_id in enumerate(photo_ids[batch], starts[batch]):
+            rows.setdefault(photo_id, row)
+    return sorted(rows.values())
 
 
-def _embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32] | None]:
-    """The vector of each row that was made of the same bytes; None where there is none."""
-    found: dict[tuple[str, str, str], NDArray[np.float32] | None] = {}
-    keys = list(zip(*(rows.column(name).to_pylist() for name in _JOINED_ON), strict=True))
+def _read_embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32] | None]:
+    """Return the embedding of each row with the same bytes, or None."""
+    stored: dict[tuple[str, str, str], NDArray[np.float32] | None] = {}
+    keys = list(zip(*(rows.column(name).to_pylist() for name in _JOIN_KEYS), strict=True))
     for batch_id in dict.fromkeys(key[0] for key in keys):
-        found.update(_stored_vectors(store.embeddings_path(batch_id), batch_id))
-    return [found.get(key) for key in keys]
+        stored.update(_read_vectors(store.embeddings_path(batch_id), batch_id))
+    return [stored.get(key) for key in keys]
 
 
-def _stored_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
+def _read_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
     import pyarrow.parquet as pq
 
-    if not path.exists():  # of a batch that was made before there were such files
+    if not path.exists():  # a batch of an older version
         return
     with _reading(path), pq.ParquetFile(path) as file:
         for part in file.iter_batches(columns=["photo_id", "sha256", "embedding"]):
@@ -165,29 +175,22 @@ def _stored_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str,
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever keeps a table from being read into a `StoreError` that names it."""
+    """Raise any read error as a `StoreError` that names the file."""
     try:
-        if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
-            raise ValueError("is not a regular file")
+        open_regular(path).close()  # pyarrow would block on a FIFO
         yield
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        RuntimeError,
-    ) as error:  # what pyarrow raises derives from these
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:  # bases of pyarrow's errors
         cause = getattr(error, "strerror", None) or error
         raise StoreError(
-            f"{path}: cannot be read ({cause}); make the batch again: curation-features process MANIFEST"
+            f"{path}: cannot be read ({cause}); recompute the batch: curation-features process MANIFEST"
         ) from error
 
 
-# --- Columns as pandas has them ---
+# --- Conversion to pandas ---
 
 
-def _column(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
-    """A column with the type that it has in every table, whatever is null in this one."""
+def _to_pandas(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
+    """Convert a column to its type, regardless of null values."""
     import pandas as pd
 
     if name == "status":
@@ -205,7 +208,7 @@ def _column(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
     return pd.Series(values.to_numpy())
 
 
-def _facts(names: Sequence[str]) -> dict[Hashable, Any]:
+def _describe(names: Sequence[str]) -> dict[Hashable, Any]:
     columns: Columns = {name: FEATURE_COLUMNS[name] for name in names}
     return {
         "descriptions": {name: column.description for name, column in columns.items()},
@@ -213,8 +216,3 @@ def _facts(names: Sequence[str]) -> dict[Hashable, Any]:
         "ranges": {name: column.range for name, column in columns.items() if column.range},
         "directions": {name: column.facts["direction"] for name, column in columns.items() if column.best is not None},
     }
-
-
-def _vocabularies(tables: Iterable[tuple[pa.Table, Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """The labels of each version of labels, once."""
-    return {metadata["version"]["clip"]: metadata["labels"] for _, metadata in tables}

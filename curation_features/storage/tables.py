@@ -1,7 +1,7 @@
-"""Records as Parquet: one table for each stage, and the table of finished features.
+"""Parquet tables: one per stage, and the table of finished features.
 
-A table holds null where nothing was measured (JSON holds a default there), the raw measurements beside the scores, and
-says in its metadata what a column means. Rows stand in the order of the batch.
+A missing value is null in a table (a default in JSON). Tables hold the raw measurements with the scores, and the
+metadata of each field describes the column. Rows are in batch order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from curation_features.atomic_files import cannot_write, replacing
+from curation_features.atomic_files import replacing, writing
 from curation_features.schema import (
     METRICS,
     Embedding,
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ROWS_PER_GROUP = 1024
-ROWS_READ = 128  # at a time: as Python's objects they are large
+ROWS_READ = 128  # per batch: as Python objects, rows are large
 METADATA_KEY = b"curation_features"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column holds. All but the type stands in the metadata of the file's field, too.
+    """A column of a table. All but the type is also in the metadata of the field.
 
     Attributes:
-        type: Arrow's type, as text.
-        unit: of its numbers.
-        range: the least and the greatest number that it can hold.
-        best: the end that a good photo is at: a number of the range, or `low`.
+        type: the Arrow type, as text.
+        unit: unit of the numbers.
+        range: minimum and maximum.
+        best: the value of a good photo: a number of the range, or `low`.
     """
 
     type: str
@@ -60,18 +60,18 @@ class Column:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is known of its numbers, as text: `unit`, `range` ("[0, 1]") and `direction` ("1 is best")."""
+        """Return `unit`, `range` ("[0, 1]") and `direction` ("1 is best"), if known."""
         best = self.best if self.best is None or isinstance(self.best, str) else f"{self.best:g}"
-        given = {
+        facts = {
             "unit": self.unit,
             "range": self.range and "[{:g}, {:g}]".format(*self.range),
             "direction": best and f"{best} is best",
         }
-        return {name: text for name, text in given.items() if text}
+        return {name: text for name, text in facts.items() if text}
 
     @property
     def told(self) -> str:
-        """Its description and its facts, for people."""
+        """Return the description and the facts as one text."""
         return "; ".join([self.description, *(f"{name} {text}" for name, text in self.facts.items())])
 
 
@@ -80,13 +80,13 @@ Columns = Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class StageTable:
-    """How the records of one stage become rows and come back.
+    """Conversion between records and the rows of a stage's table.
 
     Attributes:
-        columns: what it holds.
-        to_row: the row of a record.
-        restore: puts what a row holds back into a record.
-        digested: the columns that make up the table's data version.
+        columns: the columns of the table.
+        to_row: converts a record to a row.
+        restore: sets the fields of a record from a row.
+        digested: the columns whose digest is the table's data version.
     """
 
     columns: Columns
@@ -100,7 +100,7 @@ _SHARE = (0.0, 1.0)
 _PHOTO = {
     "photo_id": Column("string", "id of the photo"),
     "image_uri": Column("string", "the image that was analysed"),
-    "sha256": Column("string", "digest of the bytes that were decoded; null where none could be"),
+    "sha256": Column("string", "digest of the bytes that were decoded; null if none could be decoded"),
     "format": Column("string", "real format of the file"),
     "width": Column("int32", "width of the upright image", "px"),
     "height": Column("int32", "height of the upright image", "px"),
@@ -128,7 +128,7 @@ _LABELS = {
 
 def _photo_row(record: PhotoRecord, errors: Iterable[FeatureError | None]) -> Row:
     info = record.info
-    found = [record.failure] if record.failure else [error for error in errors if error]
+    problems = [record.failure] if record.failure else [error for error in errors if error]
     return {
         "photo_id": record.photo_id,
         "image_uri": record.image_uri,
@@ -136,11 +136,11 @@ def _photo_row(record: PhotoRecord, errors: Iterable[FeatureError | None]) -> Ro
         "format": info.format if info else None,
         "width": info.width if info else None,
         "height": info.height if info else None,
-        "errors": [asdict(error) for error in found],
+        "errors": [asdict(error) for error in problems],
     }
 
 
-def _errors(row: Row) -> dict[str, FeatureError]:
+def _parse_errors(row: Row) -> dict[str, FeatureError]:
     return {error["stage"]: FeatureError(**error) for error in row["errors"]}
 
 
@@ -159,7 +159,7 @@ def _technical_row(record: PhotoRecord) -> Row:
 
 
 def _restore_technical(record: PhotoRecord, row: Row) -> None:
-    errors = _errors(row)
+    errors = _parse_errors(row)
     for metric in METRICS:
         raw = {item.name: row[item.name] for item in metric.raw if row[item.name] is not None}
         record.measurements[metric.name] = Measurement(row[metric.name], raw, errors.get(metric.name))
@@ -173,7 +173,7 @@ def _embedding_row(record: PhotoRecord) -> Row:
 
 def _restore_embedding(record: PhotoRecord, row: Row) -> None:
     vector = None if row["embedding"] is None else np.asarray(row["embedding"], dtype=np.float32)
-    record.embedding = Embedding(vector, _errors(row).get("image_embedding"))
+    record.embedding = Embedding(vector, _parse_errors(row).get("image_embedding"))
 
 
 def _label_columns(record: PhotoRecord) -> Row:
@@ -193,11 +193,11 @@ def _labels_row(record: PhotoRecord) -> Row:
 
 def _restore_labels(record: PhotoRecord, row: Row) -> None:
     labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
-    error = next(iter(_errors(row).values()), None)
+    error = next(iter(_parse_errors(row).values()), None)
     record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
 
 
-def _all_but(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
+def _exclude(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
     return tuple(name for name in columns if name not in names)
 
 
@@ -211,13 +211,13 @@ _LABEL_COLUMNS = {**_PHOTO, **_LABELS}
 
 STAGE_TABLES: Mapping[str, StageTable] = {
     "technical_metrics": StageTable(
-        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _all_but(_TECHNICAL_COLUMNS, "image_uri")
+        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _exclude(_TECHNICAL_COLUMNS, "image_uri")
     ),
-    # A vector may differ in its last bits from one device to the next: the bytes of the photo and the model decide.
+    # The last bits of an embedding depend on the device, so the digest covers the photo and the model instead.
     "image_embeddings": StageTable(
-        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _all_but(_EMBEDDING_COLUMNS, "image_uri", "embedding")
+        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _exclude(_EMBEDDING_COLUMNS, "image_uri", "embedding")
     ),
-    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _all_but(_LABEL_COLUMNS, "image_uri")),
+    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _exclude(_LABEL_COLUMNS, "image_uri")),
 }
 
 _TAKEN = {
@@ -249,10 +249,10 @@ EMBEDDING_COLUMNS: Columns = {
     "batch_id": FEATURE_COLUMNS["batch_id"],
     "photo_id": _PHOTO["photo_id"],
     "sha256": _PHOTO["sha256"],
-    "embedding": Column("list<float>", "CLIP image vector, of norm 1; null where there is none"),
+    "embedding": Column("list<float>", "CLIP image vector, of norm 1; null if there is none"),
 }
 
-# Made once, as rows are many: `json.dumps` makes one at each call that has an option.
+# Shared by all rows: `json.dumps` creates an encoder for each call with options.
 _PLAIN = json.JSONEncoder(allow_nan=False)
 _SORTED = json.JSONEncoder(allow_nan=False, sort_keys=True)
 
@@ -261,36 +261,36 @@ _INT32 = range(1, 2**31)
 
 
 def taken_columns(artifact: Mapping[str, Any]) -> Row:
-    """What a table tells of a photo's origin; null where the artifact says nothing, or nothing that makes sense.
+    """Return the columns on a photo's origin. Implausible values are None.
 
-    `ingest` says "Unknown" of a camera or a lens that the photo does not name: that is nothing, too.
+    `ingest` writes "Unknown" for a camera or a lens that the photo does not name: it counts as missing.
     """
     exif = artifact.get("exif")
     exif = exif if isinstance(exif, dict) else {}
     iso = exif.get("iso")
     return {
         "original_uri": artifact.get("original_uri"),
-        "taken": _taken(exif.get("datetime")),
-        "camera": _named(exif.get("camera")),
-        "lens": _named(exif.get("lens")),
+        "taken": _parse_datetime(exif.get("datetime")),
+        "camera": _known_name(exif.get("camera")),
+        "lens": _known_name(exif.get("lens")),
         "iso": iso if type(iso) is int and iso in _INT32 else None,
     }
 
 
-def _taken(value: Any) -> datetime | None:
-    found = _DATETIME.fullmatch(value) if isinstance(value, str) else None
+def _parse_datetime(value: Any) -> datetime | None:
+    match = _DATETIME.fullmatch(value) if isinstance(value, str) else None
     try:
-        return datetime(*map(int, found.groups())) if found else None  # type: ignore[arg-type]
+        return datetime(*map(int, match.groups())) if match else None  # type: ignore[arg-type]
     except ValueError:  # a camera without a clock: 0000:00:00 00:00:00
         return None
 
 
-def _named(value: Any) -> str | None:
+def _known_name(value: Any) -> str | None:
     return value if isinstance(value, str) and value not in ("", "Unknown") else None
 
 
 def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], record: PhotoRecord) -> Row:
-    """The row of one enriched artifact (`artifact` with its `features`)."""
+    """Return the row of one enriched artifact (`artifact` with its `features`)."""
     features = artifact["features"]
     labels = _label_columns(record)
     best = labels["clip_labels"][0] if labels["clip_labels"] else {"label": None, "confidence": None}
@@ -314,56 +314,53 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
 
 @contextmanager
 def table_writer(path: Path, columns: Columns, metadata: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
-    """Give a function that adds a row to the Parquet file at `path`, which appears when the block succeeds.
+    """Yield a function that adds a row; replace `path` on success.
 
     Raises:
-        StoreError: the file cannot be written; what was at `path` before is intact.
+        StoreError: the file cannot be written; the old file at `path` stays.
     """
-    try:
-        with replacing(path) as temporary, rows_writer(temporary, columns, metadata) as add:
-            yield add
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with writing(path), replacing(path) as temporary, rows_writer(temporary, columns, metadata) as add:
+        yield add
 
 
 @contextmanager
 def rows_writer(
     path: Path, columns: Columns, metadata: Mapping[str, Any], **options: Any
 ) -> Iterator[Callable[[Row], None]]:
-    """Give a function that adds a row to the Parquet file at `path`, whatever becomes of it; raises `OSError`.
+    """Yield a function that adds a row to a Parquet file. Raises `OSError`.
 
     Rows are written in groups, so that memory does not grow with the table.
 
     Args:
-        options: of `pyarrow.parquet.ParquetWriter`.
+        options: passed to `pyarrow.parquet.ParquetWriter`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = arrow_schema(columns, metadata)
-    waiting: list[Row] = []
+    group: list[Row] = []
 
     def add(row: Row) -> None:
-        waiting.append(row)
-        if len(waiting) == ROWS_PER_GROUP:
-            flush()
+        group.append(row)
+        if len(group) == ROWS_PER_GROUP:
+            write_group()
 
-    def flush() -> None:
-        if waiting:
-            writer.write_table(_arrow_table(waiting, schema))
-            waiting.clear()
+    def write_group() -> None:
+        if group:
+            writer.write_table(_arrow_table(group, schema))
+            group.clear()
 
-    # A file that the writer opens itself stays open when its last write fails.
+    # If `ParquetWriter` opened the file, a failed last write would leave it open.
     with (
         pa.OSFile(str(path), "wb") as file,
         pq.ParquetWriter(file, schema, **{"compression": "zstd", **options}) as writer,
     ):
         yield add
-        flush()
+        write_group()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata that was given to `write_table`."""
+    """Return the metadata passed to `table_writer`."""
     import pyarrow.parquet as pq
 
     stored = pq.read_schema(path).metadata or {}
@@ -372,16 +369,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of a table in order, some at a time; of all columns, or of those that are named."""
+    """Yield the rows of a table, with all columns or `columns`."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         for group in file.iter_batches(ROWS_READ, columns=columns):
-            values = map(_values, group.columns)
+            values = map(_to_list, group.columns)
             yield from (dict(zip(group.schema.names, row, strict=True)) for row in zip(*values, strict=True))
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _to_list(column: pa.Array) -> list[Any]:
     import pyarrow as pa
 
     if pa.types.is_list(column.type) and pa.types.is_float32(column.type.value_type):
@@ -390,7 +387,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
-    """The vectors of a `list<float>` column, as views of one array: a Python float for each number takes too long.
+    """Return the vectors of a `list<float>` column as views of one array.
 
     Raises:
         ValueError: a number in a vector is null.
@@ -399,13 +396,13 @@ def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
         raise ValueError("a vector has a number that is null")
     numbers: NDArray[Any] = np.from_dlpack(column.values)  # `to_numpy` would import pandas
     ends: NDArray[Any] = np.from_dlpack(column.offsets)
-    valid = column.is_valid().to_pylist() if column.null_count else [True] * len(column)  # it imports pyarrow.compute
+    valid = column.is_valid().to_pylist() if column.null_count else [True] * len(column)  # imports pyarrow.compute
     parts = zip(ends[:-1], ends[1:], valid, strict=True)
-    return [numbers[begin:end] if there else None for begin, end, there in parts]
+    return [numbers[begin:end] if is_valid else None for begin, end, is_valid in parts]
 
 
 def row_count(path: Path) -> int:
-    """How many rows a table has."""
+    """Return the number of rows of a table."""
     import pyarrow.parquet as pq
 
     count: int = pq.read_metadata(path).num_rows
@@ -413,17 +410,17 @@ def row_count(path: Path) -> int:
 
 
 def record_of(row: Row) -> PhotoRecord:
-    """A record with the photo part of a stage's row."""
+    """Return a record with the photo columns of a stage's row."""
     info = PhotoInfo(row["sha256"], row["format"], row["width"], row["height"]) if row["sha256"] else None
-    return PhotoRecord(row["photo_id"], row["image_uri"], info, _errors(row).get("photo"))
+    return PhotoRecord(row["photo_id"], row["image_uri"], info, _parse_errors(row).get("photo"))
 
 
 class RowDigest:
-    """A digest over rows: the data version of a table.
+    """SHA-256 over rows: the data version of a table.
 
     Args:
-        names: the columns that count.
-        inputs: what else counts.
+        names: the columns to digest.
+        inputs: further texts to digest.
     """
 
     def __init__(self, names: Sequence[str], *inputs: str) -> None:
@@ -431,17 +428,17 @@ class RowDigest:
         self._hash = hashlib.sha256("\n".join(inputs).encode())
 
     def add(self, row: Row) -> None:
-        """Take in one row."""
+        """Add a row."""
         content = {name: row[name] for name in self._names}
         self._hash.update(_SORTED.encode(content).encode() + b"\n")
 
     def hexdigest(self) -> str:
-        """The digest of the rows so far."""
+        """Return the digest of the rows so far."""
         return self._hash.hexdigest()
 
 
 def arrow_schema(columns: Columns, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
-    """The Arrow schema of `columns`, each with its description and its facts."""
+    """Return the Arrow schema of `columns`, with their facts as field metadata."""
     import pyarrow as pa
 
     fields = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
-from curation_features.photos.inputs import IMAGE_TYPES, checked_rgb, pixels
+from curation_features.photos.inputs import checked_rgb, is_image, pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
 from curation_features.settings import Settings, load_settings
 from curation_features.technical.brisque.index import Brisque, brisque_measurement, measurement_of
@@ -78,18 +78,18 @@ class TechnicalQualityAnalyzer:
         `measurements` tells those apart.
 
         Args:
-            images: upright RGB arrays (H, W, 3) of uint8, PIL images or paths; relative paths start at the
-                project's root.
+            images: upright RGB arrays or torch tensors (H, W, 3) of uint8, PIL images or paths; relative paths start
+                at the project's root.
 
         Returns:
             For one image a score by metric; for a list of images a list of such dicts.
 
         Raises:
             PhotoError: a path that cannot be read as a photo.
-            ValueError: an array that is no RGB image of uint8.
+            TypeError: an image of another type, shape or dtype.
             WeightsError: a model is missing and settings do not permit a degraded run.
         """
-        if isinstance(images, IMAGE_TYPES):
+        if is_image(images):
             return _scores(self._measurements(images))
         return [_scores(self._measurements(image)) for image in images]
 
@@ -97,7 +97,7 @@ class TechnicalQualityAnalyzer:
         self, images: ImageLike | Sequence[ImageLike]
     ) -> dict[str, Measurement] | list[dict[str, Measurement]]:
         """As `analyze`, but with what was measured on the way, and with the error where there is no score."""
-        if isinstance(images, IMAGE_TYPES):
+        if is_image(images):
             return self._measurements(images)
         return [self._measurements(image) for image in images]
 
@@ -109,7 +109,8 @@ class TechnicalQualityAnalyzer:
             metrics: which of `schema.CPU_METRICS`.
 
         Raises:
-            ValueError: `rgb` is no RGB image of uint8, or a metric is not one of these.
+            TypeError: `rgb` is not an RGB image of uint8.
+            ValueError: a metric is unknown.
             WeightsError: BRISQUE is asked for and cannot be loaded; nothing has been computed yet.
         """
         checked_rgb(rgb)

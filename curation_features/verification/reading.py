@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from curation_features.atomic_files import open_regular
 from curation_features.errors import StoreError
 from curation_features.verification.text import inert
 
@@ -17,8 +18,7 @@ from curation_features.verification.text import inert
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever keeps a file from being read into a `StoreError` that names it."""
     try:
-        if path.exists() and not path.is_file():  # opening a FIFO would wait for ever
-            raise ValueError("is not a regular file")
+        open_regular(path).close()
         yield
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nested too deeply, or unknown to pyarrow
         cause = getattr(error, "strerror", None) or error

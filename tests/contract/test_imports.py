@@ -31,6 +31,7 @@ PUBLIC_NAMES = [
     "__version__",
     "load",
     "load_settings",
+    "read_features",
 ]
 
 

@@ -298,7 +298,8 @@ import json, os, resource, sys
 from pathlib import Path
 from curation_features.errors import CurationError
 from curation_features.weights import LazyModel
-from curation_features.photos.reader import PhotoReader, decode
+from curation_features.photos.decode import decode
+from curation_features.photos.reader import PhotoReader
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.pipeline import FeatureStages, Models

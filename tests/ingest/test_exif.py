@@ -1,4 +1,4 @@
-"""EXIF as ingest writes it: in EXIF's own terms, finite, and None where nothing is known."""
+"""EXIF as ingest writes it: finite values, and None if unknown."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_specifications_example(kind: str) -> None:
     assert list(found) == list(UNKNOWN)
 
 
-def test_what_is_not_there_is_unknown() -> None:
+def test_missing_fields_are_unknown() -> None:
     assert fields() == read_exif(b"") == read_exif(b"no photo") == UNKNOWN
 
 

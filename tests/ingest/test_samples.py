@@ -1,4 +1,4 @@
-"""Sample photos out of scikit-image, for those who have none at hand."""
+"""Sample photos from scikit-image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_samples_are_real_photos(tmp_path: Path) -> None:
             assert np.abs(np.asarray(image).astype(int) - original).mean() < 6
 
 
-def test_samples_that_are_there_are_kept_and_the_others_come_out_the_same(tmp_path: Path) -> None:
+def test_existing_samples_are_kept_and_missing_ones_restored(tmp_path: Path) -> None:
     first, second, *_ = write_samples(tmp_path)
     bytes_of_second = second.read_bytes()
     first.write_bytes(b"mine")

@@ -1,9 +1,8 @@
-"""Frames that are not read are refused by their marker, before any decoder; photos that are read never are."""
+"""Unsupported JPEG frames are refused by their marker before any decoder runs. Supported ones never are."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import struct
 from collections.abc import Callable
 from io import BytesIO
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import simplejpeg
+from images import decoded, encoded, file_of, rgb_of
 from PIL import Image
 from skimage import data as bundled
 
@@ -22,7 +22,6 @@ from curation_features.ingest.exif import read_exif
 from curation_features.photos import limits
 from curation_features.photos.jpeg_markers import Segment, segments
 from curation_features.photos.limits import MAX_SCANS, open_image
-from curation_features.photos.reader import PhotoFile, decode
 from curation_features.photos.thumbnails import thumbnail
 
 CAT = Image.fromarray(bundled.chelsea()[60:156, 100:164])
@@ -60,34 +59,20 @@ BBAF/9oACAEBAAE/EOQcGHWltldlv6T37Fy4tgySUw243BjfUxG8QJO8fsRjeU40ITj/2Q==""",
 }
 
 
-def encoded(kind: str = "JPEG", image: Image.Image = CAT, **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-BASELINE = encoded()
+BASELINE = encoded(CAT)
 FRAME = BASELINE.index(b"\xff\xc0")
 OTHER = b"\xff\xc3" + BASELINE[FRAME + 2 : FRAME + 19]  # the same frame header, named lossless
 
 
-def file_of(data: bytes) -> PhotoFile:
-    return PhotoFile(data, hashlib.sha256(data).hexdigest())
-
-
-def decoded(data: bytes) -> np.ndarray:
-    return decode(file_of(data), max_pixels=1_000_000).rgb
-
-
 def refusal(data: bytes) -> PhotoError:
     with pytest.raises(PhotoError) as caught:
-        decoded(data)
+        rgb_of(data)
     return caught.value
 
 
 @pytest.fixture
 def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test of a refusal reaches a decoder, even if the refusal is lost."""
+    """Make every decoder call fail the test."""
 
     def called(*_: object, **__: object) -> NoReturn:
         raise AssertionError("a decoder is called")
@@ -102,16 +87,16 @@ def test_a_frame_that_is_not_read_is_refused_by_its_marker(kind: int) -> None:
     data = BASELINE[:FRAME] + bytes([0xFF, kind]) + BASELINE[FRAME + 2 :]
     error = refusal(data)
     assert error.reason == "unsupported_format"
-    assert str(error) == f"{NAMES[kind]} is not read; export it as a baseline JPEG"
+    assert NAMES[kind] in str(error)
     assert thumbnail(file_of(data), max_pixels=1_000_000) is None
     assert read_exif(data)["camera"] == "Unknown"
 
 
 @pytest.mark.usefixtures("no_decoder")
-def test_a_decoder_that_is_called_would_be_seen() -> None:
-    for data in (BASELINE, encoded(image=CAT.convert("CMYK")), encoded("TIFF", compression="jpeg")):
+def test_the_fixture_detects_a_decoder_call() -> None:
+    for data in (BASELINE, encoded(CAT.convert("CMYK")), encoded(CAT, "TIFF", compression="jpeg")):
         with pytest.raises(PhotoError, match="a decoder is called"):
-            decoded(data)
+            rgb_of(data)
 
 
 def before_the_frame(part: bytes) -> bytes:
@@ -136,7 +121,7 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("where", HIDDEN)
 @pytest.mark.usefixtures("no_decoder")
-def test_a_frame_is_found_wherever_a_decoder_would_find_it(where: str) -> None:
+def test_hidden_frames_are_found(where: str) -> None:
     assert refusal(HIDDEN[where]()).reason == "unsupported_format"
 
 
@@ -152,37 +137,37 @@ def exif_with(thumbnail: bytes) -> bytes:
 
 
 HARMLESS: dict[str, Callable[[], bytes]] = {
-    "a thumbnail in EXIF": lambda: encoded(exif=exif_with(b"\xff\xd8" + OTHER)),
-    "a comment": lambda: encoded(comment=OTHER),
-    "a profile": lambda: encoded(icc_profile=OTHER * 9000),
+    "a thumbnail in EXIF": lambda: encoded(CAT, exif=exif_with(b"\xff\xd8" + OTHER)),
+    "a comment": lambda: encoded(CAT, comment=OTHER),
+    "a profile": lambda: encoded(CAT, icc_profile=OTHER * 9000),
     "a segment of another program": lambda: b"\xff\xd8" + b"\xff\xe5\0\x15" + OTHER + BASELINE[2:],
     "behind the end": lambda: BASELINE + b"\xff\xd8" + OTHER,
 }
 
 
 @pytest.mark.parametrize("where", HARMLESS)
-def test_a_marker_that_is_no_frame_of_the_photo_is_passed_over(where: str) -> None:
+def test_markers_outside_the_photos_frames_are_ignored(where: str) -> None:
     data = HARMLESS[where]()
     assert OTHER in data
-    np.testing.assert_array_equal(decoded(data), decoded(BASELINE))
+    np.testing.assert_array_equal(rgb_of(data), rgb_of(BASELINE))
 
 
-def test_what_follows_the_first_scan_is_no_frame() -> None:
-    """No decoder takes a second frame once it has one."""
+def test_frames_after_the_first_scan_are_ignored() -> None:
+    """Decoders accept only one frame."""
     scan = BASELINE.index(b"\xff\xda")
     assert open_image(BASELINE[: scan + 40] + OTHER + BASELINE[scan + 40 :]).size == CAT.size
 
 
 def test_extended_frames_are_read_like_baseline_ones() -> None:
     extended = BASELINE[:FRAME] + b"\xff\xc1" + BASELINE[FRAME + 2 :]
-    np.testing.assert_array_equal(decoded(extended), decoded(BASELINE))
+    np.testing.assert_array_equal(rgb_of(extended), rgb_of(BASELINE))
 
 
 @pytest.mark.parametrize("kind", ARITHMETIC)
 def test_arithmetic_coding_is_read(kind: int) -> None:
     data = base64.b64decode(ARITHMETIC[kind])
     assert bytes([0xFF, kind]) in data
-    np.testing.assert_array_equal(decoded(data), decoded(base64.b64decode(HUFFMAN)))
+    np.testing.assert_array_equal(rgb_of(data), rgb_of(base64.b64decode(HUFFMAN)))
     assert thumbnail(file_of(data), max_pixels=1_000_000) is not None
 
 
@@ -211,12 +196,12 @@ def test_segments_are_found_by_their_lengths() -> None:
     assert all(one.end == next_one.start for one, next_one in pairwise(whole[:-1]))
 
 
-# --- damage is told by the decode itself ----------------------------------------------------------------------------
+# --- damage is detected by decoding ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["none", "pixels", "junk before it"])
 def test_a_photo_is_decoded_once_and_at_full_size(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the decoder refused is never given to it again with other parameters."""
+    """A refused file is not decoded again with other parameters."""
     scan = BASELINE.index(b"\xff\xda") + 14
     data = {
         "none": BASELINE,
@@ -234,18 +219,18 @@ def test_a_photo_is_decoded_once_and_at_full_size(damage: str, monkeypatch: pyte
     if damage == "pixels":
         assert "the image is damaged" in str(refusal(data))
     else:
-        assert decoded(data).shape == (96, 64, 3)
+        assert rgb_of(data).shape == (96, 64, 3)
     assert calls == [("RGB", {})]
 
 
 @pytest.mark.parametrize("part", [b"\xff\xd8", b"\xff\xd9", b"\xff\xf0\0\4ab", b"\xff\x02\0\4ab"])
-def test_what_the_decoders_refuse_is_not_mended(part: bytes) -> None:
-    """Metadata is left out of what is decoded; a marker that no photo has is not."""
+def test_unusual_markers_are_not_removed(part: bytes) -> None:
+    """Only metadata is removed before decoding."""
     assert refusal(before_the_frame(part)).reason in ("unreadable", "truncated")
 
 
 def test_scans_behind_an_empty_image_are_counted_too() -> None:
-    data = encoded(image=CAT.convert("L"), progressive=True)
+    data = encoded(CAT.convert("L"), progressive=True)
     start = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     end = data.index(b"\xff\xc4", start)
     many = data[:end] + data[start : start + 10] * MAX_SCANS + data[end:]
@@ -257,23 +242,23 @@ def test_scans_behind_an_empty_image_are_counted_too() -> None:
 
 
 def with_other_frame(data: bytes, which: int = -1) -> bytes:
-    """A TIFF one of whose JPEGs says that it is lossless."""
+    """Return a TIFF with one JPEG marked as lossless."""
     frames = [start for start in range(len(data)) if data.startswith(b"\xff\xc0\0", start)]
     return data[: frames[which]] + b"\xff\xc3" + data[frames[which] + 2 :]
 
 
 @pytest.mark.parametrize("options", [{}, {"tiffinfo": {278: 16}}, {"big_tiff": True}], ids=["one", "strips", "BigTIFF"])
 @pytest.mark.usefixtures("no_decoder")
-def test_frames_in_a_tiff_are_looked_at(options: dict[str, Any]) -> None:
+def test_frames_in_a_tiff_are_checked(options: dict[str, Any]) -> None:
     for photo in (CAT, CAT.convert("L")):
-        data = encoded("TIFF", photo, compression="jpeg", **options)
+        data = encoded(photo, "TIFF", compression="jpeg", **options)
         error = refusal(with_other_frame(data))
         assert (error.reason, "lossless JPEG (SOF3)" in str(error)) == ("unsupported_format", True)
         assert thumbnail(file_of(with_other_frame(data)), max_pixels=1_000_000) is None
 
 
 def tiff(entries: list[tuple[int, int, int, int]], tail: bytes, order: str = "<") -> bytes:
-    """A TIFF with a directory of (tag, type, count, value), and `tail` at 256."""
+    """Return a TIFF: directory of (tag, type, count, value), `tail` at 256."""
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries))
     body = b"".join(
         struct.pack(f"{order}HHI", *entry[:3])
@@ -291,8 +276,8 @@ def gray_tiff(jpeg: bytes, *more: tuple[int, int, int, int], compression: int = 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [6, 7])
 @pytest.mark.usefixtures("no_decoder")
-def test_strips_tiles_and_old_style_jpegs_are_looked_at(compression: int, order: str) -> None:
-    jpeg = encoded(image=CAT.convert("L"))
+def test_strips_tiles_and_old_style_jpegs_are_checked(compression: int, order: str) -> None:
+    jpeg = encoded(CAT.convert("L"))
     bad = with_other_frame(jpeg)
     for tag in (273, 324, 513):
         where = ((tag, 4, 1, 256), (279, 4, 1, len(jpeg)))
@@ -301,8 +286,8 @@ def test_strips_tiles_and_old_style_jpegs_are_looked_at(compression: int, order:
 
 
 @pytest.mark.usefixtures("no_decoder")
-def test_each_of_several_strips_is_looked_at() -> None:
-    jpeg = encoded(image=CAT.convert("L"))
+def test_every_strip_is_checked() -> None:
+    jpeg = encoded(CAT.convert("L"))
     for kind, code in ((3, "H"), (4, "I"), (16, "Q")):
         places = struct.pack(f"<3{code}", 300, 300 + len(jpeg), 300 + 2 * len(jpeg))
         data = gray_tiff(places.ljust(44, b"\0") + jpeg * 2 + with_other_frame(jpeg), (273, kind, 3, 256))
@@ -312,25 +297,25 @@ def test_each_of_several_strips_is_looked_at() -> None:
 def test_pixels_that_look_like_a_jpeg_are_none() -> None:
     pixels = (b"\xff\xd8" + OTHER).ljust(CAT.width * CAT.height, b"\x80")
     data = gray_tiff(pixels, (273, 4, 1, 256), (278, 4, 1, CAT.height), (279, 4, 1, len(pixels)), compression=1)
-    assert decoded(data)[0, :4, 0].tolist() == [0xFF, 0xD8, 0xFF, 0xC3]
+    assert rgb_of(data)[0, :4, 0].tolist() == [0xFF, 0xD8, 0xFF, 0xC3]
 
 
 def test_jpegs_in_a_tiff_are_read_as_before() -> None:
     for photo in (CAT, CAT.convert("L")):
-        data = encoded("TIFF", photo, compression="jpeg", tiffinfo={278: 16})
-        np.testing.assert_array_equal(decoded(data), np.asarray(Image.open(BytesIO(data)).convert("RGB")))
+        data = encoded(photo, "TIFF", compression="jpeg", tiffinfo={278: 16})
+        np.testing.assert_array_equal(rgb_of(data), np.asarray(Image.open(BytesIO(data)).convert("RGB")))
 
 
-def test_a_tiff_of_many_long_headers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each strip is a header of many segments, and all of them lie one in the other."""
+def test_a_tiff_of_many_long_headers_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each strip is a header of many segments, and the strips overlap."""
     seen: list[Segment] = []
     ticks = count()
-    monkeypatch.setattr(limits.time, "thread_time", lambda: next(ticks))  # a second for each look at the clock
+    monkeypatch.setattr(limits.time, "thread_time", lambda: next(ticks))  # each call takes a second
     monkeypatch.setattr(limits, "segments", lambda *at: (seen.append(one) or one for one in segments(*at)))
     places = struct.pack("<100I", *(656 + 4 * number for number in range(100)))
     data = gray_tiff(places + b"\xff\xe5\0\2" * 200, (273, 4, 100, 256))
     with pytest.raises(PhotoError) as caught:
-        decode(file_of(data), max_pixels=1_000_000, max_seconds=20)
+        decoded(data, max_seconds=20)
     assert caught.value.reason == "too_slow"
     assert 10 < len(seen) < 30
 

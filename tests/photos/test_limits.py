@@ -1,41 +1,29 @@
-"""Small files that would be much work: refused, or given up, and real photos never."""
+"""Small files that would take long to decode are refused or stopped. Real photos never are."""
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from images import decoded, encoded, file_of
 from PIL import ExifTags, Image
 from skimage import data as bundled
 
 from curation_features.errors import PhotoError
 from curation_features.ingest.exif import read_exif
 from curation_features.photos.limits import FORMATS, MAX_EXIF_BYTES, MAX_SCANS
-from curation_features.photos.reader import PhotoFile, decode
 from curation_features.photos.thumbnails import thumbnail
 from curation_features.service import FeaturesService
 
 CAT = Image.fromarray(bundled.chelsea()[60:156, 100:164])
 
 
-def file_of(data: bytes) -> PhotoFile:
-    return PhotoFile(data, hashlib.sha256(data).hexdigest())
-
-
-def encoded(kind: str, image: Image.Image = CAT, **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def refusal(data: bytes, **limits: float) -> str:
     with pytest.raises(PhotoError) as caught:
-        decode(file_of(data), **{"max_pixels": 10_000_000, **limits})
+        decoded(data, **{"max_pixels": 10_000_000, **limits})
     return caught.value.reason
 
 
@@ -43,14 +31,14 @@ def refusal(data: bytes, **limits: float) -> str:
 
 
 def with_empty_scans(number: int, side: int = 64) -> bytes:
-    """A progressive JPEG in which one scan is followed by many that hold nothing: each is a pass over all blocks."""
-    data = encoded("JPEG", Image.new("L", (side, side), 128), progressive=True)
+    """Return a progressive JPEG with empty scans, each a pass over all blocks."""
+    data = encoded(Image.new("L", (side, side), 128), progressive=True)
     start = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     end = data.index(b"\xff\xc4", start)
     return data[:end] + data[start : start + 10] * number + data[end:]
 
 
-def test_a_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> None:
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     slow = with_empty_scans(20_000, side=3000)  # minutes of work in a file of 0.2 MB
     assert len(slow) < 300_000
     assert refusal(slow) == "too_large"
@@ -58,17 +46,17 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> No
 
 
 def test_the_scans_of_encoders_are_few() -> None:
-    own = encoded("JPEG", progressive=True).count(b"\xff\xda")
+    own = encoded(CAT, progressive=True).count(b"\xff\xda")
     assert own == 10
-    assert decode(file_of(with_empty_scans(MAX_SCANS - own)), max_pixels=10_000).rgb.shape == (64, 64, 3)
+    assert decoded(with_empty_scans(MAX_SCANS - own), max_pixels=10_000).rgb.shape == (64, 64, 3)
     assert refusal(with_empty_scans(MAX_SCANS)) == "too_large"
 
 
 def test_only_scans_of_the_photo_itself_count() -> None:
-    """A video behind a photo, or a profile before it, holds the marker's bytes by chance."""
+    """A video after a photo or a profile may contain the marker's bytes."""
     several = b"\xff\xda\x00\x08" * 10 * MAX_SCANS
-    photo = encoded("JPEG", icc_profile=several, comment=several[:60_000], progressive=True)
-    assert decode(file_of(photo + several), max_pixels=10_000).rgb.shape == (96, 64, 3)
+    photo = encoded(CAT, icc_profile=several, comment=several[:60_000], progressive=True)
+    assert decoded(photo + several, max_pixels=10_000).rgb.shape == (96, 64, 3)
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -97,7 +85,7 @@ def rle_bmp(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_a_parser_that_does_not_come_to_an_end_is_stopped(kind: str) -> None:
+def test_an_endless_parse_is_stopped(kind: str) -> None:
     assert refusal(ENDLESS[kind](2_000_000), max_seconds=0.2) == "too_slow"
 
 
@@ -114,7 +102,7 @@ def test_the_limit_is_a_setting_and_the_photo_fails_alone(world: Any) -> None:
 
 
 def tiff(entries: list[tuple[int, int, int, int]], *, order: str = "<", big: bool = False) -> bytes:
-    """The header and directory of a TIFF: (tag, type, count, value)."""
+    """Return the header and directory of a TIFF: (tag, type, count, value)."""
     start = {"<": b"II", ">": b"MM"}[order]
     if big:
         head = start + struct.pack(f"{order}HHHQQ", 43, 8, 0, 16, len(entries))
@@ -135,7 +123,7 @@ def test_a_tiff_with_a_million_numbers_in_a_tag_is_refused(tag: int, order: str)
     assert read_exif(data)["camera"] == "Unknown"
 
 
-def test_a_bigtiff_is_looked_at_like_any_other() -> None:
+def test_a_bigtiff_is_checked_like_a_tiff() -> None:
     data = tiff(sorted([*GRAY, (273, 4, 1_000_001, 400)]), big=True) + bytes(4_000_500)
     assert refusal(data) == "too_large"
     many = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 10**9) + bytes(100)
@@ -144,37 +132,37 @@ def test_a_bigtiff_is_looked_at_like_any_other() -> None:
 
 @pytest.mark.parametrize(("scans", "reason"), [(20, None), (3000, "unreadable")])
 def test_the_scans_of_a_jpeg_in_a_tiff_are_limited_too(scans: int, reason: str | None) -> None:
-    """By libtiff, to as many."""
+    """libtiff has the same limit."""
     jpeg = with_empty_scans(scans, side=1000)
     strip = [(259, 4, 1, 7), (273, 4, 1, 200), (278, 4, 1, 1000), (279, 4, 1, len(jpeg))]
     size = [(256, 4, 1, 1000), (257, 4, 1, 1000)]
     data = tiff(sorted([*size, *GRAY[2:], *strip])).ljust(200, b"\0") + jpeg
     if reason is None:
-        assert decode(file_of(data), max_pixels=10_000_000).rgb.shape == (1000, 1000, 3)
+        assert decoded(data, max_pixels=10_000_000).rgb.shape == (1000, 1000, 3)
     else:
         assert refusal(data) == reason
 
 
 def test_a_tile_beyond_the_limit_is_refused() -> None:
-    """64 x 64 px in one tile of 40,000 x 40,000: a file of 2 MB that would be unpacked to 1.6 GB."""
+    """The file of 2 MB unpacks to 1.6 GB."""
     tiles = [(259, 4, 1, 8), (322, 4, 1, 40_000), (323, 4, 1, 40_000), (324, 4, 1, 200), (325, 4, 1, 1000)]
     with pytest.raises(PhotoError, match="tile") as caught:
-        decode(file_of(tiff(sorted([*GRAY, *tiles])) + bytes(2000)), max_pixels=100_000_000)
+        decoded(tiff(sorted([*GRAY, *tiles])) + bytes(2000))
     assert caught.value.reason == "too_large"
 
 
 # --- metadata -------------------------------------------------------------------------------------------------------
 
 
-def test_exif_beyond_the_limit_is_not_looked_at_and_the_photo_is_read() -> None:
+def test_exif_beyond_the_limit_is_ignored() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.Make] = "Make"
     usual = exif.tobytes()
     for padding, camera, shape in ((0, "Make", (64, 96, 3)), (MAX_EXIF_BYTES, "Unknown", (96, 64, 3))):
-        data = encoded("PNG", exif=usual + bytes(padding))
+        data = encoded(CAT, "PNG", exif=usual + bytes(padding))
         assert read_exif(data)["camera"] == camera
-        assert decode(file_of(data), max_pixels=10_000).rgb.shape == shape
+        assert decoded(data, max_pixels=10_000).rgb.shape == shape
 
 
 @pytest.mark.parametrize("chunk", [b"zTXta\0\0", b"iCCPa\0\0"])
@@ -189,14 +177,14 @@ def test_a_text_or_profile_that_unpacks_to_too_much_is_refused(chunk: bytes) -> 
 
 @pytest.mark.parametrize("kind", ["TGA", "PPM", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "SPIDER", "MSP", "EPS", "PDF"])
 def test_only_listed_formats_are_tried(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow could read it, and is never asked to: whatever it opens, it is told which formats."""
+    """Pillow supports other formats, too; every call of `Image.open` passes the list."""
     asked: list[object] = []
     opens = Image.open
     monkeypatch.setattr(
         Image, "open", lambda file, mode="r", formats=None: asked.append(formats) or opens(file, mode, formats)
     )
     image = CAT.convert({"MSP": "1", "SPIDER": "F"}.get(kind, "RGB"))
-    data = encoded(kind, image)
+    data = encoded(image, kind)
     assert refusal(data) in ("unreadable", "unsupported_format")
     assert read_exif(data)["camera"] == "Unknown"
     assert thumbnail(file_of(data), max_pixels=10_000) is None
@@ -211,5 +199,5 @@ def test_no_real_photo_is_near_a_limit(shared_data: Path) -> None:
     for path in sorted((shared_data / "photos").iterdir()):
         if path.suffix != ".txt":
             data = path.read_bytes()
-            assert decode(file_of(data), max_pixels=100_000_000, max_seconds=30).rgb.size
+            assert decoded(data, max_pixels=100_000_000, max_seconds=30).rgb.size
             assert data.count(b"\xff\xda") < MAX_SCANS

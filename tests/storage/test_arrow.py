@@ -1,4 +1,4 @@
-"""Arrow arrays out of buffers: what pyarrow itself makes of the same values."""
+"""Arrow arrays from buffers equal those of pyarrow."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_lone_surrogates_become_legal_text() -> None:
     assert found.to_pylist() == ["a?b", None]
 
 
-def test_arrays_of_numpy_are_lists_without_a_python_float_for_each_number() -> None:
+def test_numpy_arrays_become_lists() -> None:
     kind = pa.list_(pa.float32())
     values = [np.arange(3, dtype=np.float32)[::-1], None, np.empty(0, np.float32), np.ones(2, np.float32)]
     found = arrow_array(values, kind)

@@ -12,43 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from records import VERSION, batch, failed, measured
 
 from curation_features.errors import BusyError, ManifestError, StoreError
-from curation_features.manifest import Batch, batch_from
+from curation_features.manifest import batch_from
 from curation_features.pipeline.merge import merge
-from curation_features.schema import (
-    METRICS,
-    Embedding,
-    FeatureError,
-    LabelPrediction,
-    LabelScore,
-    Measurement,
-    PhotoInfo,
-    PhotoRecord,
-)
+from curation_features.schema import METRICS, Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import read_rows
-
-VERSION = {"technical": "t", "clip": "c"}
-
-
-def batch(*ids: str, **more: object) -> Batch:
-    artifacts = [{"photo_id": name, "original_uri": f"{name}.jpg", "exif": {"iso": 64}} for name in ids]
-    return batch_from({"batch_id": "b", "artifacts": artifacts, **more})
-
-
-def measured(name: str) -> PhotoRecord:
-    vector = np.full(4, 0.5, np.float32)
-    scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
-    labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
-    prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
-    return PhotoRecord(
-        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), prediction
-    )
-
-
-def failed(name: str) -> PhotoRecord:
-    return PhotoRecord(name, f"{name}.jpg", failure=FeatureError("photo", "truncated", "ends early"))
 
 
 @pytest.fixture
@@ -120,7 +91,7 @@ def test_the_digest_follows_content_and_versions(store: ArtifactStore) -> None:
     assert len({written(measured("a")), written(changed), written(measured("a"), noise="2")}) == 3
 
 
-def test_the_features_table_opens_in_pandas_with_null_for_defaults(store: ArtifactStore) -> None:
+def test_the_table_has_null_for_defaults_in_pandas(store: ArtifactStore) -> None:
     degraded = measured("b")
     degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
     records = [measured("a"), degraded, failed("c")]
@@ -169,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore
         store.write_features(merged.document, merged.rows(), VERSION, [])
 
 
-def test_a_table_whose_rows_break_off_leaves_the_old_one(store: ArtifactStore) -> None:
+def test_interrupted_rows_leave_the_old_table(store: ArtifactStore) -> None:
     def breaking():
         yield measured("a")
         raise RuntimeError("killed")
@@ -203,25 +174,25 @@ def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
         store.manifest("other")
 
 
-# --- What a table tells of its columns, and of where a photo is from ---
+# --- Metadata of columns, and the origin of a photo ---
 
 
-def test_a_field_of_a_table_tells_what_it_means_its_unit_range_and_direction(store: ArtifactStore) -> None:
+def test_field_metadata_has_unit_range_and_direction(store: ArtifactStore) -> None:
     merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
     schema = pq.read_schema(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
 
-    def told(name: str) -> dict[str, str]:
+    def facts_of(name: str) -> dict[str, str]:
         facts = {key.decode(): value.decode() for key, value in schema.field(name).metadata.items()}
         assert facts.pop("description")
         return {key: value for key, value in facts.items() if not key.startswith("PARQUET:")}
 
-    assert told("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
-    assert told("noise") == {"range": "[0, 1]", "direction": "0 is best"}
-    assert told("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
-    assert told("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
-    assert told("width") == {"unit": "px"}
-    assert told("camera") == {}
-    assert {metric.name: told(metric.name)["direction"] for metric in METRICS} == {
+    assert facts_of("sharpness") == {"range": "[0, 1]", "direction": "1 is best"}
+    assert facts_of("noise") == {"range": "[0, 1]", "direction": "0 is best"}
+    assert facts_of("noise_sigma") == {"unit": "share of full scale", "direction": "low is best"}
+    assert facts_of("label_cosines") == {"unit": "cosine", "range": "[-1, 1]"}
+    assert facts_of("width") == {"unit": "px"}
+    assert facts_of("camera") == {}
+    assert {metric.name: facts_of(metric.name)["direction"] for metric in METRICS} == {
         metric.name: f"{metric.best} is best" for metric in METRICS
     }
     assert all(schema.field(name).metadata[b"description"] for name in schema.names)
@@ -249,7 +220,7 @@ NOTHING = {"taken": None, "camera": None, "lens": None, "iso": None}
         (None, NOTHING),
     ],
 )
-def test_what_a_photo_says_of_its_origin_is_there_and_what_makes_no_sense_is_null(
+def test_implausible_values_of_the_origin_are_null(
     store: ArtifactStore, exif: object, expected: dict[str, object]
 ) -> None:
     artifact = {"photo_id": "a", "std_uri": "a.jpg", "original_uri": "b.jpg", "exif": exif}
@@ -260,7 +231,7 @@ def test_what_a_photo_says_of_its_origin_is_there_and_what_makes_no_sense_is_nul
     assert json.loads(row["artifact"]) == artifact
 
 
-# Ids that are known ---------------------------------------------------------------------------------------------------
+# Known ids -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["manifests", "features", "batches"])
@@ -290,8 +261,8 @@ def test_nothing_is_listed_for_a_known_id(store: ArtifactStore, monkeypatch: pyt
 
 def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
-    found = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: found(path.with_name(path.name.lower())))
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: exists(path.with_name(path.name.lower())))
     store.check_batch_id("trip")
     with pytest.raises(ManifestError, match="'trip'"):
         store.check_batch_id("Trip")
@@ -309,11 +280,11 @@ def test_the_newest_manifest_of_three_places_counts(store: ArtifactStore) -> Non
     assert store.newest_manifest("trip") == paths[1]
 
 
-def test_a_batch_that_is_being_made_can_be_passed_by(tmp_path: Path) -> None:
+def test_a_locked_batch_can_be_skipped(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     with store.exclusive("b"):
         other = store.exclusive("b", wait=False)
-        with pytest.raises(BusyError, match="batch b is being made now"):
+        with pytest.raises(BusyError, match="works on batch b"):
             other.__enter__()
     with store.exclusive("b", wait=False):
         pass

@@ -1,4 +1,4 @@
-"""The per-photo cache: the contract's file, and nothing that cannot be trusted."""
+"""The per-photo cache: the format of the contract, and only valid entries."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_an_entry_that_cannot_be_trusted_is_none(cache: FeatureCache, damage) ->
     assert cache.load("photo", INFO.sha256) is None
 
 
-def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: FeatureCache) -> None:
-    """Entries of before have the digest of canonical JSON; the models need not run again for them."""
+def test_an_entry_of_an_older_version_is_read(cache: FeatureCache) -> None:
+    """Older entries have the digest of canonical JSON."""
     cache.save("photo", entry())
     path = cache.path("photo")
     document = json.loads(path.read_bytes())
@@ -102,7 +102,7 @@ def test_an_entry_with_the_digest_of_its_content_in_any_layout_is_read(cache: Fe
 
 
 def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:
-    """A key that is there twice has its last value: then the digest is not that of the first."""
+    """JSON takes the last of equal keys; the digest covers the first."""
     cache.save('", "features": {', entry())
     assert cache.load('", "features": {', INFO.sha256) is not None
     cache.save("photo", entry())

@@ -1,4 +1,4 @@
-"""The image vectors of a batch, in a file of their own."""
+"""The embeddings file of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_store import VERSION, batch, failed, measured
+from records import VERSION, batch, failed, measured
 
 from curation_features.cli import main
 from curation_features.errors import StoreError
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def write(store: ArtifactStore, records: list[PhotoRecord], vectors: list[PhotoRecord] | None) -> None:
-    """Write features of `records`, and the vectors of `vectors` with them."""
+    """Write features of `records` and embeddings of `vectors`."""
     merged = merge(batch(*(record.photo_id for record in records)), records, VERSION, LABELS, ())
     if vectors is None:
         store.write_features(merged.document, merged.rows(), VERSION, LABELS)
@@ -47,10 +47,10 @@ def write(store: ArtifactStore, records: list[PhotoRecord], vectors: list[PhotoR
         store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
 
 
-def found_in(path: Path) -> dict[str, list[float] | None]:
+def stored_in(path: Path) -> dict[str, list[float] | None]:
     rows = list(read_rows(path))
     found = {row["photo_id"]: None if row["embedding"] is None else row["embedding"].tolist() for row in rows}
-    assert len(found) == len(rows), "a photo_id is there twice"
+    assert len(found) == len(rows), "duplicate photo_id"
     return found
 
 
@@ -60,36 +60,36 @@ def vector(item: PhotoRecord) -> list[float]:
     return item.embedding.vector.tolist()
 
 
-# --- What is in the file ---
+# --- Content ---
 
 
-def test_vectors_are_there_bit_for_bit_with_what_they_were_made_by(store: ArtifactStore) -> None:
+def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStore) -> None:
     records = [record("a", 1), failed("c"), record("b", 2)]
     write(store, records, records)
     path = store.embeddings_path("b")
-    assert found_in(path) == {"a": vector(records[0]), "b": vector(records[2]), "c": None}
+    assert stored_in(path) == {"a": vector(records[0]), "b": vector(records[2]), "c": None}
     assert [row["sha256"] for row in read_rows(path)] == ["a" * 64, "a" * 64, None]
     assert {row["batch_id"] for row in read_rows(path)} == {"b"}
     assert read_metadata(path) == {"model": "a/model", "version": "1-abc", "dimension": 8}
     assert pq.read_schema(path).names == list(EMBEDDING_COLUMNS)
 
 
-def test_a_photo_id_has_one_row_with_the_first_vector_there_is(store: ArtifactStore) -> None:
-    """Copies of a photo under other names have its id; one of them may be unreadable."""
+def test_a_photo_id_has_one_row_with_its_first_embedding(store: ArtifactStore) -> None:
+    """Copies of a photo share its id; one may be unreadable."""
     records = [failed("a"), record("a", 1), record("a", 2), failed("a")]
     write(store, [record("a", 1)], records)
-    assert found_in(store.embeddings_path("b")) == {"a": vector(records[1])}
+    assert stored_in(store.embeddings_path("b")) == {"a": vector(records[1])}
 
 
-def test_photos_without_vectors_and_no_photos_at_all_make_a_file(store: ArtifactStore) -> None:
+def test_batches_without_embeddings_have_a_file(store: ArtifactStore) -> None:
     write(store, [failed("a")], [failed("a")])
-    assert found_in(store.embeddings_path("b")) == {"a": None}
+    assert stored_in(store.embeddings_path("b")) == {"a": None}
     assert read_metadata(store.embeddings_path("b"))["dimension"] is None
     write(store, [], [])
-    assert found_in(store.embeddings_path("b")) == {}
+    assert stored_in(store.embeddings_path("b")) == {}
 
 
-def test_more_photos_than_a_row_group_are_all_there_and_not_in_memory(store: ArtifactStore) -> None:
+def test_memory_does_not_grow_with_the_number_of_photos(store: ArtifactStore) -> None:
     size, count = 768, 4000  # 12 MB
     with store.embeddings("b", None, None) as file:
         tracemalloc.start()
@@ -105,27 +105,27 @@ def test_more_photos_than_a_row_group_are_all_there_and_not_in_memory(store: Art
     assert rows[3999]["embedding"].tolist() == vector(record("3999", 3999, size))
 
 
-# --- Old and new ---
+# --- Replacement ---
 
 
-def test_features_without_vectors_leave_no_older_ones(store: ArtifactStore) -> None:
+def test_features_without_embeddings_delete_older_ones(store: ArtifactStore) -> None:
     write(store, [record("a", 1)], [record("a", 1)])
     write(store, [record("a", 1)], None)
     assert not store.embeddings_path("b").exists()
 
 
-def test_a_run_that_ends_early_leaves_the_old_file_and_nothing_else(store: ArtifactStore) -> None:
+def test_an_interrupted_run_leaves_only_the_old_file(store: ArtifactStore) -> None:
     old = [record("a", 1)]
     write(store, old, old)
     with pytest.raises(ZeroDivisionError), store.embeddings("b", None, None) as file:
         file.add(record("a", 1 // 0))
     with store.embeddings("b", None, None) as file:
         file.add(record("a", 3))
-    assert found_in(store.embeddings_path("b")) == {"a": vector(old[0])}
+    assert stored_in(store.embeddings_path("b")) == {"a": vector(old[0])}
     assert [path.name for path in store.embeddings_path("b").parent.iterdir()] == ["b.parquet"]
 
 
-def test_rows_that_break_off_leave_all_files_as_they_were(store: ArtifactStore) -> None:
+def test_interrupted_rows_leave_all_old_files(store: ArtifactStore) -> None:
     write(store, [record("a", 1)], [record("a", 1)])
     before = {path: path.read_bytes() for path in store.data_path.rglob("*.*")}
 
@@ -143,11 +143,11 @@ def test_the_json_comes_last(store: ArtifactStore, monkeypatch: pytest.MonkeyPat
     renamed: list[str] = []
     replace = Path.replace
 
-    def noted(self: Path, target: Path) -> Path:
+    def record_replace(self: Path, target: Path) -> Path:
         renamed.append(str(Path(target).relative_to(store.data_path / "features")))
         return replace(self, target)
 
-    monkeypatch.setattr(Path, "replace", noted)
+    monkeypatch.setattr(Path, "replace", record_replace)
     write(store, [record("a", 1)], [record("a", 1)])
     assert renamed == ["b.parquet", "embeddings/b.parquet", "b.json"]
 
@@ -162,18 +162,18 @@ def test_a_folder_that_cannot_be_written_names_the_file(store: ArtifactStore) ->
         pass
 
 
-# --- Where they come from ---
+# --- Source ---
 
 
 def stored(store: ArtifactStore, made_of: Batch, records: list[PhotoRecord]) -> dict[str, list[float] | None]:
-    """The vectors that the pipeline would write beside `records`."""
+    """Return the embeddings that the pipeline writes for `records`."""
     with store.stored_embeddings(made_of, records) as file:
         merged = merge(batch(), [], VERSION, LABELS, ())
         store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
-    return found_in(store.embeddings_path("b"))
+    return stored_in(store.embeddings_path("b"))
 
 
-def test_the_pipeline_takes_the_vectors_of_the_same_bytes_and_no_others(store: ArtifactStore) -> None:
+def test_only_embeddings_of_the_same_bytes_are_taken(store: ArtifactStore) -> None:
     records = [record("a", 1), record("b", 2), failed("c")]
     store.write_stages(batch("a", "b", "c"), records, {"image_embeddings": {"embedding": "1-x"}}, "a/model")
     bare = [measured("a"), measured("b"), failed("c")]
@@ -183,7 +183,7 @@ def test_the_pipeline_takes_the_vectors_of_the_same_bytes_and_no_others(store: A
 
 
 @pytest.mark.parametrize("wrong", ["missing", "of another manifest", "cut", "damaged"])
-def test_vectors_that_cannot_be_had_are_null_and_stop_no_batch(store: ArtifactStore, wrong: str) -> None:
+def test_unavailable_embeddings_are_null(store: ArtifactStore, wrong: str) -> None:
     records = [record("a", 1)]
     write(store, records, records)
     path = store.stage_path("image_embeddings", "b")
@@ -199,7 +199,7 @@ def test_vectors_that_cannot_be_had_are_null_and_stop_no_batch(store: ArtifactSt
 
 @pytest.fixture
 def project(world, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a manifest of two photos, one unreadable, and a copy."""
+    """A project with two photos, one unreadable, and a copy."""
     photo = world.photo("0.png", 1)
     broken = {**world.photo("1.png", 2), "photo_id": "broken"}
     (world.root / "photos" / "1.png").write_bytes(b"no image")
@@ -236,6 +236,6 @@ def test_both_ways_write_the_same_file_also_from_the_cache(project: Path, world)
     assert read_metadata(path)["model"] == world.settings.model
 
 
-def test_a_result_that_goes_elsewhere_writes_no_vectors(project: Path) -> None:
+def test_process_with_output_writes_no_embeddings(project: Path) -> None:
     assert main(["process", "b.json", "--output", "out.json"]) == 0
     assert not (project / "data" / "features").exists()

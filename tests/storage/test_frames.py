@@ -1,4 +1,4 @@
-"""`load`: finished batches as a DataFrame."""
+"""`read_features`: finished batches as a DataFrame."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from test_store import failed, measured
+from records import failed, measured
 
-import curation_features
-from curation_features import load
+from curation_features import read_features
+from curation_features.atomic_files import publish
 from curation_features.errors import StoreError
 from curation_features.manifest import batch_from
 from curation_features.pipeline.merge import merge
@@ -51,7 +51,7 @@ def record(name: str, number: float) -> PhotoRecord:
 
 @pytest.fixture
 def project(settings: Settings) -> Settings:
-    """Batch `a`: one ok, one degraded, one failed; batch `b`, with other labels: the first of them again."""
+    """Batch `a`: one ok, one degraded, one failed. Batch `b`, with other labels: the first of them again."""
     degraded = record("two", 0.25)
     degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
     write(settings.root, "b", [record("one", 0.75)], clip="other", labels=LABELS[::-1])
@@ -59,20 +59,20 @@ def project(settings: Settings) -> Settings:
     return settings
 
 
-def test_one_row_for_each_artifact_of_every_finished_batch_in_order(project) -> None:
-    frame = load(settings=project)
+def test_one_row_per_artifact_of_finished_batches_in_order(project) -> None:
+    frame = read_features(settings=project)
     assert list(frame.columns) == list(FEATURE_COLUMNS)
     assert frame[["batch_id", "position", "photo_id"]].to_numpy().tolist() == [
         ["a", 0, "one"], ["a", 1, "two"], ["a", 2, "three"], ["b", 0, "one"],
     ]  # fmt: skip
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert frame.set_index(["batch_id", "position"]).index.is_unique
-    assert load("b", "a", settings=project)["photo_id"].tolist() == ["one", "one", "two", "three"]
-    assert len(load("b", "b", settings=project)) == 1
+    assert read_features("b", "a", settings=project)["photo_id"].tolist() == ["one", "one", "two", "three"]
+    assert len(read_features("b", "b", settings=project)) == 1
 
 
 def finished(project: Settings, **moments: int) -> None:
-    """Let batches have been finished at these moments, in seconds since 1970."""
+    """Set the time at which batches were finished, in seconds since 1970."""
     for batch_id, moment in moments.items():
         os.utime(project.data_path / "features" / f"{batch_id}.json", (moment, moment))
 
@@ -87,18 +87,18 @@ def finished(project: Settings, **moments: int) -> None:
 )
 def test_a_distinct_photo_is_that_of_the_batch_finished_last(project, moments, rows) -> None:
     finished(project, **moments)
-    frame = load(settings=project, distinct=True)
+    frame = read_features(settings=project, distinct=True)
     assert list(zip(frame["batch_id"], frame["photo_id"], strict=True)) == rows
     assert frame.index.tolist() == [0, 1, 2]
 
 
 def test_distinct_photos_have_their_own_columns_and_vectors(project) -> None:
     finished(project, a=10, b=20)
-    frame = load(settings=project, distinct=True, columns=["position", "version_clip"], embeddings=True)
+    frame = read_features(settings=project, distinct=True, columns=["position", "version_clip"], embeddings=True)
     assert list(frame.columns) == ["position", "version_clip", "embedding"]
     assert frame["version_clip"].tolist() == ["c", "c", "other"]
     assert frame["embedding"][2].tolist() == [0.75] * 4
-    assert load("a", settings=project, distinct=True)["position"].tolist() == [0, 1, 2]
+    assert read_features("a", settings=project, distinct=True)["position"].tolist() == [0, 1, 2]
 
 
 def test_one_photo_on_two_artifacts_of_a_batch_is_one(settings: Settings) -> None:
@@ -107,12 +107,12 @@ def test_one_photo_on_two_artifacts_of_a_batch_is_one(settings: Settings) -> Non
     batch = batch_from({"batch_id": "c", "artifacts": [{"photo_id": "one", "original_uri": same.image_uri}] * 2})
     merged = merge(batch, [same], {"technical": "t", "clip": "c"}, LABELS, ())
     store.write_features(merged.document, merged.rows(), merged.version, LABELS)
-    assert load(settings=settings)["position"].tolist() == [0, 1]
-    assert load(settings=settings, distinct=True)["position"].tolist() == [0]
+    assert read_features(settings=settings)["position"].tolist() == [0, 1]
+    assert read_features(settings=settings, distinct=True)["position"].tolist() == [0]
 
 
-def test_what_was_not_measured_is_missing(project) -> None:
-    frame = load("a", settings=project)
+def test_unmeasured_values_are_missing(project) -> None:
+    frame = read_features("a", settings=project)
     assert frame["noise"].isna().tolist() == [False, True, True]
     assert frame["sharpness"].tolist()[:2] == [0.25, 0.25]
     assert frame["label"].tolist() == ["label 0", "label 0", np.nan]
@@ -126,10 +126,10 @@ def test_what_was_not_measured_is_missing(project) -> None:
 
 
 @pytest.mark.parametrize("batch_ids", [(), ("a",), ("b",), ("empty",), ("null",)])
-def test_columns_have_the_same_types_whatever_is_missing_in_a_batch(project, batch_ids) -> None:
+def test_column_types_do_not_depend_on_missing_values(project, batch_ids) -> None:
     write(project.root, "empty", [])
     write(project.root, "null", [failed("x")])
-    frame = load(*batch_ids, settings=project)
+    frame = read_features(*batch_ids, settings=project)
     found = {name: kind.name for name, kind in frame.dtypes.items()}
     categories = ("batch_id", "format", "camera", "lens", "status", "label", "version_technical", "version_clip")
     texts = ("photo_id", "original_uri", "image_uri", "sha256", "artifact")
@@ -155,95 +155,95 @@ def test_only_what_is_asked_for_is_read(project, monkeypatch: pytest.MonkeyPatch
         return plain(self, columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read", noted)
-    frame = load("a", settings=project, columns=["sharpness", "photo_id"])
+    frame = read_features("a", settings=project, columns=["sharpness", "photo_id"])
     assert list(frame.columns) == ["sharpness", "photo_id"]
     assert read == [["sharpness", "photo_id"]]
 
 
-def test_attrs_tell_what_columns_mean_and_the_labels_of_each_version(project) -> None:
-    told = load(settings=project).attrs
-    assert told["directions"] == {
+def test_attrs_document_columns_and_vocabularies(project) -> None:
+    attrs = read_features(settings=project).attrs
+    assert attrs["directions"] == {
         **dict.fromkeys(("sharpness", "exposure", "clip_iqa", "brisque"), "1 is best"),
         "noise": "0 is best",
         **dict.fromkeys(("noise_sigma", "brisque_raw", "clipped_low", "clipped_high"), "low is best"),
     }
-    assert told["units"]["tenengrad"] == "gray level squared"
-    assert told["ranges"]["label_cosines"] == (-1, 1)
-    assert told["descriptions"].keys() == FEATURE_COLUMNS.keys()
-    assert told["vocabularies"] == {"c": LABELS, "other": LABELS[::-1]}
-    assert load("a", settings=project, columns=["noise"]).attrs["directions"] == {"noise": "0 is best"}
+    assert attrs["units"]["tenengrad"] == "gray level squared"
+    assert attrs["ranges"]["label_cosines"] == (-1, 1)
+    assert attrs["descriptions"].keys() == FEATURE_COLUMNS.keys()
+    assert attrs["vocabularies"] == {"c": LABELS, "other": LABELS[::-1]}
+    assert read_features("a", settings=project, columns=["noise"]).attrs["directions"] == {"noise": "0 is best"}
 
 
-# --- Vectors ---
+# --- Embeddings ---
 
 
 def test_each_row_gets_the_vector_of_its_own_batch(project) -> None:
-    frame = load(settings=project, columns=["label"], embeddings=True)
+    frame = read_features(settings=project, columns=["label"], embeddings=True)
     assert list(frame.columns) == ["label", "embedding"]
     assert [None if row is None else row.tolist() for row in frame["embedding"]] == [
         [0.5] * 4, [0.25] * 4, None, [0.75] * 4,
     ]  # fmt: skip
     assert frame["embedding"][0].dtype == np.float32
-    assert "embedding" not in load(settings=project)
+    assert "embedding" not in read_features(settings=project)
 
 
-def test_artifacts_of_one_photo_share_its_vector_but_one_that_could_not_be_read_has_none(settings) -> None:
+def test_artifacts_of_one_photo_share_its_embedding(settings) -> None:
     copy, gone = (replace(item, image_uri=f"{n}.jpg") for n, item in enumerate([record("one", 0.5), failed("one")]))
     write(settings.root, "a", [record("one", 0.5), copy, gone])
-    assert load(settings=settings, embeddings=True)["embedding"].notna().tolist() == [True, True, False]
+    assert read_features(settings=settings, embeddings=True)["embedding"].notna().tolist() == [True, True, False]
 
 
-def test_a_vector_of_other_bytes_is_none(project) -> None:
-    """So it is while a batch is replaced, for a moment."""
+def test_an_embedding_of_other_bytes_is_none(project) -> None:
+    """This happens briefly while a batch is replaced."""
     store = ArtifactStore(project.data_path)
     changed = record("one", 0.5)
     changed.info = PhotoInfo("b" * 64, "PNG", 8, 4)
     with store.embeddings("b", None, None) as file:
         file.add(changed)
         file.finish()
-        file.publish()
-    assert load("b", settings=project, embeddings=True)["embedding"].tolist() == [None]
+        publish((file.temporary, file.path))
+    assert read_features("b", settings=project, embeddings=True)["embedding"].tolist() == [None]
 
 
-def test_a_batch_without_a_file_of_vectors_has_none(project) -> None:
+def test_a_batch_without_an_embeddings_file_has_none(project) -> None:
     ArtifactStore(project.data_path).embeddings_path("b").unlink()
-    assert load("b", settings=project, embeddings=True)["embedding"].tolist() == [None]
+    assert read_features("b", settings=project, embeddings=True)["embedding"].tolist() == [None]
 
 
-# --- What is not there, or damaged ---
+# --- Missing or damaged files ---
 
 
-def test_a_batch_that_is_not_there_names_the_nearest(project) -> None:
+def test_a_missing_batch_names_the_nearest(project) -> None:
     with pytest.raises(StoreError, match=r"features: has no finished batch 'aa'; did you mean 'a'\?"):
-        load("a", "aa", settings=project)
-    with pytest.raises(StoreError, match=r"'\.\./x'; finished are those with a \.json"):
-        load("../x", settings=project)
+        read_features("a", "aa", settings=project)
+    with pytest.raises(StoreError, match=r"'\.\./x'; a finished batch has a \.json"):
+        read_features("../x", settings=project)
 
 
 def test_a_batch_whose_json_is_missing_is_not_finished(project) -> None:
     (project.data_path / "features" / "b.json").unlink()
-    assert set(load(settings=project)["batch_id"]) == {"a"}
+    assert set(read_features(settings=project)["batch_id"]) == {"a"}
     with pytest.raises(StoreError, match="no finished batch 'b'"):
-        load("b", settings=project)
+        read_features("b", settings=project)
 
 
 def test_a_project_without_batches_says_how_to_make_one(settings) -> None:
-    with pytest.raises(StoreError, match=r"data/features: has no finished batch; make one: curation-features process"):
-        load(settings=settings)
+    with pytest.raises(StoreError, match=r"data/features: has no finished batch; .* curation-features process"):
+        read_features(settings=settings)
 
 
-def test_a_column_that_is_not_there_names_the_nearest(project) -> None:
+def test_an_unknown_column_names_the_nearest(project) -> None:
     with pytest.raises(ValueError, match="no column 'sharpnes'; did you mean 'sharpness'"):
-        load(settings=project, columns=["sharpnes"])
+        read_features(settings=project, columns=["sharpnes"])
     with pytest.raises(ValueError, match="twice"):
-        load(settings=project, columns=["noise", "noise"])
+        read_features(settings=project, columns=["noise", "noise"])
 
 
-def test_a_table_of_an_older_version_has_null_in_columns_that_are_newer(project) -> None:
+def test_newer_columns_are_null_in_older_tables(project) -> None:
     path = project.data_path / "features" / "b.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["taken", "iso", "camera"]), path)
-    frame = load(settings=project)
+    frame = read_features(settings=project)
     assert frame["taken"].isna().tolist() == [False, False, True, True]
     assert frame["iso"].dtype == "Int32"
 
@@ -267,18 +267,18 @@ def test_a_damaged_file_is_named_with_the_remedy(project, which, damage) -> None
     else:
         path.write_bytes(damage(data))
     with pytest.raises(StoreError, match=r"(?s)b\.parquet: cannot be read .*curation-features process MANIFEST"):
-        load(settings=project, embeddings=True)
-    assert len(load("a", settings=project, embeddings=True)) == 3
+        read_features(settings=project, embeddings=True)
+    assert len(read_features("a", settings=project, embeddings=True)) == 3
 
 
-def test_a_table_that_is_not_ours_is_named(project) -> None:
+def test_a_foreign_table_is_named(project) -> None:
     path = project.data_path / "features" / "b.parquet"
     pd.DataFrame({"photo_id": ["x"]}).to_parquet(path)
     with pytest.raises(StoreError, match=r"b\.parquet: cannot be read"):
-        load(settings=project)
+        read_features(settings=project)
 
 
 def test_settings_are_those_of_the_project_by_default(project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
-    assert len(curation_features.load()) == 4
-    assert json.loads(curation_features.load("b")["artifact"][0])["photo_id"] == "one"
+    assert len(read_features()) == 4
+    assert json.loads(read_features("b")["artifact"][0])["photo_id"] == "one"

@@ -107,12 +107,12 @@ def test_a_path_that_is_no_photo(settings, tmp_path):
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3)])
 def test_an_array_that_is_no_rgb_image(settings, shape):
-    with pytest.raises(ValueError, match="RGB image"):
+    with pytest.raises(TypeError, match="RGB image"):
         analyzer_with(settings).analyze(np.zeros(shape, np.uint8))
 
 
 def test_floats_are_refused(settings):
-    with pytest.raises(ValueError, match="float64"):
+    with pytest.raises(TypeError, match="float64"):
         analyzer_with(settings).measure(np.zeros((4, 4, 3)))
 
 
