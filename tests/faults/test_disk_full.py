@@ -222,8 +222,8 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_changes_no_result(
     assert features(project) == expected
     warnings = [record for record in caplog.records if record.name.startswith("curation_features")]
     assert sorted(record.name for record in warnings) == [
-        "curation_features.storage.cache",
         "curation_features.clip.label_embeddings",
+        "curation_features.storage.cache",
     ]
     place.heal()
     assert [name for name in place.names() if "." in name] == []
