@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from curation_features.atomic_files import store_bytes, sweep
+from curation_features.errors import require_extra
 
 SAMPLES = (
     "astronaut",
@@ -31,6 +32,7 @@ def write_samples(folder: Path) -> list[Path]:
     same bytes.
 
     Raises:
+        MissingExtraError: scikit-image is not installed.
         StoreError: the folder cannot be written.
     """
     sweep(folder)
@@ -42,6 +44,7 @@ def write_samples(folder: Path) -> list[Path]:
 
 
 def _jpeg(name: str) -> bytes:
+    require_extra("samples")
     from skimage import data
 
     buffer = BytesIO()

@@ -55,7 +55,7 @@ def test_the_public_names_load_neither_dagster_nor_a_model_library() -> None:
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
 
 
-@pytest.mark.parametrize("module", ["definitions", "stages", "service"])
+@pytest.mark.parametrize("module", ["definitions", "pipeline", "service"])
 def test_orchestration_and_service_load_no_model_library(module: str) -> None:
     assert loaded_by(f"import curation_features.{module}") & MODELS == set()
 

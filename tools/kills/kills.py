@@ -1,7 +1,7 @@
 """Kills runs with `kill -9`, runs them again, and compares everything that they made with undisturbed runs.
 
-    python faults/kills.py --kills 50 --seed 1
-    python faults/kills.py --kills 50 --at adoptions events/latest
+    python tools/kills/kills.py --kills 50 --seed 1
+    python tools/kills/kills.py --kills 50 --at adoptions events/latest
 
 Two ways, `curation-features process` and `curation-features materialize`, each so many kills; half of them in an empty
 project, half where an older version of the batch is finished. Every other kill comes at a random moment of the run,

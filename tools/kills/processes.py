@@ -2,7 +2,7 @@
 
 A run takes a second in this way, where it is imports that take the most of one that is started anew.
 
-    python faults/processes.py '[["process", "a.json"], ["materialize", "a.json"]]'
+    python tools/kills/processes.py '[["process", "a.json"], ["materialize", "a.json"]]'
 
 runs both at once in the current folder, and prints their exit codes as JSON; what they say is in `{number}.log`.
 """
