@@ -18,7 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from curation_features.errors import EXTRAS
+from curation_features.errors import EXTRAS, MissingWeightsError, SettingsError, require_extra
+from curation_features.pipeline import Models
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
@@ -186,6 +187,18 @@ def test_a_missing_extra_is_named_with_its_command(base: Run, command: str, extr
     assert done.returncode == code, done.stderr
     assert f"pip install 'curation-features[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_torch_weights_count_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation_features.errors.find_spec", lambda name: None)
+    models = Models.from_settings(Settings(root=tmp_path))
+    for part in ("brisque", "clip_iqa", "embedding"):
+        with pytest.raises(MissingWeightsError, match=r"pip install 'curation-features\[clip\]'"):
+            models.identity(part)
+    with pytest.raises(ImportError, match=r"curation-features\[dagster\]") as caught:
+        require_extra("dagster")
+    assert isinstance(caught.value, SettingsError)
+    assert (caught.value.name, caught.value.extra) == ("dagster", "dagster")
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
