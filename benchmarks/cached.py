@@ -1,7 +1,7 @@
-"""What a batch costs that was measured before: photos out of the cache, new labels for stored vectors, and memory.
+"""Measure a cached batch: photos from the cache, new labels from stored embeddings, and memory.
 
-The models are the stand-ins of `curation_features.testing`, so this runs anywhere: "first run" is reading, decoding
-and the CPU metrics other than BRISQUE, and says nothing of a real model's time.
+The models are the fakes of `curation_features.testing`, so this runs anywhere: "first run" is reading, decoding and the
+CPU metrics other than BRISQUE, without the time of a real model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PEAK_COUNTS = (200, 2000)
 
 
 def service(settings: Settings) -> FeaturesService:
-    """A service as a new process would make it."""
+    """Return a service as a new process would create it."""
     models = Models(
         clip=LazyModel.ready(FakeClipEngine(DIMENSION), "fake-clip"),
         clip_iqa=LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
@@ -48,18 +48,18 @@ def batch_of(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def peak_mib(folder: str, data_dir: str, paths: Sequence[Path]) -> float:
-    """Peak memory (MiB) of a process that does nothing but a first and a second run. To be called in a new one."""
+    """Peak memory (MiB) of a first and a second run; call it in a new process."""
     settings = Settings(root=Path(folder), data_dir=data_dir, device="cpu", workers=1)
     for _ in range(2):
         service(settings).process(batch_of(paths))
     status = Path("/proc/self/status")
-    if status.exists():  # Linux passes the peak in `getrusage` on from the process that started this one
+    if status.exists():  # in Linux, `getrusage` inherits the peak of the parent process
         return int(next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def report_peaks(report: Report, folder: str, paths: Sequence[Path], rounds: int) -> None:
-    """Files repeat, each time under another id, so that every photo is computed and cached on its own."""
+    """Report peak memory. Files repeat under different ids, so that every photo is computed and cached separately."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for photos in PEAK_COUNTS:
             chosen = list(islice(cycle(paths), photos))
@@ -68,7 +68,7 @@ def report_peaks(report: Report, folder: str, paths: Sequence[Path], rounds: int
 
 
 def report_runs(report: Report, folder: str, paths: Sequence[Path], rounds: int) -> None:
-    """The runs take turns: each finds what the others have left in the cache."""
+    """Report the runs, which alternate: each finds the cache as the others left it."""
     settings = Settings(root=Path(folder), device="cpu", workers=1)
     cache, batch, scales = FeatureCache(settings.cache_path), batch_of(paths), count(50)
 
@@ -79,7 +79,7 @@ def report_runs(report: Report, folder: str, paths: Sequence[Path], rounds: int)
     def second() -> None:
         service(settings).process(batch)
 
-    def relabelled() -> None:  # labels belong to a scale: another one makes all of them out of date
+    def relabelled() -> None:  # labels depend on the scale: a new one makes all of them stale
         service(settings.replace(temperature=float(next(scales)))).process(batch)
 
     for run in (first, second, relabelled):
@@ -95,8 +95,8 @@ def rates(photos: int, seconds: float) -> dict[str, float]:
 
 
 def report_labels(report: Report, folder: str, photos: int, rounds: int) -> None:
-    """On one core only if `OPENBLAS_NUM_THREADS=1` was set for this process: torch can be told here, NumPy cannot."""
-    import torch  # not at the top: a process that only reads the cache needs none
+    """Report labelling; on one core only if the process has `OPENBLAS_NUM_THREADS=1`, which NumPy reads at import."""
+    import torch  # not at the top: a process that only reads the cache does not need it
 
     torch.set_num_threads(1)
     classifier = CLIPClassifier(
@@ -117,7 +117,7 @@ def report_labels(report: Report, folder: str, photos: int, rounds: int) -> None
 def label_as_in_readme(
     vectors: np.ndarray, label_vectors: np.ndarray, labels: Sequence[str], scale: float
 ) -> list[list[dict[str, Any]]]:
-    """Zero-shot prediction as the READMEs of CLIP and open_clip show it: in float32, without the other cosines."""
+    """Predict as the READMEs of CLIP and open_clip show: in float32, without the other cosines."""
     import torch
 
     cosines = torch.from_numpy(vectors) @ torch.from_numpy(label_vectors).T

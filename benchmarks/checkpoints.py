@@ -1,8 +1,8 @@
-"""Checkpoints of the real size with seeded random weights, which take as long as the real ones.
+"""Write checkpoints of the real size with seeded random weights.
 
     python benchmarks/checkpoints.py FOLDER ViT-L-14
 
-writes them; benchmarks do so in a process of its own, as the peak memory of a process is the least of those it starts.
+Benchmarks call it in a separate process: a child process inherits the peak memory of its parent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ BRISQUE = "brisque_svm_weights.pt"
 
 
 def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
-    """A model of open_clip in two formats, each in the folder that is returned for it."""
+    """Write a model of open_clip in two formats; returns the folder of each."""
     subprocess.check_call([sys.executable, __file__, folder, architecture])
     return {kind: folder / kind for kind in CHECKPOINTS}
 
 
 def write_small_ones(folder: Path) -> tuple[Path, Path]:
-    """A TorchScript archive of CLIP RN50 as OpenAI's, and a regressor of BRISQUE's shape, under the names piq knows."""
+    """Write CLIP RN50 as a TorchScript archive, like OpenAI's, and a regressor for BRISQUE, under piq's file names."""
     import torch
     from piq.feature_extractors.clip import CLIP, convert_weights
 
@@ -43,7 +43,7 @@ def write_small_ones(folder: Path) -> tuple[Path, Path]:
 
 
 def write_brisque(folder: Path) -> Path:
-    """A regressor of BRISQUE's shape, under the name that piq knows."""
+    """Write a regressor of BRISQUE's shape under piq's file name."""
     import torch
 
     torch.manual_seed(7)

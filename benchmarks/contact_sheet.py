@@ -1,10 +1,10 @@
-"""The contact sheet of a large batch: seconds to make it, its size, and how long a browser and its user wait.
+"""Measure the contact sheet of a large batch: seconds to write it, its size, and latency in a browser.
 
-    first grid    from the start of navigation until the page is in use
+    first grid    from the start of navigation until the page is usable
     pictures      until every picture of the first screen is decoded
-    sort, filter  from the event until the grid is laid out anew
+    sort, filter  from the event until the grid is laid out again
 
-Needs Chromium. The pictures are drawn, with the detail of photos, so that their JPEGs are as large.
+Needs Chromium. The pictures are synthetic, with the detail of photos, so that their JPEGs have the same size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from curation_features.report.page import render
 from curation_features.schema import METRICS
 
 LABELS = [f"label {number}" for number in range(50)]
-PICTURES = 50  # drawn; the photos take turns
+PICTURES = 50  # synthetic; the photos share them
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ACTIONS = {
     "sort": "choose('sort', ['noise', 'sharpness', 'brisque', 'name'][turn % 4], 'change')",
@@ -71,11 +71,11 @@ SEEN = """
 
 
 def picture(number: int, side: int, quality: int) -> list[Any]:
-    """A JPEG with the spectrum of a photo: noise whose amplitude falls with its frequency."""
+    """Make a JPEG with the spectrum of a photo: noise whose amplitude falls with frequency."""
     chance = np.random.default_rng(number)
     height, width = side * 2 // 3, side
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) + 1 / side
-    noise = chance.normal(size=(height, width)) + 0.2 * chance.normal(size=(3, height, width))  # colours go together
+    noise = chance.normal(size=(height, width)) + 0.2 * chance.normal(size=(3, height, width))  # colours correlate
     pixels = np.fft.ifft2(np.fft.fft2(noise) / frequency**1.3).real
     pixels = 128 + 55 * pixels / pixels.std(axis=(1, 2), keepdims=True)
     buffer = BytesIO()
@@ -85,7 +85,7 @@ def picture(number: int, side: int, quality: int) -> list[Any]:
 
 
 def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
-    """That many photos; one in fifty is degraded."""
+    """Make photos, of which one in fifty is degraded."""
     chance = random.Random(0)
     for position in range(number):
         scores = [round(chance.random(), 6) for _ in METRICS]
@@ -117,7 +117,7 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def sheet(options: argparse.Namespace, pictures: list[list[Any]]) -> dict[str, Any]:
-    """The sheet that is measured."""
+    """Make the sheet to measure."""
     return {
         "batch_id": "benchmark",
         "version": {"technical": "t", "clip": "c"},
@@ -134,7 +134,7 @@ def write(path: Path, given: dict[str, Any]) -> None:
 
 
 def opened(browser: Browser, path: Path) -> tuple[float, float, dict[str, list[float]]]:
-    """Milliseconds to the first grid and to its pictures, and those of each action, in a new page."""
+    """Milliseconds to the first grid, to its pictures, and of each action, in a new page."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(path.as_uri(), wait_until="commit")
     pictures = page.evaluate(SEEN)
@@ -158,7 +158,7 @@ def main() -> None:
         path = Path(folder) / "sheet.html"
         seconds = median(elapsed(lambda: write(path, sheet(options, pictures))) for _ in range(options.rounds))
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
-        opened(browser, path)  # once, for the disk's cache
+        opened(browser, path)  # warm up the disk's cache
         found = [opened(browser, path) for _ in range(options.rounds)]
         browser.close()
         report = Report(f"Contact sheet of {options.photos:,} photos ({options.rounds} rounds)")

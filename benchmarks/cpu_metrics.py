@@ -1,8 +1,8 @@
-"""The metrics that need no deep model, against the straightforward way that the libraries' own guides show.
+"""Compare the metrics without a deep model with the straightforward code of the libraries' guides.
 
 Both sides measure the same, on one thread: luma, a preview of 512 px for sharpness, exposure and noise, the whole
-1024 px photo for BRISQUE. piq's BRISQUE is in float32 by habit, ours always in float64. "differs by" is the largest
-difference of what was measured, over all photos; ours is rounded to 6 decimals.
+1024 px photo for BRISQUE. piq's BRISQUE is in float32 by default, ours always in float64. "differs by" is the largest
+difference over all photos; ours is rounded to 6 decimals.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ ON_PREVIEW: Mapping[str, Callable[[np.ndarray], Any]] = {"sharpness": sharpness,
 def straightforward(
     rgb: np.ndarray, metrics: tuple[str, ...], brisque_type: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    """What is measured, by metric; one preview serves all that look at it."""
+    """Measure a photo; metrics share one preview."""
     found: dict[str, Any] = {}
     if not ON_PREVIEW.keys().isdisjoint(metrics):
         gray = straightforward_preview(rgb)
@@ -83,7 +83,7 @@ def straightforward(
 
 
 class Contest:
-    """Both ways over the same photos."""
+    """Run both ways over the same photos."""
 
     def __init__(self, settings: Settings, paths: list[Path]) -> None:
         self._paths = paths
@@ -96,37 +96,37 @@ class Contest:
         return decode(self._reader.read(str(path)), max_pixels=self._max_pixels).rgb
 
     def decoding(self) -> Ways:
-        """Files to pixels."""
+        """Decode files."""
         return {
             "ours": lambda: [self._decoded(path) for path in self._paths],
             "theirs": lambda: [straightforward_decode(path) for path in self._paths],
         }
 
     def measuring(self, metrics: tuple[str, ...], brisque_type: torch.dtype = torch.float32) -> Ways:
-        """Pixels to metrics."""
+        """Measure decoded photos."""
         return {
             "ours": lambda: [self._analyzer.measure(rgb, metrics) for rgb in self._rgbs],
             "theirs": lambda: [straightforward(rgb, metrics, brisque_type) for rgb in self._rgbs],
         }
 
     def everything(self, metrics: tuple[str, ...]) -> Ways:
-        """Files to metrics."""
+        """Decode and measure files."""
         return {
             "ours": lambda: [self._analyzer.measure(self._decoded(path), metrics) for path in self._paths],
             "theirs": lambda: [straightforward(straightforward_decode(path), metrics) for path in self._paths],
         }
 
     def difference(self, metric: str, brisque_type: torch.dtype = torch.float32) -> float:
-        """The largest difference of what was measured."""
+        """Largest difference between the measurements of both ways."""
         ours = [list(self._analyzer.measure(rgb, (metric,))[metric].raw.values()) for rgb in self._rgbs]
         theirs = [np.atleast_1d(straightforward(rgb, (metric,), brisque_type)[metric]) for rgb in self._rgbs]
         return float(np.abs(np.array(ours) - np.array(theirs)).max())
 
 
 def with_brisque(settings: Settings, folder: Path) -> Settings:
-    """Settings with a regressor, which is put where piq will look for it: the real one, or else one of random numbers.
+    """Return settings with a regressor at piq's path: the real one, or else random numbers.
 
-    Its numbers do not touch the time.
+    The numbers do not affect the time.
     """
     checkpoints = folder / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)

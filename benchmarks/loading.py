@@ -1,7 +1,7 @@
-"""Seconds and memory from a checkpoint on disk to a model that can take a photo: ours and open_clip's.
+"""Measure seconds and memory to load a model from a checkpoint: our way and open_clip's.
 
-ViT-L/14 with seeded random weights has the size of the real one. Each way runs in a process of its own, after its
-imports; the first round, which warms the disk's cache, does not count. A photo is also encoded both ways, and compared.
+ViT-L/14 with seeded random weights has the size of the real one. Each way runs in a separate process, after its
+imports; the first round warms the disk's cache and is dropped. The embedding of a photo is compared between both ways.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ OURS = (
 
 
 def tower_mib(folder: Path) -> dict[str, float]:
-    """MiB of the weights of the image tower, and of all."""
+    """Return the MiB of the image tower's weights, and of all weights."""
     from safetensors import safe_open
 
     sizes: dict[str, float] = {"image": 0.0, "all": 0.0}
@@ -82,7 +82,7 @@ def tower_mib(folder: Path) -> dict[str, float]:
 
 
 def run(code: str, folder: Path) -> tuple[float, float, list[float]]:
-    """Seconds, MiB and the photo's vector of one load in a new process."""
+    """Load once in a new process; returns seconds, MiB and the photo's embedding."""
     seconds, peak, vector = json.loads(subprocess.check_output([sys.executable, "-c", code, folder], text=True))
     return seconds, peak, vector
 

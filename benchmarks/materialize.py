@@ -1,9 +1,8 @@
-"""A batch through Dagster of which everything is cached, each run in a fresh process from its start to its end.
+"""Measure a cached batch through Dagster, each run in a fresh process from start to end.
 
-It is held against the least that such a process could do: import Dagster and read the photos' files. What Dagster takes
-for a run, whatever is in it, is shown by five assets that do nothing, on the same instance, and by a batch of one
-photo. The models are the stand-ins of `curation_features.testing`, and the process that runs says whether it has loaded
-torch; it must not.
+The baseline is the least work of such a process: import Dagster and read the photos' files. Five empty assets on the
+same instance and a batch of one photo show the fixed time of a run. The models are the fakes of
+`curation_features.testing`; the run must not load torch.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ sys.exit(code)
 
 
 def run(code: str, manifest: Path, root: Path) -> str:
-    """What a new process prints that runs `code` in a project."""
+    """Run `code` in a new process in a project; returns its output."""
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, str(manifest)]
@@ -88,7 +87,7 @@ def run(code: str, manifest: Path, root: Path) -> str:
 
 
 def batches(root: Path, photos: int) -> dict[int, Path]:
-    """Ingest a batch of one photo and one of `photos`; materialise both once, so that all of them are cached."""
+    """Ingest a batch of one photo and one of `photos`, and materialize both once to fill the cache."""
     settings = Settings(root=root)
     write_photos(root / "input", photos, SIDE)
     paths = find_photos(root / "input")
@@ -96,7 +95,7 @@ def batches(root: Path, photos: int) -> dict[int, Path]:
     for count in (1, photos):
         manifests[count] = ingest(paths[:count], settings, batch_id=f"batch-{count}").path
         run(MATERIALIZE, manifests[count], root)
-        printed = run(MATERIALIZE, manifests[count], root)  # the labels' vectors are there only now
+        printed = run(MATERIALIZE, manifests[count], root)  # the label embeddings exist only now
         assert "no torch" in printed.splitlines(), "a cached run loads torch"
         assert f"{count} of {count} photos came out of the cache" in printed
     return manifests

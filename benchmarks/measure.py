@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, medians, and a report as a table and as JSON."""
+"""Interleaved rounds, medians, and a report as a table and as JSON, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-LIBRARIES = ("numpy", "opencv-python", "Pillow", "scikit-image", "piq", "torch", "dagster")
+LIBRARIES = ("numpy", "opencv-python", "opencv-python-headless", "Pillow", "scikit-image", "piq", "torch", "dagster")
 
 
 @dataclass
 class Report:
-    """Rows of one benchmark, in the order in which they were added.
+    """Rows of one benchmark, in order of addition.
 
     Attributes:
-        title: what was measured, on what.
-        rows: numbers by column; a row may lack columns of others.
+        title: what was measured, and on what.
+        rows: numbers by column; rows may have different columns.
     """
 
     title: str
@@ -34,7 +35,7 @@ class Report:
         self.rows.append({"": name, **numbers})
 
     def show(self, json_path: Path | None = None) -> None:
-        """Print the table; with a path, also write title, machine and rows there as JSON."""
+        """Print the table; with a path, also write title, machine and rows to it as JSON."""
         print(f"\n{self.title}\n")
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         table = [columns, *([_cell(row.get(column, "")) for column in columns] for row in self.rows)]
@@ -49,19 +50,18 @@ class Report:
 
 def medians(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each action over `rounds` (see `interleaved`)."""
-    return {name: median(found) for name, found in interleaved(actions, rounds).items()}
+    return {name: median(seconds) for name, seconds in interleaved(actions, rounds).items()}
 
 
 def median_ratio(taken: Sequence[float], other: Sequence[float]) -> float:
-    """The median of the ratios of two actions within each round: a machine whose speed drifts meets both alike."""
+    """Median of the ratio of two actions within each round, which a drift of the machine's speed does not affect."""
     return median(mine / theirs for mine, theirs in zip(taken, other, strict=True))
 
 
 def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each action in each of `rounds`, after one round that does not count.
+    """Seconds of each action in each of `rounds`, after one warm-up round.
 
-    A round runs every action once, in an order that turns round each time, so that whatever else the machine does
-    meets all of them alike.
+    A round runs every action once. The order is reversed each time, so that other load affects all actions alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
@@ -80,7 +80,7 @@ def elapsed(action: Callable[[], object]) -> float:
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds of which the median is taken")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
@@ -88,14 +88,22 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Describe the machine and the libraries."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _cell(value: float | str) -> str:

@@ -1,6 +1,6 @@
-"""Every measure of speed and memory that this project holds itself to, in one table: what `make bench` runs.
+"""Compare every measure of speed and memory with its target, in one table (`make bench`).
 
-Each figure comes out of one of the other benchmarks, which print their own tables on the way.
+Each figure is measured by one of the other benchmarks, which print their tables as well.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BENCHMARKS = ("throughput", "cpu_metrics", "cached", "start_up", "materialize")
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure, and what it should be.
+    """One figure and its target.
 
     Attributes:
         name: what is measured.
-        benchmark: where it comes from.
+        benchmark: the script that measures it.
         figure: finds it in the rows of that benchmark.
         bound: `at least` or `at most`.
         target: the bound's number.
@@ -47,8 +47,8 @@ class Measure:
 
 
 def cell(row: str, column: str) -> Callable[[Rows], float]:
-    """A figure that stands in one cell, of the row whose name begins with `row`."""
-    return lambda rows: float(next(found for name, found in rows.items() if name.startswith(row))[column])
+    """Select the cell in `column` of the row whose name begins with `row`."""
+    return lambda rows: float(next(cells for name, cells in rows.items() if name.startswith(row))[column])
 
 
 MEASURES = (
@@ -89,8 +89,8 @@ MEASURES = (
 
 
 def rows_of(benchmark: str, options: Sequence[str]) -> Rows:
-    """Run a benchmark in a process of its own, which prints its tables, and take its rows."""
-    # NumPy's BLAS is told how many cores to use when it is loaded, and cached work is measured on one.
+    """Run a benchmark in a separate process, and return its rows."""
+    # NumPy's BLAS reads the number of cores when it is loaded; cached work is measured on one.
     one_core = {"OPENBLAS_NUM_THREADS": "1"} if benchmark == "cached" else {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
@@ -100,18 +100,18 @@ def rows_of(benchmark: str, options: Sequence[str]) -> Rows:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)  # four times as many where rounds are short
+    parser = arguments(__doc__, rounds=3)  # four times as many if rounds are short
     parser.add_argument("--photos", default="4", help="photos of the pass on a CPU, a multiple of 4 (%(default)s)")
     parser.add_argument("--only", choices=BENCHMARKS, nargs="+", default=BENCHMARKS)
     options = parser.parse_args()
     few, many = (["--rounds", str(factor * options.rounds)] for factor in (1, 4))
-    # Many short rounds: the machine's speed changes within long ones by more than the ways differ.
-    own = {"throughput": [*many, "--photos", options.photos], "materialize": many}
-    found = {name: rows_of(name, own.get(name, few)) for name in options.only}
-    report = Report("What this project holds itself to, and what it is on this machine")
+    # Many short rounds: within a long one the machine's speed drifts more than the ways differ.
+    special = {"throughput": [*many, "--photos", options.photos], "materialize": many}
+    rows = {name: rows_of(name, special.get(name, few)) for name in options.only}
+    report = Report("Targets, and the figures of this machine")
     for measure in MEASURES:
-        if measure.benchmark in found:
-            value = measure.figure(found[measure.benchmark])
+        if measure.benchmark in rows:
+            value = measure.figure(rows[measure.benchmark])
             verdict = "yes" if measure.is_met(value) else "NO"
             report.add(measure.name, **{"here": value, measure.bound: measure.target, "met": verdict})
     report.show(options.json)

@@ -1,4 +1,4 @@
-"""Photos to measure on: variations of those that come inside scikit-image, the same ones every time."""
+"""Write test photos: reproducible variations of those in scikit-image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LONG_SIDE = 1024
 
 
 def write_photos(folder: Path, count: int, side: int = LONG_SIDE) -> list[Path]:
-    """Write `count` different JPEGs with a long side of `side` px to `folder`, and return their paths.
+    """Write `count` different JPEGs with a long side of `side` px; returns their paths.
 
     Each is a crop of one of the bundled photos, of 60 to 100 % of its sides, mirrored or not. Half of those photos are
-    smaller than 1024 px and so become soft: fine for the time that a metric takes, not for what it says.
+    smaller than 1024 px and become soft, which does not affect the time of a metric.
     """
     folder.mkdir(parents=True, exist_ok=True)
     originals = [Image.open(path).convert("RGB") for path in write_samples(folder / "originals")]

@@ -1,14 +1,14 @@
-"""What a tick of the sensor costs when 100, 2,000 and 20,000 batches are known, with and without new manifests.
+"""Measure a tick of the sensor with 100, 2,000 and 20,000 known batches, with and without new manifests.
 
-Each project is a folder with a Dagster instance on SQLite, as `dagster dev` has it. A known batch is a partition, an
-observation, a finished run with its run key, an accepted manifest, and the file that it came in. Partitions are added
-through Dagster. So are one observation and one run; for the other batches their rows are copied, as Dagster takes
-some 10 ms for each; then Dagster is asked whether it sees them.
+Each project is a folder with a Dagster instance on SQLite, like that of `dagster dev`. A known batch has a partition,
+an observation, a finished run with its run key, an accepted manifest and its delivered file. Dagster adds the
+partitions, one observation and one run; the rows of the other batches are copied, since Dagster takes some 10 ms for
+each; then Dagster reads them back.
 
-"The sensor" is what happens in the code server, which opens the instance in every tick. "The daemon" is what the
-daemon then stores before it launches runs: observations, partitions, and the search for runs with the same run keys.
-Neither launches nor the daemon's own book-keeping of ticks is in it. In "the tick after it" the files of these
-manifests are put away. The new manifests stay, so that "known before" is what was known before the first round.
+"The sensor" is the work of the code server, which opens the instance in every tick. "The daemon" is the work of the
+daemon before it launches runs: observations, partitions, and the search for runs with the same run keys, without
+launches and its records of ticks. "The tick after it" moves the files of these manifests. The new manifests stay, so
+"known before" counts the batches before the first round.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RESOURCES = ("settings", "artifacts", "incoming", "store")
 
 
 class Project:
-    """A project that has seen `known` batches, and its sensor, ticked as Dagster's daemon would."""
+    """A project with `known` batches, and its sensor, ticked like Dagster's daemon does."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, known: int) -> None:
         self.known = known
@@ -62,7 +62,7 @@ class Project:
         fill(settings, instance, known)
 
     def evaluate(self, instance: dg.DagsterInstance | None = None) -> Any:
-        """What the code server does in a tick; it opens the instance anew, unless one is given."""
+        """Evaluate the sensor like the code server, which opens the instance unless one is given."""
         context = dg.build_sensor_context(
             instance,
             instance_ref=self.instance.get_ref(),
@@ -74,7 +74,7 @@ class Project:
             return self.sensor.evaluate_tick(context)
 
     def hand_over(self, tick: Any) -> None:
-        """What the daemon does with the result, short of launching runs."""
+        """Process the result like the daemon, without launching runs."""
         for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
         for request in tick.dynamic_partitions_requests or []:
@@ -84,15 +84,15 @@ class Project:
             self.instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: request.run_key}))
         self.cursor = tick.cursor
 
-    def tick_in_vain(self, instance: dg.DagsterInstance | None = None) -> None:
-        """A tick that finds nothing new."""
+    def empty_tick(self, instance: dg.DagsterInstance | None = None) -> None:
+        """Run a tick that finds nothing new."""
         tick = self.evaluate(instance)
         if tick.run_requests or not tick.skip_message.startswith("no new"):
             raise RuntimeError(f"a tick with nothing new asked for runs, or said {tick.skip_message!r}")
         self.hand_over(tick)
 
     def take(self, count: int) -> dict[str, float]:
-        """Seconds of the steps by which `count` new manifests are taken."""
+        """Take `count` new manifests; returns the seconds of each step."""
         for number in range(self.dropped, self.dropped + count):
             submit(to_json(batch(f"new-{number:05}", PHOTOS).document), self.incoming, str(number))
         self.dropped += count
@@ -100,7 +100,7 @@ class Project:
         seconds = {
             "the sensor": elapsed(lambda: ticks.append(self.evaluate())),
             "the daemon": elapsed(lambda: self.hand_over(ticks[0])),
-            "the tick after it": elapsed(self.tick_in_vain),
+            "the tick after it": elapsed(self.empty_tick),
         }
         if len(ticks[0].run_requests) != count:
             raise RuntimeError(f"{len(ticks[0].run_requests)} runs were asked for, not {count}")
@@ -108,7 +108,7 @@ class Project:
 
 
 def fill(settings: Settings, instance: dg.DagsterInstance, known: int) -> None:
-    """Make `known` batches known."""
+    """Register `known` batches."""
     store, accepted = ArtifactStore(settings.data_path), settings.data_path / "incoming" / "accepted"
     batches = [batch(f"known-{number:05}", 1) for number in range(known)]
     runs = [str(uuid.uuid4()) for _ in batches]
@@ -136,7 +136,7 @@ def fill(settings: Settings, instance: dg.DagsterInstance, known: int) -> None:
 
 
 def copy_rows(database: Path, tables: Sequence[str], names: Sequence[Mapping[str, str]]) -> None:
-    """Repeat the rows of the first batch for each of the others, with its names in the place of the first one's."""
+    """Copy the rows of the first batch for each of the others, with their names."""
     with closing(sqlite3.connect(database)) as connection, connection:
         for table in tables:
             rows = connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
@@ -163,7 +163,7 @@ def with_names(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def check_known(instance: dg.DagsterInstance, last: Batch, known: int) -> None:
-    """Ask Dagster itself for what was put there past it."""
+    """Read the copied rows back through Dagster."""
     wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[last.batch_id])
     [observed] = instance.fetch_observations(wanted, limit=2).records
     [run] = instance.get_runs(dg.RunsFilter(tags=run_tags(last)))
@@ -186,7 +186,7 @@ def batch(batch_id: str, photos: int) -> Batch:
 
 
 def run_tags(one: Batch) -> dict[str, str]:
-    """The tags of a run that the sensor asked for."""
+    """Return the tags of a run that the sensor requested."""
     return {
         **manifest_tags(one),
         PARTITION_NAME_TAG: one.batch_id,
@@ -197,12 +197,12 @@ def run_tags(one: Batch) -> dict[str, str]:
 
 def idle(projects: Sequence[Project], rounds: int, opened: bool = False) -> dict[int, float]:
     """Median seconds of a tick with nothing new, by known batches."""
-    actions = {str(one.known): partial(one.tick_in_vain, one.instance if opened else None) for one in projects}
+    actions = {str(one.known): partial(one.empty_tick, one.instance if opened else None) for one in projects}
     return {int(known): seconds for known, seconds in medians(actions, rounds).items()}
 
 
 def busy(projects: Sequence[Project], count: int, rounds: int) -> dict[int, dict[str, float]]:
-    """Median seconds of each step of taking `count` manifests, by known batches; one more round does not count."""
+    """Median seconds of each step of taking `count` manifests, by known batches, after a warm-up round."""
     found: dict[int, list[dict[str, float]]] = {project.known: [] for project in projects}
     for number in range(rounds + 1):
         for project in projects[:: -1 if number % 2 else 1]:
@@ -213,14 +213,14 @@ def busy(projects: Sequence[Project], count: int, rounds: int) -> dict[int, dict
 
 
 def add(report: Report, name: str, seconds: Mapping[int, float]) -> None:
-    """A row of milliseconds, and the ratio of the most known batches to the fewest."""
+    """Add a row of milliseconds, and the ratio of the most known batches to the fewest."""
     columns = {f"{known:,}": 1000 * taken for known, taken in seconds.items()}
     report.add(name, **columns, ratio=seconds[max(seconds)] / seconds[min(seconds)])
 
 
 def main() -> None:
     options = arguments(__doc__, rounds=5).parse_args()
-    for name in list(os.environ):  # neither the settings nor the Dagster instance of another project
+    for name in list(os.environ):  # ignore settings and Dagster instance of another project
         if name.startswith(ENV_PREFIX) or name == "DAGSTER_HOME":
             del os.environ[name]
     with ExitStack() as stack:

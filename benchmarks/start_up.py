@@ -1,4 +1,4 @@
-"""Seconds that imports take, each in a fresh process, in an empty folder."""
+"""Measure the seconds of imports, each in a fresh process in an empty folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ print(time.perf_counter() - start, "torch" in sys.modules)
 
 
 def import_seconds(module: str, folder: str) -> tuple[float, bool]:
-    """Seconds of one import in a new process, and whether it loaded torch."""
+    """Import in a new process; returns seconds, and whether it loaded torch."""
     command = [sys.executable, "-c", TIMED.format(module=module)]
     seconds, with_torch = subprocess.check_output(command, cwd=folder, text=True).split()
     return float(seconds), with_torch == "True"
@@ -29,7 +29,7 @@ def import_seconds(module: str, folder: str) -> tuple[float, bool]:
 def main() -> None:
     options = arguments(__doc__, rounds=9).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for module in MODULES:  # once, for the bytecode and the disk's cache
+        for module in MODULES:  # warm up the bytecode and the disk's cache
             import_seconds(module, folder)
         rounds = [{module: import_seconds(module, folder) for module in MODULES} for _ in range(options.rounds)]
     found = {module: median(round_[module][0] for round_ in rounds) for module in MODULES}

@@ -1,6 +1,6 @@
-"""Photos per second from JPEG files to labels and all five scores, on this machine's CPU or its GPU (`--device cuda`).
+"""Measure photos per second from JPEG files to labels and all scores, on the CPU or with `--device cuda`.
 
-Three ways over the same photos, with models that are loaded already and have the real sizes (ViT-L/14 and RN50, random
+Three ways over the same photos, with loaded models of the real sizes (ViT-L/14 and RN50, random
 weights): the *limit* is the bare forward passes of both models on ready tensors, at the batch size that is best here
 (on a GPU ViT-L/14 in fp16); *ours* is the pixel pass with labels and an empty cache; *straightforward* is a script that
 follows the README examples of open_clip, piq and scikit-image, one photo at a time. Rounds are interleaved.
@@ -39,14 +39,14 @@ BATCH_SIZES = {"cpu": (1, 2, 4), "cuda": (16, 64, 128, 256), "mps": (8, 16, 32, 
 
 
 class Project:
-    """A folder with photos, full-size checkpoints and few labels, for what is ours."""
+    """A project with photos, full-size checkpoints and few labels."""
 
     def __init__(self, root: Path, photos: int, device: str) -> None:
         self.root = root
         self.paths = write_photos(root / "photos", photos)
         folder = write_checkpoints(root, "ViT-L-14")["safetensors"]
         shutil.rmtree(root / "torch.save")
-        cache = root / ".cache" / "clip"  # piq reads its archive and its tokens here
+        cache = root / ".cache" / "clip"  # piq reads its archive and its tokens from here
         cache.mkdir(parents=True)
         rn50, brisque = write_small_ones(cache)
         torch.save(open_clip.SimpleTokenizer()(["Good photo.", "Bad photo."]), cache / "clipiqa_tokens.pt")
@@ -63,12 +63,12 @@ class Project:
         self.batch = batch_from({"batch_id": "benchmark", "artifacts": artifacts})
 
     def ours(self, **changes: Any) -> Ours:
-        """Our way, with some settings changed."""
+        """Return our way with changed settings."""
         return Ours(self, self.settings.replace(**changes))
 
 
 class Ours:
-    """The stages of a run; every run has an empty cache, and the models of the first."""
+    """Our way: the stages of a run, each with an empty cache and the models of the first."""
 
     def __init__(self, project: Project, settings: Settings) -> None:
         self._project, self._settings = project, settings
@@ -87,23 +87,23 @@ class Ours:
         self.summary = stats.summary()
 
     def _labels(self) -> Path:
-        """The label vectors, which are made once."""
+        """Return the label embeddings, computed once."""
         cache = FeatureCache(self._project.root / "caches" / f"{id(self)}-labels")
         stages = FeatureStages(self._settings, models=self._models, cache=cache)
         stages.ensure_label_embeddings(stages.plan(ALL_PARTS))
         return cache.label_embeddings
 
     def top(self, count: int) -> list[list[str]]:
-        """The best labels of each photo."""
+        """Return the best labels of each photo."""
         return [[score.label for score in record.prediction.labels[:count]] for record in self.records]
 
     def vectors(self) -> np.ndarray:
-        """The image vectors (N, D)."""
+        """Return the image embeddings (N, D)."""
         return np.stack([record.embedding.vector for record in self.records])
 
 
 class Straightforward:
-    """The script that one writes after the README examples, over some of the photos where a GPU leaves it behind."""
+    """A script after the README examples; on a GPU, which is much faster, over fewer photos."""
 
     def __init__(self, project: Project, device: str) -> None:
         import piq
@@ -137,7 +137,7 @@ class Straightforward:
 
 
 class Limit:
-    """The bare forward passes of both models on ready tensors, at the batch size and in the form that are best."""
+    """The bare forward passes of both models on ready tensors, at the best batch size and precision."""
 
     def __init__(self, project: Project, device: str, photos: int) -> None:
         import piq
@@ -183,7 +183,7 @@ class Limit:
 
 
 def agreement(exact: Ours, fast: Ours) -> dict[str, float]:
-    """How far labels and vectors of two precisions agree: the least cosine, and shares of labels that are the same."""
+    """Compare labels and embeddings of two precisions: the least cosine, and fractions of equal labels."""
     pairs = [list(zip(exact.top(count), fast.top(count), strict=True)) for count in (1, 5)]
     first, five = ([len({*a} & {*b}) / len(a) for a, b in found] for found in pairs)
     cosines = (exact.vectors() * fast.vectors()).sum(axis=1)
@@ -223,7 +223,7 @@ def main() -> None:
 
 
 def rounds_of(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, and a line for each that is done."""
+    """Time each way in each round, and print a line for each."""
     told = {name: lambda name=name, way=way: tell(name, elapsed(way)) for name, way in ways.items()}
     return interleaved(told, rounds)
 
@@ -233,7 +233,7 @@ def tell(name: str, taken: float) -> None:
 
 
 def show_stages(name: str, summary: dict[str, Any]) -> None:
-    """Print where the time of a run went."""
+    """Print the seconds of each stage of a run."""
     part = Report(f"{name}, last round: seconds of each stage, which overlap, and of waiting in queues")
     for stage, taken in summary.items():
         if stage.startswith("seconds_"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from curation_features.storage.frames import load, read_features
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CLIPClassifier",

@@ -2,6 +2,7 @@
 
     CurationError
     ├── SettingsError            settings, labels or templates that cannot be used
+    │   └── MissingExtraError    a library that only an extra of this package installs
     ├── InputError               a folder of photos that cannot be used
     ├── ManifestError            a manifest that can never be processed
     ├── PhotoError               one photo that cannot be read
@@ -24,6 +25,15 @@ which file or field is at fault, why, and what to do.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "clip": ("torch", "torchvision", "open_clip", "piq", "safetensors", "huggingface_hub"),
+    "dagster": ("dagster",),
+    "samples": ("skimage",),
+}
+"""Modules that only an extra of this package installs, by extra."""
 
 
 class CurationError(Exception):
@@ -32,6 +42,21 @@ class CurationError(Exception):
 
 class SettingsError(CurationError):
     """A setting, a label or a template that cannot be used; the message names it and the remedy."""
+
+
+class MissingExtraError(SettingsError, ImportError):
+    """A library that only an extra installs is not there; the message gives the command that installs it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed; run `pip install 'curation-features[{extra}]'`", name=module)
+        self.extra = extra
+
+
+def require_extra(extra: str) -> None:
+    """Raise `MissingExtraError` unless all modules of an extra are installed; imports none of them."""
+    for module in EXTRAS[extra]:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra)
 
 
 class InputError(CurationError):

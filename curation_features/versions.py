@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,6 +31,9 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "labels": ("numpy",),
 }
 """The libraries whose release (major and minor) can change the numbers of a part."""
+
+_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {"opencv-python": ("opencv-python-headless", "opencv-python")}
+"""Distributions of a library that comes in several; `LIBRARIES` keeps one name, so that versions do not change."""
 
 
 def digest(content: Any) -> str:
@@ -63,9 +67,9 @@ def combined(versions: Mapping[str, str]) -> str:
 
 
 @cache
-def _release(distribution: str) -> str:
-    """Major and minor version of an installed distribution; patch releases are taken to keep numbers."""
-    try:
-        return ".".join(version(distribution).split(".")[:2])
-    except PackageNotFoundError:
-        return ""
+def _release(library: str) -> str:
+    """Return major and minor version of an installed library; patch releases are assumed to keep numbers."""
+    for distribution in _DISTRIBUTIONS.get(library, (library,)):
+        with suppress(PackageNotFoundError):
+            return ".".join(version(distribution).split(".")[:2])
+    return ""

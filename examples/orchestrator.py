@@ -1,9 +1,9 @@
-"""An orchestrator of one's own, with `FeaturesService` as one of its services.
+"""Run `FeaturesService` as one of the services of a user-supplied orchestrator.
 
     python examples/orchestrator.py ~/Pictures/trip
 
-Photos go through ingest, preprocess and features; the result is written to `data/orchestrator/`. The settings are those
-of the current folder; with CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade it goes on without missing model weights.
+Photos pass ingest, preprocess and features; the result is written to `data/orchestrator/`. The settings are those of
+the current folder. CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade lets it run without model weights.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from curation_features.schema import METRIC_NAMES
 
 
 class RealServices:
-    """The services of the pipeline. Each takes what the one before it gave."""
+    """The services of the pipeline; each takes the output of the one before."""
 
     def __init__(self) -> None:
         self.settings = load_settings()
         self.features_service = FeaturesService()
 
     def process_ingest_service(self, photos_dir: Path) -> dict[str, Any]:
-        """Which photos make up the batch."""
+        """List the photos of the batch."""
         return {"batch_id": new_batch_id(datetime.now()), "photos": find_photos(photos_dir)}
 
     def process_preprocess_service(self, input_data: dict[str, Any]) -> dict[str, Any]:
-        """Ids, EXIF and standardised images: `curation_features.ingest.folder` makes all of them at once."""
+        """Make ids, EXIF and standardised images; `ingest` makes all of them at once."""
         return ingest(input_data["photos"], self.settings, batch_id=input_data["batch_id"]).manifest
 
     def process_features_service(self, input_data: dict[str, Any]) -> dict[str, Any]:
-        """The same batch, with `features` on every artifact."""
+        """Return the same batch with `features` on every artifact."""
         return self.features_service.process(input_data)
 
 
-def row(artifact: dict[str, Any]) -> str:
-    """A photo, its scores and its best label; `-` for what was not measured."""
+def format_row(artifact: dict[str, Any]) -> str:
+    """Format a photo, its scores and its best label; `-` replaces a missing value."""
     features = artifact["features"]
-    defaults = {error["stage"] for error in features["errors"]}
-    scores = ["-" if defaults & {name, "photo"} else f"{score:.3f}" for name, score in features["tech"].items()]
+    missing = {error["stage"] for error in features["errors"]}
+    scores = ["-" if missing & {name, "photo"} else f"{score:.3f}" for name, score in features["tech"].items()]
     best = features["clip_labels"][0]
     name = repr(Path(artifact["original_uri"]).name)[1:-1]  # without control characters
     label = best["label"] if best["confidence"] else "-"
@@ -54,8 +54,8 @@ def row(artifact: dict[str, Any]) -> str:
 def main(photos_dir: Path) -> None:
     """Run the pipeline for one folder of photos."""
     services = RealServices()
-    found = services.process_ingest_service(photos_dir)
-    preprocessed = services.process_preprocess_service(found)
+    ingested = services.process_ingest_service(photos_dir)
+    preprocessed = services.process_preprocess_service(ingested)
     result = services.process_features_service(preprocessed)
 
     path = services.settings.data_path / "orchestrator" / f"{result['batch_id']}.json"
@@ -63,7 +63,7 @@ def main(photos_dir: Path) -> None:
     path.write_text(json.dumps(result, indent=2), encoding="utf-8")
     print(f"{'photo':20}", *(f"{name:>9}" for name in METRIC_NAMES), " best label")
     for artifact in result["artifacts"]:
-        print(row(artifact))
+        print(format_row(artifact))
     errors = [error for artifact in result["artifacts"] for error in artifact["features"]["errors"]]
     if without := sorted({error["stage"] for error in errors if error["reason"] == "missing_weights"}):
         print(f"Degraded: no model weights for {', '.join(without)}; see `curation-features models status`")

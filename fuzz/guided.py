@@ -1,8 +1,8 @@
-"""Manifests that reach new lines of the parser (needs `pip install atheris`, which no other part of the project does).
+"""Fuzz the manifest parser guided by coverage; needs `pip install atheris`.
 
     python fuzz/guided.py -atheris_runs=100000
 
-An input that finds something is left as `crash-*`; libFuzzer's other options work, too.
+An input with a finding is stored as `crash-*`. libFuzzer's other options work as well.
 """
 
 import sys

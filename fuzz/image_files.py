@@ -1,4 +1,4 @@
-"""Whole image files of every format that is read, as several encoders' options write them: what damage starts from."""
+"""Write intact image files of every supported format with several encoder options, to be damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHOTOS = {
 
 
 def image_files(shared: Path | None = None) -> dict[str, bytes]:
-    """Names and bytes of image files.
+    """Yield names and bytes of image files.
 
     Args:
         shared: a folder with `corrupt/` and `photos/`, whose files are added.
@@ -75,7 +75,9 @@ def _encodings(photo: Image.Image) -> Iterator[tuple[str, bytes]]:
     ]
     for label, image, kind, options in variants:
         buffer = BytesIO()
-        image = image.copy()  # an encoder leaves its settings in an image, and Pillow gives them to the next one
+        image = (
+            image.copy()
+        )  # a copy: an encoder stores its settings in the image, and Pillow passes them to the next encoder
         more = {"append_images": [image.rotate(90), image.rotate(180)]} if options is frames else {}
         image.save(buffer, kind, **options, **more)
         yield f"{kind} {label}", buffer.getvalue()
@@ -83,7 +85,7 @@ def _encodings(photo: Image.Image) -> Iterator[tuple[str, bytes]]:
 
 
 def _exif() -> bytes:
-    """Orientation, camera, exposure and place."""
+    """Make EXIF with orientation, camera, exposure and position."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.Make] = "Make"
@@ -103,7 +105,7 @@ def _exif() -> bytes:
 
 
 def _tiled_tiff(gray: np.ndarray[Any, Any], tile: int = 32) -> bytes:
-    """An uncompressed TIFF in tiles, which Pillow reads and does not write."""
+    """Make an uncompressed TIFF in tiles, which Pillow reads but does not write."""
     height, width = gray.shape
     corners = [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
     pixels = b"".join(gray[y : y + tile, x : x + tile].tobytes() for y, x in corners)

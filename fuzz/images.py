@@ -1,10 +1,10 @@
-"""Damaged images through the whole way of a photo: reading, decoding, metrics, EXIF, thumbnail and ingest.
+"""Fuzz reading, decoding, metrics, EXIF, thumbnail and ingest with damaged images.
 
     python fuzz/images.py --count 10000 --seed 1
 
-Input `index` follows from the seed and `index` alone. Each goes through a process that may die; its parent sees that,
-and a hang, and goes on with a new one. A photo is either measured, with finite values, or refused with a known reason.
-Everything else is a finding: the table names it, `--keep` keeps its input, and the exit code is 1.
+Input `index` depends on the seed and `index` alone. A worker process tries each input; if it dies or hangs, its parent
+starts a new one. A photo is either measured with finite values, or refused with a known reason. Everything else is a
+finding: the table names it, `--keep` stores its input, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from curation_features.technical.brisque.index import FEATURES, SUPPORT_VECTORS,
 from curation_features.weights import LazyModel
 
 MAX_PIXELS = 4_000_000
-SECONDS = 120.0  # five passes over one photo, each of which `max_decode_seconds` bounds, on a busy machine
+SECONDS = 120.0  # five passes over one photo, each bounded by `max_decode_seconds`, on a busy machine
 MEMORY_MB = 400
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -63,16 +63,16 @@ _NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.
 
 
 def numbered(seed: int, index: int, files: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """What input `index` of a run is called, and its bytes."""
+    """Return the name and the bytes of input `index`."""
     return damaged(Random(f"{seed} {index}"), files)
 
 
 class Trial:
-    """Tries images in a project folder of its own, and tells what came of each.
+    """Tries images in a separate project folder, and returns the outcome of each.
 
     Args:
         root: an empty folder.
-        brisque: a regressor; by default the real computation with made-up support vectors.
+        brisque: a regressor; by default one with random support vectors.
     """
 
     def __init__(self, root: Path, brisque: Any = None) -> None:
@@ -83,11 +83,11 @@ class Trial:
         self._photo = root / "photos" / "photo.jpg"
         self._photo.parent.mkdir()
         self._reader = PhotoReader(self.settings)
-        model = LazyModel.ready(brisque or _made_up_brisque(), "made up")
+        model = LazyModel.ready(brisque or _random_brisque(), "made up")
         self._technical = TechnicalQualityAnalyzer(self.settings, brisque=model)
 
     def watch(self) -> None:
-        """From now on, in this process, note every change outside the data folder, and everything that is run."""
+        """Record, from now on, each change outside the data folder and each process that is started."""
         data, root = f"{self.settings.data_path}{os.sep}", str(self.settings.root)
 
         def audit(event: str, details: tuple[Any, ...]) -> None:
@@ -107,11 +107,11 @@ class Trial:
         sys.addaudithook(audit)
 
     def __call__(self, data: bytes) -> str:
-        """`measured`, or the reason of the refusal.
+        """Return `measured`, or the reason of the refusal.
 
         Raises:
-            AssertionError: something that must not be.
-            Exception: whatever else the package let out.
+            AssertionError: a promise is broken.
+            Exception: the package raised an unexpected error.
         """
         self._write(data)
         outcome = self._measured()
@@ -156,22 +156,22 @@ def _check(name: str, measurement: Measurement) -> None:
     assert all(map(math.isfinite, measurement.raw.values())), f"{name}: {measurement}"
 
 
-def _made_up_brisque() -> Brisque:
+def _random_brisque() -> Brisque:
     random = np.random.default_rng(0)
     coefficients = random.standard_normal((SUPPORT_VECTORS, 1)).astype(np.float32)
     return Brisque(coefficients, random.uniform(-1, 1, (SUPPORT_VECTORS, FEATURES)).astype(np.float32))
 
 
-# The process that may die, and its parent ---------------------------------------------------------------------------
+# The worker process and its parent ----------------------------------------------------------------------------------
 
 
 def _work(connection: Connection, seed: int, shared: Path | None, memory_mb: int) -> None:
-    """Try the inputs whose numbers come in; answer each with its outcome, or with what went wrong."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # libtiff tells of every bad code word
+    """Try the inputs whose numbers arrive; send back the outcome or the error of each."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # libtiff prints every bad code word
     files = image_files(shared)
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder).resolve())
-        for name in sorted(files):  # whole ones, so that everything is loaded, and the memory that they need known
+        for name in sorted(files):  # intact files load all libraries, and show the memory that they need
             with suppress(PhotoError):
                 trial(files[name])
         trial.watch()
@@ -196,7 +196,7 @@ def _peak_mb() -> float:
 
 
 class _Worker:
-    """A process that tries inputs one by one, and is replaced when it dies or hangs."""
+    """A process that tries inputs one by one; a new one replaces it if it dies or hangs."""
 
     def __init__(self, seed: int, shared: Path | None, seconds: float, memory_mb: int) -> None:
         self._seconds = seconds
@@ -234,7 +234,7 @@ class _Worker:
 
 
 def outcomes(worker: _Worker, count: int) -> Iterator[tuple[int, str, str]]:
-    """Number, outcome and detail of each input."""
+    """Yield number, outcome and detail of each input."""
     for index in range(count):
         yield (index, *worker(index))
 

@@ -1,9 +1,9 @@
-"""Made-up and damaged manifests through a drop folder: each is delivered whole, waits for its rest, or is refused.
+"""Fuzz a drop folder with made-up and damaged manifests: each is accepted whole, waits, or is refused.
 
     python fuzz/manifests.py --count 10000 --seed 1
 
-What is accepted must come out as it came in, field by field; what is refused must say why, and in which field; nothing
-may lie outside the folders. Anything else is a finding: Hypothesis reduces it to the smallest input that shows it.
+An accepted manifest must keep every field. A refusal must name the cause and the field. No file may appear outside the
+folders. Anything else is a finding, which Hypothesis reduces to the smallest input.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _mostly(good: st.SearchStrategy[Any], bad: st.SearchStrategy[Any]) -> st.Sea
 
 @st.composite
 def _objects(draw: st.DrawFn, **members: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """An object with most of `members`, some others, in any order."""
+    """Generate an object with most of `members` and some others, in any order."""
     found = draw(st.dictionaries(_TEXT, _mostly(_VALUES, _DEEP | _NOT_JSON), max_size=2))
     found |= {name: draw(value) for name, value in members.items() if draw(st.integers(0, 40)) < 40}
     return {key: found[key] for key in draw(st.permutations(sorted(found, key=ascii)))}
@@ -109,7 +109,7 @@ _EVENTS = _objects(
 
 @st.composite
 def files(draw: st.DrawFn) -> list[bytes]:
-    """A manifest or an event as some writer would write it, and then damaged in `VARIANTS` - 1 ways."""
+    """Generate a manifest or an event, and `VARIANTS` - 1 damaged copies."""
     document = draw(_mostly(_MANIFESTS | _EVENTS, _VALUES))
     text = json.dumps(document, indent=draw(st.sampled_from((None, 2))), ensure_ascii=draw(st.booleans()))
     if draw(st.integers(0, 19)) == 19:
@@ -126,7 +126,7 @@ def _damaged(random: Random, data: bytes) -> bytes:
 
 
 class Trial:
-    """Drops files into folders of its own, and tells what came of each.
+    """Drops files into separate folders, and returns the outcome of each.
 
     Args:
         root: an empty folder.
@@ -139,11 +139,11 @@ class Trial:
         self._folders = IncomingFolders([self._incoming], self._quarantine)
 
     def __call__(self, data: bytes) -> str:
-        """`accepted`, `refused` or `waits`.
+        """Return `accepted`, `refused` or `waits`.
 
         Raises:
-            AssertionError: something that must not be.
-            Exception: whatever else the package let out.
+            AssertionError: a promise is broken.
+            Exception: the package raised an unexpected error.
         """
         expected = parsed(data)
         path = self._incoming / "manifest.json"
@@ -163,7 +163,7 @@ class Trial:
         return outcome
 
     def _clear(self, data: bytes, outcome: str) -> None:
-        """Remove what there is, which must be the file where it belongs, and beside it only a reason and locks."""
+        """Remove the file, which must be in its folder, with only a reason and locks next to it."""
         here = {"accepted": self._incoming / "accepted", "refused": self._quarantine, "waits": self._incoming}[outcome]
         files = [path for path in self._root.rglob("*") if path.is_file() and path.name != ".lock"]
         kept = [path for path in files if not path.name.endswith(".reason.json")]
@@ -173,7 +173,7 @@ class Trial:
 
 
 def parsed(data: bytes) -> str:
-    """What is to become of a file, from its bytes; raises where a field is lost or an error does not say where."""
+    """Return the expected outcome of a file; raises if a field is lost or an error names no field."""
     try:
         batch = parse_manifest(data)
     except ManifestError as error:
@@ -187,12 +187,12 @@ def parsed(data: bytes) -> str:
     assert all(fields.pop("features") == {"status": "ok"} for fields in enriched["artifacts"])
     for fields in document["artifacts"]:
         fields.pop("features", None)
-    assert repr(enriched) == repr(document)  # tells 1 from 1.0 and True, and one order of keys from another
+    assert repr(enriched) == repr(document)  # distinguishes 1, 1.0 and True, and the order of keys
     return "accepted"
 
 
 def run(count: int, number: int, trial: Trial) -> Counter[str]:
-    """Try at least `count` files that follow from `number`; how often each outcome was."""
+    """Try at least `count` files generated from `number`; returns the count of each outcome."""
     totals = Counter[str]()
 
     @seed(number)

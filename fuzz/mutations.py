@@ -1,4 +1,4 @@
-"""Damage to bytes: what disks, networks and enemies do to a file. Everything follows from the random generator."""
+"""Damage bytes like disks, networks and attackers do. The random generator decides everything."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from random import Random
 Mutation = Callable[[Random, bytes], bytes]
 
 _NUMBERS = (0, 1, 2, 3, 7, 8, 15, 16, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-_MORE_BYTES = 1_000_000  # by which a file may grow; large files cost time and find nothing
+_MORE_BYTES = 1_000_000  # by which a file may grow; larger files take time and find nothing more
 _JPEG_SEGMENT = re.compile(rb"\xff[\xc0-\xc4\xda-\xfe]..", re.DOTALL)
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def damaged(random: Random, files: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """One of `files` with one to three mutations: what was done to which, and the bytes."""
+    """Damage one of `files` with one to three mutations; returns their names, the file's, and the bytes."""
     name = random.choice(sorted(files))
     data, steps = files[name], []
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         mutation = random.choice(MUTATIONS)
-        data = mutation(random, data) if mutation is not splice else splice(random, data, _partner(random, name, files))
+        data = (
+            mutation(random, data)
+            if mutation is not splice
+            else splice(random, data, _choose_partner(random, name, files))
+        )
         steps.append(mutation.__name__)
     if data.startswith(_PNG_START) and random.random() < 0.7:
-        data = with_checksums(data)  # or else nothing behind the checksums is ever reached
+        data = with_checksums(data)  # otherwise no code after the checksums is reached
         steps.append("with_checksums")
     return f"{name}: {', '.join(steps)}", data
 
 
-def _partner(random: Random, name: str, files: Mapping[str, bytes]) -> bytes:
-    """Another file, in half of the cases of the same format."""
+def _choose_partner(random: Random, name: str, files: Mapping[str, bytes]) -> bytes:
+    """Choose another file, half of the time of the same format."""
     same = [other for other in sorted(files) if other.split()[1:2] == name.split()[1:2]]
     return files[random.choice(same if random.random() < 0.5 else sorted(files))]
 
 
-def _place(random: Random, data: bytes) -> int:
-    """A position; half of the time near the beginning, where headers lie."""
+def _choose_position(random: Random, data: bytes) -> int:
+    """Choose a position, half of the time near the headers at the beginning."""
     limit = len(data) if random.random() < 0.5 else min(len(data), 512)
     return random.randrange(limit) if limit else 0
 
@@ -46,63 +50,63 @@ def flip_bits(random: Random, data: bytes) -> bytes:
     """Flip single bits."""
     changed = bytearray(data)
     for _ in range(random.choice((1, 2, 5, 20, 100)) if data else 0):
-        changed[_place(random, data)] ^= 1 << random.randrange(8)
+        changed[_choose_position(random, data)] ^= 1 << random.randrange(8)
     return bytes(changed)
 
 
 def overwrite(random: Random, data: bytes) -> bytes:
-    """A run of bytes becomes noise, zeros or ones."""
-    start, length = _place(random, data), random.choice((1, 4, 16, 64, 512))
+    """Replace a run of bytes by noise, zeros or ones."""
+    start, length = _choose_position(random, data), random.choice((1, 4, 16, 64, 512))
     run = random.choice((random.randbytes(length), b"\0" * length, b"\xff" * length))
     return data[:start] + run[: len(data) - start] + data[start + length :]
 
 
 def write_number(random: Random, data: bytes) -> bytes:
-    """A length, a count or a dimension: a number that is often at a limit, of 1, 2 or 4 bytes of either order."""
-    size, start = random.choice((1, 2, 2, 4, 4)), _place(random, data)
+    """Write a number, often a limit, of 1, 2 or 4 bytes in either order: a length, a count or a dimension."""
+    size, start = random.choice((1, 2, 2, 4, 4)), _choose_position(random, data)
     number = random.choice(_NUMBERS) if random.random() < 0.7 else random.getrandbits(32)
     raw = (number % 256**size).to_bytes(size, random.choice(("big", "little")))
     return (data[:start] + raw + data[start + size :])[: len(data)]
 
 
 def truncate(random: Random, data: bytes) -> bytes:
-    """The file ends early."""
+    """End the file early."""
     return data[: random.randrange(len(data) + 1)]
 
 
 def insert(random: Random, data: bytes) -> bytes:
-    """Bytes that do not belong there."""
-    start = _place(random, data)
+    """Insert random bytes."""
+    start = _choose_position(random, data)
     return data[:start] + random.randbytes(random.choice((1, 2, 3, 16, 300))) + data[start:]
 
 
 def remove(random: Random, data: bytes) -> bytes:
-    """A block is lost."""
-    start = _place(random, data)
+    """Remove a block."""
+    start = _choose_position(random, data)
     return data[:start] + data[start + random.choice((1, 2, 16, 300)) :]
 
 
 def repeat(random: Random, data: bytes) -> bytes:
-    """A block occurs twice, or many times."""
-    start, length = _place(random, data), random.choice((2, 16, 64, 1000))
+    """Repeat a block twice or many times."""
+    start, length = _choose_position(random, data), random.choice((2, 16, 64, 1000))
     return data[:start] + data[start : start + length] * random.choice((2, 2, 10, 200)) + data[start + length :]
 
 
 def shuffle_blocks(random: Random, data: bytes) -> bytes:
-    """Two neighbouring blocks change places."""
-    start, length = _place(random, data), random.choice((1, 8, 256))
+    """Swap two neighbouring blocks."""
+    start, length = _choose_position(random, data), random.choice((1, 8, 256))
     middle, end = start + length, start + 2 * length
     return data[:start] + data[middle:end] + data[start:middle] + data[end:]
 
 
 def splice(random: Random, data: bytes, other: bytes = b"") -> bytes:
-    """The beginning of one file and the end of another."""
+    """Join the beginning of one file and the end of another."""
     return data[: random.randrange(len(data) + 1)] + other[random.randrange(len(other) + 1) :]
 
 
 def edit_structure(random: Random, data: bytes) -> bytes:
-    """A number inside a part that the format has: a chunk, a segment or a directory entry."""
-    starts = _structures(data)
+    """Change a number inside a chunk, a segment or a directory entry."""
+    starts = _find_structures(data)
     if not starts:
         return write_number(random, data)
     start, length = random.choice(starts)
@@ -111,8 +115,8 @@ def edit_structure(random: Random, data: bytes) -> bytes:
 
 
 def repeat_structure(random: Random, data: bytes) -> bytes:
-    """A chunk, segment or directory entry occurs many times."""
-    starts = _structures(data)
+    """Repeat a chunk, segment or directory entry many times."""
+    starts = _find_structures(data)
     if not starts:
         return repeat(random, data)
     start, length = random.choice(starts)
@@ -136,8 +140,8 @@ MUTATIONS: Sequence[Mutation] = (
 )
 
 
-def _structures(data: bytes) -> list[tuple[int, int]]:
-    """Start and length of the parts of a JPEG, PNG, TIFF or RIFF (WebP) file, as far as they can be made out."""
+def _find_structures(data: bytes) -> list[tuple[int, int]]:
+    """Find start and length of the parts of a JPEG, PNG, TIFF or RIFF (WebP) file."""
     if data[:2] == b"\xff\xd8":
         found = (match.start() for match in _JPEG_SEGMENT.finditer(data))
         return [(start, 2 + int.from_bytes(data[start + 2 : start + 4], "big")) for start in found][:200]
@@ -146,7 +150,7 @@ def _structures(data: bytes) -> list[tuple[int, int]]:
         start = int.from_bytes(data[4:8], "little" if order == "<" else "big") + 2
         return [(start + 12 * index, 12) for index in range(20) if start + 12 * index + 12 <= len(data)]
     if data.startswith(_PNG_START):
-        return [(start, 12 + length) for start, length in _chunks(data)]
+        return [(start, 12 + length) for start, length in _find_chunks(data)]
     if data[:4] == b"RIFF":
         parts, start = [], 12
         while start + 8 <= len(data) and len(parts) < 50:
@@ -157,8 +161,8 @@ def _structures(data: bytes) -> list[tuple[int, int]]:
     return []
 
 
-def _chunks(data: bytes) -> list[tuple[int, int]]:
-    """Start of each chunk of a PNG, and the length of what is in it."""
+def _find_chunks(data: bytes) -> list[tuple[int, int]]:
+    """Find start and content length of each chunk of a PNG."""
     chunks, start = [], len(_PNG_START)
     while start + 12 <= len(data) and len(chunks) < 5000:
         length = int.from_bytes(data[start : start + 4], "big")
@@ -170,9 +174,9 @@ def _chunks(data: bytes) -> list[tuple[int, int]]:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have the checksums that belong to them."""
+    """Correct the checksums of a PNG's chunks."""
     mended = bytearray(data)
-    for start, length in _chunks(data):
+    for start, length in _find_chunks(data):
         body = data[start + 4 : start + 8 + length]
         struct.pack_into(">I", mended, start + 8 + length, zlib.crc32(body))
     return bytes(mended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -79,3 +80,19 @@ def test_an_own_change_of_the_algorithm_is_another_version(settings, monkeypatch
     before = all_versions(settings)
     monkeypatch.setattr(versions, "ALGORITHMS", {**versions.ALGORITHMS, "noise": 2})
     assert changed(before, all_versions(settings)) == {"noise"}
+
+
+def test_both_builds_of_opencv_give_one_version(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = []
+    for absent in ("opencv-python", "opencv-python-headless"):
+
+        def version(name: str, absent: str = absent) -> str:
+            if name == absent:
+                raise PackageNotFoundError(name)
+            return "5.0.0"
+
+        monkeypatch.setattr(versions, "version", version)
+        versions._release.cache_clear()
+        both.append(all_versions(settings))
+    versions._release.cache_clear()
+    assert both[0] == both[1]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curation_features.cli.command import Outcome, declare
 from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, speed, told_speed
 from curation_features.cli.terminal import progress, say
+from curation_features.errors import require_extra
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make a batch out of photos and measure it through Dagster, now."""
     from curation_features.cli.batches import materialize
 
+    require_extra("dagster")  # before photos are copied
     ingested = ingest(args, settings)
     ingested.show()
     files = ingested.fields["files"]

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import doing, downloads, printable, size
-from curation_features.errors import CurationError, InvalidWeightsError, MissingWeightsError, WeightsError
+from curation_features.errors import (
+    CurationError,
+    InvalidWeightsError,
+    MissingWeightsError,
+    WeightsError,
+    require_extra,
+)
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Fetch the model weights that a run needs where they are missing or damaged, verify all, load each model once."""
     from curation_features.weights import pull
 
+    require_extra("clip")
     with downloads() as progress:
         statuses = pull(settings, progress=progress, folder=args.from_folder)
     statuses = [_loaded(status, settings) for status in statuses]
@@ -53,6 +60,7 @@ def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show which model weights are here, where they came from, and what a run does without the others."""
     from curation_features.weights import model_status
 
+    require_extra("clip")
     statuses = model_status(settings)
     return Outcome(_fields(statuses), partial(_show_models, statuses))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from curation_features.atomic_files import store_bytes, sweep
+from curation_features.errors import require_extra
 
 SAMPLES = (
     "astronaut",
@@ -30,6 +31,7 @@ def write_samples(folder: Path) -> list[Path]:
     Origin and licence are in the docstring of `skimage.data.{name}`. The same library versions write the same bytes.
 
     Raises:
+        MissingExtraError: scikit-image is not installed.
         StoreError: the folder cannot be written.
     """
     sweep(folder)
@@ -41,6 +43,7 @@ def write_samples(folder: Path) -> list[Path]:
 
 
 def _encode_jpeg(name: str) -> bytes:
+    require_extra("samples")
     from skimage import data
 
     buffer = BytesIO()

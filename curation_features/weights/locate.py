@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from curation_features.errors import InvalidWeightsError, MissingWeightsError
+from curation_features.errors import InvalidWeightsError, MissingExtraError, MissingWeightsError, require_extra
 from curation_features.settings import Settings
 from curation_features.weights.carried import carry_clip, carry_known_file
 from curation_features.weights.download import Progress, no_progress, parts
 from curation_features.weights.fetch import alone, fetch_clip, fetch_known_file
-from curation_features.weights.find import ENCODER_FILE, FETCH, TOKENIZER_FILES, find_clip, find_known_file
+from curation_features.weights.find import DEGRADE, ENCODER_FILE, FETCH, TOKENIZER_FILES, find_clip, find_known_file
 from curation_features.weights.hub_layout import difference, repository_folder, sweep
 from curation_features.weights.known_files import KnownFile, brisque_file, clip_iqa_file
 from curation_features.weights.sources import CONFIG_FILE, HubSource, Source, model_source
@@ -82,7 +83,7 @@ def locate_clip(settings: Settings, *, fetch: bool = True, progress: Progress = 
         MissingWeightsError: there is no checkpoint, and it could not be fetched.
         InvalidWeightsError: a file is damaged, was altered or is not a checkpoint.
     """
-    return _located(wanted_clip(settings), fetch, progress)
+    return _located(wanted_clip, settings, fetch, progress)
 
 
 def locate_clip_iqa(settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> Weights:
@@ -94,7 +95,7 @@ def locate_clip_iqa(settings: Settings, *, fetch: bool = True, progress: Progres
         MissingWeightsError: there is no such file, and it could not be fetched.
         InvalidWeightsError: the file is damaged or is another one.
     """
-    return _located(wanted_clip_iqa(settings), fetch, progress)
+    return _located(wanted_clip_iqa, settings, fetch, progress)
 
 
 def locate_brisque(settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> Weights:
@@ -104,10 +105,15 @@ def locate_brisque(settings: Settings, *, fetch: bool = True, progress: Progress
         MissingWeightsError: there is no such file, and it could not be fetched.
         InvalidWeightsError: the file is damaged.
     """
-    return _located(wanted_brisque(settings), fetch, progress)
+    return _located(wanted_brisque, settings, fetch, progress)
 
 
-def _located(wanted: Wanted[W], fetch: bool, progress: Progress) -> W:
+def _located(want: Callable[[Settings], Wanted[W]], settings: Settings, fetch: bool, progress: Progress) -> W:
+    try:
+        require_extra("clip")
+    except MissingExtraError as error:  # weights are of no use without torch
+        raise MissingWeightsError(str(error), f"or {DEGRADE}") from error
+    wanted = want(settings)
     try:
         return wanted.find()
     except MissingWeightsError:

@@ -1,4 +1,4 @@
-"""What an import costs: heavy libraries are loaded when they are first needed, not before."""
+"""Imports are cheap: a heavy library is loaded on first use, not before."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_the_public_names() -> None:
 
 
 def test_what_public_functions_say_they_raise_is_public() -> None:
-    told = set()
+    documented_errors = set()
     for name in PUBLIC_NAMES:
         public = getattr(curation_features, name)
         methods = [method for key, method in vars(public).items() if key[0] != "_"] if isinstance(public, type) else []
         for documented in (public, *methods):
-            told |= set(re.findall(r"\b([A-Z]\w*Error)\b", getattr(documented, "__doc__", None) or ""))
-    assert {"PhotoError", "StoreError", "ResourceError"} <= told
-    assert told - set(PUBLIC_NAMES) - set(dir(builtins)) == set()
+            documented_errors |= set(re.findall(r"\b([A-Z]\w*Error)\b", getattr(documented, "__doc__", None) or ""))
+    assert {"PhotoError", "StoreError", "ResourceError"} <= documented_errors
+    assert documented_errors - set(PUBLIC_NAMES) - set(dir(builtins)) == set()
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)

@@ -29,7 +29,7 @@ def test_the_layers_hold() -> None:
     [
         ("photos", "from curation_features.service import FeaturesService", "photos is not allowed to import"),
         ("technical/__init__", "import curation_features.clip.labels", "technical is not allowed to import"),
-        ("store", "import dagster", "curation_features.storage.artifacts -> dagster"),
+        ("storage/artifacts", "import dagster", "curation_features.storage.artifacts -> dagster"),
         ("unheard_of", "", "unheard_of"),
     ],
 )

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import tomllib
 import zipfile
+from collections.abc import Callable
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+
+from curation_features.errors import EXTRAS, MissingWeightsError, SettingsError, require_extra
+from curation_features.pipeline import Models
+from curation_features.settings import Settings
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +85,125 @@ def test_the_version_is_that_of_the_package(installed: Path, tmp_path: Path) -> 
     (metadata,) = installed.glob("*.dist-info/METADATA")
     version = python(installed, tmp_path, "import curation_features; print(curation_features.__version__)")
     assert f"\nVersion: {version}\n" in metadata.read_text()
+
+
+# --- Without extras: neither torch nor Dagster nor a web server ---
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def installed_distribution(name: str) -> Distribution:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return distribution(name.removesuffix("-headless"))  # OpenCV with windows serves as well
+
+
+def required_distributions(required: list[str]) -> dict[str, Distribution]:
+    """Installed distributions, by name, that fulfil some requirements and those of each of them, without extras."""
+    found: dict[str, Distribution] = {}
+    waiting = [Requirement(text) for text in required]
+    while waiting:
+        requirement = waiting.pop()
+        holds = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if holds and requirement.name not in found:
+            found[requirement.name] = installed_distribution(requirement.name)
+            waiting += map(Requirement, found[requirement.name].requires or ())
+    return found
+
+
+def top_levels(found: Distribution) -> set[str]:
+    return {path.parts[0] for path in found.files or ()} - {"..", "__pycache__"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty project with three photos."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "photos").mkdir()
+    for sigma in (10, 20, 30):
+        Image.effect_noise((96, 64), sigma).convert("RGB").save(root / "photos" / f"{sigma}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(installed: Path, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run Python in the project with the wheel and its hard requirements, and no other package."""
+    site = tmp_path_factory.mktemp("site")
+    for found in required_distributions(PYPROJECT["dependencies"]).values():
+        for top in top_levels(found):
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(found.locate_file(top))))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
+    environ = {**inherited, "PYTHONPATH": f"{installed}{os.pathsep}{site}"}
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-S", *arguments]  # -S: no package of this environment
+        return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True)
+
+    assert call("-m", "curation_features", "ingest", "photos", "--batch-id", "trip").returncode == 0
+    return call
+
+
+@pytest.mark.slow
+def test_photos_are_measured_without_any_extra(base: Run, project: Path) -> None:
+    done = base("-m", "curation_features", "process", "trip", "--allow-degraded")
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'curation-features[clip]'" in done.stdout
+    program = """
+        import json, sys
+        from curation_features import TechnicalQualityAnalyzer, load, load_settings
+        row = load("trip").iloc[0]
+        analyzer = TechnicalQualityAnalyzer(load_settings().replace(on_missing_weights="degrade"))
+        scores = {name: found.score for name, found in analyzer.measurements("photos/10.png").items()}
+        print(json.dumps([row.status, row.errors[0]["reason"], scores, sorted({"torch", "dagster"} & {*sys.modules})]))
+    """
+    done = base("-c", textwrap.dedent(program))
+    assert done.returncode == 0, done.stderr
+    status, reason, scores, heavy = json.loads(done.stdout)
+    assert (status, reason, heavy) == ("degraded", "missing_weights", [])
+    with Image.open(project / "photos" / "10.png") as image:
+        expected = TechnicalQualityAnalyzer(Settings(root=project)).measure(np.array(image), ("sharpness", "noise"))
+    assert {name: scores[name] for name in expected} == {name: found.score for name, found in expected.items()}
+    assert 0 < scores["exposure"] < 1
+    assert (scores["clip_iqa"], scores["brisque"]) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "extra", "code"),
+    [
+        ("process trip", "clip", 3),
+        ("labels check", "clip", 3),
+        ("models status", "clip", 2),
+        ("models pull", "clip", 2),
+        ("materialize trip", "dagster", 2),
+        ("run photos", "dagster", 2),
+        ("ingest --samples", "samples", 2),
+    ],
+)
+def test_a_missing_extra_is_named_with_its_command(base: Run, command: str, extra: str, code: int) -> None:
+    done = base("-m", "curation_features", *command.split())
+    assert done.returncode == code, done.stderr
+    assert f"pip install 'curation-features[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_torch_weights_count_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation_features.errors.find_spec", lambda name: None)
+    models = Models.from_settings(Settings(root=tmp_path))
+    for part in ("brisque", "clip_iqa", "embedding"):
+        with pytest.raises(MissingWeightsError, match=r"pip install 'curation-features\[clip\]'"):
+            models.identity(part)
+    with pytest.raises(ImportError, match=r"curation-features\[dagster\]") as caught:
+        require_extra("dagster")
+    assert isinstance(caught.value, SettingsError)
+    assert (caught.value.name, caught.value.extra) == ("dagster", "dagster")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_each_module_of_an_extra_comes_with_it_alone(extra: str) -> None:
+    declared = [installed_distribution(Requirement(text).name) for text in PYPROJECT["optional-dependencies"][extra]]
+    assert set(EXTRAS[extra]) <= set().union(*map(top_levels, declared))
+    base = required_distributions(PYPROJECT["dependencies"]).values()
+    assert set(EXTRAS[extra]).isdisjoint(set().union(*map(top_levels, base)))

@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
-CODE = ("curation_features", "tests", "benchmarks", "examples", "faults", "fuzz")
+CODE = ("curation_features", "tests", "benchmarks", "examples", "fuzz", "tools")
 STARTS = re.compile(r"^(what|where|whoever|whatever|such|one that|those that)\b", re.IGNORECASE)
 TEXT_OF_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 

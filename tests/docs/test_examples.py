@@ -1,10 +1,11 @@
-"""The examples, run as their reader would run them."""
+"""The examples run as users run them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from curation_features.schema import METRIC_NAMES
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# The specification's input "from preprocess", as it stands there.
+# The specification's input "from preprocess", verbatim.
 PREPROCESSED = """
 {
   "batch_id": "batch_20251017_105804",
@@ -50,20 +51,25 @@ PREPROCESSED = """
   ]
 }
 """
-# What comes "from ingest" it names only: these fields, and none of preprocess.
+# The specification only names the fields of the input "from ingest": those of preprocess less its own.
+NO_WEIGHTS = {
+    "CURATION_FEATURES_MODEL": "local-dir:nowhere",
+    "CURATION_FEATURES_CLIP_IQA_WEIGHTS": "nowhere/RN50.pt",
+    "CURATION_FEATURES_BRISQUE_WEIGHTS": "nowhere/brisque.pt",
+}
 INGEST_FIELDS = ("exif", "format", "original_uri", "ranking_uri", "photo_id")
 
 
 @pytest.fixture
 def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
-    """Run Python in an empty project folder, with the small models unless `environment` says otherwise."""
+    """Run Python in an empty project folder with the small models; `environment` replaces variables."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**inherited, **small_models, "PYTHONPATH": str(EXAMPLES), **environment},
+            env={**inherited, **small_models, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}", **environment},
             capture_output=True,
             text=True,
         )
@@ -81,7 +87,7 @@ def write_photo(path: Path, darkest: int, **save: Any) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> dict[str, Path]:
-    """Three photos by the id that each must get, the first of them with EXIF."""
+    """Three photos by their expected ids; the first has EXIF."""
     exif = Image.Exif()
     exif[0x0110] = "iPhone 11"  # Model
     folder = tmp_path / "photos"
@@ -94,7 +100,7 @@ def document(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes())
 
 
-def test_the_orchestrator_takes_photos_to_features(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
+def test_the_orchestrator_turns_photos_into_features(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
     done = run(str(EXAMPLES / "orchestrator.py"), "photos")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == [path.name for path in photos.values()]
@@ -109,16 +115,13 @@ def test_the_orchestrator_takes_photos_to_features(tmp_path: Path, run: Run, pho
         assert list(features["tech"]) == list(METRIC_NAMES)
         assert len({label["label"] for label in features["clip_labels"]}) == 5
         assert all(label["confidence"] > 0 for label in features["clip_labels"])
-    assert json.dumps(result) == json.dumps(document(tmp_path / "data" / "batches"))  # as ingest had written it
+    assert json.dumps(result) == json.dumps(document(tmp_path / "data" / "batches"))  # as ingest wrote it
     assert [artifact["photo_id"] for artifact in result["artifacts"]] == list(photos)
     assert [artifact["exif"]["camera"] for artifact in result["artifacts"]] == ["Unknown", "Unknown", "iPhone 11"]
 
 
-def test_the_orchestrator_goes_on_without_weights_if_told_so(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
-    missing = {
-        "CURATION_FEATURES_MODEL": "local-dir:nowhere",
-        "CURATION_FEATURES_CLIP_IQA_WEIGHTS": "nowhere/RN50.pt",
-    }
+def test_the_orchestrator_runs_degraded_if_permitted(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
+    missing = {name: value for name, value in NO_WEIGHTS.items() if "BRISQUE" not in name}
     stopped = run(str(EXAMPLES / "orchestrator.py"), "photos", **missing)
     assert stopped.returncode == 1
     assert stopped.stderr.splitlines()[-1].endswith("CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade)")
@@ -133,7 +136,7 @@ def test_the_orchestrator_goes_on_without_weights_if_told_so(tmp_path: Path, run
     assert label == "-"
 
 
-def test_the_features_service_takes_both_input_forms_of_the_specification(tmp_path: Path, run: Run) -> None:
+def test_the_service_takes_both_inputs_of_the_specification(tmp_path: Path, run: Run) -> None:
     preprocessed, ingested = json.loads(PREPROCESSED), json.loads(PREPROCESSED)
     [artifact] = preprocessed["artifacts"]
     ingested["artifacts"] = [{name: artifact[name] for name in INGEST_FIELDS}]
@@ -150,6 +153,41 @@ def test_the_features_service_takes_both_input_forms_of_the_specification(tmp_pa
     results = json.loads(done.stdout)
     features = [result["artifacts"][0].pop("features") for result in results]
     assert json.dumps(results) == json.dumps([preprocessed, ingested])
-    assert [found["status"] for found in features] == ["ok", "ok"]
-    standardised, ranking = (found["tech"]["exposure"] for found in features)
-    assert standardised < 0.5 < ranking  # each form names the image that is measured: a dark one, and one that is not
+    assert [feature["status"] for feature in features] == ["ok", "ok"]
+    standardised, ranking = (feature["tech"]["exposure"] for feature in features)
+    assert standardised < 0.5 < ranking  # a dark image and a bright one
+
+
+def test_one_image(run: Run, photos: dict[str, Path]) -> None:
+    done = run(str(EXAMPLES / "one_image.py"), "photos/50.jpg", **NO_WEIGHTS)
+    assert done.returncode == 0, done.stderr
+    scores = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert [name for name, score in scores.items() if score == "-"] == ["clip_iqa", "brisque"]
+    assert all(0 < float(scores[name]) <= 1 for name in ("sharpness", "exposure", "noise"))
+    assert run(str(EXAMPLES / "one_image.py"), "photos/none.jpg").stderr.startswith("error: ")
+
+
+def test_a_folder_to_pandas(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
+    (tmp_path / "photos" / "damaged.jpg").write_bytes(b"no photo")
+    done = run(str(EXAMPLES / "folder_to_pandas.py"), "photos", **NO_WEIGHTS)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert sorted(row[0] for row in rows) == [path.name for path in sorted(photos.values())]
+    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    assert "skipped" in done.stderr
+    assert "damaged.jpg" in done.stderr
+
+
+def test_a_custom_metric(tmp_path: Path, run: Run) -> None:
+    for name, colour in (("gray", (90, 90, 90)), ("red", (255, 0, 0))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    done = run(str(EXAMPLES / "custom_metric.py"), "gray.png", "red.png")
+    assert done.returncode == 0, done.stderr
+    # Red alone has no variance: M = 0.3 sqrt(255^2 + 127.5^2).
+    assert [line.split() for line in done.stdout.splitlines()] == [["0.0", "gray.png"], ["85.5", "red.png"]]
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == set(re.findall(r"examples/(\w+\.py)", (EXAMPLES.parent / "README.md").read_text()))
+    assert all(f'"{name}"' in Path(__file__).read_text() for name in names)

@@ -1,4 +1,4 @@
-"""`docs/labels.md`: its commands work as they stand there, and its figures are those of the recorded vectors."""
+"""`docs/labels.md`: its commands work, and its figures are those of the recorded embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of docs/scores.md are those of the pictures that stand beside them."""
+"""The figures of `docs/scores.md` are those of its pictures."""
 
 from __future__ import annotations
 

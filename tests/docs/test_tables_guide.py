@@ -31,7 +31,7 @@ Document = dict[str, Any]
 
 
 class ColourEngine(FakeClipEngine):
-    """Images have the vector of the label that their colour stands for, and a little of others of like contrast."""
+    """Gives an image the vector of its colour's label, and a little of others of similar contrast."""
 
     def encode_images(self, batch: np.ndarray) -> np.ndarray:
         contrasts = [round(float(image.std(axis=(1, 2)).mean()) * 255 / 2) for image in batch]
@@ -121,11 +121,11 @@ def tenengrad(artifact: Document) -> float:
     return 2000 * math.atanh(artifact["features"]["tech"]["sharpness"])
 
 
-# --- What is told of columns ---
+# --- Columns ---
 
 
 @pytest.mark.parametrize(("heading", "columns"), [("Columns", FEATURE_COLUMNS), ("Image vectors", EMBEDDING_COLUMNS)])
-def test_every_column_is_told_of(heading: str, columns: Columns) -> None:
+def test_every_column_is_documented(heading: str, columns: Columns) -> None:
     section = DOCUMENT[DOCUMENT.index(f"## {heading}\n") :].split("\n#")[0]
     rows = re.findall(r"^\| `.*$", section, re.MULTILINE)
     assert rows == [

@@ -80,7 +80,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     for name, numbers in BATCHES.items():
         artifacts = [{"photo_id": f"id {n}", "original_uri": f"./photos/{n}.png"} for n in numbers]
         (folder / "project" / f"{name}.json").write_text(json.dumps({"batch_id": name, "artifacts": artifacts}))
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "faults")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tools" / "kills")])
     environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     command = [sys.executable, "-c", SCRIPT, str(folder)]
     done = subprocess.run(command, env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280)

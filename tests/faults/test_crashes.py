@@ -1,4 +1,4 @@
-"""`kill -9` in the middle of runs, and of the making of Dagster's databases. `faults/kills.py` does more of it."""
+"""`kill -9` in the middle of runs, and of the making of Dagster's databases. `tools/kills/kills.py` does more of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def ran(*arguments: str) -> str:
     """The output of a Python process that finds the harness."""
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "faults")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tools" / "kills")])
     environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     done = subprocess.run(
         [sys.executable, *arguments], env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=550
@@ -86,4 +86,6 @@ def test_an_instance_of_dagster_whose_making_was_killed_is_made_by_the_next_run(
 
 @pytest.mark.slow
 def test_the_same_through_dagster() -> None:
-    assert "problems 0" in ran(str(REPOSITORY / "faults" / "kills.py"), "--ways", "materialize", "--kills", "4")
+    assert "problems 0" in ran(
+        str(REPOSITORY / "tools" / "kills" / "kills.py"), "--ways", "materialize", "--kills", "4"
+    )

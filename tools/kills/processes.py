@@ -1,17 +1,17 @@
-"""Commands of the package as processes of their own, with fake models: one process imports everything, and is forked.
+"""Run commands of the package in forks of one process that has imported everything, with fake models.
 
-A run takes a second in this way, where it is imports that take the most of one that is started anew.
+A run takes about a second; in a new process imports would take most of its time.
 
-    python faults/processes.py '[["process", "a.json"], ["materialize", "a.json"]]'
+    python tools/kills/processes.py '[["process", "a.json"], ["materialize", "a.json"]]'
 
-runs both at once in the current folder, and prints their exit codes as JSON; what they say is in `{number}.log`.
+runs both at once in the current folder, and prints their exit codes as JSON; their output is in `{number}.log`.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # a process with threads is not safely forked
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # forking a process with threads is not safe
 
 import importlib
 import json
@@ -39,7 +39,7 @@ cv2.setNumThreads(1)
 
 
 def fake_models(*_: object) -> Models:
-    """Models that are ready at once and give the same numbers in every process."""
+    """Return models that need no loading and give the same numbers in every process."""
     return Models(
         LazyModel.ready(FakeClipEngine(), "fake-clip"),
         LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
@@ -50,7 +50,7 @@ def fake_models(*_: object) -> Models:
 def start(
     root: Path, arguments: Sequence[str], log: Path, *, before: Callable[[], None] = lambda: None, **environ: str
 ) -> int:
-    """Start a command in a process group of its own, and give its process id.
+    """Start a command in a separate process group; returns its process id.
 
     Args:
         before: called in the new process before the command.
@@ -78,15 +78,15 @@ def start(
 
 
 def wait(process: int) -> int:
-    """The exit code of a process, negative if a signal ended it."""
+    """Wait for a process; returns its exit code, negative after a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def kill(process: int) -> None:
-    """`kill -9` for the whole process group."""
+    """Send SIGKILL to the process group."""
     try:
         os.killpg(process, signal.SIGKILL)
-    except ProcessLookupError:  # ended, or not yet a group of its own
+    except ProcessLookupError:  # it has ended, or is not a group leader yet
         os.kill(process, signal.SIGKILL)
 
 

@@ -1,16 +1,16 @@
-"""Kills runs with `kill -9`, runs them again, and compares everything that they made with undisturbed runs.
+"""Kill runs with `kill -9`, run them again, and compare their files with undisturbed runs.
 
-    python faults/kills.py --kills 50 --seed 1
-    python faults/kills.py --kills 50 --at adoptions events/latest
+    python tools/kills/kills.py --kills 50 --seed 1
+    python tools/kills/kills.py --kills 50 --at adoptions events/latest
 
-Two ways, `curation-features process` and `curation-features materialize`, each so many kills; half of them in an empty
-project, half where an older version of the batch is finished. Every other kill comes at a random moment of the run,
-the others just before a chosen step: the opening of a file for writing, a flush to disk, a rename, a removal, or the
-opening of one of Dagster's databases. With `--at`, all kills come just before a step that names such a path.
+Both `curation-features process` and `curation-features materialize` are killed so many times, half of them in an empty
+project, half with a finished older version of the batch. Every other kill is at a random moment; the others are just
+before a step: opening a file for writing, a flush to disk, a rename, a removal, or opening one of Dagster's databases.
+With `--at`, all kills are just before a step that names such a path.
 
-After the kill: whatever has a final name is whole, and of the old or the new version; no event is in the journal or was
-posted without its artifacts. After the next run: the same bytes as undisturbed, the same events, and nothing left over.
-The exit code is 1 if anything differs.
+After the kill every file with a final name is complete, of the old or the new version, and no event is in the journal
+or was posted without its artifacts. After the next run the bytes and the events equal those of an undisturbed run,
+and no temporary file is left. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from curation_features.storage.cache import FeatureCache
 WAYS = ("process", "materialize")
 BEGINS = ("empty", "old")
 STEPS = frozenset({"open", "os.rename", "os.remove", "os.link", "sqlite3.connect", "faults.flush"})
-UNCOMPARED = ("dagster", "locks", "adoptions")  # folders of the data folder with what differs from run to run
+UNCOMPARED = ("dagster", "locks", "adoptions")  # folders whose content differs between runs
 
 Files = dict[str, bytes]
 
@@ -52,7 +52,7 @@ Files = dict[str, bytes]
 
 
 def write_photos(folder: Path) -> list[dict[str, Any]]:
-    """A dozen photos of many kinds, some of them bad, and their artifacts."""
+    """Write a dozen photos of many kinds, some of them damaged; returns their artifacts."""
     folder.mkdir(parents=True)
     random_pixels = np.random.default_rng(0).integers(90, 160, (48, 64, 3), dtype=np.uint8)
     photo = Image.fromarray(random_pixels)
@@ -77,7 +77,7 @@ def write_photos(folder: Path) -> list[dict[str, Any]]:
 
 
 def make_project(root: Path) -> None:
-    """The photos, and two versions of one batch: `old.json` and `new.json`."""
+    """Write the photos, and two versions of one batch: `old.json` and `new.json`."""
     artifacts = write_photos(root / "photos")
     old = {"batch_id": "trip", "artifacts": artifacts[:-4]}
     new = {"batch_id": "trip", "artifacts": artifacts, "note": "changed"}
@@ -85,11 +85,11 @@ def make_project(root: Path) -> None:
         (root / f"{name}.json").write_text(json.dumps(document))
 
 
-# --- what a run leaves ------------------------------------------------------------------------------------------------
+# --- outputs of a run -------------------------------------------------------------------------------------------------
 
 
 def outputs(root: Path) -> Files:
-    """What has a final name in the data folder, without the cache of features, which is compared by its meaning."""
+    """Read the files with a final name in the data folder, without the cache, which `cached` compares."""
     data = root / "data"
     found = {}
     for path in sorted(data.rglob("*")):
@@ -101,7 +101,7 @@ def outputs(root: Path) -> Files:
 
 
 def cached(root: Path) -> dict[str, Any]:
-    """What the cache holds, by its meaning: entries by their file; None for one that is damaged."""
+    """Parse the cache: entries by file; None for a damaged one."""
     cache = FeatureCache(root / "data" / "cache" / "features")
     found: dict[str, Any] = {}
     for artifact in json.loads((root / "new.json").read_text())["artifacts"]:
@@ -117,7 +117,7 @@ def cached(root: Path) -> dict[str, Any]:
 
 
 def adopted(root: Path) -> list[Any] | None:
-    """What Dagster has to learn of the batch, without timings; None if it has nothing to learn."""
+    """Read what Dagster has not registered of the batch, without timings; None if there is nothing."""
     path = root / "data" / "adoptions" / "trip.json"
     if not path.exists():
         return None
@@ -127,7 +127,7 @@ def adopted(root: Path) -> list[Any] | None:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Temporary files in the data folder."""
+    """List the temporary files in the data folder."""
     return [str(path.relative_to(root)) for path in (root / "data").rglob("*.tmp")]
 
 
@@ -136,7 +136,7 @@ def leftovers(root: Path) -> list[str]:
 
 @contextmanager
 def webhook(log: Path) -> Iterator[str]:
-    """A server that keeps what is posted to it, a line each, in `{log}/{name in the URL}`; gives its URL."""
+    """Serve a webhook that appends each post to `{log}/{name in the URL}`; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -165,10 +165,10 @@ def webhook(log: Path) -> Iterator[str]:
 
 
 def steps_called(root: Path, at_step: Callable[[], None], place: str = "") -> None:
-    """Call `at_step` before each step that changes a file of the data folder, in this process, from now on.
+    """Call `at_step` before each change of a file in the data folder, from now on.
 
     Args:
-        place: only steps that name a path with this in it; a flush names none.
+        place: only steps whose path contains this; a flush has no path.
     """
     data = str(root / "data")
 
@@ -193,7 +193,7 @@ def steps_called(root: Path, at_step: Callable[[], None], place: str = "") -> No
 
 @dataclass
 class Bench:
-    """Undisturbed runs of one way, and kills measured against them."""
+    """Undisturbed runs of one command, and kills to compare with them."""
 
     folder: Path
     way: str
@@ -209,7 +209,7 @@ class Bench:
     kills: Counter[str] = field(default_factory=Counter)
 
     def prepare(self) -> None:
-        """Make the undisturbed runs: of the old version, of the new one upon it, and of the new one alone."""
+        """Run undisturbed: the old version, the new one after it, and the new one alone."""
         (self.folder / "posts").mkdir()
         make_project(self.folder / "empty")
         old = self._copy("empty", "old")
@@ -225,7 +225,7 @@ class Bench:
             self.expected_adoption[begin] = adopted(root)
 
     def kill_once(self, number: int, begin: str, share: float, aimed: bool) -> None:
-        """Kill a run after a share of its time, or before a share of its steps; check, run again, and check."""
+        """Kill a run after a fraction of its time, or before one of its steps; check, run again, and check."""
         root = self._copy(begin, f"kill-{number}")
         step = int(share * self.steps[begin])
 
@@ -326,14 +326,14 @@ def _said(root: Path) -> str:
 
 
 def run(way: str, begins: Sequence[str], kills: int, seed: int, place: str = "") -> list[str]:
-    """Kill runs of one way so many times; prints the totals and gives the problems."""
+    """Kill runs of one command so many times; prints the totals, returns the problems."""
     chance = random.Random(f"{seed} {way}")
     with tempfile.TemporaryDirectory() as folder, webhook(Path(folder) / "posts") as url:
         bench = Bench(Path(folder), way, url, begins, place)
         bench.prepare()
         number = 0
         while bench.kills["killed"] < kills:
-            kinds = 2 * len(begins)  # each is spread over the whole run
+            kinds = 2 * len(begins)  # spreads each kind of kill over the whole run
             share = ((number // kinds + chance.random()) / max(1, -(-kills // kinds))) % 1.0
             aimed = bool(place) or bool(number % 2)
             bench.kill_once(number, begin=begins[number // 2 % len(begins)], share=share, aimed=aimed)
