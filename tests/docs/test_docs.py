@@ -43,8 +43,8 @@ def commands(document: str) -> list[str]:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Path:
-    """A clone as the current folder, with its environment, three photos and small models."""
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone as the current folder, with its environment and three photos, without weights: no command loads torch."""
     listed = subprocess.run(["git", "ls-files", "-z", "--cached"], cwd=REPOSITORY, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if not name.startswith("tests/"):
@@ -60,9 +60,17 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     path = f"{tmp_path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    for name, value in {**small_models, "PATH": path, "PYTHONPATH": str(REPOSITORY)}.items():
+    without_weights = {"CURATION_FEATURES_ON_MISSING_WEIGHTS": "degrade", "HF_HUB_OFFLINE": "1"}
+    for name, value in {**without_weights, "PATH": path, "PYTHONPATH": str(REPOSITORY)}.items():
         monkeypatch.setenv(name, value)
     return tmp_path
+
+
+@pytest.fixture
+def models(checkout: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> None:
+    """Small real models for the checkout."""
+    for name, value in {**small_models, "CURATION_FEATURES_ON_MISSING_WEIGHTS": "fail"}.items():
+        monkeypatch.setenv(name, value)
 
 
 def run(*command: str) -> str:
@@ -72,6 +80,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("models")
 def test_the_quick_start(checkout: Path) -> None:
     for command in commands("quickstart.md"):
         run("bash", "-c", command)
