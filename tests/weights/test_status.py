@@ -8,15 +8,14 @@ import socket
 import pytest
 
 from curation_features.cli import main
-from curation_features.weights import locate_clip, model_status
-from curation_features.weights.known_files import brisque_file, clip_iqa_file
+from curation_features.weights import brisque_file, clip_iqa_file, locate_clip, model_status
 
-PICKLE = b"\x80\x02 stands for a file of torch.save"
+PICKLE = b"\x80\x02 a file of torch.save"
 
 
 @pytest.fixture
 def local(settings, clip_checkpoint, tmp_path, monkeypatch):
-    """Settings of a project with a checkpoint of its own, on a machine without any other weights or connection."""
+    """Settings of a project with a user-supplied checkpoint, on a machine without other weights or connection."""
     from huggingface_hub import constants
 
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
@@ -28,14 +27,15 @@ def local(settings, clip_checkpoint, tmp_path, monkeypatch):
     return settings.replace(model="local-dir:model")
 
 
-def test_the_status_tells_what_is_there_and_downloads_nothing(local):
+def test_the_status_downloads_nothing(local):
     elsewhere = brisque_file().elsewhere
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_bytes(PICKLE)
     clip, clip_iqa, brisque = model_status(local)
+    weights = locate_clip(local)
     assert (clip.name, clip.source, clip.problem) == ("clip", "local-dir:model", None)
-    assert (clip.path, clip.sha256) == (locate_clip(local).path, locate_clip(local).sha256)
-    assert (clip.bytes, clip.origin) == (clip.path.stat().st_size, "a file of one's own")
+    assert (clip.path, clip.sha256, clip.bytes) == (weights.path, weights.sha256, weights.path.stat().st_size)
+    assert clip.origin == "a user-supplied file"
     assert (clip_iqa.path, clip_iqa.sha256, clip_iqa.bytes, clip_iqa.origin) == (None, None, 0, "")
     assert clip_iqa.reason == "missing_weights"
     assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
@@ -44,7 +44,7 @@ def test_the_status_tells_what_is_there_and_downloads_nothing(local):
     assert all(status.without_it for status in (clip, clip_iqa, brisque))
 
 
-def test_the_status_of_a_model_that_cannot_be_used_is_its_problem(local):
+def test_the_status_of_an_unusable_model_is_its_problem(local):
     assert "neither hf-hub" in model_status(local.replace(model="ViT-L-14"))[0].problem
     clip_iqa_file().path.parent.mkdir(parents=True)
     clip_iqa_file().path.write_bytes(b"<html>")
@@ -53,25 +53,14 @@ def test_the_status_of_a_model_that_cannot_be_used_is_its_problem(local):
     assert "is not a PyTorch file" in status.problem
 
 
-def test_the_status_for_machines(local, monkeypatch, capsys):
+def test_the_status_is_available_as_json(local, monkeypatch, capsys):
     monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
     brisque_file().path.parent.mkdir(parents=True)
     brisque_file().path.write_bytes(PICKLE)
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
     clip, clip_iqa, brisque = json.loads(capsys.readouterr().out)["models"]
-    assert set(clip) == {
-        "name",
-        "source",
-        "path",
-        "sha256",
-        "bytes",
-        "origin",
-        "problem",
-        "reason",
-        "without_it",
-        "licence",
-    }
+    keys = "name source path sha256 bytes origin problem reason without_it licence"
+    assert sorted(clip) == sorted(keys.split())
     assert clip["path"] == str(local.root / "model" / "open_clip_model.safetensors")
     assert (clip_iqa["path"], clip_iqa["reason"]) == (None, "missing_weights")
-    assert brisque["sha256"] == hashlib.sha256(PICKLE).hexdigest()
-    assert brisque["origin"] == "the weights folder"
+    assert (brisque["sha256"], brisque["origin"]) == (hashlib.sha256(PICKLE).hexdigest(), "the weights folder")
