@@ -235,12 +235,11 @@ assert "torch" not in sys.modules
 RUN = """
 import logging
 from curation_features.errors import CurationError
-from curation_features.weights import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.weights import WeightsSpec
 from curation_features.settings import load_settings
 logging.basicConfig(level="INFO")
 try:
-    locate = {"clip": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}[sys.argv[4]]
-    weights = locate(load_settings())
+    weights = WeightsSpec(sys.argv[4], load_settings()).locate()
     print(json.dumps({"path": str(weights.path), "sha256": weights.sha256, "problem": None}))
 except CurationError as error:
     print(json.dumps({"problem": str(error), "kind": type(error).__name__}))

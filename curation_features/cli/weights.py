@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
         dest="from_folder",
         type=Path,
         metavar="DIR",
-        help="import the files from this folder, not from the network: a hub cache, repository folders, or single files",
+        help="import the files from here, not from the network: a hub cache, repository folders, or single files",
     )
     declare(models, "list", models_list, "curation-features models list", LIST_FIELDS)
     declare(models, "status", models_status, "curation-features models status --json", STATUS_FIELDS)

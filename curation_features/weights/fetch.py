@@ -76,21 +76,21 @@ def fetch_clip(
         repositories: dict[tuple[str, str], _Repository] = {}
         if isinstance(source, HubSource):
             sha256 = source.published.sha256 if source.published else ""
-            own = _Repository(source.repo, source.revision, progress)
-            own.open(folder, source.checkpoints, flat, sha256)
+            own = _Repository(source.repo, source.revision, progress, folder, source.checkpoints, flat, sha256)
             repositories[source.repo, source.revision] = own
             if source.config is None:
                 own.fetch_first(CONFIG_FILE)
             config = source.config or parse_config(own.read(CONFIG_FILE), f"{CONFIG_FILE} of {source.repo}", FETCH)
             own.fetch_first(*source.checkpoints)
         for repo, revision, names in companions(source, config):
-            if (repo, revision) not in repositories:
-                repositories[repo, revision] = _Repository(repo, revision, progress)
+            repository = repositories.get((repo, revision))
+            if repository is None:
                 is_flat = flat and names[-1] != ENCODER_FILE  # in the folder, this would be the model's own
-                repositories[repo, revision].open(folder, names[-1:], is_flat)
+                repository = _Repository(repo, revision, progress, folder, names[-1:], is_flat)
+                repositories[repo, revision] = repository
             for name in names[:-1]:
-                repositories[repo, revision].fetch(name)
-            repositories[repo, revision].fetch_first(names[-1])
+                repository.fetch(name)
+            repository.fetch_first(names[-1])
         for repository in repositories.values():
             repository.finish()
 
@@ -154,36 +154,45 @@ def alone() -> Iterator[None]:
 
 
 class _Repository:
-    """A repository whose files are put into the hub's cache: first the contents, and at the end their names."""
+    """A repository, of the hub or in a folder, whose files are copied to the cache: first contents, then names.
 
-    def __init__(self, repo: str, revision: str, progress: Progress) -> None:
-        self._repo, self._revision, self._progress = repo, revision, progress
+    Args:
+        root: the folder to search for it; None: it is on the hub.
+        names: files of which it must hold one.
+        flat: its files may be in `root` itself.
+        sha256: digest of the first of `names` that it holds; it decides instead of the revision. Empty: unknown.
+
+    Raises:
+        MissingWeightsError: `root` does not hold it.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str,
+        progress: Progress,
+        root: Path | None,
+        names: Sequence[str],
+        flat: bool,
+        sha256: str = "",
+    ) -> None:
+        self._repo, self._revision, self._progress, self._root = repo, revision, progress, root
         self._cache = repository_folder(repo)
-        self._root: Path | None = None
         self._files = Path()
         self._commit = ""
         self._blobs: dict[str, str] = {}
-
-    def open(self, root: Path | None, names: Sequence[str], flat: bool, sha256: str = "") -> None:
-        """Find the repository in the folder `root`; without a folder, it is on the hub.
-
-        Args:
-            names: files of which it must hold one.
-            flat: its files may be in `root` itself.
-            sha256: digest of the first of `names` that it holds; it decides instead of the revision. Empty: unknown.
-        """
-        self._root = root
         if root is None:
             return
-        is_commit = re.fullmatch(SHA1, self._revision)
+        is_commit = re.fullmatch(SHA1, revision)
         for files, commit in self._candidates(root, flat, every_commit=bool(sha256)):
             self._files = files
             name = next((name for name in names if (files / name).is_file()), None)
             if name is None:
                 continue
             commit = commit or _recorded(files, name)[0]
-            if self._folder_blob(name) == sha256 if sha256 else commit in ("", self._revision) or not is_commit:
-                self._commit = self._revision if is_commit else commit
+            is_right = self._folder_blob(name) == sha256 if sha256 else not is_commit or commit in ("", revision)
+            if is_right:
+                self._commit = revision if is_commit else commit
                 return
         raise self._missing(names)
 
@@ -331,7 +340,7 @@ def _cause(error: BaseException) -> str:
     while inner := _inner(error):
         error = inner
     lines = str(error).splitlines()
-    kind = kind if "Repo" in kind else type(error).__name__  # only its kind says what the hub says of a repository
+    kind = kind if "Repo" in kind else type(error).__name__  # a repository's error has the answer only in its name
     if kind == "OSError" and lines:
         return lines[0]
     return f"{kind}: {lines[0]}" if lines else kind

@@ -54,7 +54,7 @@ class WeightsSpec:
     @property
     def source(self) -> str:
         """Their name in the settings, or the URL of the published file."""
-        return self.given or cast(KnownFile, self.origin).url
+        return self.given if self.given or self.model == "clip" else cast(KnownFile, self.origin).url
 
     @property
     def licence(self) -> str:

@@ -65,15 +65,16 @@ def test_the_cache_is_that_of_the_hubs_own_client(hub, machine, make_machine):
     assert theirs == machine.files()
 
 
-def test_only_the_first_checkpoint_is_fetched_and_config_may_be_known(hub, machine, model):
+def test_only_the_first_checkpoint_of_a_listed_model_is_fetched(hub, machine, model):
     """open_clip has the configuration of the models of its own list."""
     memo = machine.root / "data" / "cache" / "model_names.json"
     memo.parent.mkdir(parents=True)
     entry = {"hub": "org/model/", "config": json.loads(model[CONFIG])}
     memo.write_text(json.dumps({f"ViT/tag in open_clip {version('open_clip_torch')}": entry}))
-    hub.repositories["org/model"] = {"open_clip_pytorch_model.bin": b"\x80\x02 a pickle"}
-    path = machine.locate("clip", CURATION_FEATURES_MODEL="ViT/tag")["path"]
-    assert Path(path).name == "open_clip_pytorch_model.bin"
+    first = "open_clip_pytorch_model.safetensors"
+    hub.repositories["org/model"] = {first: model[CHECKPOINT], "open_clip_pytorch_model.bin": PICKLE}
+    assert Path(machine.locate("clip", CURATION_FEATURES_MODEL="ViT/tag")["path"]).name == first
+    assert [request.name for request in hub.gets()] == [first]
 
 
 def test_all_files_are_of_one_commit_of_the_revision(hub, machine):

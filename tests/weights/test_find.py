@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
+import socket
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hubs import CHECKPOINT, COMMIT, CONFIG, altered
 from huggingface_hub import try_to_load_from_cache
 
+from curation_features.cli import main
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.weights import (
     KnownFile,
@@ -21,6 +23,7 @@ from curation_features.weights import (
     locate_brisque,
     locate_clip,
     locate_clip_iqa,
+    model_status,
     sources,
 )
 from curation_features.weights.catalog import PUBLISHED_CLIPS
@@ -388,3 +391,39 @@ def test_clip_iqa_needs_openais_file(settings, home):
     write(clip_iqa_file().path, PICKLE)
     with pytest.raises(InvalidWeightsError, match="afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"):
         locate_clip_iqa(settings)
+
+
+# --- status ---
+
+
+def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
+    monkeypatch.setattr(socket.socket, "connect", None)  # any attempt to reach a server raises
+    write(brisque_file().elsewhere, PICKLE)
+    statuses = model_status(local)
+    clip, clip_iqa, brisque = statuses
+    weights = locate_clip(local)
+    assert (clip.name, clip.source, clip.problem) == ("clip", "local-dir:model", None)
+    assert (clip.path, clip.sha256, clip.bytes) == (weights.path, weights.sha256, weights.path.stat().st_size)
+    assert clip.origin == "a user-supplied file"
+    assert (clip_iqa.path, clip_iqa.sha256, clip_iqa.bytes, clip_iqa.origin) == (None, None, 0, "")
+    assert clip_iqa.reason == "missing_weights"
+    assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
+    assert (brisque.name, brisque.sha256, brisque.bytes) == ("brisque", sha256_of(PICKLE), len(PICKLE))
+    assert (brisque.source, brisque.origin) == (brisque_file().url, "a download of another library")
+    assert all(status.without_it for status in statuses)
+    monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
+    assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert models == json.loads(json.dumps([asdict(status) for status in statuses], default=str))
+    keys = "name source path sha256 bytes origin problem reason without_it licence"
+    assert sorted(models[0]) == sorted(keys.split())
+
+
+def test_the_status_of_an_unusable_model_is_its_problem(local, home):
+    assert "neither hf-hub" in model_status(local.replace(model="ViT-L-14"))[0].problem
+    write(clip_iqa_file().path, b"<html>")
+    write(brisque_file().path, PICKLE)
+    _, clip_iqa, brisque = model_status(local)
+    assert (clip_iqa.reason, clip_iqa.path) == ("invalid_weights", None)
+    assert "is not a PyTorch file" in clip_iqa.problem
+    assert brisque.origin == "the weights folder"

@@ -346,6 +346,7 @@ def test_a_snapshot_of_another_revision_is_not_imported(hub, connected, machine,
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip_checkpoint, rn50_archive, shared_data):
     brisque = shared_data / "brisque" / "brisque_svm_weights.pt"
     hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}

@@ -38,21 +38,15 @@ def test_a_name_and_tag_is_open_clips_repository(settings):
     assert tagged.config["preprocess_cfg"]["interpolation"] == "bicubic"
 
 
-def test_the_tag_decides_the_preprocessing(settings):
+def test_the_tag_decides_preprocessing_and_activation(settings):
     """SigLIP squashes photos and scales them to [-1, 1]."""
     preprocess = source(settings, "ViT-B-16-SigLIP/webli").config["preprocess_cfg"]
     assert (preprocess["resize_mode"], tuple(preprocess["mean"])) == ("squash", (0.5, 0.5, 0.5))
-
-
-def test_the_tag_decides_the_activation(settings):
     plain, quick = (
         source(settings, f"{name}/openai").config["model_cfg"] for name in ("ViT-B-32", "ViT-B-32-quickgelu")
     )
     assert plain == quick == open_clip.get_model_config("ViT-B-32-quickgelu")
     assert source(settings, "ViT-B-32/laion2b_s34b_b79k").config["model_cfg"]["quick_gelu"] is False
-
-
-def test_a_tag_with_a_file_name_prefers_safetensors(settings):
     tagged = source(settings, "ViTamin-S/datacomp1b")
     assert tagged.repo == "jienengchen/ViTamin-S"
     assert tagged.checkpoints == ("pytorch_model.safetensors", "pytorch_model.bin")
