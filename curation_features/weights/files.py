@@ -18,6 +18,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,30 @@ def digest(settings: Settings, path: Path, *, again: bool = False) -> str:
     memo = settings.data_path / "cache" / "weights.json"
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-    known = read_memo(memo, lambda value: re.fullmatch(SHA256, value))
+    is_digest = partial(re.fullmatch, SHA256)
+    return str(remember(memo, key, lambda: blob_name(path, large=True), is_digest, again=again))
+
+
+def remember(
+    memo: Path, key: str, compute: Callable[[], Any], is_valid: Callable[[Any], object], *, again: bool = False
+) -> Any:
+    """Return the value of `key` in the JSON file `memo`, or compute and record it.
+
+    Args:
+        is_valid: tells valid values; others, and a damaged file, are ignored.
+        again: compute it even if it is recorded.
+    """
+    try:
+        known = {name: value for name, value in json.loads(memo.read_bytes()).items() if is_valid(value)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        known = {}
     if again or key not in known:
-        known[key] = blob_name(path, large=True)
+        known[key] = compute()
         try:
             atomic_files.write_bytes(memo, json.dumps(known, indent=1).encode(), durable=False)
         except OSError as error:
-            logger.warning("%s cannot be written (%s): the next run hashes weights again", memo, error)
-    return str(known[key])
-
-
-def read_memo(path: Path, is_valid: Callable[[Any], object]) -> dict[str, Any]:
-    """Read the valid entries of a JSON object; none if the file is missing or damaged."""
-    try:
-        return {key: value for key, value in json.loads(path.read_bytes()).items() if is_valid(value)}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        return {}
+            logger.warning("%s cannot be written (%s): the next run computes its content again", memo, error)
+    return known[key]
 
 
 # --- the hub's cache ---

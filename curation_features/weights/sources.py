@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from curation_features import atomic_files
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 from curation_features.weights.catalog import PUBLISHED_CLIPS, PublishedClip
-from curation_features.weights.files import read_memo
+from curation_features.weights.files import remember
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINT_FILES = (
@@ -87,15 +85,12 @@ def _tagged_source(settings: Settings, name: str, model: str, tag: str) -> Sourc
     """Find a model of open_clip's list. Importing open_clip imports torch, so its answer is remembered."""
     memo = settings.data_path / "cache" / "model_names.json"
     key = f"{name} in open_clip {version('open_clip_torch')}"
-    known = read_memo(memo, lambda entry: entry["hub"] and entry["config"]["model_cfg"])
-    if key not in known:
-        known[key] = _look_up(name, model, tag)
-        with suppress(OSError):  # the next run looks it up again
-            atomic_files.write_bytes(memo, json.dumps(known, indent=1).encode(), durable=False)
-    repo, _, file = known[key]["hub"].rpartition("/")
+    look_up = partial(_look_up, name, model, tag)
+    entry = remember(memo, key, look_up, lambda entry: entry["hub"] and entry["config"]["model_cfg"])
+    repo, _, file = entry["hub"].rpartition("/")
     safetensors = re.sub(r"\.(bin|pth|pt)$", ".safetensors", file)
     names = tuple(dict.fromkeys((safetensors, file))) if file else CHECKPOINT_FILES
-    return _hub_source(name, repo, checkpoints=names, config=known[key]["config"])
+    return _hub_source(name, repo, checkpoints=names, config=entry["config"])
 
 
 def _hub_source(
