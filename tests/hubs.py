@@ -1,4 +1,4 @@
-"""Fixtures: a Hugging Face hub on the loopback, and this package in processes of its own that know no other hub."""
+"""Fixtures: a Hugging Face hub on the loopback, and separate processes of this package that know no other hub."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".pt", ".model")
+CHECKPOINT = "open_clip_model.safetensors"
+CONFIG = "open_clip_config.json"
+PICKLE = b"\x80\x02" + bytes(range(256)) * 2000
 SIGN_IN = b"<!DOCTYPE html><html><title>Sign in to the network</title></html>"
 
 
 @dataclass
 class Request:
-    """A request, and how many bytes of a body were sent for it."""
+    """A request, and the number of body bytes that were sent for it."""
 
     method: str
     path: str
@@ -41,20 +44,20 @@ class Request:
 
 @dataclass
 class Hub:
-    """A server that speaks as the real hub does where files are downloaded, and can be made to fail.
+    """A server with the hub's download API, and with faults to switch on.
 
     Attributes:
         repositories: the files of each `ORG/NAME`.
-        plain: what lies at `/files/NAME`, as on any other server.
+        plain: files at `/files/NAME`, as on any other server.
         revisions: the commit of each branch and tag, the same in all repositories.
-        gated: for each repository that wants one, its token.
+        gated: the token of each gated repository.
         requests: every request so far.
-        cut: for a file's name, after how many bytes of each answer the connection closes.
-        wrong: for a file's name, what is sent in place of its bytes; what is said of it stays true.
-        sign_in: answer everything with a web page, as a network that wants a sign-in does.
+        cut: by file name, the number of bytes after which each response breaks off.
+        wrong: by file name, the bytes to send instead; the headers stay true.
+        sign_in: answer everything with a web page, like the sign-in page of a network.
         pace: seconds to wait before each 16 kB.
-        stop_at: when so many bytes were sent in all, no more is sent until this is None.
-        no_ranges: ignore what part of a file is asked for.
+        stop_at: total of bytes after which nothing is sent until this is None.
+        no_ranges: ignore range requests.
     """
 
     url: str
@@ -76,7 +79,7 @@ class Hub:
         return sum(request.sent for request in self.requests)
 
     def gets(self, name: str = "") -> list[Request]:
-        """The requests so far that asked for a body (and were not sent elsewhere for it)."""
+        """The requests so far that were answered with a body (no redirects)."""
         return [r for r in self.requests if r.method == "GET" and (not name or r.name == name) and r.sent]
 
 
@@ -95,15 +98,20 @@ def hub() -> Iterator[Hub]:
 
 
 def is_large(name: str) -> bool:
-    """Whether the hub keeps a file apart, by its sha256."""
+    """Whether the hub stores a file separately, by its sha256."""
     return name.endswith(LARGE)
 
 
 def blob_of(name: str, data: bytes) -> str:
-    """What the hub calls the content of a file."""
+    """The hub's name for the content of a file."""
     if is_large(name):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def altered(data: bytes) -> bytes:
+    """The same bytes with the last bit inverted."""
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def handle(self) -> None:
         try:
@@ -135,18 +143,18 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.request_made.path
         if self.hub.sign_in:
             self._send(200, SIGN_IN, {"Content-Type": "text/html"})
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(*found.groups())
-        elif found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(*match.groups())
+        elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
             assert self.request_made.token is None, "a token was sent to another host"
-            self._file(found[2], self.hub.repositories[found[1]][found[2]], '"of-the-cdn-{}"')
+            self._file(match[2], self.hub.repositories[match[1]][match[2]], '"of-the-cdn-{}"')
         elif path.startswith("/files/") and path[7:] in self.hub.plain:
             self._file(path[7:], self.hub.plain[path[7:]], '"{}"')
         else:
             self._send(404)
 
     def _resolve(self, repo: str, revision: str, name: str) -> None:
-        """A file of a repository: itself, or where it lies."""
+        """Send a file of a repository, or a redirect to it."""
         token = self.hub.gated.get(repo)
         if repo not in self.hub.repositories:
             self._send(401, headers={"X-Error-Code": "RepoNotFound"})
@@ -170,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(302, headers={"Location": f"{elsewhere}/cdn/{repo}/{name}", **linked, **commit})
 
     def _file(self, name: str, data: bytes, etag: str, headers: dict[str, str] | None = None) -> None:
-        """The bytes of a file, or those that are asked for."""
+        """Send the bytes of a file, or the requested range."""
         etag = etag.format(hashlib.md5(data).hexdigest())
         data = self.hub.wrong.get(name, data)
         headers = {**(headers or {}), "ETag": etag, "Accept-Ranges": "bytes"}
@@ -207,13 +215,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-# --- this package in a process of its own: the hub's client reads its environment when it is imported ---
+# --- separate processes: the hub's client reads its environment when it is imported ---
 
 PROLOGUE = """
 import json, sys
 from pathlib import Path
-from curation_features.weights import known_files
-known_files.RN50_URL, known_files.RN50_SHA256, known_files.BRISQUE_URL = sys.argv[1:4]
+from curation_features.weights import catalog
+catalog.RN50_URL, catalog.RN50_SHA256, catalog.BRISQUE_URL = sys.argv[1:4]
 """
 PULL = """
 from dataclasses import asdict
@@ -227,12 +235,11 @@ assert "torch" not in sys.modules
 RUN = """
 import logging
 from curation_features.errors import CurationError
-from curation_features.weights import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.weights import WeightsSpec
 from curation_features.settings import load_settings
 logging.basicConfig(level="INFO")
 try:
-    locate = {"clip": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}[sys.argv[4]]
-    weights = locate(load_settings())
+    weights = WeightsSpec(sys.argv[4], load_settings()).locate()
     print(json.dumps({"path": str(weights.path), "sha256": weights.sha256, "problem": None}))
 except CurationError as error:
     print(json.dumps({"problem": str(error), "kind": type(error).__name__}))
@@ -246,7 +253,7 @@ sys.exit(main(sys.argv[4:]))
 
 @dataclass
 class Machine:
-    """A machine whose only hub is the one on the loopback: a project, and an `HF_HOME` of its own."""
+    """A machine whose only hub is the one on the loopback: a project, and an empty `HF_HOME`."""
 
     hub: Hub
     root: Path
@@ -273,25 +280,25 @@ class Machine:
         return subprocess.Popen(command, env=environ, cwd=self.root, stdout=pipe, stderr=pipe, text=True)
 
     def run(self, script: str, *arguments: str | Path, **environ: str) -> tuple[str, str, int]:
-        """Standard output, standard error and exit code of a script."""
+        """Run a script; return its standard output, standard error and exit code."""
         process = self.start(script, *arguments, **environ)
         out, err = process.communicate(timeout=240)
         return out, err, process.returncode
 
     def pull(self, *folder: Path, **environ: str) -> dict[str, dict[str, Any]]:
-        """The status of each model after a pull."""
+        """Pull, and return the status of each model."""
         out, err, code = self.run(PULL, *folder, **environ)
         assert code == 0, err
         return {status["name"]: status for status in map(json.loads, out.splitlines())}
 
     def locate(self, model: str, **environ: str) -> dict[str, Any]:
-        """What a run finds, or fetches, of a model."""
+        """Locate a model, and return its weights or problem."""
         out, err, code = self.run(RUN, model, **environ)
         assert code == 0, err
         return {**json.loads(out), "log": err}
 
     def files(self) -> dict[str, bytes | str]:
-        """Every file under `HF_HOME`: its bytes, or where it leads. Locks are left out."""
+        """Every file in `HF_HOME` but locks: its bytes, or the target of its link."""
         return {
             str(path.relative_to(self.home)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
             for path in sorted(self.home.rglob("*"))
@@ -301,7 +308,7 @@ class Machine:
 
 @pytest.fixture(scope="session")
 def hub_model() -> dict[str, bytes]:
-    """The files of a repository with a checkpoint: right in form, though of no model."""
+    """The files of a repository with a checkpoint: valid, but of no real model."""
     import numpy as np
     from checkpoints import PREPROCESS, TEXT, VIT
     from safetensors.numpy import save
@@ -309,14 +316,14 @@ def hub_model() -> dict[str, bytes]:
     config = {"model_cfg": {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}, "preprocess_cfg": PREPROCESS}
     weights = np.random.default_rng(5).random(500_000, np.float32)
     return {
-        "open_clip_config.json": json.dumps(config).encode(),
-        "open_clip_model.safetensors": save({"weights": weights}),
+        CONFIG: json.dumps(config).encode(),
+        CHECKPOINT: save({"weights": weights}),
     }
 
 
 @pytest.fixture
 def make_machine(hub: Hub, tmp_path: Path) -> Any:
-    """Makes machines without any weights."""
+    """Make machines without any weights."""
 
     def make(name: str, **environ: str) -> Machine:
         root = tmp_path / name

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STATUS_FIELDS = {
     "models": "[{name, source, path, sha256, bytes, origin, problem, reason, without_it, licence}], each model of a run"
 }
-LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], each model that is recommended"}
+LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], each recommended model"}
 
 
 def register(commands: Any) -> None:
@@ -39,34 +39,34 @@ def register(commands: Any) -> None:
         dest="from_folder",
         type=Path,
         metavar="DIR",
-        help="take the files from here and nothing from the network: a copy of HF_HOME, repositories, or single files",
+        help="import the files from here, not from the network: a hub cache, repository folders, or single files",
     )
     declare(models, "list", models_list, "curation-features models list", LIST_FIELDS)
     declare(models, "status", models_status, "curation-features models status --json", STATUS_FIELDS)
 
 
 def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Fetch the model weights that a run needs where they are missing or damaged, verify all, load each model once."""
+    """Fetch missing or damaged model weights, verify all of them, and load each model once."""
     from curation_features.weights import pull
 
     require_extra("clip")
     with downloads() as progress:
         statuses = pull(settings, progress=progress, folder=args.from_folder)
-    statuses = [_loaded(status, settings) for status in statuses]
-    return Outcome(_fields(statuses), partial(_show_models, statuses), _failure(statuses))
+    statuses = [_try_out(status, settings) for status in statuses]
+    return Outcome(_to_json(statuses), partial(_show_models, statuses), _failure(statuses))
 
 
 def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Show which model weights are here, where they came from, and what a run does without the others."""
+    """List the model weights on this machine, their origin, and what a run does without the missing ones."""
     from curation_features.weights import model_status
 
     require_extra("clip")
     statuses = model_status(settings)
-    return Outcome(_fields(statuses), partial(_show_models, statuses))
+    return Outcome(_to_json(statuses), partial(_show_models, statuses))
 
 
 def models_list(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Show the CLIP models that are recommended; `model` in the settings takes these and any other of open_clip."""
+    """List the recommended CLIP models; `model` in the settings takes these and any other of open_clip."""
     from curation_features.weights.catalog import LABELLERS
 
     names = ("use", "megabytes", "gflop", "zero_shot", "licence")
@@ -82,23 +82,24 @@ def _show_list(models: Sequence[Mapping[str, Any]]) -> None:
         print(f"  {size}, {clip['gflop']:.1f} GFLOP per photo, {top1}, {clip['licence']}")
 
 
-def _fields(statuses: Sequence[ModelStatus]) -> dict[str, Any]:
+def _to_json(statuses: Sequence[ModelStatus]) -> dict[str, Any]:
     return {"models": [asdict(status) for status in statuses]}
 
 
 def _failure(statuses: Sequence[ModelStatus]) -> CurationError | None:
-    """What a pull that did not get all ends with: missing weights only if nothing else is wrong."""
-    wrong = [status for status in statuses if status.problem]
-    if not wrong:
+    """The error of an incomplete pull: missing weights only if nothing else is wrong."""
+    unusable = [status for status in statuses if status.problem]
+    if not unusable:
         return None
-    summary = f"{len(wrong)} of {len(statuses)} models cannot be used: {', '.join(status.name for status in wrong)}"
-    if {status.reason for status in wrong} == {"missing_weights"}:
+    names = ", ".join(status.name for status in unusable)
+    summary = f"{len(unusable)} of {len(statuses)} models cannot be used: {names}"
+    if {status.reason for status in unusable} == {"missing_weights"}:
         return MissingWeightsError(summary)
     return InvalidWeightsError(summary)
 
 
-def _loaded(status: ModelStatus, settings: Settings) -> ModelStatus:
-    """The status of a model after it was loaded once, where its weights are here."""
+def _try_out(status: ModelStatus, settings: Settings) -> ModelStatus:
+    """Load a model whose weights are usable, and return its updated status."""
     from curation_features.pipeline.plan import Models
 
     if status.problem:

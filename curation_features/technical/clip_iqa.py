@@ -18,7 +18,7 @@ import numpy as np
 from curation_features.devices.selection import alone_on, select_device
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
-from curation_features.weights import LazyModel, Progress, Weights, locate_clip_iqa, no_progress
+from curation_features.weights import Copies, LazyModel, Progress, Weights, locate_clip_iqa, no_progress
 from curation_features.weights.assembly import (
     MismatchError,
     check_fit,
@@ -26,7 +26,6 @@ from curation_features.weights.assembly import (
     place,
     without_parameters,
 )
-from curation_features.weights.copies import Copies
 
 if TYPE_CHECKING:
     import torch

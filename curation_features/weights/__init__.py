@@ -1,22 +1,33 @@
-"""Where model weights come from: found, fetched, identified, and loaded once.
+"""Model weights: find, fetch and identify them, and load each model once.
 
-No module here imports torch before a model is really loaded, so that a run in which everything is cached never does.
+No module here imports torch before a model loads, so that a run whose results are all cached never imports it.
 """
 
-from curation_features.weights.copies import Copies
+from curation_features.weights.assembly import Copies
+from curation_features.weights.catalog import KnownFile, brisque_file, clip_iqa_file
 from curation_features.weights.download import Progress, no_progress
-from curation_features.weights.locate import locate_brisque, locate_clip, locate_clip_iqa
-from curation_features.weights.pull import pull
-from curation_features.weights.status import ModelStatus, model_status
+from curation_features.weights.spec import (
+    ModelStatus,
+    WeightsSpec,
+    locate_brisque,
+    locate_clip,
+    locate_clip_iqa,
+    model_status,
+    pull,
+)
 from curation_features.weights.weights import ClipWeights, LazyModel, Weights
 
 __all__ = [
     "ClipWeights",
     "Copies",
+    "KnownFile",
     "LazyModel",
     "ModelStatus",
     "Progress",
     "Weights",
+    "WeightsSpec",
+    "brisque_file",
+    "clip_iqa_file",
     "locate_brisque",
     "locate_clip",
     "locate_clip_iqa",

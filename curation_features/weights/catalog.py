@@ -1,14 +1,22 @@
-"""The table of published models: what is fetched when nothing else is named, and what is recommended beside it.
+"""Published weights: the CLIP models that are recommended, and two single files with a well-known download.
 
-Any other open_clip model works too; of those listed here it is known which bytes they should be. Digests, sizes and
-licences are those of the publishers' pages on the Hugging Face hub. Zero-shot accuracy and GFLOP are open_clip's own
+Any other open_clip model works too; for those of the table the expected bytes are known. Digests, sizes and licences
+are from the publishers' pages on the Hugging Face hub. Zero-shot accuracy and GFLOP are open_clip's own
 (`docs/openclip_results.csv`, `docs/model_profile.csv`).
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+
+from curation_features.weights.files import weights_folder
+
+RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+RN50_URL = f"https://openaipublic.azureedge.net/clip/models/{RN50_SHA256}/RN50.pt"
+BRISQUE_URL = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +26,13 @@ class PublishedClip:
     Attributes:
         repo: `ORG/REPO`; `hf-hub:ORG/REPO` in the settings.
         revision: the commit that is fetched unless the settings name another revision.
-        file: its checkpoint.
-        sha256: digest of the checkpoint; empty where the publisher's own is not known.
+        file: name of the checkpoint.
+        sha256: digest of the checkpoint; empty if the publisher gives none.
         megabytes: size of the checkpoint.
-        licence: as its publisher names it.
-        gflop: work of the image tower for a photo.
-        zero_shot: share of ImageNet-1k's photos that it labels rightly with 1,000 labels (top 1).
-        use: what it is good for.
+        licence: as the publisher names it.
+        gflop: work of the image tower for one photo.
+        zero_shot: zero-shot top-1 accuracy on ImageNet-1k (0 to 1).
+        use: the purpose that it suits.
         text_cosines: cosines of pairs of prompts, recorded from the published model.
     """
 
@@ -95,10 +103,10 @@ LABELLERS = (
         gflop=8.8,
         zero_shot=0.633,
         use="OpenAI's first, to compare with",
-        text_cosines=(("a cat", "a dog", 0.936), ("a cat", "a car", 0.895)),  # of Detic's recorded vectors
+        text_cosines=(("a cat", "a dog", 0.936), ("a cat", "a car", 0.895)),  # from Detic's recorded embeddings
     ),
 )
-"""The models that are recommended for labels, the default first."""
+"""Models recommended for labels, the default first."""
 
 _CLIP_IQA_RN50 = PublishedClip(
     repo="timm/resnet50_clip.openai",
@@ -113,4 +121,56 @@ _CLIP_IQA_RN50 = PublishedClip(
 )
 
 PUBLISHED_CLIPS = MappingProxyType({clip.repo: clip for clip in (*LABELLERS, _CLIP_IQA_RN50)})
-"""Every model of the table by its repository, the default first."""
+"""All models of the table by repository, the default first."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A weights file with a well-known download.
+
+    Attributes:
+        name: name in messages.
+        url: its download.
+        file_name: its name in the weights folder (see `weights_folder`).
+        elsewhere: where the library that it belongs to stores it; used if it exists.
+        setting: the setting that names another file instead.
+        sha256: digest of the published file; empty if unknown.
+        licence: as the publisher names it.
+    """
+
+    name: str
+    url: str
+    file_name: str
+    elsewhere: Path
+    setting: str
+    sha256: str = ""
+    licence: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Target of its download."""
+        return weights_folder() / self.file_name
+
+
+def clip_iqa_file() -> KnownFile:
+    """OpenAI's RN50; also found in the caches of piq and of OpenAI's clip."""
+    elsewhere = Path("~/.cache/clip/RN50.pt").expanduser()
+    return KnownFile("CLIP-IQA's RN50", RN50_URL, "RN50.pt", elsewhere, "clip_iqa_weights", RN50_SHA256, "MIT")
+
+
+def brisque_file() -> KnownFile:
+    """The LIVE regressor as piq publishes it; also found in the cache of torch's hub.
+
+    No digest of the file is published: `brisque_model` checks the numbers in it.
+    """
+    name = "brisque_svm_weights.pt"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser()
+    return KnownFile(
+        "BRISQUE's regressor",
+        BRISQUE_URL,
+        name,
+        home / "hub" / "checkpoints" / name,
+        "brisque_weights",
+        licence="LIVE's own: free use with its notice",
+    )

@@ -1,4 +1,4 @@
-"""A download that goes on where it broke off, and gets its name when it is whole and right."""
+"""Resumable downloads that get their final name once they are complete and verified."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ TIMEOUT_S = (10, 60)
 CHUNK_BYTES = 1 << 16
 LONGEST_ETAG = 100
 PATIENCE = 3
-"""Attempts in a row that may bring nothing, once something has come."""
+"""Consecutive attempts that may bring no byte, once some have arrived."""
 WAIT_S = 1.0
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with the name of a file, how many of its bytes are here, and how many there are (None: not told).
+"""Called with a file's name, its bytes so far, and its size (None: unknown).
 
-Both are equal once, at the end, when the file has been verified and is in its place.
+The last two are equal only once: at the end, when the file is verified and has its final name.
 """
-
-Tell: TypeAlias = Callable[[int, int | None], None]
 
 
 def no_progress(name: str, done: int, total: int | None) -> None:
@@ -47,30 +45,30 @@ def download(
     headers: Mapping[str, str] = MappingProxyType({}),
     progress: Progress = no_progress,
 ) -> None:
-    """Download `url` to `target`, whole and right or not at all.
+    """Download `url` to `target`, complete and verified, or raise.
 
-    Until then it is a part file beside `target`, which an interruption leaves for the next call to go on with. The ETag
-    of the server is in its name: of a file that has changed since, nothing is kept.
+    A part file next to `target` holds the bytes until then; after an interruption, the next call resumes it. Its name
+    holds the server's ETag, so that the part of a file that has changed since is discarded.
 
     Args:
-        check: what is wrong with a whole file; None where nothing is. What is wrong is downloaded once more.
-        name: what `progress` and errors call the file.
-        headers: for the server, but not for another one that it refers to.
+        check: describes the problem of a complete file, or returns None. After a problem, one more download follows.
+        name: the file's name for `progress` and errors.
+        headers: sent to the server, but not to another one that it redirects to.
 
     Raises:
         OSError: the server cannot be reached or refuses, it sent wrong bytes twice, or the disk is full.
     """
-    tell = partial(progress, name)
+    report = partial(progress, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
-        part = _complete(url, target, headers, tell)
+        part = _receive_all(url, target, headers, report)
         problem = check(part)
         if problem is None:
             atomic_files.flush(part)
             part.replace(target)
             atomic_files.flush(target.parent)
             size = target.stat().st_size
-            tell(size, size)
+            report(size, size)
             return
         part.unlink()
     raise OSError(f"{name}: what the server sent {problem}")
@@ -81,38 +79,38 @@ def parts(target: Path) -> list[Path]:
     return [path for path in target.parent.glob("*.part") if path.name.startswith(f"{target.name}.")]
 
 
-def _complete(url: str, target: Path, headers: Mapping[str, str], tell: Tell) -> Path:
-    """A part file with all that the server has. A connection that breaks off is made again."""
+def _receive_all(url: str, target: Path, headers: Mapping[str, str], report: Callable[[int, int | None], None]) -> Path:
+    """Complete the part file. Reconnects after a broken connection."""
     from requests import ConnectionError, Timeout
     from requests.exceptions import ChunkedEncodingError
 
     patience = 1
     while True:
-        before = _bytes_here(target)
+        before = _bytes_so_far(target)
         try:
-            return _receive(url, target, headers, tell)
+            return _receive(url, target, headers, report)
         except (ConnectionError, Timeout, ChunkedEncodingError):
-            patience = PATIENCE if _bytes_here(target) > before else patience - 1
+            patience = PATIENCE if _bytes_so_far(target) > before else patience - 1
             if patience == 0:
                 raise
             time.sleep(WAIT_S)
 
 
-def _receive(url: str, target: Path, headers: Mapping[str, str], tell: Tell) -> Path:
-    """One request for what is missing of the part file, or for all of it where none can be gone on with."""
+def _receive(url: str, target: Path, headers: Mapping[str, str], report: Callable[[int, int | None], None]) -> Path:
+    """Request the missing bytes of the part file, or all bytes if no part file can be resumed."""
     import requests
 
     part = next((part for part in parts(target) if _etag(part)), None)
     done = part.stat().st_size if part else 0
-    wanted = {**headers, "Accept-Encoding": "identity"}
+    sent_headers = {**headers, "Accept-Encoding": "identity"}
     if part and done:
-        wanted |= {"Range": f"bytes={done}-", "If-Range": _etag(part)}
-    with requests.get(url, headers=wanted, stream=True, timeout=TIMEOUT_S) as response:
-        if part and response.status_code == 416:  # the part is whole, or not of this file: the check tells
+        sent_headers |= {"Range": f"bytes={done}-", "If-Range": _etag(part)}
+    with requests.get(url, headers=sent_headers, stream=True, timeout=TIMEOUT_S) as response:
+        if part and response.status_code == 416:  # the part is complete, or of another file: `check` finds out
             return part
         response.raise_for_status()
-        if part is None or not _continues(response, done):
-            part, done = _new_part(target, response.headers.get("ETag", "")), 0
+        if part is None or not _is_continuation(response, done):
+            part, done = _create_part(target, response.headers.get("ETag", "")), 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with atomic_files.named(part), part.open("ab") as file:
@@ -120,19 +118,19 @@ def _receive(url: str, target: Path, headers: Mapping[str, str], tell: Tell) -> 
                 file.write(chunk)
                 done += len(chunk)
                 if done != total:
-                    tell(done, total)
+                    report(done, total)
     if total is not None and done != total:
         raise requests.ConnectionError(f"the server sent {done} of {total} bytes")
     return part
 
 
-def _continues(response: requests.Response, done: int) -> bool:
-    """Whether an answer begins where the part file ends."""
+def _is_continuation(response: requests.Response, done: int) -> bool:
+    """Whether the response starts at the end of the part file."""
     return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
 
 
-def _new_part(target: Path, etag: str) -> Path:
-    """An empty part file in place of all others. Without a strong ETag it is not gone on with later."""
+def _create_part(target: Path, etag: str) -> Path:
+    """Create an empty part file and delete all others. Without a strong ETag it is never resumed."""
     for old in parts(target):
         old.unlink()
     usable = re.fullmatch('"[^"]+"', etag) and len(quote(etag, safe="")) <= LONGEST_ETAG
@@ -146,5 +144,5 @@ def _etag(part: Path) -> str:
     return unquote(part.name.removesuffix(".part").rpartition(".")[2])
 
 
-def _bytes_here(target: Path) -> int:
+def _bytes_so_far(target: Path) -> int:
     return sum(part.stat().st_size for part in parts(target))

@@ -1,4 +1,4 @@
-"""Weights on this machine, and a model made out of them once."""
+"""Weights on this machine, and a model that is loaded from them once."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Weights:
     """Weights on this machine.
 
     Attributes:
-        source: what was asked for, as in the settings (`hf-hub:...`, `local-dir:...`, a URL or a file).
+        source: their name in the settings (`hf-hub:...`, `local-dir:...` or a file), or a URL.
         path: the weights file.
-        sha256: digest of everything that decides the model's numbers (the file, and its configuration if it has one).
+        sha256: digest of everything that decides the model's numbers: the file, and its configuration if it has one.
     """
 
     source: str
@@ -34,18 +34,18 @@ class Weights:
 
     @property
     def identity(self) -> str:
-        """Names these very weights; part of the version of every result that they make."""
+        """Source and digest; part of the version of every result of these weights."""
         return f"{self.source}@{self.sha256[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipWeights(Weights):
-    """A CLIP checkpoint with what else a CLIP model is made of.
+    """A CLIP checkpoint with its configuration and tokenizer.
 
     Attributes:
         config: `{"model_cfg": ..., "preprocess_cfg": ...}`, as in `open_clip_config.json`.
         tokenizer: folder of a tokenizer for `transformers`; None: open_clip's own, which needs no files.
-        text_cosines: cosines of pairs of prompts that the published model is known to give.
+        text_cosines: recorded cosines of pairs of prompts, to recognise the published model.
     """
 
     config: Mapping[str, Any] = field(repr=False)
@@ -54,17 +54,17 @@ class ClipWeights(Weights):
 
 
 class LazyModel(Generic[T]):
-    """A model that is located when its identity is asked for, and loaded on first use, once for all threads.
+    """A model that is located on the first use of its identity and loaded on its own first use, once for all threads.
 
-    A failure is remembered for a minute, so that a batch without weights does not try again for every photo, and a
-    service that runs on finds them once they are there.
+    A failure is remembered for a minute: a batch without weights does not retry for every photo, and a running service
+    finds weights that arrive later.
 
     Args:
         locate: finds or fetches the weights; raises `WeightsError`. Must not import torch.
-        load: makes the model out of what `locate` found.
+        load: builds the model from the weights.
 
     Attributes:
-        loading: entered while the model is loaded, which may take seconds, for whoever tells people so.
+        loading: context manager entered while the model loads (seconds); used to show progress.
     """
 
     def __init__(self, locate: Callable[[], Weights], load: Callable[..., T]) -> None:
@@ -79,32 +79,32 @@ class LazyModel(Generic[T]):
 
     @classmethod
     def ready(cls, model: T, identity: str) -> LazyModel[T]:
-        """Wrap a model that exists already (a fake in a test, or an engine of one's own)."""
+        """Wrap an existing model: a fake in a test, or a user-supplied engine."""
         return cls(lambda: Weights(identity, Path(), ""), lambda _: model)
 
     @property
     def identity(self) -> str:
-        """Name and digest of the weights, without loading them. Raises `WeightsError` where there are none."""
-        return self._located().identity
+        """Source and digest of the weights, without loading them. Raises `WeightsError` if they are missing."""
+        return self._find_weights().identity
 
     def get(self) -> T:
-        """The model, loaded on the first call. Raises `WeightsError` where it cannot be."""
+        """Return the model, loaded on the first call. Raises `WeightsError` if it cannot be loaded."""
         with self._lock:
             if self._model is None:
-                weights = self._located()
+                weights = self._find_weights()
                 with self.loading():
-                    self._model = self._tried(lambda: self._load(weights))
+                    self._model = self._attempt(lambda: self._load(weights))
             return self._model
 
-    def _located(self) -> Weights:
+    def _find_weights(self) -> Weights:
         with self._lock:
             if self._weights is None:
-                self._weights = self._tried(self._locate)
+                self._weights = self._attempt(self._locate)
             return self._weights
 
-    def _tried(self, step: Callable[[], S]) -> S:
+    def _attempt(self, step: Callable[[], S]) -> S:
         if self._failure is not None and time.monotonic() - self._failed_at < RETRY_AFTER_S:
-            raise self._failure.with_traceback(None)  # else each raise would make its traceback longer
+            raise self._failure.with_traceback(None)  # each raise would make its traceback longer
         try:
             return step()
         except WeightsError as error:

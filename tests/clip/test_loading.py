@@ -186,7 +186,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, clip_checkpoint, copi
         (lambda state: state.update(extra=torch.ones(2)), "it holds extra, which the model has not"),
         (
             lambda state: state.update({"visual.proj": torch.ones(32, 8)}),
-            r"it has visual.proj as \(32, 8\) in place of \(32, 32\)",
+            r"it has visual.proj as \(32, 8\) instead of \(32, 32\)",
         ),
         (
             lambda state: [state.pop(name) for name in list(state) if "visual" in name],

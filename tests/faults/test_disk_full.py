@@ -22,9 +22,8 @@ from curation_features.cli import main
 from curation_features.errors import MissingWeightsError
 from curation_features.pipeline import Models, preparation
 from curation_features.service import FeaturesService
-from curation_features.weights.copies import Copies
+from curation_features.weights import Copies, KnownFile
 from curation_features.weights.fetch import fetch_known_file
-from curation_features.weights.known_files import KnownFile
 
 STATES = ("full", "read-only")
 
@@ -283,11 +282,11 @@ def test_a_copy_of_weights_for_which_there_is_no_room_costs_time_alone(
 
     tensors = {"a": torch.ones(100_000)}
     weights.spoil("full", leaving=100_000)
-    assert Copies(settings).tensors("key", lambda: tensors)["a"].equal(tensors["a"])
+    assert Copies(settings).load("key", lambda: tensors, dict)["a"].equal(tensors["a"])
     assert "the next run reads the original again" in caplog.text
     assert [name for name in weights.names() if "." in name] == []
     weights.heal()
-    Copies(settings).tensors("key", lambda: tensors)
+    Copies(settings).load("key", lambda: tensors, dict)
     assert [name.rpartition("/")[2] for name in weights.names() if "." in name] == ["key.safetensors", "key.sha256"]
 
 

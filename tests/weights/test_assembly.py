@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import hashlib
+import logging
+import pickle
+import shutil
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from curation_features.weights.assembly import (
+    Copies,
     MismatchError,
     check_fit,
     check_values,
@@ -35,32 +44,36 @@ def empty() -> Net:
         return Net()
 
 
-def test_parameters_have_no_storage_and_everything_else_is_real():
+def devices(model: Net) -> set[str]:
+    return {parameter.device.type for parameter in model.parameters()}
+
+
+def test_only_parameters_have_no_storage():
     model = empty()
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert devices(model) == {"meta"}
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(model.mask, torch.tensor([1.0, 0.0]))
     assert torch.equal(model.plain, torch.arange(3))
     assert torch.equal(model.layers[1].running_var, torch.ones(2))
 
 
-def test_models_of_other_threads_are_whole():
+def test_models_of_other_threads_are_complete():
     built: list[Net] = []
     with without_parameters():
         thread = threading.Thread(target=lambda: built.append(Net()))
         thread.start()
         thread.join()
-    assert {parameter.device.type for parameter in built[0].parameters()} == {"cpu"}
+    assert devices(built[0]) == {"cpu"}
 
 
-def test_models_that_are_built_afterwards_are_whole_even_if_one_could_not_be_built():
+def test_models_built_after_a_failure_are_complete():
     with pytest.raises(TypeError), without_parameters():
         torch.nn.Linear("three", 2)
-    assert {parameter.device.type for parameter in Net().parameters()} == {"cpu"}
-    assert {parameter.device.type for parameter in empty().parameters()} == {"meta"}
+    assert devices(Net()) == {"cpu"}
+    assert devices(empty()) == {"meta"}
 
 
-def test_a_model_is_made_of_the_very_tensors(tensors):
+def test_a_model_holds_the_very_tensors_of_the_checkpoint(tensors):
     model = empty().eval()
     check_fit(model, tensors)
     for name, tensor in tensors.items():
@@ -69,12 +82,12 @@ def test_a_model_is_made_of_the_very_tensors(tensors):
         name: tensor.data_ptr() for name, tensor in tensors.items()
     }
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    whole = Net().eval()
-    whole.load_state_dict(tensors)
-    assert torch.equal(model.layers(torch.ones(1, 3)), whole.layers(torch.ones(1, 3)))
+    reference = Net().eval()
+    reference.load_state_dict(tensors)
+    assert torch.equal(model.layers(torch.ones(1, 3)), reference.layers(torch.ones(1, 3)))
 
 
-def test_a_tensor_takes_the_type_that_the_model_has(tensors):
+def test_a_tensor_takes_the_dtype_of_the_model(tensors):
     model = empty().half()
     place(model, "layers.0.weight", tensors["layers.0.weight"], "cpu")
     assert torch.equal(model.layers[0].weight, tensors["layers.0.weight"].half())
@@ -83,14 +96,11 @@ def test_a_tensor_takes_the_type_that_the_model_has(tensors):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda tensors: tensors.pop("scale"), "it lacks scale"),
-        (lambda tensors: tensors.pop("layers.1.running_mean"), "it lacks layers.1.running_mean"),
-        (lambda tensors: tensors.update(more=torch.ones(1)), "it holds more, which the model has not"),
-        (
-            lambda tensors: tensors.update({"layers.0.weight": torch.ones(2, 4)}),
-            r"it has layers.0.weight as \(2, 4\) in place of \(2, 3\)",
-        ),
-        (lambda tensors: tensors.clear(), "it lacks scale; it lacks .*, and 5 more"),
+        (lambda tensors: tensors.pop("scale"), "lacks scale"),
+        (lambda tensors: tensors.pop("layers.1.running_mean"), "lacks layers.1.running_mean"),
+        (lambda tensors: tensors.update(more=torch.ones(1)), "holds more"),
+        (lambda tensors: tensors.update({"layers.0.weight": torch.ones(2, 4)}), r"layers.0.weight .*\(2, 4\).*\(2, 3"),
+        (lambda tensors: tensors.clear(), "lacks scale; it lacks .*, and 5 more"),
     ],
     ids=["parameter", "buffer", "more", "shape", "nothing"],
 )
@@ -112,6 +122,174 @@ def test_values_must_be_finite(value, dtype):
 
 def test_not_all_values_may_be_zero():
     zeros = {"a": torch.zeros(2, 2), "count": torch.tensor(0), "none": torch.empty(0)}
-    with pytest.raises(MismatchError, match="nothing but zeros"):
+    with pytest.raises(MismatchError, match="zeros"):
         check_values(zeros)
     check_values({**zeros, "b": torch.tensor(-1)})
+
+
+# --- copies ---
+
+KEY = "model-1-0123"
+
+
+class Original:
+    """A checkpoint that counts its reads."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        # One storage for both, as in checkpoints, and one of them transposed.
+        values = torch.arange(12.0)
+        self.tensors = {"a": values[:6].view(2, 3).T, "b": values[6:], "count": torch.tensor(7)}
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        self.reads += 1
+        return dict(self.tensors)
+
+    def equals(self, tensors: dict[str, torch.Tensor]) -> bool:
+        return tensors.keys() == self.tensors.keys() and all(
+            torch.equal(tensors[name], tensor) for name, tensor in self.tensors.items()
+        )
+
+
+@pytest.fixture
+def original() -> Original:
+    return Original()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    return tmp_path / "assets" / "curation-features" / "weights" / "prepared"
+
+
+@pytest.fixture
+def copies(settings, folder) -> Copies:
+    return Copies(settings)
+
+
+@pytest.fixture
+def copy(folder) -> Path:
+    return folder / f"{KEY}.safetensors"
+
+
+def record(path: Path) -> None:
+    """Record the digest of a copy as it is now."""
+    path.with_suffix(".sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+
+
+def test_the_original_is_read_once(settings, folder, copies, copy, original, caplog):
+    assert original.equals(copies.load(KEY, original, dict))
+    assert original.equals(Copies(settings).load(KEY, original, dict))
+    assert copies.load(KEY, original, lambda tensors: tensors["b"].sum().item()) == 51
+    assert original.reads == 1
+    assert sorted(path.name for path in folder.iterdir()) == [f"{KEY}.safetensors", f"{KEY}.sha256"]
+    recorded = copy.with_suffix(".sha256").read_text()
+    record(copy)
+    assert recorded == copy.with_suffix(".sha256").read_text()
+    assert caplog.messages == []
+
+
+def test_each_key_has_its_own_copy(copies, original):
+    copies.load(KEY, original, dict)
+    other = {"a": torch.ones(1)}
+    assert torch.equal(copies.load("model-1-4567", lambda: other, dict)["a"], other["a"])
+    assert original.equals(copies.load(KEY, original, dict))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_copy_is_mapped_and_not_read(copies, copy, original):
+    original.tensors["large"] = torch.rand(1 << 20)
+    for tensors in (copies.load(KEY, original, dict), copies.load(KEY, original, dict)):
+        mapped = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(copy) in line]
+        ranges = [tuple(int(end, 16) for end in fields[0].split("-")) for fields in mapped]
+        for tensor in tensors.values():
+            assert any(start <= tensor.data_ptr() < end for start, end in ranges)
+
+
+@pytest.mark.parametrize("name", [f"{KEY}.safetensors", f"{KEY}.sha256"])
+def test_a_copy_needs_its_digest(copies, folder, original, name, caplog):
+    copies.load(KEY, original, dict)
+    (folder / name).unlink()
+    assert original.equals(copies.load(KEY, original, dict))
+    assert original.equals(copies.load(KEY, original, dict))
+    assert original.reads == 2
+    assert caplog.messages == []
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "executed")
+
+
+@pytest.mark.parametrize("content", ["altered", "pickle", "torch", "html", "empty", "truncated", "other tensors"])
+def test_a_damaged_copy_is_replaced(copies, copy, original, content, tmp_path, caplog):
+    """All but the first have the recorded digest; nothing in them is executed."""
+
+    def build(tensors):
+        if not original.equals(tensors):
+            raise MismatchError("it holds something else")
+        return tensors
+
+    copies.load(KEY, original, build)
+    data = copy.read_bytes()
+    bomb = tmp_path / "bomb"
+    if content == "torch":
+        torch.save({"a": Bomb(bomb)}, copy)
+    elif content == "other tensors":
+        save_file({"a": torch.ones(1)}, copy)
+    else:
+        written = {
+            "altered": data[:-1] + bytes([data[-1] ^ 1]),
+            "pickle": pickle.dumps({"a": Bomb(bomb)}),
+            "html": b"<!DOCTYPE html><p>Not found</p>",
+            "empty": b"",
+            "truncated": data[:-3],
+        }
+        copy.write_bytes(written[content])
+    if content != "altered":
+        record(copy)
+    assert original.equals(copies.load(KEY, original, build))
+    assert not bomb.exists()
+    (message,) = caplog.messages
+    assert str(copy) in message
+    assert ("was altered" if content == "altered" else "cannot be used (") in message
+    assert copy.read_bytes() == data
+    assert original.equals(load_file(copy))
+    pickle.loads(pickle.dumps(Bomb(bomb)))
+    assert bomb.exists()
+
+
+@pytest.mark.parametrize("step", ["make", "build"])
+def test_no_copy_is_kept_of_an_original_that_does_not_fit(copies, copy, original, step, caplog):
+    def refuse(*tensors):
+        raise MismatchError("it is another model")
+
+    for _ in range(2):
+        with pytest.raises(MismatchError, match="it is another model"):
+            copies.load(KEY, refuse if step == "make" else original, refuse)
+        assert not copy.exists()
+    assert caplog.messages == []
+
+
+def test_a_copy_that_cannot_be_written_loses_no_result(copies, folder, original, caplog):
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file instead of the folder")
+    for _ in range(2):
+        assert original.equals(copies.load(KEY, original, dict))
+    assert original.reads == 2
+    assert len(caplog.messages) == 2
+    assert all("cannot be written" in message for message in caplog.messages)
+
+
+def test_a_copy_in_use_may_be_deleted(copies, folder, original, caplog):
+    caplog.set_level(logging.WARNING)
+    tensors = copies.load(KEY, original, dict)
+    shutil.rmtree(folder)
+    assert original.equals(tensors)
+    assert original.equals(copies.load(KEY, original, dict))
+    assert caplog.messages == []

@@ -4,24 +4,37 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
+import socket
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hubs import CHECKPOINT, COMMIT, CONFIG, altered
 from huggingface_hub import try_to_load_from_cache
 
+from curation_features.cli import main
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
-from curation_features.weights import Weights, locate_brisque, locate_clip, locate_clip_iqa, sources
+from curation_features.weights import (
+    KnownFile,
+    Weights,
+    WeightsSpec,
+    brisque_file,
+    clip_iqa_file,
+    locate_brisque,
+    locate_clip,
+    locate_clip_iqa,
+    model_status,
+    sources,
+)
 from curation_features.weights.catalog import PUBLISHED_CLIPS
-from curation_features.weights.find import TOKENIZER_FILES, find_known_file
-from curation_features.weights.hub_cache import cached
-from curation_features.weights.known_files import KnownFile, brisque_file, clip_iqa_file
+from curation_features.weights.files import cached
+from curation_features.weights.find import TOKENIZER_FILES, find_clip, find_known_file
 
-DEGRADE = "CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade"
-CHECKPOINT = "open_clip_model.safetensors"
-CONFIG = "open_clip_config.json"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PICKLE = b"\x80\x02 stands for a file of torch.save"
+PICKLE = b"\x80\x02 a file of torch.save"
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 # --- a checkpoint in a folder ---
@@ -29,9 +42,17 @@ PICKLE = b"\x80\x02 stands for a file of torch.save"
 
 @pytest.fixture
 def local(settings, clip_checkpoint):
-    """Settings of a project with a checkpoint of its own in `model/`."""
+    """Settings of a project with a user-supplied checkpoint in `model/`."""
     shutil.copytree(clip_checkpoint, settings.root / "model")
     return settings.replace(model="local-dir:model")
+
+
+def set_text(settings, **text):
+    """Change the text configuration of the checkpoint in `model/`."""
+    path = settings.root / "model" / CONFIG
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"].update(text)
+    path.write_text(json.dumps(config))
 
 
 def test_a_folders_checkpoint_is_found_and_identified(local):
@@ -40,30 +61,14 @@ def test_a_folders_checkpoint_is_found_and_identified(local):
     assert (weights.source, weights.tokenizer) == ("local-dir:model", None)
     assert weights.config == json.loads((local.root / "model" / CONFIG).read_text())
     assert locate_clip(local) == weights
+    path = local.root / "model" / CONFIG
+    path.write_bytes(path.read_bytes() + b" ")
+    assert locate_clip(local).sha256 != weights.sha256
 
 
-@pytest.mark.parametrize("name", [CHECKPOINT, CONFIG])
-def test_the_digest_covers_the_weights_and_the_configuration(local, name):
-    before = locate_clip(local).sha256
-    path = local.root / "model" / name
-    data = path.read_bytes()
-    path.write_bytes(data + b" " if name.endswith("json") else data[:-1] + bytes([data[-1] ^ 1]))
-    assert locate_clip(local).sha256 != before
-
-
-def with_text(settings, **text):
-    """Change the text configuration of the checkpoint in `model/`."""
-    path = settings.root / "model" / CONFIG
-    config = json.loads(path.read_text())
-    config["model_cfg"]["text_cfg"].update(text)
-    path.write_text(json.dumps(config))
-
-
-def test_a_folders_tokenizer_lies_in_the_folder_and_counts(local):
-    with_text(local, hf_tokenizer_name="org/tokenizer")
-    with pytest.raises(
-        MissingWeightsError, match=r"lacks its tokenizer \(tokenizer_config.json and one of tokenizer.json"
-    ):
+def test_a_folders_tokenizer_is_part_of_the_digest(local):
+    set_text(local, hf_tokenizer_name="org/tokenizer")
+    with pytest.raises(MissingWeightsError, match=r"lacks its tokenizer \(tokenizer_config.json"):
         locate_clip(local)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (local.root / "model" / name).write_text("{}")
@@ -73,42 +78,39 @@ def test_a_folders_tokenizer_lies_in_the_folder_and_counts(local):
     assert locate_clip(local).sha256 != weights.sha256
 
 
-def test_a_digest_is_remembered_and_a_damaged_memory_is_ignored(local):
+def test_a_digest_is_remembered_and_a_damaged_memo_ignored(local):
     weights = locate_clip(local)
     memo = local.data_path / "cache" / "weights.json"
     (remembered,) = json.loads(memo.read_text()).values()
-    assert remembered == hashlib.sha256(weights.path.read_bytes()).hexdigest()
+    assert remembered == sha256_of(weights.path.read_bytes())
     memo.write_text(memo.read_text().replace(remembered, "0" * 64))
-    assert locate_clip(local).sha256 != weights.sha256  # the memory is really used
+    assert locate_clip(local).sha256 != weights.sha256  # the memo is really used
     for damage in ("", "{", "[]", '{"x": 1}', memo.read_text().replace("0" * 64, "short")):
         memo.write_text(damage)
         assert locate_clip(local).sha256 == weights.sha256
 
 
-def test_a_change_that_keeps_size_and_modification_time_is_noticed(local):
+def test_a_change_that_keeps_size_and_mtime_is_noticed(local):
     before = locate_clip(local)
     stat = before.path.stat()
-    data = before.path.read_bytes()
-    before.path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    before.path.write_bytes(altered(before.path.read_bytes()))
     os.utime(before.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert locate_clip(local).sha256 != before.sha256
 
 
-def test_a_memory_that_cannot_be_written_costs_no_result(local, caplog):
+def test_a_memo_that_cannot_be_written_loses_no_result(local, caplog):
     expected = locate_clip(local)
-    (local.root / "blocked").write_text("a file where the data folder should be")
+    (local.root / "blocked").write_text("a file instead of the data folder")
     assert locate_clip(local.replace(data_dir="blocked")) == expected
     assert "cannot be written" in caplog.text
 
 
-def test_the_file_that_is_hashed_is_the_file_that_open_clip_loads(local):
-    """With several checkpoints in a folder, open_clip's own choice decides."""
+def test_open_clips_choice_among_checkpoints_decides(local):
+    import torch
     from open_clip.factory import _find_checkpoint_in_dir
 
     folder = local.root / "model"
     weights = (folder / CHECKPOINT).read_bytes()
-    import torch
-
     torch.save({}, folder / "open_clip_pytorch_model.bin")
     (folder / "open_clip_pytorch_model.safetensors").write_bytes(weights)
     (folder / "model.safetensors").write_bytes(weights)
@@ -119,16 +121,11 @@ def test_the_file_that_is_hashed_is_the_file_that_open_clip_loads(local):
         locate_clip(local)
 
 
-def test_a_missing_folder_configuration_or_checkpoint_says_what_to_put_where(local):
-    with pytest.raises(MissingWeightsError, match="nowhere is not a folder; put open_clip_config") as caught:
+def test_a_missing_folder_or_configuration_has_a_remedy(local):
+    with pytest.raises(MissingWeightsError, match=r"nowhere is not a folder; put .*ON_MISSING_WEIGHTS=degrade"):
         locate_clip(local.replace(model="local-dir:nowhere"))
-    assert DEGRADE in str(caught.value)
-    (local.root / "model" / CONFIG).rename(local.root / "kept")
-    with pytest.raises(MissingWeightsError, match="holds no open_clip_config"):
-        locate_clip(local)
-    (local.root / "kept").rename(local.root / "model" / CONFIG)
-    (local.root / "model" / CHECKPOINT).unlink()
-    with pytest.raises(MissingWeightsError, match=r"holds none of open_clip_model\.safetensors"):
+    (local.root / "model" / CONFIG).unlink()
+    with pytest.raises(MissingWeightsError, match=f"holds no {CONFIG}"):
         locate_clip(local)
 
 
@@ -149,7 +146,7 @@ WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
     ],
     ids=["html", "empty", "4 bytes", "100 bytes", "cut", "longer", "header", "weightless"],
 )
-def test_a_damaged_checkpoint_is_found_by_its_header_alone(local, damage, message):
+def test_the_header_of_a_checkpoint_shows_damage(local, damage, message):
     path = local.root / "model" / CHECKPOINT
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InvalidWeightsError, match=f"{path} {message}.*; copy it there again"):
@@ -159,7 +156,7 @@ def test_a_damaged_checkpoint_is_found_by_its_header_alone(local, damage, messag
 @pytest.mark.parametrize(
     "damage", [b"<html>", b"", b"PK\x03\x04 the start of an archive"], ids=["html", "empty", "zip"]
 )
-def test_a_damaged_pytorch_checkpoint_is_found(local, damage):
+def test_the_header_of_a_pytorch_checkpoint_shows_damage(local, damage):
     folder = local.root / "model"
     (folder / CHECKPOINT).unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(damage)
@@ -170,7 +167,7 @@ def test_a_damaged_pytorch_checkpoint_is_found(local, damage):
 @pytest.mark.parametrize(
     "config", ["{", "[]", "{}", '{"model_cfg": 1}', '{"model_cfg": {"text_cfg": 1}}', "[" * 100_000]
 )
-def test_a_configuration_that_is_none_is_an_error_that_names_it(local, config):
+def test_a_configuration_that_is_not_valid_is_an_error(local, config):
     (local.root / "model" / CONFIG).write_text(config)
     with pytest.raises(InvalidWeightsError, match=r"open_clip_config.json (is not JSON|has no model_cfg).*; copy it"):
         locate_clip(local)
@@ -190,141 +187,118 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "hub"
 
 
-def put(
-    cache: Path, repo: str, name: str, data: bytes, commit: str = "0123456789abcdef0123456789abcdef01234567"
-) -> Path:
+def put(cache: Path, repo: str, name: str, data: bytes, commit: str = COMMIT, revision: str = "main") -> Path:
     """Put a file into the cache in its documented layout: a blob, and a link to it in the snapshot of a commit."""
     folder = cache / f"models--{repo.replace('/', '--')}"
-    blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
-    link = folder / "snapshots" / commit / name
-    for path in (blob, link, folder / "refs" / "main"):
+    blob, link, ref = (
+        folder / "blobs" / sha256_of(data),
+        folder / "snapshots" / commit / name,
+        folder / "refs" / revision,
+    )
+    for path in (blob, link, ref):
         path.parent.mkdir(parents=True, exist_ok=True)
     blob.write_bytes(data)
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(blob, link.parent))
-    (folder / "refs" / "main").write_text(commit)
+    ref.write_text(commit)
     return link
+
+
+@pytest.fixture
+def published(hub_cache, settings):
+    """Settings of a project whose model is `org/model` of the hub."""
+    return settings.replace(model="hf-hub:org/model")
+
+
+def put_model(cache: Path, local, repo: str = "org/model", commit: str = COMMIT) -> Path:
+    """Put the checkpoint of `model/` into the cache; returns its link."""
+    links = [put(cache, repo, path.name, path.read_bytes(), commit) for path in (local.root / "model").iterdir()]
+    return next(link for link in links if link.name == CHECKPOINT)
 
 
 @pytest.mark.parametrize("revision", ["main", "a/branch", "c" * 40, "d" * 40, "e" * 40, "unknown"])
 @pytest.mark.parametrize("name", ["here.bin", "folder/here.bin", "absent.bin", "folder"])
-def test_files_are_found_in_the_cache_where_the_hubs_own_client_finds_them(hub_cache, revision, name):
-    for commit, reference in (("c" * 40, "main"), ("d" * 40, "a/branch")):
-        put(hub_cache, "org/model", "here.bin", b"here", commit=commit)
-        ref = hub_cache / "models--org--model" / "refs" / reference
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)
-    put(hub_cache, "org/model", "folder/here.bin", b"there", commit="c" * 40)
+def test_cached_files_are_those_of_the_hubs_own_client(hub_cache, revision, name):
+    put(hub_cache, "org/model", "here.bin", b"here", "c" * 40)
+    put(hub_cache, "org/model", "here.bin", b"here", "d" * 40, "a/branch")
+    put(hub_cache, "org/model", "folder/here.bin", b"there", "c" * 40)
     for repo in ("org/model", "org/none"):
         theirs = try_to_load_from_cache(repo, name, revision=revision)
         assert cached(repo, revision, name) == (Path(theirs) if isinstance(theirs, str) else None)
 
 
-def test_a_checkpoint_in_the_cache_has_the_same_digest_as_the_same_in_a_folder(hub_cache, settings, local):
-    for path in (local.root / "model").iterdir():
-        put(hub_cache, "org/model", path.name, path.read_bytes())
-    weights = locate_clip(settings.replace(model="hf-hub:org/model"))
-    assert weights.sha256 == locate_clip(local).sha256
-    assert weights.path.name == CHECKPOINT
-    assert weights.path.is_relative_to(hub_cache)
-
-
-def test_an_altered_checkpoint_in_the_cache_is_an_error_with_both_digests(hub_cache, settings, local):
-    for path in (local.root / "model").iterdir():
-        link = put(hub_cache, "org/model", path.name, path.read_bytes())
-        if path.name == CHECKPOINT:
-            data = path.read_bytes()
-            altered = data[:-1] + bytes([data[-1] ^ 1])
-            link.resolve().write_bytes(altered)
+def test_a_cached_checkpoint_has_the_digest_of_a_folders(hub_cache, published, local):
+    link = put_model(hub_cache, local)
+    weights = locate_clip(published)
+    assert (weights.path, weights.sha256) == (link, locate_clip(local).sha256)
+    data = link.read_bytes()
+    link.resolve().write_bytes(altered(data))
     with pytest.raises(InvalidWeightsError, match="models pull") as caught:
-        locate_clip(settings.replace(model="hf-hub:org/model"))
-    for content in (data, altered):
-        assert hashlib.sha256(content).hexdigest() in str(caught.value)
+        locate_clip(published)
+    for content in (data, altered(data)):
+        assert sha256_of(content) in str(caught.value)
 
 
-def publish(monkeypatch, repo: str, sha256: str, revision: str = "f" * 40) -> None:
-    """Put a repository into the table of models."""
-    entry = replace(next(iter(PUBLISHED_CLIPS.values())), repo=repo, revision=revision, sha256=sha256, file=CHECKPOINT)
-    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {repo: entry})
+def publish(monkeypatch, sha256: str, **fields) -> None:
+    """Put `org/model` into the table of models."""
+    entry = replace(next(iter(PUBLISHED_CLIPS.values())), repo="org/model", revision="f" * 40, sha256=sha256)
+    entry = replace(entry, file=CHECKPOINT, **fields)
+    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": entry})
 
 
-def test_a_published_checkpoint_must_have_the_digest_of_the_table(hub_cache, settings, local, monkeypatch):
-    for path in (local.root / "model").iterdir():
-        put(hub_cache, "org/model", path.name, path.read_bytes(), commit="f" * 40)
-    published = settings.replace(model="hf-hub:org/model")
-    sha256 = hashlib.sha256((local.root / "model" / CHECKPOINT).read_bytes()).hexdigest()
-    publish(monkeypatch, "org/model", sha256)
-    assert locate_clip(published).sha256 == locate_clip(local).sha256
-    publish(monkeypatch, "org/model", "0" * 64)
+def test_a_published_checkpoint_must_have_the_tables_digest(hub_cache, published, local, monkeypatch):
+    sha256 = sha256_of(put_model(hub_cache, local, commit="f" * 40).read_bytes())
+    cosines = (("a cat", "a dog", 0.9),)
+    publish(monkeypatch, sha256, text_cosines=cosines)
+    weights = locate_clip(published)
+    assert (weights.sha256, weights.text_cosines) == (locate_clip(local).sha256, cosines)
+    assert locate_clip(local).text_cosines == ()
+    publish(monkeypatch, "0" * 64)
     with pytest.raises(InvalidWeightsError, match=f"has sha256 {sha256}, and the published file has 0000"):
         locate_clip(published)
 
 
-def test_what_open_clip_has_fetched_serves_if_it_is_the_published_checkpoint(hub_cache, settings, local, monkeypatch):
-    for path in (local.root / "model").iterdir():
-        put(hub_cache, "org/model", path.name, path.read_bytes())
-    published = settings.replace(model="hf-hub:org/model")
-    publish(monkeypatch, "org/model", hashlib.sha256((local.root / "model" / CHECKPOINT).read_bytes()).hexdigest())
+def test_open_clips_download_of_a_published_checkpoint_is_used(hub_cache, published, local, monkeypatch):
+    """open_clip fetches it at `main`."""
+    publish(monkeypatch, sha256_of(put_model(hub_cache, local).read_bytes()))
     assert locate_clip(published).sha256 == locate_clip(local).sha256
-    publish(monkeypatch, "org/model", "0" * 64)
+    publish(monkeypatch, "0" * 64)
     with pytest.raises(MissingWeightsError):
         locate_clip(published)
 
 
-def test_a_published_checkpoint_may_be_carried_in_from_any_commit(hub_cache, settings, local, monkeypatch, tmp_path):
-    """Its digest tells that it is the one; any other has to be of the commit."""
-    from curation_features.weights.locate import wanted_clip
-
+def test_a_published_checkpoint_is_imported_from_any_commit(hub_cache, published, local, monkeypatch, tmp_path):
+    """Its digest identifies it; any other checkpoint has to be of the right commit."""
     stick = tmp_path / "stick"
-    for path in (local.root / "model").iterdir():
-        put(stick, "org/model", path.name, path.read_bytes())
-    published = settings.replace(model="hf-hub:org/model")
+    checkpoint = put_model(stick, local)
+    spec = WeightsSpec("clip", published)
     for sha256 in ("", "0" * 64):
-        publish(monkeypatch, "org/model", sha256)
+        publish(monkeypatch, sha256)
         with pytest.raises(MissingWeightsError, match=f"stick holds no {CHECKPOINT}"):
-            wanted_clip(published).carry(stick)
-    publish(monkeypatch, "org/model", hashlib.sha256((local.root / "model" / CHECKPOINT).read_bytes()).hexdigest())
-    wanted_clip(published).carry(stick)
-    assert locate_clip(published).sha256 == locate_clip(local).sha256
-    assert locate_clip(published).path.parent.name == "f" * 40
+            spec.fetch(folder=stick)
+    publish(monkeypatch, sha256_of(checkpoint.read_bytes()))
+    spec.fetch(folder=stick)
+    weights = locate_clip(published)
+    assert (weights.sha256, weights.path.parent.name) == (locate_clip(local).sha256, "f" * 40)
 
 
-def test_a_published_model_carries_its_recorded_cosines(hub_cache, settings, local, monkeypatch):
-    for path in (local.root / "model").iterdir():
-        put(hub_cache, "org/model", path.name, path.read_bytes(), commit="f" * 40)
-    publish(monkeypatch, "org/model", "")
-    entry = replace(sources.PUBLISHED_CLIPS["org/model"], text_cosines=(("a cat", "a dog", 0.9),))
-    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": entry})
-    assert locate_clip(settings.replace(model="hf-hub:org/model")).text_cosines == entry.text_cosines
-    assert locate_clip(local).text_cosines == ()
-
-
-def test_a_checkpoint_without_its_configuration_or_tokenizer_is_missing(hub_cache, settings, local):
-    from curation_features.weights.find import find_clip
-    from curation_features.weights.sources import model_source
-
-    settings = settings.replace(model="hf-hub:org/model")
-    find = lambda: find_clip(settings, model_source(settings))  # noqa: E731
-    with_text(local, hf_tokenizer_name="org/words")
-    with pytest.raises(
-        MissingWeightsError, match="CLIP hf-hub:org/model is not on this machine; run `curation-features"
+def test_a_model_needs_its_configuration_and_tokenizer(hub_cache, published, local):
+    set_text(local, hf_tokenizer_name="org/words")
+    model = local.root / "model"
+    for missing, file in (
+        ("CLIP hf-hub:org/model is not on this machine", ("org/model", CHECKPOINT, (model / CHECKPOINT).read_bytes())),
+        (f"{CONFIG} is not on this machine", ("org/model", CONFIG, (model / CONFIG).read_bytes())),
+        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", "tokenizer.json", b"{}")),
+        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", TOKENIZER_FILES[-1], b"{}")),
     ):
-        find()
-    put(hub_cache, "org/model", CHECKPOINT, (local.root / "model" / CHECKPOINT).read_bytes())
-    with pytest.raises(MissingWeightsError, match=r"open_clip_config.json is not on this machine"):
-        find()
-    put(hub_cache, "org/model", CONFIG, (local.root / "model" / CONFIG).read_bytes())
-    with pytest.raises(MissingWeightsError, match="The tokenizer org/words of CLIP hf-hub:org/model is not on"):
-        find()
-    put(hub_cache, "org/words", "tokenizer.json", b"{}")
-    with pytest.raises(MissingWeightsError, match="The tokenizer org/words"):
-        find()
-    put(hub_cache, "org/words", TOKENIZER_FILES[-1], b"{}")
-    assert find().tokenizer.parent.parent == hub_cache / "models--org--words"
+        with pytest.raises(MissingWeightsError, match=f"{missing}.*; run `curation-features models pull"):
+            find_clip(published, sources.model_source(published))
+        put(hub_cache, *file)
+    assert locate_clip(published).tokenizer.parent.parent == hub_cache / "models--org--words"
 
 
-def test_the_configuration_of_a_text_encoder_is_read_from_the_cache(hub_cache, settings, local):
-    with_text(local, hf_model_name="org/encoder")
+def test_a_text_encoders_configuration_is_cached(hub_cache, local):
+    set_text(local, hf_model_name="org/encoder")
     encoder = put(hub_cache, "org/encoder", "config.json", b"{}")
     weights = locate_clip(local)
     assert weights.config["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder.parent)
@@ -346,8 +320,8 @@ def home(tmp_path, monkeypatch, hub_cache) -> Path:
 
 @pytest.fixture
 def known(home) -> KnownFile:
-    digest = hashlib.sha256(PICKLE).hexdigest()
-    return KnownFile("the model", "https://example.org/w.pt", "w.pt", home / "w.pt", "brisque_weights", digest)
+    url = "https://example.org/w.pt"
+    return KnownFile("the model", url, "w.pt", home / "w.pt", "brisque_weights", sha256_of(PICKLE))
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -356,26 +330,27 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_weights_that_piq_and_torch_fetched_are_found_where_these_keep_them(home, monkeypatch):
+def test_the_caches_of_piq_and_torch_are_known(home, monkeypatch):
+    checkpoints = "hub/checkpoints/brisque_svm_weights.pt"
     assert clip_iqa_file().elsewhere == home / ".cache" / "clip" / "RN50.pt"
-    assert brisque_file().elsewhere == home / ".cache" / "torch" / "hub" / "checkpoints" / "brisque_svm_weights.pt"
+    assert brisque_file().elsewhere == home / ".cache" / "torch" / checkpoints
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert brisque_file().elsewhere == Path("/xdg/torch/hub/checkpoints/brisque_svm_weights.pt")
+    assert brisque_file().elsewhere == Path("/xdg/torch") / checkpoints
     monkeypatch.setenv("TORCH_HOME", "~/t")
-    assert brisque_file().elsewhere == home / "t" / "hub" / "checkpoints" / "brisque_svm_weights.pt"
+    assert brisque_file().elsewhere == home / "t" / checkpoints
     import torch
 
     assert brisque_file().elsewhere.parent.parent == Path(torch.hub.get_dir()).expanduser()
 
 
-def test_downloads_lie_in_the_hubs_cache_as_its_documented_assets(hub_cache):
+def test_downloads_are_assets_of_the_hubs_cache(hub_cache):
     from huggingface_hub import cached_assets_path, constants
 
     documented = cached_assets_path("curation-features", "weights", assets_dir=constants.HF_ASSETS_CACHE)
     assert clip_iqa_file().path.parent == documented.parent
 
 
-def test_a_file_is_taken_from_its_place_first(settings, known):
+def test_the_weights_folder_has_priority(settings, known):
     with pytest.raises(MissingWeightsError, match=r"the model is not on this machine.*models pull"):
         find_known_file(settings, known)
     for path in (known.elsewhere, known.path):
@@ -384,24 +359,15 @@ def test_a_file_is_taken_from_its_place_first(settings, known):
 
 
 @pytest.mark.parametrize("place", ["path", "elsewhere"])
-def test_another_file_in_a_known_place_is_refused_with_both_digests(settings, known, place):
+def test_another_file_is_refused_with_both_digests(settings, known, place):
     path = write(getattr(known, place), PICKLE + b"!")
-    with pytest.raises(
-        InvalidWeightsError, match=f"CURATION_FEATURES_BRISQUE_WEIGHTS={path} to use it as it is"
-    ) as caught:
+    with pytest.raises(InvalidWeightsError, match=f"set CURATION_FEATURES_BRISQUE_WEIGHTS={path}") as caught:
         find_known_file(settings, known)
-    assert known.sha256 in str(caught.value)
-    assert hashlib.sha256(PICKLE + b"!").hexdigest() in str(caught.value)
+    for content in (PICKLE, PICKLE + b"!"):
+        assert sha256_of(content) in str(caught.value)
 
 
-def test_the_beginning_of_a_digest_is_enough_to_know_a_file(settings, known):
-    write(known.path, PICKLE)
-    assert find_known_file(settings, replace(known, sha256=known.sha256[:8])).sha256 == known.sha256
-    with pytest.raises(InvalidWeightsError):
-        find_known_file(settings, replace(known, sha256="00000000"))
-
-
-def test_a_remembered_digest_is_read_again_when_asked(settings, known):
+def test_a_remembered_digest_can_be_verified_again(settings, known):
     write(known.path, PICKLE)
     find_known_file(settings, known)
     memo = settings.data_path / "cache" / "weights.json"
@@ -412,23 +378,52 @@ def test_a_remembered_digest_is_read_again_when_asked(settings, known):
     assert find_known_file(settings, known).sha256 == known.sha256
 
 
-def test_a_file_that_settings_name_is_used_as_it_is(settings, home):
+def test_a_user_supplied_file_is_used_as_it_is(settings, home):
     (settings.root / "mine.pt").write_bytes(PICKLE)
     for locate, setting in ((locate_clip_iqa, "clip_iqa_weights"), (locate_brisque, "brisque_weights")):
         weights = locate(settings.replace(**{setting: "mine.pt"}))
-        assert weights == Weights("mine.pt", settings.root / "mine.pt", hashlib.sha256(PICKLE).hexdigest())
+        assert weights == Weights("mine.pt", settings.root / "mine.pt", sha256_of(PICKLE))
         with pytest.raises(MissingWeightsError, match=f"CURATION_FEATURES_{setting.upper()} names .*none.pt"):
             locate(settings.replace(**{setting: "none.pt"}))
 
 
-def test_clip_iqa_wants_openais_file(settings, home):
+def test_clip_iqa_needs_openais_file(settings, home):
     write(clip_iqa_file().path, PICKLE)
     with pytest.raises(InvalidWeightsError, match="afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"):
         locate_clip_iqa(settings)
 
 
-def test_clip_iqas_weights_may_come_from_the_hub(hub_cache, settings, local):
-    for path in (local.root / "model").iterdir():
-        put(hub_cache, "org/rn50", path.name, path.read_bytes())
-    weights = locate_clip_iqa(settings.replace(clip_iqa_weights="hf-hub:org/rn50"))
-    assert (weights.source, weights.path.name) == ("hf-hub:org/rn50", CHECKPOINT)
+# --- status ---
+
+
+def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
+    monkeypatch.setattr(socket.socket, "connect", None)  # any attempt to reach a server raises
+    write(brisque_file().elsewhere, PICKLE)
+    statuses = model_status(local)
+    clip, clip_iqa, brisque = statuses
+    weights = locate_clip(local)
+    assert (clip.name, clip.source, clip.problem) == ("clip", "local-dir:model", None)
+    assert (clip.path, clip.sha256, clip.bytes) == (weights.path, weights.sha256, weights.path.stat().st_size)
+    assert clip.origin == "a user-supplied file"
+    assert (clip_iqa.path, clip_iqa.sha256, clip_iqa.bytes, clip_iqa.origin) == (None, None, 0, "")
+    assert clip_iqa.reason == "missing_weights"
+    assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
+    assert (brisque.name, brisque.sha256, brisque.bytes) == ("brisque", sha256_of(PICKLE), len(PICKLE))
+    assert (brisque.source, brisque.origin) == (brisque_file().url, "a download of another library")
+    assert all(status.without_it for status in statuses)
+    monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
+    assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert models == json.loads(json.dumps([asdict(status) for status in statuses], default=str))
+    keys = "name source path sha256 bytes origin problem reason without_it licence"
+    assert sorted(models[0]) == sorted(keys.split())
+
+
+def test_the_status_of_an_unusable_model_is_its_problem(local, home):
+    assert "neither hf-hub" in model_status(local.replace(model="ViT-L-14"))[0].problem
+    write(clip_iqa_file().path, b"<html>")
+    write(brisque_file().path, PICKLE)
+    _, clip_iqa, brisque = model_status(local)
+    assert (clip_iqa.reason, clip_iqa.path) == ("invalid_weights", None)
+    assert "is not a PyTorch file" in clip_iqa.problem
+    assert brisque.origin == "the weights folder"

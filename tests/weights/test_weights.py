@@ -10,13 +10,17 @@ from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.weights import LazyModel, Weights, weights
 
 
+def find() -> Weights:
+    return Weights("source", Path("file"), "0123456789abcdef0123")
+
+
 def test_a_model_is_located_and_loaded_once_for_all_threads():
     calls: list[str] = []
     barrier = threading.Barrier(8)
 
     def locate() -> Weights:
         calls.append("locate")
-        return Weights("source", Path("file"), "0123456789abcdef0123")
+        return find()
 
     def load(weights: Weights) -> object:
         calls.append("load")
@@ -24,11 +28,11 @@ def test_a_model_is_located_and_loaded_once_for_all_threads():
         return object()
 
     model = LazyModel(locate, load)
-    found: list[object] = []
+    models: list[object] = []
 
     def use() -> None:
         barrier.wait()
-        found.append(model.get())
+        models.append(model.get())
 
     threads = [threading.Thread(target=use) for _ in range(8)]
     for thread in threads:
@@ -36,19 +40,17 @@ def test_a_model_is_located_and_loaded_once_for_all_threads():
     for thread in threads:
         thread.join()
     assert calls == ["locate", "load"]
-    assert len(set(map(id, found))) == 1
-    assert model.identity == "source@0123456789abcdef"
+    assert len(set(map(id, models))) == 1
 
 
 def test_the_identity_does_not_load_the_model():
     def refuse(weights: Weights) -> object:
         raise AssertionError("loaded")
 
-    model = LazyModel(lambda: Weights("source", Path("file"), "0" * 64), refuse)
-    assert model.identity == "source@0000000000000000"
+    assert LazyModel(find, refuse).identity == "source@0123456789abcdef"
 
 
-def test_a_failure_is_remembered_for_a_while_and_then_tried_again(monkeypatch):
+def test_a_failure_is_remembered_for_a_while(monkeypatch):
     attempts: list[str] = []
 
     def load(_: Weights) -> str:
@@ -57,7 +59,7 @@ def test_a_failure_is_remembered_for_a_while_and_then_tried_again(monkeypatch):
             raise InvalidWeightsError("damaged")
         return "model"
 
-    model = LazyModel(lambda: Weights("source", Path("file"), ""), load)
+    model = LazyModel(find, load)
     for _ in range(3):
         with pytest.raises(InvalidWeightsError, match="damaged"):
             model.get()
@@ -66,10 +68,10 @@ def test_a_failure_is_remembered_for_a_while_and_then_tried_again(monkeypatch):
     assert model.get() == "model"
 
 
-def test_any_other_failure_of_a_load_names_its_kind_and_what_to_do():
+def test_a_failed_load_names_its_error_and_the_remedy():
     def load(_: Weights) -> str:
         raise MemoryError("32 GiB")
 
-    with pytest.raises(WeightsError, match=r"cannot be loaded \(MemoryError: 32 GiB\); free memory") as caught:
-        LazyModel(lambda: Weights("source", Path("file"), ""), load).get()
+    with pytest.raises(WeightsError, match=r"\(MemoryError: 32 GiB\); free memory") as caught:
+        LazyModel(find, load).get()
     assert caught.value.reason == "load_failed"

@@ -8,8 +8,7 @@ from curation_features.devices.selection import select_device
 from curation_features.errors import InvalidWeightsError
 from curation_features.technical.brisque.batched import batched_brisque
 from curation_features.technical.brisque.index import FEATURES, SUPPORT_VECTORS, Brisque
-from curation_features.weights import LazyModel, Progress, Weights, locate_brisque, no_progress
-from curation_features.weights.known_files import brisque_file
+from curation_features.weights import LazyModel, Progress, Weights, brisque_file, locate_brisque, no_progress
 
 if TYPE_CHECKING:
     from curation_features.settings import Settings

@@ -18,7 +18,7 @@ from curation_features.technical.brisque.batched import BatchedBrisque, batched_
 from curation_features.technical.brisque.index import brisque_measurement
 from curation_features.technical.brisque.loading import KNOWN_INDICES, load_brisque
 from curation_features.technical.preview import preview
-from curation_features.weights import Weights, known_files
+from curation_features.weights import Weights, catalog
 
 GOLDEN = {
     "astronaut": 2.8585,
@@ -242,7 +242,7 @@ def test_files_that_are_not_the_regressor(tmp_path, write):
 
 def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisque_regressor, tmp_path):
     """Of the published file no digest is known; its numbers are those of the authors' own release."""
-    url = known_files.brisque_file().url
+    url = catalog.brisque_file().url
     load_brisque(Weights(url, brisque_file, ""))
     coefficients, vectors = torch.load(brisque_file, weights_only=True)
     vectors[400] = 0

@@ -1,0 +1,205 @@
+"""Weights files on disk: header checks, digests, the weights folder, and the Hugging Face hub's cache.
+
+The cache keeps a repository as follows; everything here reads and writes it without a network call.
+
+models--ORG--NAME/
+    blobs/DIGEST                    sha256 of a large file; git's sha1 of a small one
+    snapshots/COMMIT/FILE           a link to its blob
+    refs/REVISION                   the commit of a branch or tag
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from curation_features import atomic_files
+from curation_features.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LARGEST_HEADER_BYTES = 100_000_000
+"""Limit of the safetensors format."""
+
+SHA1 = "[0-9a-f]{40}"
+SHA256 = "[0-9a-f]{64}"
+
+
+def weights_folder() -> Path:
+    """Folder for weights that are not from the hub: an assets folder in `HF_HOME`, like the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "curation-features" / "weights"
+
+
+# --- headers ---
+
+
+def damage(path: Path, suffix: str | None = None) -> str | None:
+    """Describe the damage that a weights file's header shows; None if it shows none.
+
+    Detects a web page saved under the file's name, a truncated file, and a file without tensors.
+
+    Args:
+        suffix: suffix of the final name, if the file has a temporary one.
+    """
+    return _safetensors_damage(path) if (suffix or path.suffix) == ".safetensors" else _torch_damage(path)
+
+
+def _safetensors_damage(path: Path) -> str | None:
+    """Check safetensors: 8 bytes of header length, a JSON header, then the tensors' bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if size < 8 or length > LARGEST_HEADER_BYTES:
+            return f"is not a safetensors file (it begins with {start!r})"
+        try:
+            tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return "is truncated" if size < 8 + length else "has a damaged header"
+    if not tensors:
+        return "holds no weights"
+    return None if size == expected else f"is truncated or damaged ({size} bytes instead of {expected})"
+
+
+def _torch_damage(path: Path) -> str | None:
+    """Check a file of `torch.save` or `torch.jit.save`: a zip archive or, before torch 1.6, a pickle."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK"):
+        return None if zipfile.is_zipfile(path) else "is truncated (a zip archive without its directory)"
+    return None if start.startswith(b"\x80") else f"is not a PyTorch file (it begins with {start!r})"
+
+
+# --- digests ---
+
+
+def digest(settings: Settings, path: Path, *, again: bool = False) -> str:
+    """Return the sha256 of a file (hex), remembered while its size and times stay the same.
+
+    The times include `ctime`, which changes even if a copy keeps the modification time.
+
+    Args:
+        again: read the file even if its digest is remembered.
+    """
+    memo = settings.data_path / "cache" / "weights.json"
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    is_digest = partial(re.fullmatch, SHA256)
+    return str(remember(memo, key, lambda: blob_name(path, large=True), is_digest, again=again))
+
+
+def remember(
+    memo: Path, key: str, compute: Callable[[], Any], is_valid: Callable[[Any], object], *, again: bool = False
+) -> Any:
+    """Return the value of `key` in the JSON file `memo`, or compute and record it.
+
+    Args:
+        is_valid: tells valid values; others, and a damaged file, are ignored.
+        again: compute it even if it is recorded.
+    """
+    try:
+        known = {name: value for name, value in json.loads(memo.read_bytes()).items() if is_valid(value)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        known = {}
+    if again or key not in known:
+        known[key] = compute()
+        try:
+            atomic_files.write_bytes(memo, json.dumps(known, indent=1).encode(), durable=False)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): the next run computes its content again", memo, error)
+    return known[key]
+
+
+# --- the hub's cache ---
+
+
+def repository_folder(repo: str, cache: Path | None = None) -> Path:
+    """Folder of a repository in this machine's cache, or in another one."""
+    from huggingface_hub import constants
+
+    return (cache or Path(constants.HF_HUB_CACHE)) / f"models--{repo.replace('/', '--')}"
+
+
+def cached(repo: str, revision: str, *names: str) -> Path | None:
+    """Find the first of some files of a repository in the cache.
+
+    `huggingface_hub.try_to_load_from_cache` does the same, but its import would delay each run.
+    """
+    folder = repository_folder(repo)
+    snapshot = folder / "snapshots" / commit_of(folder, revision)
+    return next((snapshot / name for name in names if (snapshot / name).is_file()), None)
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """The sha256 in the name of a large file's blob; None for a small file and outside of the cache."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(SHA256, blob) else None
+
+
+def blob_name(path: Path, *, large: bool) -> str:
+    """Compute the name that the hub gives to the content of a file."""
+    with path.open("rb") as file:
+        if large:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        head = f"blob {path.stat().st_size}\0".encode()
+        return hashlib.sha1(head + file.read(), usedforsecurity=False).hexdigest()
+
+
+def difference(path: Path, blob: str) -> str | None:
+    """Describe how a file differs from a blob of the hub; None if it is equal, or if the name is not a digest."""
+    if not re.fullmatch(f"{SHA1}|{SHA256}", blob):
+        return None
+    large = len(blob) == 64
+    actual = blob_name(path, large=large)
+    return None if actual == blob else f"has {'sha256' if large else 'git sha1'} {actual} instead of {blob}"
+
+
+def link(folder: Path, commit: str, name: str, blob: str) -> None:
+    """Give a blob of the repository in `folder` its file name in a commit."""
+    path = folder / "snapshots" / commit / name
+    with atomic_files.replacing(path, durable=False) as temporary:
+        try:
+            temporary.symlink_to(os.path.relpath(folder / "blobs" / blob, path.parent))
+        except (OSError, NotImplementedError):  # a file system without links
+            shutil.copyfile(folder / "blobs" / blob, temporary)
+
+
+def commit_of(folder: Path, revision: str) -> str:
+    """The commit of a branch or tag; a commit is returned as it is."""
+    ref = folder / "refs" / revision
+    return ref.read_text().strip() if ref.is_file() else revision
+
+
+def set_revision(folder: Path, revision: str, commit: str) -> None:
+    """Set a branch or tag to a commit."""
+    if revision != commit:
+        atomic_files.write_bytes(folder / "refs" / revision, commit.encode())
+
+
+def sweep(folder: Path) -> None:
+    """Delete the leftovers of interrupted downloads of a repository, unless another process still writes them."""
+    for pattern in ("blobs/*.part", "blobs/.*.tmp", "snapshots/**/.*.tmp", "refs/**/.*.tmp"):
+        for path in folder.glob(pattern):  # of this package; the caller holds its lock
+            path.unlink(missing_ok=True)
+    for path in folder.glob("blobs/*.incomplete"):  # of the hub's client, which locks a blob during a download
+        lock = folder.parent / ".locks" / folder.name / f"{path.name.partition('.')[0]}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            continue
