@@ -8,12 +8,13 @@ from curation_features.weights.download import Progress, no_progress
 from curation_features.weights.locate import locate_brisque, locate_clip, locate_clip_iqa
 from curation_features.weights.pull import pull
 from curation_features.weights.status import ModelStatus, model_status
-from curation_features.weights.weights import ClipWeights, LazyModel, Weights
+from curation_features.weights.weights import ClipWeights, LazyModel, Loading, Weights
 
 __all__ = [
     "ClipWeights",
     "Copies",
     "LazyModel",
+    "Loading",
     "ModelStatus",
     "Progress",
     "Weights",

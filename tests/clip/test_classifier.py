@@ -193,4 +193,4 @@ def test_a_cache_folder_that_cannot_be_written_costs_no_results(settings, tmp_pa
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the data folder should be")
     assert fake(settings.replace(data_dir="blocked"))[0].classify(picture()) == expected
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text

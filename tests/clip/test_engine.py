@@ -87,9 +87,9 @@ def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_che
     for height, width in [(50, 70), (700, 301), (33, 33), (1, 90), (4000, 20)]:
         ramp = np.add.outer(np.arange(height), np.arange(width))[..., None] * [1, 2, 3] % 256
         for rgb in (*photos(1, (height, width)), ramp.astype(np.uint8)):
-            engine._uploads = None
+            engine._transfer = None
             expected = engine.preprocess(rgb)
-            engine._uploads = HostToDevice("cpu")
+            engine._transfer = HostToDevice("cpu")
             found = np.asarray(engine.preprocess(rgb))
             levels = np.abs(found - expected) * np.reshape([0.2, 0.25, 0.3], (3, 1, 1)) * 255
             assert levels.max() < 2.01
@@ -99,7 +99,7 @@ def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_che
 def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(engine, monkeypatch):
     batch = [engine.preprocess(image) for image in photos(5)]
     expected = engine.encode_images(np.stack(batch))
-    monkeypatch.setattr(engine, "_uploads", HostToDevice("cpu"))
+    monkeypatch.setattr(engine, "_transfer", HostToDevice("cpu"))
     there = stacked([engine.preprocess(image) for image in photos(5)])
     assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
 
@@ -110,7 +110,7 @@ def test_on_a_cpu_as_many_photos_go_together_as_settings_say(clip_checkpoint, tm
     engine = clip_model(settings).get()
     batch = np.stack([engine.preprocess(image) for image in photos(5)])
     seen = []
-    engine._placed("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    engine._load_tower("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     vectors = engine.encode_images(batch)
     assert seen == sizes
     alone = load_open_clip(weights_in(clip_checkpoint), CPU, at_once=1).encode_images(batch)
@@ -129,14 +129,14 @@ def test_on_a_cpu_two_photos_go_together_where_that_changes_no_bit(clip_checkpoi
 
         return SimpleNamespace(encode_image=encode_image)
 
-    monkeypatch.setattr(engine, "_placed", lambda tower, device: model(noise=0))
+    monkeypatch.setattr(engine, "_load_tower", lambda tower, device: model(noise=0))
     engine.encode_images(batch)
     assert seen == [1, 1, 2, 2, 2, 1]  # the first pair in both ways
     seen.clear()
     engine.encode_images(batch[:3])
     assert seen == [2, 1]
     other = load_open_clip(weights_in(clip_checkpoint), CPU)
-    monkeypatch.setattr(other, "_placed", lambda tower, device: model(noise=1e-6))
+    monkeypatch.setattr(other, "_load_tower", lambda tower, device: model(noise=1e-6))
     seen.clear()
     alone = [other.encode_images(batch[index : index + 1])[0] for index in range(7)]
     assert np.array_equal(other.encode_images(batch), alone)
@@ -151,7 +151,7 @@ def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(engine, mon
     def refuse(array, work):
         raise RuntimeError("Provided interpolation parameters can not be handled with current algorithm")
 
-    monkeypatch.setattr(engine, "_uploads", refuse)
+    monkeypatch.setattr(engine, "_transfer", refuse)
     assert np.array_equal(engine.preprocess(photo), expected)
 
 
@@ -332,7 +332,7 @@ def test_a_tower_of_zeros_is_an_error(make_checkpoint):
 @pytest.mark.parametrize("scale", [1 / 0.07, 10.0])
 def test_a_scale_as_before_any_training_is_worth_a_warning(make_checkpoint, caplog, scale):
     load_open_clip(weights_in(make_checkpoint(change=lambda model: model.logit_scale.fill_(math.log(scale)))), CPU)
-    assert "logit scale of a model before its training" in caplog.text
+    assert "logit scale of an untrained model" in caplog.text
     caplog.clear()
     load_open_clip(weights_in(make_checkpoint()), CPU)
     assert not caplog.text

@@ -143,7 +143,7 @@ def test_a_damaged_file_is_not_read_and_replaced_by_the_next_write(path, damage,
     path.write_bytes(damages(path)[damage])
     assert read(path, "v1") is None
     assert stored_version(path) is None
-    assert "are built again" in caplog.text
+    assert "computed again" in caplog.text
     write(path, embeddings(), VOCABULARY)
     assert read(path, "v1") is not None
 
@@ -206,4 +206,4 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text(json.dumps({}))
     write(blocked / "label_embeddings.pt", embeddings(), VOCABULARY)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text

@@ -138,11 +138,8 @@ def test_labels_that_differ_in_what_is_cut_off_are_named(engine, shared_data):
     assert found == Unread(77, {rain: 2, sun: 2}, [(rain, sun)])
     cut, same = found.warnings(vocabulary)
     start = f"'{rain[:60]}...'"
-    assert cut == (
-        f"The model reads 77 tokens of a prompt, and not the rest of labels[0] {start} (in 2 of 2 templates), "
-        f"labels[1] {start} (in 2 of 2 templates): shorten them"
-    )
-    assert same == (f"The model reads the same of labels[0] {start} and labels[1] {start}: shorten them, or remove one")
+    assert f"first 77 tokens of labels[0] {start} (in 2 of 2 templates), labels[1] {start} (in 2" in cut
+    assert f"labels[0] {start} and labels[1] {start}" in same
 
 
 def test_the_projects_own_labels_are_read_whole(engine, settings):
@@ -168,8 +165,8 @@ def test_a_warning_is_logged_once_before_any_label_is_made(settings, caplog):
     engine = FakeClipEngine()
     with caplog.at_level(logging.WARNING):
         CLIPClassifier(settings, labels=labels, engine=LazyModel.ready(engine, "fake")).label_embeddings()
-    [told] = caplog.messages
-    assert told.startswith("The model reads 77 tokens of a prompt, and not the rest of labels[4] 'long long")
+    [message] = caplog.messages
+    assert "labels[4] 'long long" in message
     caplog.clear()
     CLIPClassifier(settings, labels=labels, engine=LazyModel.ready(engine, "fake")).label_embeddings()
     assert caplog.messages == []

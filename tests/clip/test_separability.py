@@ -16,8 +16,8 @@ from curation_features.clip.label_embeddings import embed_labels, embed_prompts
 from curation_features.clip.separability import (
     TYPICAL_ALIGNMENT,
     LabelPair,
+    expected_confidences,
     nearest_pairs,
-    outlooks,
     template_effects,
     typical_odds,
 )
@@ -53,7 +53,7 @@ def test_odds_are_the_softmax_of_two_labels_whose_cosines_differ_by_the_typical_
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 512])
-def test_pairs_and_outlooks_are_those_of_a_loop_over_all_pairs(monkeypatch, rows_at_once):
+def test_pairs_and_expected_confidences_are_those_of_a_loop_over_all_pairs(monkeypatch, rows_at_once):
     monkeypatch.setattr(separability, "_ROWS_AT_ONCE", rows_at_once)
     generator = np.random.default_rng(5)
     vectors = unit(generator.standard_normal((11, 6)) + 2.0)
@@ -68,7 +68,7 @@ def test_pairs_and_outlooks_are_those_of_a_loop_over_all_pairs(monkeypatch, rows
     assert [(pair.first, pair.second) for pair in found] == [pair[1:3] for pair in expected]
     assert [pair.cosine for pair in found] == pytest.approx([pair[0] for pair in expected])
     assert [pair.odds for pair in found] == pytest.approx([pair[3] for pair in expected])
-    for row, outlook in enumerate(outlooks(vectors, labels, 80.0)):
+    for row, outlook in enumerate(expected_confidences(vectors, labels, 80.0)):
         logits = -np.log(odds[row])
         assert outlook.confidence == pytest.approx(scipy.special.softmax(logits)[row])
         near = [other for other in np.argsort(odds[row], kind="stable") if other != row and odds[row, other] < 10]
@@ -133,7 +133,7 @@ def test_recorded_vectors_of_a_real_model_put_those_labels_together_that_a_perso
         ("Bench", "Bench", "inseparable"),
     }
     assert {pair.verdict for pair in pairs[2:]} == {"close"}
-    crowded = {label.label: label.close for label in outlooks(*things, 100.0) if len(label.close) >= 3}
+    crowded = {label.label: label.close for label in expected_confidences(*things, 100.0) if len(label.close) >= 3}
     assert set(crowded) == {"Vehicle", "Truck", "Drink"}
     assert set(crowded["Drink"]) == {"Beer", "Coffee", "Juice"}
 

@@ -70,14 +70,14 @@ def test_a_file_named_by_a_setting_must_exist(settings):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([], r"labels\.json: 0 labels; a photo gets 5"),
-        (LABELS[:4], r"labels\.json: 4 labels; a photo gets 5"),
-        ([*LABELS, "cat"], r"labels\.json: labels\[5\] \('cat'\) is there twice, first as \[2\]"),
+        ([], r"labels\.json: 0 labels; at least 5"),
+        (LABELS[:4], r"labels\.json: 4 labels; at least 5"),
+        ([*LABELS, "cat"], r"labels\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
         ([*LABELS, 7], r"labels\.json: labels\[5\] \(7\) is not a string"),
         ([*LABELS, None], r"labels\[5\] \(None\) is not a string"),
         ([*LABELS, " \t"], r"labels\[5\] .* is blank"),
         ([*LABELS, " dog"], r"labels\[5\] \(' dog'\) has white space around it"),
-        ([*LABELS, "\ud800"], r"labels\[5\] .* is not Unicode"),
+        ([*LABELS, "\ud800"], r"labels\[5\] .* is not valid Unicode"),
         ([*LABELS, "&nbsp;"], r"labels\[5\] \('&nbsp;'\) is blank"),
         ([*LABELS, "Cat"], r"labels\.json: labels\[2\] 'cat' and labels\[5\] 'Cat' are the same to the model"),
         ([*LABELS, "caf\u00e9", "x", "cafe\u0301"], r"labels\[5\] .* and labels\[7\] .* are the same to the model"),
@@ -100,7 +100,7 @@ def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, lab
         (["{{}}"], r"templates\[0\].*no other brace"),
         (["{0}"], r"templates\[0\].*must have one {}"),
         (["{label} {}"], r"templates\[0\].*no other brace"),
-        (["{}", "{}"], r"templates\[1\] .*is there twice"),
+        (["{}", "{}"], r"templates\[1\] .*is a duplicate"),
         (["a  {}", "{}", "A {}"], r"templates\.json: templates\[0\] 'a  {}' and templates\[2\] 'A {}' are the same"),
         (["({})", "( {} )"], r"templates\[0\] '\({}\)' and templates\[1\] '\( {} \)' are the same"),
     ],
@@ -126,9 +126,7 @@ def test_a_file_with_labels_that_are_one_is_refused(settings, shared_data, name)
     }
     with pytest.raises(SettingsError) as caught:
         chosen_vocabulary(settings, str(path))
-    assert str(caught.value).startswith(
-        f"{path}: {expected[name]} are the same to the model, which does not tell apart"
-    )
+    assert str(caught.value).startswith(f"{path}: {expected[name]} are the same to the model, which ignores case")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b'{"label": []}'])
@@ -168,10 +166,10 @@ def test_the_folder_of_named_vocabularies_is_a_setting(settings):
 
 
 def test_a_name_that_is_not_known_is_an_error_with_the_nearest_and_the_remedy(settings):
-    with pytest.raises(SettingsError, match=r"'weddings'; there are none yet: write .*weddings\.json"):
+    with pytest.raises(SettingsError, match=r"'weddings'; none is known: write .*weddings\.json"):
         named_vocabulary(settings, "weddings")
     keep(settings, "weddings", {"labels": LABELS})
-    with pytest.raises(SettingsError, match=r"'wedings'; did you mean 'weddings'\?; there are weddings"):
+    with pytest.raises(SettingsError, match=r"'wedings'; did you mean 'weddings'\?; known: weddings"):
         named_vocabulary(settings, "wedings")
 
 
@@ -180,7 +178,7 @@ def test_a_name_is_never_a_path(settings, name):
     keep(settings, "other", {"labels": LABELS})
     (settings.root / settings.vocabularies_dir).joinpath("a.b.json").write_text(json.dumps({"labels": LABELS}))
     (settings.root / "config" / "labels.json").write_text(json.dumps({"labels": LABELS}))
-    with pytest.raises(SettingsError, match="no vocabulary is called"):
+    with pytest.raises(SettingsError, match="no vocabulary has the name"):
         named_vocabulary(settings, name)
 
 
@@ -191,8 +189,8 @@ def test_a_name_is_never_a_path(settings, name):
         ([], r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"templates": ["{}"]}, r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"labels": LABELS, "template": ["{}"]}, r"art\.json: unknown key 'template'; did you mean 'templates'\?"),
-        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; a photo gets 5"),
-        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is there twice, first as \[2\]"),
+        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; at least 5"),
+        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
         ({"labels": LABELS, "templates": []}, r"art\.json: templates is empty"),
         ({"labels": LABELS, "templates": ["a {}", "a"]}, r"art\.json: templates\[1\] is 'a'; it must have one {}"),
     ],
@@ -210,9 +208,9 @@ def test_a_vocabulary_is_chosen_by_name_or_by_file_and_the_name_comes_first(sett
     Path("mine.json").write_text(json.dumps({"labels": LABELS, "templates": ["mine {}"]}))
     chosen = [chosen_vocabulary(settings, given).templates for given in ("art", "./art", "mine.json")]
     assert chosen == [("named {}",), ("a file {}",), ("mine {}",)]
-    with pytest.raises(SettingsError, match=r"no vocabulary is called 'arts'; did you mean 'art'"):
+    with pytest.raises(SettingsError, match=r"no vocabulary has the name 'arts'; did you mean 'art'"):
         chosen_vocabulary(settings, "arts")
-    with pytest.raises(SettingsError, match=r"no file 'none\.json'"):
+    with pytest.raises(SettingsError, match=r"unknown vocabulary 'none\.json'"):
         chosen_vocabulary(settings, "none.json")
 
 
@@ -222,6 +220,6 @@ def test_labels_and_templates_can_be_given_in_code(settings):
     assert vocabulary_of(settings, labels) == Vocabulary(tuple(labels), ("project {}",))
     assert vocabulary_of(settings, None, ["x {}"]) == Vocabulary(tuple(LABELS), ("x {}",))
     assert vocabulary_of(settings) == load_vocabulary(settings)
-    for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is there twice"), ("bride", "expected a list of strings")):
+    for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is a duplicate"), ("bride", "expected a list of strings")):
         with pytest.raises(SettingsError, match=message):
             vocabulary_of(settings, wrong)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
-from curation_features.pipeline import RunStats
+from curation_features.pipeline import FeatureStages, Observer, RunStats
 from curation_features.pipeline.plan import ALL_PARTS, EMBEDDING_PARTS, TECHNICAL_PARTS
 from curation_features.schema import PhotoRecord
 
@@ -149,10 +149,14 @@ def test_a_run_tells_who_waited_for_whom(world, batch) -> None:
     assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
-def test_progress_is_told_of_every_distinct_photo(world, batch) -> None:
+def test_the_observer_gets_every_distinct_photo(world, batch) -> None:
     done: list[PhotoRecord] = []
-    stages = world.stages()
-    stages.progress = done.append
+
+    class Photos(Observer):
+        def photo_done(self, record: PhotoRecord) -> None:
+            done.append(record)
+
+    stages = FeatureStages(world.settings, models=world.models(), observer=Photos())
     assert list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats())) == done
     assert len(done) == 40
 

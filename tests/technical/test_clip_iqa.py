@@ -95,7 +95,7 @@ def test_a_read_only_photo_is_no_trouble(model, photos):
 
 def test_photos_that_are_reduced_on_a_device_have_the_same_scores(model, photos, monkeypatch):
     expected = model.score(np.stack([model.preprocess(photo) for photo in photos]))
-    monkeypatch.setattr(model, "_uploads", HostToDevice("cpu"))
+    monkeypatch.setattr(model, "_transfer", HostToDevice("cpu"))
     there = stacked([model.preprocess(photo) for photo in photos])
     assert isinstance(there, torch.Tensor)
     assert np.array_equal(model.score(there), expected)
@@ -106,7 +106,7 @@ def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(model, phot
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     expected = model.preprocess(photos[0])
-    monkeypatch.setattr(model, "_uploads", refuse)
+    monkeypatch.setattr(model, "_transfer", refuse)
     assert np.array_equal(model.preprocess(photos[0]), expected)
 
 
@@ -122,7 +122,7 @@ def test_nan_in_one_photo_stays_there(model, photos):
 def test_a_device_that_lacks_an_operator_gives_way_to_the_cpu_and_the_log_says_so(model, photos, rn50_archive, caplog):
     """torch's `meta` device stands in for it: it computes nothing, and to read a result back is not implemented."""
     fallen = load_clip_iqa(Weights("test", rn50_archive, ""), device="meta", side=model.side)
-    assert any(message.startswith("CLIP-IQA falls back to the CPU: ") for message in caplog.messages)
+    assert any(message.startswith("CLIP-IQA falls back to cpu: ") for message in caplog.messages)
     batch = np.stack([model.preprocess(rgb) for rgb in photos])
     assert np.array_equal(fallen.score(batch), model.score(batch))
 

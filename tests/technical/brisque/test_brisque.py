@@ -109,7 +109,7 @@ def test_a_device_without_float64_leaves_brisque_to_the_cpu(brisque, monkeypatch
     assert batched_brisque(brisque, "cpu", 512) is not None
     monkeypatch.setattr(brisque, "scores_of", refuse)
     assert batched_brisque(brisque, "cpu", 512) is None
-    assert "falls back from cpu to the CPU: Cannot convert" in caplog.text
+    assert "BRISQUE falls back to the CPU, photo by photo: Cannot convert" in caplog.text
 
 
 def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch, caplog):
