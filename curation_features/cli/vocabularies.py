@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from curation_features.cli.batches import RunObserver
 from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import doing, downloads, say
 from curation_features.errors import SettingsError
@@ -76,17 +77,17 @@ def _counted(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Check a vocabulary, and show how well its labels can be told apart; needs the CLIP model and no photo."""
-    from curation_features.clip.engine import clip_model
     from curation_features.clip.label_embeddings import directions, embed_prompts
     from curation_features.clip.prompts import unread
     from curation_features.clip.separability import expected_confidences, nearest_pairs, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
+    from curation_features.pipeline import Models
 
     vocabulary = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else load_vocabulary(settings)
     if not args.json:
         say(f"{args.vocabulary or 'the project'}: {_size(vocabulary)}: valid")
-    with downloads() as progress:
-        engine = clip_model(settings, progress).get()
+    with downloads() as download:
+        engine = Models.from_settings(settings, RunObserver(download)).clip.get()
     with doing("embedding labels"):
         missed, prompts = unread(engine, vocabulary), embed_prompts(engine, vocabulary)
     vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale

@@ -73,5 +73,5 @@ class CurrentVersions:
     @cached_property
     def _stages(self) -> FeatureStages:
         settings = self._settings.replace(on_missing_weights="degrade")
-        models = Models.from_settings(settings, fetch=False)
+        models = Models.from_settings(settings, None, False)
         return FeatureStages(settings, models=models, observer=SilentObserver())

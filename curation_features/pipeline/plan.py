@@ -45,7 +45,7 @@ class Models:
     brisque: LazyModel[Brisque]
 
     @classmethod
-    def from_settings(cls, settings: Settings, observer: Observer | None = None, *, fetch: bool = True) -> Models:
+    def from_settings(cls, settings: Settings, observer: Observer | None = None, fetch: bool = True) -> Models:
         """Create the models that the settings name.
 
         Args:

@@ -114,15 +114,15 @@ def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:
     a perfect exposure, are skipped.
     """
     photos = list(_distinct(merged))
-    found = []
-    for metric, finding in _FINDINGS.items():
+    selected = []
+    for metric, rank in _RANKINGS.items():
         measured = [photo for photo in photos if _score(photo.record, metric) is not None]
-        ranked = ((finding(photo.record.measurements[metric]), photo) for photo in measured)
+        ranked = ((rank(photo.record.measurements[metric]), photo) for photo in measured)
         worst = heapq.nsmallest(
             n, (entry for entry in ranked if math.isfinite(entry[0][0])), key=lambda entry: entry[0][0]
         )
-        found += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
-    return found
+        selected += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
+    return selected
 
 
 def failed_photos(merged: EnrichedBatch) -> list[Photo]:
@@ -147,29 +147,29 @@ def _score(record: PhotoRecord, metric: str) -> float | None:
 
 # Ranking by metric --------------------------------------------------------------------------------------------------
 
-_Finding = tuple[float, str, str, float]
+_Ranking = tuple[float, str, str, float]
 """Rank (lowest first; NaN: skipped), cause, measure and value."""
 
-_NOTHING: _Finding = (math.nan, "", "", math.nan)
+_NOTHING: _Ranking = (math.nan, "", "", math.nan)
 
 
-def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Finding]:
+def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Ranking]:
     """Rank by a raw measurement; `sign` is 1 if low values are bad, otherwise -1."""
 
-    def finding(measurement: Measurement) -> _Finding:
+    def rank(measurement: Measurement) -> _Ranking:
         value = measurement.raw.get(name, math.nan)
         return sign * value, cause, name, value
 
-    return finding
+    return rank
 
 
-def _by_clip_iqa(measurement: Measurement) -> _Finding:
+def _by_clip_iqa(measurement: Measurement) -> _Ranking:
     """Rank by the score: CLIP-IQA has no raw measurement."""
     value = math.nan if measurement.score is None else measurement.score
     return value, "a bad photo to CLIP", "clip_iqa", value
 
 
-def _by_exposure(measurement: Measurement) -> _Finding:
+def _by_exposure(measurement: Measurement) -> _Ranking:
     """Rank by the unclamped score `0.5 M + 0.5 D - C`; the cause is its largest loss."""
     names = ("p1", "p50", "p99", "clipped_low", "clipped_high")
     p1, p50, p99, low, high = (measurement.raw.get(name, math.nan) for name in names)
@@ -185,7 +185,7 @@ def _by_exposure(measurement: Measurement) -> _Finding:
     return (-total, *max(losses, key=lambda loss: loss[0])[1:])
 
 
-_FINDINGS: Mapping[str, Callable[[Measurement], _Finding]] = {
+_RANKINGS: Mapping[str, Callable[[Measurement], _Ranking]] = {
     "sharpness": _by_raw("tenengrad", "least sharp", 1),
     "exposure": _by_exposure,
     "noise": _by_raw("noise_sigma", "noisiest", -1),

@@ -67,9 +67,7 @@ class LazyModel(Generic[T]):
         loading: context manager entered while the model loads (seconds); used to show progress.
     """
 
-    def __init__(
-        self, locate: Callable[[], Weights], load: Callable[..., T], loading: Loading = nullcontext
-    ) -> None:
+    def __init__(self, locate: Callable[[], Weights], load: Callable[..., T], loading: Loading = nullcontext) -> None:
         self._locate = locate
         self._load = load
         self._loading = loading

@@ -1,4 +1,4 @@
-"""What the model reads of a text is held to open_clip's own tokenizer."""
+"""Words and truncation, compared with open_clip's tokenizer."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ TEXTS = st.text(st.one_of(st.sampled_from("aéÅ İǆ12²'st-_&;.<\u2019 "), st.
 
 
 @given(TEXTS, st.sampled_from(CHANGES))
-def test_no_two_texts_are_called_one_that_the_tokenizer_tells_apart(encode, text, change):
+def test_texts_with_equal_words_have_equal_tokens(encode, text, change):
     if words(text) == words(change(text)):
         assert encode(text) == encode(change(text))
 
@@ -124,13 +124,13 @@ def labels_of(*first):
 
 
 def test_labels_are_cut_from_the_77th_token_on(engine):
-    """Two of the 77 tell where a text begins and ends."""
+    """Two of the 77 tokens mark the start and the end of a text."""
     fits, over = " ".join(["cat"] * 74), " ".join(["cat"] * 75)
     found = unread(engine, Vocabulary(labels_of(fits, over), ("{}", "a {}", "a photo of a {}")))
     assert found == Unread(77, {fits: 1, over: 2}, [])
 
 
-def test_labels_that_differ_in_what_is_cut_off_are_named(engine, shared_data):
+def test_labels_equal_after_truncation_are_named(engine, shared_data):
     labels = json.loads((shared_data / "inputs" / "labels" / "over77tokens.json").read_bytes())["labels"]
     rain, sun = labels[:2]
     vocabulary = Vocabulary(tuple(labels), ("a photo of {}", "{} scene"))

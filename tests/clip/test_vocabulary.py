@@ -27,11 +27,11 @@ def write(folder: Path, labels: object = None, templates: object = None) -> None
     (folder / "config" / "templates.json").write_text(text, encoding="utf-8")
 
 
-def test_prompts_are_every_label_in_every_template_label_by_label():
+def test_prompts_are_ordered_label_by_label():
     assert Vocabulary(("sea", "a {b}"), ("x {}", "{} y")).prompts() == ("x sea", "sea y", "x a {b}", "a {b} y")
 
 
-def test_the_fingerprint_tells_labels_templates_and_their_order_apart():
+def test_the_fingerprint_depends_on_content_and_order():
     vocabularies = [
         Vocabulary(("a", "b"), ("{}",)),
         Vocabulary(("b", "a"), ("{}",)),
@@ -43,7 +43,7 @@ def test_the_fingerprint_tells_labels_templates_and_their_order_apart():
     assert Vocabulary(("a", "b"), ("{}",)).fingerprint == vocabularies[0].fingerprint
 
 
-def test_a_project_without_files_gets_the_specifications_vocabulary(settings):
+def test_the_default_is_the_specifications_vocabulary(settings):
     vocabulary = load_vocabulary(settings)
     assert (len(vocabulary.labels), len(vocabulary.templates)) == (50, 6)
     assert vocabulary.labels[0] == "photography"
@@ -84,7 +84,7 @@ def test_a_file_named_by_a_setting_must_exist(settings):
         ("sea", r"labels\.json: expected an object with a list"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, labels, message):
+def test_unusable_labels_are_named_by_file_and_position(settings, labels, message):
     write(settings.root, labels=labels)
     with pytest.raises(SettingsError, match=message):
         load_vocabulary(settings)
@@ -105,7 +105,7 @@ def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, lab
         (["({})", "( {} )"], r"templates\[0\] '\({}\)' and templates\[1\] '\( {} \)' are the same"),
     ],
 )
-def test_templates_that_cannot_be_used_are_named_by_file_and_position(settings, templates, message):
+def test_unusable_templates_are_named_by_file_and_position(settings, templates, message):
     write(settings.root, templates=templates)
     with pytest.raises(SettingsError, match=message):
         load_vocabulary(settings)
@@ -151,7 +151,7 @@ def keep(settings: Settings, name: str, content: object) -> Path:
     return path
 
 
-def test_a_named_vocabulary_has_its_own_labels_and_templates_or_else_the_projects(settings):
+def test_a_named_vocabulary_may_use_the_projects_templates(settings):
     keep(settings, "weddings", {"labels": LABELS})
     keep(settings, "art", {"labels": LABELS, "templates": ["a painting of {}"]})
     assert named_vocabulary(settings, "weddings") == Vocabulary(tuple(LABELS), load_vocabulary(settings).templates)
@@ -165,7 +165,7 @@ def test_the_folder_of_named_vocabularies_is_a_setting(settings):
     assert (vocabulary_names(settings), vocabulary_names(elsewhere)) == ([], ["art"])
 
 
-def test_a_name_that_is_not_known_is_an_error_with_the_nearest_and_the_remedy(settings):
+def test_an_unknown_name_is_an_error_with_the_nearest_one(settings):
     with pytest.raises(SettingsError, match=r"'weddings'; none is known: write .*weddings\.json"):
         named_vocabulary(settings, "weddings")
     keep(settings, "weddings", {"labels": LABELS})
@@ -195,13 +195,13 @@ def test_a_name_is_never_a_path(settings, name):
         ({"labels": LABELS, "templates": ["a {}", "a"]}, r"art\.json: templates\[1\] is 'a'; it must have one {}"),
     ],
 )
-def test_a_named_vocabulary_that_cannot_be_used_is_named_by_file_and_position(settings, content, message):
+def test_an_unusable_named_vocabulary_is_named(settings, content, message):
     keep(settings, "art", content)
     with pytest.raises(SettingsError, match=message):
         named_vocabulary(settings, "art")
 
 
-def test_a_vocabulary_is_chosen_by_name_or_by_file_and_the_name_comes_first(settings, tmp_path, monkeypatch):
+def test_a_name_is_preferred_to_a_file(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keep(settings, "art", {"labels": LABELS, "templates": ["named {}"]})
     Path("art").write_text(json.dumps({"labels": LABELS, "templates": ["a file {}"]}))

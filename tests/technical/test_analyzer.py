@@ -82,11 +82,12 @@ def test_a_photo_gets_five_scores(settings, bundled):
     assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
 
 
-def test_a_list_gives_a_list(settings, bundled):
+def test_several_images_give_a_list(settings, bundled):
     analyzer = analyzer_with(settings)
     photos = [bundled("coffee"), bundled("moon")]
-    assert analyzer.analyze(photos) == [analyzer.analyze(photo) for photo in photos]
-    assert analyzer.analyze([]) == []
+    expected = [analyzer.analyze(photo) for photo in photos]
+    assert analyzer.analyze(photos) == analyzer.analyze_many(iter(photos)) == expected
+    assert analyzer.analyze([]) == analyzer.analyze_many([]) == []
 
 
 def test_arrays_pil_images_and_paths_are_the_same_photo(settings, bundled, tmp_path):
@@ -130,7 +131,7 @@ def test_numbers_are_plain_and_rounded(settings, bundled):
             assert value == round(value, 6)
 
 
-def test_what_is_not_defined_is_an_error_beside_measured_neighbours(settings):
+def test_an_undefined_metric_is_an_error(settings):
     analyzer = analyzer_with(settings, UndefinedMetricError("undefined_statistics", "no contrast"))
     flat = np.full((24, 24, 3), 128, np.uint8)
     found = analyzer.measure(flat)
@@ -166,14 +167,19 @@ def test_nan_out_of_the_model_is_an_error_of_that_photo(settings):
     assert found[1].error.reason == "not_finite"
 
 
-def test_missing_weights_stop_unless_settings_permit_less(settings, bundled):
+def test_missing_weights_are_an_error_or_none(settings, bundled, caplog):
     with pytest.raises(MissingWeightsError):
         without_weights(settings).measure_cpu(bundled("moon"))
     with pytest.raises(MissingWeightsError):
         without_weights(settings).analyze(bundled("moon"))
-    found = without_weights(settings.replace(on_missing_weights="degrade")).measure(bundled("moon"))
+    degraded = without_weights(settings.replace(on_missing_weights="degrade"))
+    found = degraded.measure(bundled("moon"))
     assert {name for name in METRIC_NAMES if found[name].error} == {"clip_iqa", "brisque"}
     assert found["brisque"].error.reason == "missing_weights"
+    assert [name for name, score in degraded.analyze(bundled("moon")).items() if score is None] == [
+        "clip_iqa", "brisque",
+    ]  # fmt: skip
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # once per model
 
 
 def test_models_are_those_that_settings_name(settings, brisque_file, rn50_archive, tmp_path, bundled):

@@ -16,7 +16,7 @@ def weigh(neighbourhoods: np.ndarray) -> np.ndarray:
 
 
 def mscn_of(gray: np.ndarray) -> np.ndarray:
-    """By scipy, all of it at once."""
+    """Compute the coefficients of the whole image with scipy."""
     values = gray.astype(np.float64)
     mean, square = (ndimage.correlate(image, KERNEL, mode="constant") for image in (values, values**2))
     difference = values - mean
@@ -55,7 +55,7 @@ def test_sums_are_those_of_the_whole_image_rolled(gray):
         )
 
 
-def test_products_of_one_sign_keep_their_digits_beside_much_larger_ones_of_the_other():
+def test_small_products_of_one_sign_keep_their_digits():
     stripes = np.zeros((STRIP, 64), np.uint8)
     stripes[: STRIP // 2 : 2] = 255
     coefficients = mscn_of(stripes)
