@@ -173,7 +173,7 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 class RunObserver:
-    """Shows the progress of a run on the terminal: a `pipeline.Observer`, which is imported late.
+    """Shows the progress of a run on the terminal: a `pipeline.observer.Observer`.
 
     Args:
         download: shows the progress of a download.

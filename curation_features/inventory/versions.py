@@ -8,7 +8,8 @@ from functools import cached_property
 from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError
 from curation_features.manifest import Batch
-from curation_features.pipeline import FeatureStages, Models, SilentObserver
+from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline.observer import SilentObserver
 from curation_features.pipeline.plan import ALL_PARTS
 from curation_features.settings import Settings
 

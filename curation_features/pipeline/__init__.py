@@ -8,20 +8,8 @@ merge     records -> features -> the enriched document
 from curation_features.pipeline.batch_log import log_batch
 from curation_features.pipeline.feature_stages import FeatureStages
 from curation_features.pipeline.merge import EnrichedBatch, merge
-from curation_features.pipeline.observer import Observer, SilentObserver
 from curation_features.pipeline.pixels import Earlier
 from curation_features.pipeline.plan import Models, Plan
 from curation_features.pipeline.stats import RunStats
 
-__all__ = [
-    "Earlier",
-    "EnrichedBatch",
-    "FeatureStages",
-    "Models",
-    "Observer",
-    "Plan",
-    "RunStats",
-    "SilentObserver",
-    "log_batch",
-    "merge",
-]
+__all__ = ["Earlier", "EnrichedBatch", "FeatureStages", "Models", "Plan", "RunStats", "log_batch", "merge"]

@@ -24,7 +24,8 @@ from PIL import Image
 
 from curation_features.cli import main
 from curation_features.cli.terminal import downloads, progress
-from curation_features.pipeline import Models, Observer, SilentObserver
+from curation_features.pipeline import Models
+from curation_features.pipeline.observer import Observer, SilentObserver
 from curation_features.schema import METRIC_NAMES, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
-from curation_features.pipeline import FeatureStages, Observer, RunStats
+from curation_features.pipeline import FeatureStages, RunStats
+from curation_features.pipeline.observer import Observer
 from curation_features.pipeline.plan import ALL_PARTS, EMBEDDING_PARTS, TECHNICAL_PARTS
 from curation_features.schema import PhotoRecord
 

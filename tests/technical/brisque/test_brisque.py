@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,13 +115,6 @@ def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch,
     monkeypatch.setattr(brisque, "scores_of", lambda lumas: [12.0] * len(lumas))
     assert batched_brisque(brisque, "cpu", 512) is None
     assert "it gives 12.0 for a pattern" in caplog.text
-
-
-def test_threads_give_what_one_thread_gives(real_photos, brisque):
-    photos = [preview(rgb, 200) for rgb in real_photos.values()] * 4
-    alone = [brisque.score(rgb) for rgb in photos]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(brisque.score, photos)) == alone
 
 
 def test_the_score_inverts_the_index_of_the_preview(bundled, brisque):
