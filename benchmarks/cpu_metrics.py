@@ -105,20 +105,20 @@ class Contest:
     def measuring(self, metrics: tuple[str, ...], brisque_type: torch.dtype = torch.float32) -> Ways:
         """Measure decoded photos."""
         return {
-            "ours": lambda: [self._analyzer.measure(rgb, metrics) for rgb in self._rgbs],
+            "ours": lambda: [self._analyzer.measure_cpu(rgb, metrics) for rgb in self._rgbs],
             "theirs": lambda: [straightforward(rgb, metrics, brisque_type) for rgb in self._rgbs],
         }
 
     def everything(self, metrics: tuple[str, ...]) -> Ways:
         """Decode and measure files."""
         return {
-            "ours": lambda: [self._analyzer.measure(self._decoded(path), metrics) for path in self._paths],
+            "ours": lambda: [self._analyzer.measure_cpu(self._decoded(path), metrics) for path in self._paths],
             "theirs": lambda: [straightforward(straightforward_decode(path), metrics) for path in self._paths],
         }
 
     def difference(self, metric: str, brisque_type: torch.dtype = torch.float32) -> float:
         """Largest difference between the measurements of both ways."""
-        ours = [list(self._analyzer.measure(rgb, (metric,))[metric].raw.values()) for rgb in self._rgbs]
+        ours = [list(self._analyzer.measure_cpu(rgb, (metric,))[metric].raw.values()) for rgb in self._rgbs]
         theirs = [np.atleast_1d(straightforward(rgb, (metric,), brisque_type)[metric]) for rgb in self._rgbs]
         return float(np.abs(np.array(ours) - np.array(theirs)).max())
 

@@ -1,4 +1,4 @@
-"""One batch, asset by asset: what each asset writes, and its data version. With Dagster and without."""
+"""Build a batch asset by asset, with or without Dagster."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _NEEDS = {"clip_labels": ("image_embeddings",), "features": ("technical_metrics"
 
 @dataclass(frozen=True, slots=True)
 class AssetResult:
-    """What was made of one asset of a batch.
+    """Result of one asset of a batch.
 
     Attributes:
         data_version: digest of the logical content.
-        plan: the parts of the asset, and those that are missing; empty for `features`.
+        plan: versions and missing parts of the asset; empty for `features`.
         stats: counts and timings; None for `label_embeddings` and `features`.
-        stage: what was written, for the assets that are stage tables.
-        pass_version: of an asset that is made from pixels, what the pass over the photos was to compute.
-        finished: for `features`.
+        stage: the stage table, if the asset has one.
+        pass_version: digest of the plan of the pass over the photos, for assets computed by it.
+        finished: the finished batch, for `features`.
     """
 
     asset: str
@@ -53,7 +53,7 @@ class AssetResult:
     finished: FinishedBatch | None = None
 
     def numbers(self) -> dict[str, int | float | str]:
-        """Counts, timings and names that tell one result from another, as plain values."""
+        """Return counts, timings and identifying names as plain values."""
         if self.finished is not None:
             statuses = {f"artifacts_{status}": count for status, count in self.finished.merged.statuses().items()}
             return {"artifacts": len(self.finished.merged.records), **statuses}
@@ -66,41 +66,40 @@ class AssetResult:
 def build_assets(
     batch: Batch, assets: Collection[str], stages: FeatureStages, store: ArtifactStore, *, retry_failed: bool = False
 ) -> Iterator[AssetResult]:
-    """Make the named assets of a batch, in the order of their dependencies, and give each result as it is there.
+    """Build assets of a batch in dependency order; yield each result.
 
-    What an asset needs and is not named is read from the store. If it was never made of this manifest, it is made
-    first, and its result is given, too. Call this while no other process makes the same batch
-    (`ArtifactStore.exclusive`).
+    Dependencies that are not in `assets` are read from the store. If they were never built from this manifest, they are
+    built first, and their results are yielded, too. The caller holds the batch's lock (`ArtifactStore.exclusive`).
 
     Args:
-        stages: with the vocabulary of the batch (`FeatureStages.for_batch`).
-        retry_failed: only photos with an error that may pass (`schema.RETRYABLE_REASONS`) are read and measured;
-            of the others the results of the last run are kept.
+        stages: bound to the batch's vocabulary (`FeatureStages.for_batch`).
+        retry_failed: read and measure only photos with a transient error (`schema.RETRYABLE_REASONS`); keep the last
+            results of all others.
 
     Raises:
-        StorageAwayError: not one photo could be read, each for a reason that may pass; nothing was written.
-        SupersededError: another manifest was accepted meanwhile.
+        StorageAwayError: no photo could be read, each for a transient reason; nothing was written.
+        SupersededError: another manifest was accepted in the meantime.
         StoreError: an artifact cannot be written or read; or settings have changed and `retry_failed` is set.
-        WeightsError: model weights are missing, and settings do not permit a degraded run.
+        WeightsError: model weights are missing, and settings do not allow degraded runs.
     """
-    wanted = _with_missing(batch, assets, store)
+    wanted = _add_dependencies(batch, assets, store)
     if "label_embeddings" in wanted:
         plan = stages.plan(LABEL_PARTS)
         yield AssetResult("label_embeddings", stages.ensure_label_embeddings(plan), plan)
-    labelled_at_once = {"image_embeddings", "clip_labels"} <= wanted
+    with_labels = {"image_embeddings", "clip_labels"} <= wanted
     pixel_stages = [name for name in _PIXEL_STAGES if name in wanted]
     stats = RunStats()
     if pixel_stages:
-        names = [*pixel_stages, "clip_labels"] if labelled_at_once else pixel_stages
-        yield from _pixel_pass(batch, names, stages, store, stats, retry_failed=retry_failed)
-    if "clip_labels" in wanted and not labelled_at_once:
+        label_stats = RunStats() if with_labels else None
+        yield from _pixel_pass(batch, pixel_stages, stages, store, stats, label_stats, retry_failed=retry_failed)
+    if "clip_labels" in wanted and not with_labels:
         yield _clip_labels(batch, stages, store, RunStats() if pixel_stages else stats)
     if "features" in wanted:
         yield _features(batch, stages, store, stats)
 
 
 def check_storage(records: Iterable[PhotoRecord], batch_id: str) -> Iterator[PhotoRecord]:
-    """Pass on records, and raise `StorageAwayError` after the last if the storage could give none of the photos."""
+    """Yield records; after the last one, raise `StorageAwayError` if the storage failed for every photo."""
     reasons: Counter[str] = Counter()
     photos, first = 0, ""
     for record in records:
@@ -117,8 +116,8 @@ def check_storage(records: Iterable[PhotoRecord], batch_id: str) -> Iterator[Pho
         )
 
 
-def _with_missing(batch: Batch, assets: Collection[str], store: ArtifactStore) -> set[str]:
-    """The assets, and those that they need and that were never made of this manifest."""
+def _add_dependencies(batch: Batch, assets: Collection[str], store: ArtifactStore) -> set[str]:
+    """Add dependencies that were never built from this manifest."""
     wanted = set(assets)
     for asset in reversed(ASSETS):
         if asset in wanted:
@@ -127,35 +126,40 @@ def _with_missing(batch: Batch, assets: Collection[str], store: ArtifactStore) -
 
 
 def _pixel_pass(
-    batch: Batch, names: list[str], stages: FeatureStages, store: ArtifactStore, stats: RunStats, *, retry_failed: bool
+    batch: Batch,
+    pixel_stages: list[str],
+    stages: FeatureStages,
+    store: ArtifactStore,
+    stats: RunStats,
+    label_stats: RunStats | None,
+    *,
+    retry_failed: bool,
 ) -> Iterator[AssetResult]:
-    """Stage tables out of one pass that decodes each photo once.
+    """Write stage tables in one pass that decodes each photo once.
 
     Args:
-        names: of the stages; with `clip_labels` the pass makes the labels as well, from embeddings in memory.
-        stats: of the pass over the pixels.
+        stats: of the measurements.
+        label_stats: of the labels, which are computed from the embeddings in memory; None: no labels.
     """
+    names = pixel_stages if label_stats is None else [*pixel_stages, "clip_labels"]
     plan = stages.plan(frozenset().union(*(_PARTS[name] for name in names)))
-    pixel_plan = plan.only(TECHNICAL_PARTS | EMBEDDING_PARTS)
-    told = {name: (stats, plan.only(_PARTS[name]) if name == "clip_labels" else pixel_plan) for name in names}
+    pixel_plan, label_plan = plan.only(TECHNICAL_PARTS | EMBEDDING_PARTS), plan.only(LABEL_PARTS)
     versions = {name: plan.only(_PARTS[name]).versions for name in names}
-    earlier = _earlier(batch, versions, store) if retry_failed else None
+    earlier = _read_earlier(batch, versions, store) if retry_failed else None
     records = stats.counted(check_storage(stages.measure(batch, plan, stats, earlier), batch.batch_id))
-    if "clip_labels" in names:
-        label_stats = RunStats()
-        told["clip_labels"] = (label_stats, told["clip_labels"][1])
-        records = label_stats.counted(stages.label(_to_be_labelled(records), plan.only(LABEL_PARTS), label_stats))
-    planned = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
-    for name, artifact in _written(batch, records, versions, stages, store).items():
-        named_stats, named_plan = told[name]
-        yield AssetResult(name, artifact.digest, named_plan, named_stats, artifact, planned)
+    if label_stats is not None:
+        records = label_stats.counted_labels(stages.label(records, label_plan, label_stats))
+    pass_version = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
+    for name, artifact in _write_stages(batch, records, versions, stages, store).items():
+        planned = (label_plan, label_stats) if name == "clip_labels" else (pixel_plan, stats)
+        yield AssetResult(name, artifact.digest, *planned, artifact, pass_version)
 
 
-def _earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: ArtifactStore) -> Earlier | None:
-    """What the last run made of this manifest; None if it did not make all of these stages.
+def _read_earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: ArtifactStore) -> Earlier | None:
+    """Read the last results for this manifest; None if a stage is missing.
 
     Raises:
-        StoreError: it made them with other settings, models or libraries.
+        StoreError: they were computed with other settings, models or libraries.
     """
     if not all(store.has_stage(name, batch) for name in versions):
         return None
@@ -165,43 +169,37 @@ def _earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: Art
                 f"{name} of batch {batch.batch_id!r} was made with other settings or models, so failed photos cannot "
                 f"be retried alone: run it without --retry-failed"
             )
-    retried = {(r.photo_id, r.image_uri) for r in _stored(batch, versions, store) if r.is_retryable}
-    return Earlier(frozenset(retried), _stored(batch, versions, store))
+    retried = {(r.photo_id, r.image_uri) for r in _read_stored(batch, versions, store) if r.is_retryable}
+    return Earlier(frozenset(retried), _read_stored(batch, versions, store))
 
 
-def _stored(batch: Batch, names: Iterable[str], store: ArtifactStore) -> Iterator[PhotoRecord]:
-    """Records with what each of the named stages made of them, in the order of the batch's distinct photos."""
+def _read_stored(batch: Batch, names: Iterable[str], store: ArtifactStore) -> Iterator[PhotoRecord]:
+    """Yield records that combine the named stages, in the order of the batch's distinct photos."""
     for row in zip(*(store.read_stage(name, batch) for name in names), strict=True):
         record = replace(row[0], cached=True, measurements={}, embedding=None, prediction=None)
-        for made in row:
-            record.measurements |= made.measurements
-            record.embedding = record.embedding or made.embedding
-            record.prediction = record.prediction or made.prediction
-        yield record
-
-
-def _to_be_labelled(records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
-    """Set `cached` of measured records to whether they came with labels."""
-    for record in records:
-        record.cached, record.partly_cached = record.prediction is not None, False
+        for stored in row:
+            record.measurements |= stored.measurements
+            record.embedding = record.embedding or stored.embedding
+            record.prediction = record.prediction or stored.prediction
         yield record
 
 
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: RunStats) -> AssetResult:
     plan = stages.plan(LABEL_PARTS)
     records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    artifact = _written(batch, stats.counted(records), {"clip_labels": plan.versions}, stages, store)["clip_labels"]
+    counted = stats.counted_labels(records)
+    artifact = _write_stages(batch, counted, {"clip_labels": plan.versions}, stages, store)["clip_labels"]
     return AssetResult("clip_labels", artifact.digest, plan, stats, artifact)
 
 
-def _written(
+def _write_stages(
     batch: Batch,
     records: Iterable[PhotoRecord],
     versions: Mapping[str, Mapping[str, str]],
     stages: FeatureStages,
     store: ArtifactStore,
 ) -> dict[str, StageArtifact]:
-    """Write stage tables, with the model and the vocabulary that they are made with."""
+    """Write stage tables with their model and vocabulary."""
     return store.write_stages(batch, records, versions, stages.settings.model, stages.classifier.vocabulary.labels)
 
 
@@ -211,17 +209,17 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: 
         "technical": technical_version(technical["versions"]),
         "clip": labelled["versions"].get("labels", UNMEASURED),
     }
-    labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the project's may have changed since
-    records = list(_joined(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
+    labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the current vocabulary may differ
+    records = list(_join_labels(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
     merged = merge(batch, records, version, labels, stages.settings.fallback_labels)
     with store.stored_embeddings(batch, records) as embeddings:
-        finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.shown)
+        finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)
     return AssetResult("features", finished.artifact.digest, Plan(), finished=finished)
 
 
-def _joined(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
-    """Technical records with the labels of the same photos, which must have been made of the same bytes."""
+def _join_labels(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
+    """Add the labels to the technical records, if both were computed from the same bytes."""
     for record, other in zip(technical, labelled, strict=True):
         if record.info == other.info:
             record.prediction = other.prediction

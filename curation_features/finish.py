@@ -1,4 +1,4 @@
-"""The end of every batch, whichever way it was made: write, make the contact sheet, read back, announce."""
+"""Final steps of every batch: write, render the contact sheet, verify, publish."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from curation_features.verification import verify
 
 @dataclass(frozen=True, slots=True)
 class FinishedBatch:
-    """A batch whose artifacts are on disk and were read back.
+    """A batch whose artifacts are on disk and verified.
 
     Attributes:
-        sheet: the contact sheet; None if there is none.
-        problems: what is wrong with the artifacts, by check (see `verify`); empty lists if nothing is.
+        sheet: the contact sheet, if any.
+        problems: problems of the artifacts by check (see `verify`); empty lists if there are none.
     """
 
     batch: Batch
@@ -34,10 +34,10 @@ class FinishedBatch:
     problems: Mapping[str, Sequence[str]]
 
     def announce(self, outbox: Outbox, root: Path) -> dict[str, Any]:
-        """Publish `features.completed` and give the event; `root` is the project's.
+        """Publish `features.completed` and return the event; `root` is the project's.
 
         Raises:
-            StoreError: the artifacts on disk are wrong, and nothing was published; or the event cannot be recorded.
+            StoreError: the artifacts on disk are wrong, so nothing was published; or the event cannot be recorded.
         """
         raise_if_wrong(self.problems)
         return outbox.announce(
@@ -62,15 +62,15 @@ def finish_batch(
     settings: Settings,
     progress: Callable[[int], None] | None = None,
 ) -> FinishedBatch:
-    """Write the artifacts and the contact sheet of a batch, and read the artifacts back.
+    """Write the artifacts and the contact sheet of a batch, and verify the artifacts.
 
-    Call it while no other process makes the same batch (`ArtifactStore.exclusive`).
+    The caller holds the batch's lock (`ArtifactStore.exclusive`).
 
     Args:
-        progress: called with 1 for each photo that is put on the contact sheet.
+        progress: called with the number of photos added to the contact sheet.
 
     Raises:
-        SupersededError: another manifest was accepted meanwhile, so that these features are out of date.
+        SupersededError: another manifest was accepted in the meantime, so these features are out of date.
         StoreError: an artifact cannot be written.
     """
     check_accepted(batch, store)
@@ -85,7 +85,7 @@ def write_batch(
     settings: Settings,
     progress: Callable[[int], None] | None = None,
 ) -> FinishedBatch:
-    """As `finish_batch`, for a manifest that is accepted only later."""
+    """Like `finish_batch`, for a manifest that is accepted later."""
     artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
     sheet = refresh(artifact, settings, progress)
     problems = verify(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)
@@ -93,18 +93,18 @@ def write_batch(
 
 
 def check_accepted(batch: Batch, store: ArtifactStore) -> None:
-    """Raise `SupersededError` if this manifest is not the one that was accepted last."""
+    """Raise `SupersededError` unless this manifest is the last accepted one."""
     if store.accepted_digest(batch.batch_id) != batch.digest:
         raise SupersededError(
             f"another manifest of batch {batch.batch_id!r} was accepted while this one was processed; the features "
-            f"on disk were left as they are: process the batch again"
+            f"on disk are unchanged: process the batch again"
         )
 
 
 def raise_if_wrong(problems: Mapping[str, Sequence[str]]) -> None:
-    """Raise `StoreError` if the artifacts that were read back are wrong; `problems` as `verify` gives them."""
-    wrong = [f"{name}: {'; '.join(found[:3])}" for name, found in problems.items() if found]
+    """Raise `StoreError` if `verify` found problems."""
+    wrong = [f"{name}: {'; '.join(details[:3])}" for name, details in problems.items() if details]
     if wrong:
         raise StoreError(
-            "the features on disk are wrong, so no event goes out: materialize features again; " + "; ".join(wrong)
+            "the features on disk are wrong, so no event is published: materialize features again; " + "; ".join(wrong)
         )

@@ -1,4 +1,4 @@
-"""A batch from its manifest to its event without Dagster, which learns about it later."""
+"""Process a batch from manifest to event without Dagster."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from curation_features.storage.artifacts import ArtifactStore
 
 @dataclass(frozen=True, slots=True)
 class ProcessedBatch:
-    """A batch that is finished and announced.
+    """A finished batch whose event is published.
 
     Attributes:
-        merged: the enriched manifest, and the records that it was made of.
-        cached: how many distinct photos came out of the cache.
-        partly_cached: of how many others a part did.
+        merged: the enriched manifest and its records.
+        cached: number of distinct photos from the cache.
+        partly_cached: number of photos with some cached parts.
         event: `features.completed`.
     """
 
@@ -35,38 +35,38 @@ class ProcessedBatch:
 
 
 def accept_without_dagster(batch: Batch, store: ArtifactStore) -> None:
-    """Accept a manifest, and note that Dagster has to learn about it.
+    """Accept a manifest, and record it for adoption by Dagster.
 
     Raises:
-        ManifestError: the batch id differs from a known one in case only.
+        ManifestError: the batch id differs only in case from a known one.
         StoreError: the manifest cannot be written.
     """
     store.check_batch_id(batch.batch_id)
-    Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest))  # first: an accepted batch is never unknown
+    Adoptions(store.data_path).note(Adoption(batch.batch_id, batch.digest))  # before the manifest
     store.put_manifest(batch)
 
 
 def process_batch(
     batch: Batch, stages: FeatureStages, store: ArtifactStore, outbox: Outbox, *, retry_failed: bool = False
 ) -> ProcessedBatch:
-    """Make, verify and announce the features of an accepted manifest.
+    """Build, verify and publish the features of an accepted manifest.
 
-    Call it while no other process makes the same batch (`ArtifactStore.exclusive`).
+    The caller holds the batch's lock (`ArtifactStore.exclusive`).
 
     Args:
         retry_failed: see `build_assets`.
 
     Raises:
-        SupersededError: another manifest was accepted meanwhile.
-        CurationError: as in `build_assets` and `FinishedBatch.announce`.
+        SupersededError: another manifest was accepted in the meantime.
+        CurationError: see `build_assets` and `FinishedBatch.announce`.
     """
     check_accepted(batch, store)
     bound = stages.for_batch(batch)
     results = {result.asset: result for result in build_assets(batch, ASSETS, bound, store, retry_failed=retry_failed)}
     finished, metrics = results["features"].finished, results["technical_metrics"].stats
-    assert finished is not None and metrics is not None  # noqa: S101, PT018 (what these two assets always have)
+    assert finished is not None and metrics is not None  # noqa: S101, PT018 (always set for these assets)
     event = finished.announce(outbox, stages.settings.root)
-    # As a run of Dagster has them: those of all vocabularies, not of the one that this batch asks for.
+    # Like in a Dagster run, the versions depend on all vocabularies, not only on the batch's.
     versions = code_versions(stages.settings, stages)
     assets = {
         name: AdoptedAsset(result.data_version, versions[name], result.numbers()) for name, result in results.items()

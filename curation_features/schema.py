@@ -248,8 +248,9 @@ class PhotoRecord:
 
     Attributes:
         failure: why the photo could not be read; then nothing else was measured.
-        cached: whether everything that was wanted came out of the cache.
-        partly_cached: whether some of it did, and the rest was computed.
+        cached: whether all parts that are computed from pixels came from the cache.
+        partly_cached: whether only some of them did.
+        labels_cached: whether the labels came from the cache; None: not labelled.
     """
 
     photo_id: str
@@ -261,6 +262,12 @@ class PhotoRecord:
     prediction: LabelPrediction | None = None
     cached: bool = False
     partly_cached: bool = False
+    labels_cached: bool | None = None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the photo's whole result came from the cache."""
+        return self.cached and self.labels_cached is not False
 
     @property
     def is_retryable(self) -> bool:

@@ -1,4 +1,4 @@
-"""The whole way in processes of its own, with small real models: every library is the real one."""
+"""End to end in separate processes, with real libraries and small real models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# The specification's examples. Of the output, names, order and types of the fields count.
+# The specification's examples; the test compares names, order and types of the output's fields.
 INPUT = {
     "batch_id": "batch_20251017_105804",
     "artifacts": [
@@ -65,7 +65,7 @@ REPORT_MODULES = "import sys; print(sorted({'torch', 'open_clip', 'piq', 'skimag
 
 
 def shape(value: Any) -> Any:
-    """Names, order and types, without the values."""
+    """Return names, order and types, without values."""
     if isinstance(value, dict):
         return [(name, shape(item)) for name, item in value.items()]
     if isinstance(value, list):
@@ -95,7 +95,7 @@ def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
 
 @pytest.fixture
 def manifest(tmp_path: Path, run: Run) -> Path:
-    """A batch of sample photos, made by the command line."""
+    """A batch of sample photos, ingested by the command line."""
     run("from curation_features.cli import main; raise SystemExit(main())", "ingest", "--samples", "--batch-id", "b")
     return tmp_path / "data" / "batches" / "b.json"
 
@@ -124,7 +124,7 @@ def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run
     assert all(0 <= value <= 1 for value in features["tech"].values())
 
 
-def test_a_cached_service_run_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
+def test_a_cached_service_run_needs_no_torch(manifest: Path, run: Run) -> None:
     code = (
         "import sys; from pathlib import Path; from curation_features.cli import main\n"
         "assert main(['process', 'data/batches/b.json', '--output', sys.argv[1]]) == 0\n" + REPORT_MODULES
@@ -138,7 +138,7 @@ def test_a_cached_service_run_loads_no_torch_and_gives_the_same_bytes(manifest: 
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
 
 
-def test_a_cached_materialization_loads_no_torch_and_gives_the_same_bytes(manifest: Path, run: Run) -> None:
+def test_a_cached_materialization_needs_no_torch(manifest: Path, run: Run) -> None:
     code = (
         "from curation_features.cli import main\n"
         "assert main(['materialize', 'data/batches/b.json']) == 0\n" + REPORT_MODULES

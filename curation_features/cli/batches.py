@@ -7,8 +7,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from curation_features.settings import Settings
 if TYPE_CHECKING:
     from curation_features.manifest import Batch
     from curation_features.pipeline import EnrichedBatch, FeatureStages
+    from curation_features.schema import PhotoRecord
 
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
 
@@ -71,14 +72,14 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         raise UsageError("--output and --retry-failed: leave one out; a retry needs the data folder")
     check_output(Path(args.output or "-"))
     batch = read_manifest(find_manifest(args.manifest, settings))
-    stages = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
+    stages, observer = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
     stages.for_batch(batch)  # says at once what is wrong with its vocabulary
     if args.output:
-        return _process_to_file(batch, stages, args.output)
+        return _process_to_file(batch, stages, observer, args.output)
     store, outbox = ArtifactStore(settings.data_path), Outbox.from_settings(settings)
     accept_without_dagster(batch, store)
     start = time.monotonic()
-    with watched(stages, batch) as bar, ExitStack() as locked:
+    with observer.showing(batch) as bar, ExitStack() as locked:
         with bar.waiting("another run of this batch"):
             locked.enter_context(store.exclusive(batch.batch_id))
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
@@ -93,11 +94,11 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
-def _process_to_file(batch: Batch, stages: FeatureStages, output: str) -> Outcome:
+def _process_to_file(batch: Batch, stages: FeatureStages, observer: RunObserver, output: str) -> Outcome:
     """Write the enriched batch to one file, or to standard output, and nothing else."""
     from curation_features.manifest import to_json
 
-    with watched(stages, batch):
+    with observer.showing(batch):
         merged, finished = _measured(batch, stages)
     _write_output(output, to_json(merged.document))
     to_stdout = output == "-"
@@ -116,7 +117,7 @@ def _measured(batch: Batch, stages: FeatureStages) -> tuple[EnrichedBatch, Finis
     return merged, Finished(
         merged.document,
         photos=photos,
-        cached=sum(record.cached for record in distinct),
+        cached=sum(record.is_cached for record in distinct),
         partly_cached=sum(record.partly_cached for record in distinct),
         seconds=time.monotonic() - start,
         records=merged.records,
@@ -135,13 +136,14 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
                 from curation_features.orchestration import launch
                 from curation_features.orchestration.project import build_definitions
             batch = read_manifest(find_manifest(args.manifest, settings))
-            stages, store = stages_of_run(settings, args.vocabulary), ArtifactStore(settings.data_path)
+            stages, observer = stages_of_run(settings, args.vocabulary)
+            store = ArtifactStore(settings.data_path)
             stages.for_batch(batch)  # says at once what is wrong with its vocabulary
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
             instance = opened.enter_context(launch.project_instance(settings, packaged_file("dagster.yaml")))
         launch.accept(batch, store, instance)
         start = time.monotonic()
-        with watched(stages, batch):
+        with observer.showing(batch):
             result = launch.materialize(batch, definitions, instance, retry_failed=args.retry_failed)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
@@ -170,19 +172,56 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     )
 
 
-@contextmanager
-def watched(stages: FeatureStages, batch: Batch) -> Iterator[Bar]:
-    """Progress of what is done in the block: what becomes of the photos, and what they wait for."""
-    from curation_features.manifest import distinct_photos
+class RunObserver:
+    """Shows the progress of a run on the terminal: a `pipeline.observer.Observer`.
 
-    with progress("measuring", len(distinct_photos(batch))) as bar:
-        stages.progress = bar.photo
-        stages.shown = bar.later("contact sheet", len(batch.artifacts))
-        models = stages.models
-        for name, model in (("CLIP", models.clip), ("CLIP-IQA", models.clip_iqa), ("BRISQUE", models.brisque)):
-            model.loading = partial(bar.waiting, f"loading {name}")
-        stages.for_batch(batch).classifier.building = partial(bar.waiting, "embedding labels")
-        yield bar
+    Args:
+        download: shows the progress of a download.
+    """
+
+    def __init__(self, download: Callable[[str, int, int | None], None]) -> None:
+        self.failures: list[WeightsError] = []
+        self._download = download
+        self._bar: Bar | None = None
+        self._sheet: Callable[[int], None] | None = None
+
+    @contextmanager
+    def showing(self, batch: Batch) -> Iterator[Bar]:
+        """Show the progress of a batch in the block."""
+        from curation_features.manifest import distinct_photos
+
+        with progress("measuring", len(distinct_photos(batch))) as bar:
+            self._bar, self._sheet = bar, bar.later("contact sheet", len(batch.artifacts))
+            try:
+                yield bar
+            finally:
+                self._bar = self._sheet = None
+
+    def downloading(self, name: str, done: int, total: int | None) -> None:
+        """Show the progress of a download."""
+        self._download(name, done, total)
+
+    def model_loading(self, name: str) -> AbstractContextManager[object]:
+        """Show that a model loads."""
+        return self._bar.waiting(f"loading {name}") if self._bar else nullcontext()
+
+    def labels_embedding(self) -> AbstractContextManager[object]:
+        """Show that label embeddings are computed."""
+        return self._bar.waiting("embedding labels") if self._bar else nullcontext()
+
+    def photo_done(self, record: PhotoRecord) -> None:
+        """Count a photo."""
+        if self._bar:
+            self._bar.photo(record)
+
+    def photos_rendered(self, count: int) -> None:
+        """Count photos of the contact sheet."""
+        if self._sheet:
+            self._sheet(count)
+
+    def degraded(self, error: WeightsError) -> None:
+        """Keep the error for `stages_of_run`."""
+        self.failures.append(error)
 
 
 @contextmanager
@@ -201,17 +240,18 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stderr: bool = False) -> FeatureStages:
-    """The stages of a run; says at once, and once, what will be missing from its results."""
+def stages_of_run(
+    settings: Settings, vocabulary: str | None = None, *, to_stderr: bool = False
+) -> tuple[FeatureStages, RunObserver]:
+    """Create the stages of a run and their observer; report missing models."""
     from curation_features.clip.vocabulary import chosen_vocabulary
-    from curation_features.pipeline import FeatureStages, Models
+    from curation_features.pipeline import FeatureStages
     from curation_features.pipeline.plan import ALL_PARTS
 
     chosen = chosen_vocabulary(settings, vocabulary) if vocabulary else None
-    failures: list[WeightsError] = []
-    with downloads() as progress:
-        models = Models.from_settings(settings, progress)
-        stages = FeatureStages(settings, vocabulary=chosen, models=models, announce=failures.append)
+    with downloads() as download:
+        observer = RunObserver(download)
+        stages = FeatureStages(settings, vocabulary=chosen, observer=observer)
         missing = stages.plan(ALL_PARTS).missing
     if missing:
         from rich.panel import Panel
@@ -219,7 +259,7 @@ def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stder
 
         defaults = ", ".join(sorted({error.stage for error in missing.values()}))
         lines = [
-            *(f"- {failure.summary}" for failure in failures),
+            *(f"- {failure.summary}" for failure in observer.failures),
             f"These will be defaults, and marked as such: {defaults}.",
             "How to get the weights: curation-features models pull",
         ]
@@ -229,7 +269,7 @@ def stages_of_run(settings: Settings, vocabulary: str | None = None, *, to_stder
             border_style="yellow",
         )
         console(to_stderr).print(panel)
-    return stages
+    return stages, observer
 
 
 def _write_output(target: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from curation_features.cli.batches import RunObserver
 from curation_features.cli.command import COMMAND, Outcome, declare
 from curation_features.cli.terminal import doing, downloads, say
 from curation_features.errors import SettingsError
@@ -15,7 +16,7 @@ from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.clip.prompts import Unread
-    from curation_features.clip.separability import LabelOutlook, LabelPair, TemplateEffect
+    from curation_features.clip.separability import ExpectedConfidence, LabelPair, TemplateEffect
     from curation_features.clip.vocabulary import Vocabulary
 
 _SHOWN = 5  # labels of one kind
@@ -78,26 +79,26 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Check a vocabulary, and show how well its labels can be told apart; needs the CLIP model and no photo."""
     from curation_features.clip.label_embeddings import directions, embed_prompts
     from curation_features.clip.prompts import unread
-    from curation_features.clip.separability import nearest_pairs, outlooks, template_effects
+    from curation_features.clip.separability import expected_confidences, nearest_pairs, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
     from curation_features.pipeline import Models
 
     vocabulary = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else load_vocabulary(settings)
     if not args.json:
         say(f"{args.vocabulary or 'the project'}: {_size(vocabulary)}: valid")
-    with downloads() as progress:
-        engine = Models.from_settings(settings, progress).clip.get()
+    with downloads() as download:
+        engine = Models.from_settings(settings, RunObserver(download)).clip.get()
     with doing("embedding labels"):
         missed, prompts = unread(engine, vocabulary), embed_prompts(engine, vocabulary)
     vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale
     pairs = nearest_pairs(vectors, vocabulary.labels, scale)
-    labels = outlooks(vectors, vocabulary.labels, scale)
+    labels = expected_confidences(vectors, vocabulary.labels, scale)
     templates = template_effects(prompts, vocabulary.labels, vocabulary.templates, scale)
     lines = (
         *_unread_lines(missed, vocabulary),
         *_pair_lines(pairs, scale),
         *_crowd_lines(labels),
-        *_outlook_lines(labels),
+        *_confidence_lines(labels),
         *_template_lines(templates),
     )
     found = {**_unread_json(missed), **_separability_json(scale, pairs, labels, templates)}
@@ -122,7 +123,7 @@ def _unread_json(missed: Unread) -> dict[str, Any]:
 
 
 def _separability_json(
-    scale: float, pairs: Sequence[LabelPair], labels: Sequence[LabelOutlook], templates: Sequence[TemplateEffect]
+    scale: float, pairs: Sequence[LabelPair], labels: Sequence[ExpectedConfidence], templates: Sequence[TemplateEffect]
 ) -> dict[str, Any]:
     return {
         "scale": scale,
@@ -154,7 +155,7 @@ def _pair_lines(pairs: Sequence[LabelPair], scale: float) -> Iterator[str]:
     )
 
 
-def _crowd_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
+def _crowd_lines(labels: Sequence[ExpectedConfidence]) -> Iterator[str]:
     from curation_features.clip.separability import CLOSE_ODDS, CROWD
 
     crowded = sorted((label for label in labels if len(label.close) >= CROWD), key=lambda label: -len(label.close))
@@ -167,7 +168,7 @@ def _crowd_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
             yield f"and {len(crowded) - _SHOWN} more labels"
 
 
-def _outlook_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
+def _confidence_lines(labels: Sequence[ExpectedConfidence]) -> Iterator[str]:
     rising = sorted(labels, key=lambda label: label.confidence)
     low, middle, high = rising[0], rising[len(rising) // 2], rising[-1]
     yield ""

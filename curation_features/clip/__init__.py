@@ -1,1 +1,1 @@
-"""CLIP labels: vocabulary, model, label vectors and zero-shot scores."""
+"""CLIP labels: vocabulary, model, label embeddings and zero-shot scores."""

@@ -1,8 +1,8 @@
-"""An image tower in 8-bit integers, for CPUs: about half the time, at a loss of agreement that is small (opt-in).
+"""Int8 quantisation of an image tower for CPUs (opt-in): about half the time, slightly different embeddings.
 
-Weights are rounded to 8 bits per output channel, once; inputs to 7 bits per tensor, as they come (with 8 bits the sums
-of AVX2's 16-bit products may overflow). Products are those of torch's fbgemm. Attention, normalisation, convolutions
-and everything outside of a tower's linear layers stay in single precision.
+Weights are quantised once, to 8 bits per output channel. Inputs are quantised dynamically, to 7 bits per tensor: with 8
+bits, sums of AVX2's 16-bit products may overflow. torch's fbgemm multiplies. Everything except linear layers
+(attention, normalisation, convolutions) stays in float32.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Int8Linear(torch.nn.Module):
         weight = weight.detach()
         scale = (weight.abs().amax(1).double() / 127).clamp_min(torch.finfo(torch.float32).tiny)
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        # torch warns that tensors of quantised types will go. Filters are global, hence the lock.
+        # torch warns that quantised dtypes are deprecated. Warning filters are global, hence the lock.
         with _PACKING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rounded = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(rounded, None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        found: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
-        return found
+        """Map (..., in) to (..., out)."""
+        output: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
+        return output
 
 
 class Int8SelfAttention(torch.nn.Module):
-    """`torch.nn.MultiheadAttention` of a sequence with itself, batch first, with 8-bit projections."""
+    """`torch.nn.MultiheadAttention` as self-attention, batch first, with 8-bit projections."""
 
     def __init__(self, attention: torch.nn.MultiheadAttention) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class Int8SelfAttention(torch.nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """(N, tokens, D) to (N, tokens, D); `key` and `value` are `query`."""
+        """Map (N, tokens, D) to (N, tokens, D); `key` and `value` must be `query`."""
         if key is not query or value is not query or need_weights:
-            raise RuntimeError("attention to another sequence is not there in 8 bits")
+            raise RuntimeError("int8 supports self-attention only")
         count, tokens, width = query.shape
         heads = self._inputs(query).view(count, tokens, 3, self._heads, width // self._heads).permute(2, 0, 3, 1, 4)
         mixed = scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=attn_mask)
@@ -67,17 +67,17 @@ class Int8SelfAttention(torch.nn.Module):
 
 
 def tower_to_int8(visual: Any) -> bool:
-    """Put 8-bit layers in the place of the linear ones of an image tower of open_clip (or of timm in it), in place.
+    """Replace the linear layers of an open_clip (or timm) image tower by 8-bit layers, in place.
 
     Returns:
-        Whether it has any: a ResNet, whose work is in its convolutions, stays as it is.
+        Whether the tower has any; a ResNet has convolutions and stays unchanged.
     """
     blocks = getattr(visual, "transformer", None) or getattr(visual, "trunk", None)
     return blocks is not None and to_int8(blocks) > 0
 
 
 def to_int8(module: torch.nn.Module) -> int:
-    """Put 8-bit layers in the place of the linear ones in a module, in place. Returns how many there are."""
+    """Replace linear layers by 8-bit layers in place; return their number."""
     count = 0
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.MultiheadAttention):

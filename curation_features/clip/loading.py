@@ -1,8 +1,7 @@
-"""A CLIP model out of a checkpoint, in a fraction of the time that open_clip takes, and equal to open_clip's.
+"""Fast loading of a CLIP checkpoint; the model equals open_clip's.
 
-open_clip fills a model with random numbers and copies a checkpoint over them. Here its own classes are built without
-storage for parameters, and the tensors of the checkpoint, mapped from its file, are put in their place. What no forward
-pass reads is never read from disk.
+open_clip initialises a model with random numbers and copies a checkpoint over them. Here, open_clip's classes are built
+without parameter storage, and get the memory-mapped tensors of the checkpoint. Unused tensors are never read from disk.
 """
 
 from __future__ import annotations
@@ -29,41 +28,41 @@ logger = logging.getLogger(__name__)
 
 Tower: TypeAlias = Literal["image", "text"]
 
-_FORMAT = 1  # of the copies; raised when open_clip's conversion of old checkpoints changes
+_FORMAT = 1  # version of the copies; increment when open_clip's conversion of old checkpoints changes
 
 
 class ClipModel:
-    """open_clip's model with the tensors of a checkpoint, each tower in place from the time when it is needed.
+    """open_clip's model with the tensors of a checkpoint; each tower loads on first use.
 
     Args:
         weights: a checkpoint and its configuration.
-        device: where the model will run, and in which precision; what is kept in which follows open_clip's own rules.
+        device: device and precision; like in open_clip, some layers stay in fp32.
         copies: keeps a safetensors copy of a checkpoint that cannot be mapped; None: it is read every time.
 
     Attributes:
-        model: open_clip's model. A tower that is not in place cannot be run.
-        transform: the model's own preprocessing of a PIL image.
-        logit_scale: the learned scale of cosines before a softmax.
+        model: open_clip's model. It can run only the towers that are loaded.
+        transform: preprocessing of a PIL image.
+        logit_scale: learned scale of cosines before a softmax.
 
     Raises:
-        MismatchError: names or shapes of the checkpoint are not those of the model.
-        Exception: whatever open_clip makes of a configuration or a file that is not what it should be.
+        MismatchError: tensor names or shapes do not fit the model.
+        Exception: any error of open_clip for an invalid configuration or file.
     """
 
     def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None) -> None:
         with _quiet_root_logger():
             self.model: Any = _empty_model(weights.config["model_cfg"], device)
-            self._state = _state(self.model, weights, copies)
-        self.transform = _transform(self.model, weights.config.get("preprocess_cfg") or {})
+            self._state = _read_state(self.model, weights, copies)
+        self.transform = _build_transform(self.model, weights.config.get("preprocess_cfg") or {})
         self.logit_scale = float(self._state["logit_scale"].float().exp())
         self._device = device
         self._lock = threading.Lock()
 
     def place(self, tower: Tower) -> Any:
-        """The model with this tower in place.
+        """Load a tower, if needed, and return the model.
 
         Raises:
-            MismatchError: the tower holds numbers that are not finite, or nothing but zeros.
+            MismatchError: the tower has values that are not finite, or only zeros.
         """
         with self._lock:
             names = [name for name in self._state if _tower_of(name) == tower]
@@ -75,20 +74,20 @@ class ClipModel:
             if names and tower == "image" and self._device.name == "cuda":
                 import torch
 
-                self.model.visual.to(memory_format=torch.channels_last)  # what its tensor cores want
+                self.model.visual.to(memory_format=torch.channels_last)  # fast on tensor cores
             if names and tower == "image" and self._device.precision == "int8":
                 from curation_features.clip.int8 import tower_to_int8
 
                 if not tower_to_int8(self.model.visual):
-                    logger.warning("The image tower is no transformer, so that int8 changes nothing in it")
+                    logger.warning("The image tower is not a transformer, so int8 has no effect")
         return self.model
 
 
 def load_tokenizer(weights: ClipWeights) -> Any:
-    """The model's tokenizer: open_clip's own, or one of `transformers` out of the folder that `weights` name.
+    """Load the tokenizer of open_clip, or of `transformers` from the folder `weights.tokenizer`.
 
     Raises:
-        ImportError: it needs `transformers`, which is an extra.
+        ImportError: the extra `transformers` is not installed.
     """
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 
@@ -101,18 +100,18 @@ def load_tokenizer(weights: ClipWeights) -> Any:
 
 
 def _tower_of(name: str) -> Tower | None:
-    """The tower that needs a tensor; None for a generator of captions, which no vector needs."""
+    """Return the tower of a tensor; None for a caption decoder, which embeddings do not need."""
     if name.startswith("visual."):
         return "image"
     return None if name.startswith("text_decoder.") else "text"
 
 
 def _empty_model(model_cfg: Mapping[str, Any], device: Device) -> Any:
-    """open_clip's model without storage for its parameters; everything else in it is real."""
+    """Build open_clip's model without parameter storage."""
     import open_clip
 
     config = deepcopy(dict(model_cfg))
-    # As in open_clip.create_model, but nothing is ever fetched for a tower.
+    # Like open_clip.create_model, but never downloads a tower.
     is_timm = "timm_model_name" in config["vision_cfg"]
     is_transformers = "hf_model_name" in config["text_cfg"]
     if is_timm:
@@ -128,7 +127,7 @@ def _empty_model(model_cfg: Mapping[str, Any], device: Device) -> Any:
 
 
 def _set_precision(model: Any, device: Device, is_timm: bool) -> None:
-    """Give parameters and buffers the types, and buffers the place, that open_clip gives them."""
+    """Set the dtypes of parameters and buffers like open_clip, and move buffers to the device."""
     import torch
     from open_clip.model import convert_weights_to_fp16
     from open_clip.transformer import LayerNormFp32
@@ -145,31 +144,31 @@ def _set_precision(model: Any, device: Device, is_timm: bool) -> None:
             setattr(module, name, buffer.to(device.name))
 
 
-def _state(model: Any, weights: ClipWeights, copies: Copies | None) -> dict[str, torch.Tensor]:
-    """The tensors that a model is made of, mapped from the checkpoint, or from a copy where it cannot be mapped."""
+def _read_state(model: Any, weights: ClipWeights, copies: Copies | None) -> dict[str, torch.Tensor]:
+    """Map the tensors of a checkpoint, or of its copy if the checkpoint cannot be mapped."""
 
-    def fitting(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def check(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         check_fit(model, state)
         return state
 
     if copies is None or weights.path.suffix == ".safetensors" or zipfile.is_zipfile(weights.path):
-        return fitting(_converted(model, weights.path))
-    return copies.load(f"clip-{_FORMAT}-{weights.sha256}", lambda: _converted(model, weights.path), fitting)
+        return check(_convert(model, weights.path))
+    return copies.load(f"clip-{_FORMAT}-{weights.sha256}", lambda: _convert(model, weights.path), check)
 
 
-def _converted(model: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint as today's open_clip names and shapes them; mapped where the format permits it."""
+def _convert(model: Any, path: Path) -> dict[str, torch.Tensor]:
+    """Read a checkpoint with open_clip's current tensor names and shapes; mapped if the format permits it."""
     from open_clip.factory import load_checkpoint
     from torch.utils import serialization
 
     state: dict[str, torch.Tensor] = {}
 
-    def take(found: Mapping[str, torch.Tensor], strict: bool = True) -> None:
-        state.update(found)
+    def collect(converted: Mapping[str, torch.Tensor], strict: bool = True) -> None:
+        state.update(converted)
 
-    model.load_state_dict = take  # what open_clip calls when it has converted everything
+    model.load_state_dict = collect  # open_clip has no public converter; it calls this method after the conversion
     try:
-        # For this thread alone.
+        # The patch is local to this thread.
         with serialization.config.patch("load.mmap", zipfile.is_zipfile(path)):  # type: ignore[attr-defined]
             load_checkpoint(model, str(path))
     finally:
@@ -177,8 +176,8 @@ def _converted(model: Any, path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _transform(model: Any, config: Mapping[str, Any]) -> Any:
-    """The preprocessing that open_clip gives with a model (`create_model_from_pretrained`)."""
+def _build_transform(model: Any, config: Mapping[str, Any]) -> Any:
+    """Build the preprocessing, like open_clip's `create_model_from_pretrained`."""
     from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
     merged = merge_preprocess_dict(asdict(PreprocessCfg()), dict(config))
@@ -189,16 +188,16 @@ def _transform(model: Any, config: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip, which logs to the root logger, from configuring it and from reporting its every step."""
+    """Suppress open_clip's messages to the root logger, and keep it from configuring that logger."""
 
-    def wanted(record: logging.LogRecord) -> bool:
+    def is_wanted(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or "open_clip" not in Path(record.pathname).parts
 
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
-    root.addFilter(wanted)
+    root.addFilter(is_wanted)
     try:
         yield
     finally:
-        root.removeFilter(wanted)
+        root.removeFilter(is_wanted)
         root.removeHandler(handler)

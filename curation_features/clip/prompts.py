@@ -1,4 +1,4 @@
-"""Labels that the model cannot tell apart or reads only in part, because its context length cuts their prompts."""
+"""Labels whose prompts are truncated to the model's context length, or equal after truncation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from curation_features.clip.vocabulary import Vocabulary
 
 _LABELS_AT_ONCE = 64
-_SHOWN = 5  # labels of one kind
+_SHOWN = 5  # labels per warning
 _LONGEST_SHOWN = 60  # characters of a label
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """What the model does not read of a vocabulary, as its prompts are longer than it takes.
+    """Labels of a vocabulary that the model reads only in part.
 
     Attributes:
-        length: tokens that the model reads of a prompt.
-        cut: in how many templates the prompt of a label is cut; by label, and only of those that are.
-        same: pairs of labels of which nothing that differs is read in any template.
+        length: context length of the model in tokens.
+        cut: number of templates in which the prompt is truncated, by label.
+        same: pairs of labels whose truncated prompts are equal in all templates.
     """
 
     length: int
@@ -32,19 +32,19 @@ class Unread:
     same: Sequence[tuple[str, str]]
 
     def warnings(self, vocabulary: Vocabulary) -> Iterator[str]:
-        """What to tell of it, a line each."""
-        place = {label: f"labels[{position}] {_shown(label)}" for position, label in enumerate(vocabulary.labels)}
+        """Describe the truncation, one line per warning."""
+        named = {label: f"labels[{position}] {_shorten(label)}" for position, label in enumerate(vocabulary.labels)}
         if self.cut:
             templates = len(vocabulary.templates)
-            names = [f"{place[label]} (in {count} of {templates} templates)" for label, count in self.cut.items()]
-            yield f"The model reads {self.length} tokens of a prompt, and not the rest of {_some(names)}: shorten them"
+            names = [f"{named[label]} (in {count} of {templates} templates)" for label, count in self.cut.items()]
+            yield f"The model reads only the first {self.length} tokens of {_join(names)}: shorten them"
         if self.same:
-            names = [f"{place[first]} and {place[second]}" for first, second in self.same]
-            yield f"The model reads the same of {_some(names)}: shorten them, or remove one"
+            names = [f"{named[first]} and {named[second]}" for first, second in self.same]
+            yield f"The model cannot distinguish {_join(names)}: shorten them, or remove one"
 
 
 def unread(engine: ClipEngine, vocabulary: Vocabulary) -> Unread:
-    """Find out what the model does not read of a vocabulary; no text is encoded."""
+    """Find truncated and equal prompts; only the tokenizer runs."""
     cut: dict[str, int] = {}
     same: list[tuple[str, str]] = []
     first: dict[bytes, str] = {}
@@ -63,9 +63,9 @@ def unread(engine: ClipEngine, vocabulary: Vocabulary) -> Unread:
     return Unread(length, cut, same)
 
 
-def _shown(label: str) -> str:
+def _shorten(label: str) -> str:
     return repr(label if len(label) <= _LONGEST_SHOWN else f"{label[:_LONGEST_SHOWN]}...")
 
 
-def _some(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,9 +1,9 @@
-"""How well the labels of a vocabulary can be told apart, by their vectors alone. Arrays in, records out.
+"""Separability of the labels of a vocabulary, computed from label embeddings only.
 
-A photo x decides between two labels a and b by the gap of its cosines, x.(a - b). That is the distance |a - b| times
-the cosine of the angle between x and the line from b to a, the *alignment*. The softmax makes odds of exp(scale x gap)
-of it. Distance and scale are the model's own. Only the alignment needs photos, and it hardly depends on the labels, so
-that `TYPICAL_ALIGNMENT` stands in for them.
+For a photo x and two labels a and b, the difference of the cosines is x.(a - b): the distance |a - b| times the
+*alignment*, the projection of x on the unit vector from b to a. The softmax turns it into odds exp(scale x difference).
+The model gives distance and scale. Only the alignment needs photos, and it hardly depends on the labels, so
+`TYPICAL_ALIGNMENT` is used.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TYPICAL_ALIGNMENT = 0.06
-"""Alignment of a photo with the line from the label next to its own label to its own one.
+"""Projection of a photo's embedding on the unit vector from the nearest other label to its own label.
 
-The median over seven photos and two vocabularies (500 and 1203 names of things) of recorded ViT-B/32 vectors is 0.058,
-from 0.005 to 0.127. That of a photo with the line between any two labels is 0.022, either way.
+Seven photos and two vocabularies (500 and 1203 object names), recorded ViT-B/32 embeddings: median 0.058, range 0.005
+to 0.127. For any two labels, the median absolute value is 0.022.
 """
 
 INSEPARABLE_ODDS = 3.0
-"""Two labels whose typical odds are smaller cannot be told apart."""
+"""Two labels with smaller typical odds are inseparable."""
 
 CLOSE_ODDS = 10.0
-"""Two labels whose typical odds are smaller are close."""
+"""Two labels with smaller typical odds are close."""
 
 CROWD = 3
-"""Close labels that make a label one of a crowd."""
+"""Minimum number of close labels of a crowded label."""
 
 IDLE_SHIFT = 1.1
-"""A template that changes typical odds by a smaller factor hardly counts."""
+"""A template is idle if it changes typical odds by a smaller factor."""
 
 _ROWS_AT_ONCE = 512
 _ROUNDING = 1e-9
@@ -42,8 +42,9 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class LabelPair:
-    """Two labels, the cosine of their vectors, and the typical odds: how many times more probable than the other the
-    right one of them is for a photo of it; at least 1.
+    """Two labels, the cosine of their embeddings, and the typical odds.
+
+    Odds: for a photo of one of them, probability of the right label divided by that of the other; at least 1.
     """
 
     first: str
@@ -58,12 +59,12 @@ class LabelPair:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelOutlook:
-    """A label among the others.
+class ExpectedConfidence:
+    """The expected confidence of a label.
 
     Attributes:
-        confidence: what a photo of it typically gets, in [0, 1]: the softmax over the typical odds to all others.
-        close: the labels close to it, nearest first.
+        confidence: of a typical photo of this label, in [0, 1]: softmax over the typical odds to all other labels.
+        close: close labels, nearest first.
     """
 
     label: str
@@ -73,11 +74,11 @@ class LabelOutlook:
 
 @dataclass(frozen=True, slots=True)
 class TemplateEffect:
-    """What a template does to the label vectors.
+    """Effect of a template on the label embeddings.
 
     Attributes:
-        shift: the factor by which typical odds change without it, at most, over all labels; 1 is not at all.
-        confused: labels whose prompt with this template lies nearer to another label, as the other templates have it.
+        shift: largest factor over all labels by which typical odds change without it; 1: no change.
+        confused: labels whose prompt in this template is nearer to another label's embedding by the other templates.
     """
 
     template: str
@@ -86,16 +87,16 @@ class TemplateEffect:
 
     @property
     def is_idle(self) -> bool:
-        """Whether leaving it out would hardly change anything."""
+        """Whether the template has almost no effect."""
         return self.shift < IDLE_SHIFT
 
 
 def typical_odds(cosine: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """The typical odds (at least 1) between labels by the cosine of their vectors; see the module.
+    """Compute typical odds (at least 1) from cosines of label embeddings; see the module.
 
     Args:
-        cosine: of two label vectors, in [-1, 1].
-        scale: the model's learned scale, or another temperature; greater than 0.
+        cosine: in [-1, 1].
+        scale: the learned scale, or another temperature; greater than 0.
     """
     with np.errstate(over="ignore"):
         odds: NDArray[np.float64] = np.exp(scale * TYPICAL_ALIGNMENT * np.sqrt(np.clip(2.0 - 2.0 * cosine, 0.0, 4.0)))
@@ -105,67 +106,71 @@ def typical_odds(cosine: NDArray[np.float64], scale: float) -> NDArray[np.float6
 def nearest_pairs(
     vectors: NDArray[np.floating[Any]], labels: Sequence[str], scale: float, count: int = 10
 ) -> list[LabelPair]:
-    """The `count` pairs of labels with the highest cosine, nearest first, ties by position.
+    """Return the `count` pairs of labels with the highest cosine, ties by position.
 
     Args:
         vectors: (L, D), in the order of `labels`.
     """
-    found: list[tuple[float, int, int]] = []
+    nearest: list[tuple[float, int, int]] = []
     for start, cosine in _cosine_rows(vectors):
         rows, columns = np.indices(cosine.shape)
         above = np.flatnonzero((columns > rows + start).ravel())
         flat = cosine.ravel()[above]
         best = above[np.argsort(-flat, kind="stable")[:count]]
-        places = zip(*(part.tolist() for part in np.unravel_index(best, cosine.shape)), strict=True)
-        found += [(-float(cosine[row, column]), row + start, column) for row, column in places]
-    pairs = [(labels[row], labels[column], -negative) for negative, row, column in sorted(found)[:count]]
+        indices = zip(*(part.tolist() for part in np.unravel_index(best, cosine.shape)), strict=True)
+        nearest += [(-float(cosine[row, column]), row + start, column) for row, column in indices]
+    pairs = [(labels[row], labels[column], -negative) for negative, row, column in sorted(nearest)[:count]]
     odds = typical_odds(np.array([cosine for *_, cosine in pairs]), scale)
     return [LabelPair(*pair, float(value)) for pair, value in zip(pairs, odds, strict=True)]
 
 
-def outlooks(vectors: NDArray[np.floating[Any]], labels: Sequence[str], scale: float) -> list[LabelOutlook]:
-    """What each label has to expect among the others, in their order.
+def expected_confidences(
+    vectors: NDArray[np.floating[Any]], labels: Sequence[str], scale: float
+) -> list[ExpectedConfidence]:
+    """Compute the expected confidence of each label, in their order.
 
     Args:
         vectors: (L, D), in the order of `labels`.
     """
-    found = []
+    expected = []
     for start, cosine in _cosine_rows(vectors):
         for row, odds in enumerate(typical_odds(cosine, scale)):
             others = np.delete(np.arange(len(labels)), start + row)
             near = others[odds[others] < CLOSE_ODDS]
-            close = tuple(labels[place] for place in near[np.argsort(odds[near], kind="stable")])
-            found.append(LabelOutlook(labels[start + row], float(1.0 / (1.0 + (1.0 / odds[others]).sum())), close))
-    return found
+            close = tuple(labels[index] for index in near[np.argsort(odds[near], kind="stable")])
+            confidence = float(1.0 / (1.0 + (1.0 / odds[others]).sum()))
+            expected.append(ExpectedConfidence(labels[start + row], confidence, close))
+    return expected
 
 
 def template_effects(
     prompts: NDArray[np.floating[Any]], labels: Sequence[str], templates: Sequence[str], scale: float
 ) -> list[TemplateEffect]:
-    """What each template does, compared with the others together; nothing where there is only one.
+    """Compare each template with the mean of the others; empty for a single template.
 
     Args:
-        prompts: (L, T, D), unit norm: every label in every template.
+        prompts: (L, T, D), unit norm: embeddings of every label in every template.
     """
     if len(templates) < 2:
         return []
     sums = prompts.sum(axis=1, dtype=np.float64)
-    found = []
-    for place, template in enumerate(templates):
-        others = _unit(sums - prompts[:, place])
+    effects = []
+    for index, template in enumerate(templates):
+        others = _unit(sums - prompts[:, index])
         shift = np.linalg.norm(_unit(sums) - others, axis=1).max()
-        own = (_unit(prompts[:, place]) * others).sum(axis=1) + _ROUNDING
-        best = np.concatenate([cosine.max(axis=1) for _, cosine in _cosine_rows(others, prompts[:, place])])
+        own = (_unit(prompts[:, index]) * others).sum(axis=1) + _ROUNDING
+        best = np.concatenate([cosine.max(axis=1) for _, cosine in _cosine_rows(others, prompts[:, index])])
         confused = [label for label, is_other in zip(labels, best > own, strict=True) if is_other]
-        found.append(TemplateEffect(template, float(np.exp(scale * TYPICAL_ALIGNMENT * shift)), tuple(confused)))
-    return found
+        effects.append(TemplateEffect(template, float(np.exp(scale * TYPICAL_ALIGNMENT * shift)), tuple(confused)))
+    return effects
 
 
 def _cosine_rows(
     vectors: NDArray[np.floating[Any]], rows: NDArray[np.floating[Any]] | None = None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Cosines of `rows` (by default the vectors themselves) and all vectors, some rows at a time, with the first's
-    place: memory does not grow with the square of the labels.
+    """Yield cosines of `rows` (by default the vectors) and all vectors in blocks, with the first row's index.
+
+    So memory does not grow with the square of the number of labels.
     """
     unit = _unit(vectors)
     rows = unit if rows is None else _unit(rows)

@@ -1,4 +1,4 @@
-"""open_clip's preprocessing on a GPU, where a photo lies as a tensor."""
+"""open_clip's preprocessing for photos that are tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     import torch
 
 _FOR_TENSORS = ("Resize", "CenterCrop", "MaybeConvertMode", "MaybeToTensor", "Normalize")
-"""The steps that are known to do here what they do to Pillow's images."""
+"""Steps that give the same result for tensors and PIL images."""
 
 
 def on_tensor(transform: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """open_clip's preprocessing for an image (3, H, W) of uint8 that lies on a device as a tensor already.
+    """Adapt open_clip's preprocessing to a uint8 tensor (3, H, W).
 
-    The same as Pillow's to a level, seldom two: it is rounded to 8 bits after each axis, as there.
+    Like in Pillow, resizing rounds to 8 bits after each axis; pixels differ by one level, rarely two.
 
     Args:
         transform: `ClipModel.transform`.
 
     Returns:
-        None where a step takes nothing but Pillow's images, as those that fit the long side do.
+        None if a step needs a PIL image, such as resizing by the long side.
     """
     steps = list(transform.transforms)
     if not all(type(step).__name__ in _FOR_TENSORS for step in steps):
@@ -33,14 +33,14 @@ def on_tensor(transform: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
             if name == "MaybeToTensor":
                 pixels = pixels.float() / 255
             else:
-                pixels = _resized(pixels, step) if name == "Resize" else step(pixels)
+                pixels = _resize(pixels, step) if name == "Resize" else step(pixels)
         return pixels
 
     return apply
 
 
-def _resized(pixels: torch.Tensor, step: Any) -> torch.Tensor:
-    """(3, h, w) of uint8, as torchvision's `Resize` makes it of a Pillow image: first the rows, then the columns."""
+def _resize(pixels: torch.Tensor, step: Any) -> torch.Tensor:
+    """Resize to uint8 (3, h, w) like torchvision's `Resize` of a PIL image: first the width, then the height."""
     from torch import uint8
     from torch.nn.functional import interpolate
 

@@ -1,4 +1,4 @@
-"""The words that CLIP's tokenizer makes of a text."""
+"""Word split of CLIP's tokenizer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
 def words(text: str) -> str:
-    """The words that CLIP's tokenizer makes of a text, one space between them: equal for texts that it reads as one.
+    """Split a text into words like CLIP's tokenizer, joined by single spaces; equal for equivalent texts.
 
-    That is open_clip's `SimpleTokenizer`, which the default model and all others of OpenAI, LAION and DataComp have. It
-    mends a text (ftfy: Unicode's form NFC, straight quotes, full-width letters), resolves HTML entities twice, and
-    makes letters small; white space counts between two letters only. Tokenizers of `transformers`, such as SigLIP's,
-    may tell case apart; labels that differ in nothing else are no two labels for them either.
+    The tokenizer is open_clip's `SimpleTokenizer`, used by the default model and all models of OpenAI, LAION and
+    DataComp. It normalises the text (ftfy: Unicode NFC, straight quotes, full-width letters), resolves HTML entities
+    twice and converts to lower case; white space matters only between two letters. Tokenizers of `transformers`, such
+    as SigLIP's, may be case-sensitive; labels that differ only in case count as one label for them, too.
 
-    Plain ASCII takes microseconds. Other text loads ftfy, a tenth of a second; torch is never loaded.
+    ASCII text takes microseconds. Other text imports ftfy (0.1 s); torch is never imported.
     """
     if not (text.isascii() and text.isprintable()) or "&" in text:
         import html

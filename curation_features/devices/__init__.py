@@ -1,1 +1,1 @@
-"""Which device computes, and host-to-device transfer."""
+"""Device selection, fallback between devices, and host-to-device transfer."""

@@ -1,4 +1,4 @@
-"""Where models run, and in which precision."""
+"""Device and precision of the models."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ DEVICES: tuple[DeviceName, ...] = ("mps", "cuda", "cpu")
 """Every device, best first."""
 
 BATCH_SIZES: Mapping[DeviceName, int] = MappingProxyType({"mps": 32, "cuda": 64, "cpu": 2})
-"""Photos that go through CLIP together.
+"""Photos per forward pass of CLIP.
 
-On a CPU two gain half of what any number gains, and mostly give the bits of one at a time. From some 1,024 tokens on
-(four photos of ViT-L/14) matrix products are split in another way, and a photo's last bits depend on its neighbours.
+On a CPU, two photos give half of the speed-up of any larger batch, and mostly the same bits as one photo alone. From
+about 1,024 tokens (four photos of ViT-L/14) the BLAS splits matrix products differently, and the last bits of a photo's
+embedding depend on the other photos in the batch.
 """
 
 _LOG_LINE = MappingProxyType(
@@ -41,14 +42,17 @@ _ON_MPS = threading.RLock()
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a model runs, and the precision of its weights and activations there (int8: of an image tower's)."""
+    """A device, and the precision of weights and activations (int8: only of the image tower)."""
 
     name: DeviceName
     precision: Precision
 
+    def __str__(self) -> str:
+        return f"{self.name} in {self.precision}"
+
 
 def is_available(name: str) -> bool:
-    """Whether torch can compute on this device, here and now. Imports torch."""
+    """Whether torch can compute on this device now. Imports torch."""
     import torch
 
     if name == "mps":
@@ -59,16 +63,16 @@ def is_available(name: str) -> bool:
 
 
 def select_device(settings: Settings, available: Callable[[str], bool] = is_available) -> Device:
-    """The device that `settings` ask for; `auto` takes MPS, or else CUDA, or else the CPU.
+    """Return the device that `settings` select; `auto` prefers MPS, then CUDA, then the CPU.
 
-    The precision `auto` is fp16 on MPS and CUDA and fp32 on the CPU, where fp16 is many times slower; int8 is for the
-    CPU alone.
+    The precision `auto` is fp16 on MPS and CUDA, and fp32 on the CPU, where fp16 is many times slower. Only the CPU
+    supports int8.
 
     Args:
-        available: tells whether a device is there.
+        available: returns whether a device is available.
 
     Raises:
-        SettingsError: the device that was asked for by name is not there, or int8 is asked for on a GPU.
+        SettingsError: the named device is not available, or int8 is set for a GPU.
     """
     candidates = [name for name in DEVICES if settings.device in ("auto", name)]
     name = next((name for name in candidates if name == "cpu" or available(name)), None)
@@ -80,7 +84,7 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
     if settings.precision == "int8":
         if name != "cpu":
             raise SettingsError(
-                f"precision: int8 is for the CPU, and the device is {name}; set device to cpu, or use fp16"
+                f"precision: int8 runs only on the CPU, but the device is {name}; set device to cpu, or use fp16"
             )
         return Device("cpu", "int8")
     fp16 = settings.precision == "fp16" or (settings.precision == "auto" and name != "cpu")
@@ -88,14 +92,14 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
 
 
 def announce(device: Device) -> None:
-    """Say in the log which device is used."""
+    """Log which device is used."""
     logger.info(_LOG_LINE[device.name])
 
 
 def alone_on(name: str) -> AbstractContextManager[object]:
-    """Keeps other threads of this process off a device that does not survive two at once.
+    """Return a lock that keeps other threads off a device that is not thread-safe.
 
-    That is MPS: torch 2.14 ends the process, without an exception, when two threads compute there
+    Only MPS needs it: torch 2.14 kills the process, without an exception, if two threads compute on MPS
     (pytorch/pytorch#197805).
     """
     return _ON_MPS if name == "mps" else nullcontext()

@@ -1,7 +1,6 @@
-"""Photos on their way to a GPU: sent as bytes, and reduced there, while the models work on other photos.
+"""Host-to-device transfer: photos are copied as bytes and resized on the GPU, while models run on other photos.
 
-For CUDA alone: on MPS, which shares the CPU's memory, there is nothing to send, and torch 2.14 does not survive two
-threads there.
+Used for CUDA only. MPS shares the CPU's memory, so a copy gains nothing, and torch 2.14 is not thread-safe on MPS.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     ModelInput: TypeAlias = NDArray[np.float32] | torch.Tensor
-    """What a model's `preprocess` makes of a photo, and a stack of such: an array, or a tensor on its device."""
+    """Output of a model's `preprocess`, or a batch of these: an array, or a tensor on the model's device."""
 
 
 class HostToDevice:
-    """Sends arrays to a device and works on them there. Safe to call from several threads.
+    """Copies arrays to a device and processes them there. Thread-safe.
 
-    On CUDA the bytes go through page-locked memory on a stream of the calling thread's own, so that they neither wait
-    for the models nor keep them waiting.
+    On CUDA the copy uses page-locked memory and one stream per calling thread, so that transfers and models do not
+    wait for each other.
 
     Args:
         device: `cuda`; any other device is used without a stream.
@@ -35,7 +34,7 @@ class HostToDevice:
         self._streams = threading.local()
 
     def __call__(self, array: NDArray[np.uint8], work: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """What `work` makes of the array's tensor on the device; it is complete on return."""
+        """Return `work(tensor)` for the array on the device; the result is complete on return."""
         import torch
 
         # A copy: torch warns about arrays that cannot be written to.
@@ -46,7 +45,7 @@ class HostToDevice:
             stream = self._stream()
             with torch.cuda.stream(stream):
                 result = work(tensor.pin_memory().to(self.device, non_blocking=True))
-            # From here on any stream may read the result, and this one may use the memory of what it was made from.
+            # Now any stream may read the result, and this stream may reuse the memory of its inputs.
             stream.synchronize()
             return result
 
@@ -60,14 +59,14 @@ class HostToDevice:
 
 
 def stacked(inputs: Sequence[ModelInput]) -> ModelInput:
-    """Inputs of one model as one batch, where they lie."""
+    """Stack model inputs into one batch: on the device if all are there, otherwise on the host."""
     import torch
 
     if not all(isinstance(value, torch.Tensor) for value in inputs):
         return np.stack([value.cpu().numpy() if isinstance(value, torch.Tensor) else value for value in inputs])
     tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
     for tensor in tensors:
-        if tensor.is_cuda:  # its memory must not be used anew before this stream has read it
+        if tensor.is_cuda:  # the memory must not be reused before this stream has read it
             tensor.record_stream(torch.cuda.current_stream())
     with torch.inference_mode():
         return torch.stack(tensors)

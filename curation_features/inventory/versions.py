@@ -9,9 +9,9 @@ from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError
 from curation_features.manifest import Batch
 from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline.observer import SilentObserver
 from curation_features.pipeline.plan import ALL_PARTS
 from curation_features.settings import Settings
-from curation_features.weights import no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +74,5 @@ class CurrentVersions:
     @cached_property
     def _stages(self) -> FeatureStages:
         settings = self._settings.replace(on_missing_weights="degrade")
-        models = Models.from_settings(settings, no_progress, False)
-        return FeatureStages(settings, models=models, announce=lambda error: None)
+        models = Models.from_settings(settings, None, False)
+        return FeatureStages(settings, models=models, observer=SilentObserver())

@@ -1,4 +1,4 @@
-"""The batch-level steps that the service and the Dagster assets share.
+"""Batch-level steps shared by the service and the Dagster assets.
 
 measure   photos -> records with technical measurements and image embeddings, as a stream
 label     records with embeddings -> records with labels

@@ -1,4 +1,4 @@
-"""The log line of a batch."""
+"""Log line of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def log_batch(batch: Batch, merged: EnrichedBatch, stats: RunStats) -> None:
-    """Log what came of a batch: one line, with the same as fields in the record's attribute `curation_features`."""
+    """Log the result of a batch in one line; the record's attribute `curation_features` has the fields."""
     fields = {
         "batch_id": batch.batch_id,
         "artifacts": len(batch.artifacts),

@@ -1,4 +1,4 @@
-"""The code version of each asset: what Dagster compares to tell which partitions a change has made stale."""
+"""Code versions of the assets; Dagster compares them to find stale partitions."""
 
 from curation_features.clip.vocabulary import named_vocabulary, vocabulary_names
 from curation_features.errors import CurationError, SettingsError
@@ -12,12 +12,13 @@ _MODELS = {"embedding": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": loc
 
 
 def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
-    """The code version of each asset: its algorithms, the settings that change its numbers, and the weights as they
-    are on this machine now. Nothing is downloaded.
+    """Return the code version of each asset: algorithms, settings that change its numbers, and weights.
+
+    Weights are those on this machine now; nothing is downloaded.
     """
-    vocabularies = {"vocabulary": stages.classifier.vocabulary.fingerprint, **_named(settings)}
-    weights = {part: _weights(settings, part) for part in (*TECHNICAL_PARTS, "embedding", "labels")}
-    parts = {part: part_version(part, settings, found) for part, found in weights.items()}
+    vocabularies = {"vocabulary": stages.classifier.vocabulary.fingerprint, **_fingerprints(settings)}
+    weights = {part: _identify_weights(settings, part) for part in (*TECHNICAL_PARTS, "embedding", "labels")}
+    parts = {part: part_version(part, settings, identity) for part, identity in weights.items()}
     return {
         "technical_metrics": combined({part: parts[part] for part in TECHNICAL_PARTS}),
         "image_embeddings": parts["embedding"],
@@ -27,22 +28,22 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
     }
 
 
-def _named(settings: Settings) -> dict[str, str]:
-    """Fingerprints of the named vocabularies; empty of one that cannot be used, which concerns its batches only."""
-    found = {}
+def _fingerprints(settings: Settings) -> dict[str, str]:
+    """Return the fingerprints of the named vocabularies; empty for an unusable one, which fails only its batches."""
+    fingerprints = {}
     for name in vocabulary_names(settings):
         try:
-            found[f"vocabulary:{name}"] = named_vocabulary(settings, name).fingerprint
+            fingerprints[f"vocabulary:{name}"] = named_vocabulary(settings, name).fingerprint
         except SettingsError:
-            found[f"vocabulary:{name}"] = ""
-    return found
+            fingerprints[f"vocabulary:{name}"] = ""
+    return fingerprints
 
 
-def _weights(settings: Settings, part: str) -> str:
-    """Identity of the weights behind a part; empty where it has none, and where they are not here or not usable."""
+def _identify_weights(settings: Settings, part: str) -> str:
+    """Return the identity of a part's weights; empty if it needs none, or they are missing or unusable."""
     if part not in _MODELS:
         return ""
     try:
         return _MODELS[part](settings, fetch=False).identity
     except (CurationError, OSError):
-        return ""  # a run says what is wrong
+        return ""  # a run reports the problem

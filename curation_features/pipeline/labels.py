@@ -1,4 +1,4 @@
-"""Records with embeddings become records with labels: one matrix product over a chunk of photos."""
+"""Labels for records with embeddings: one matrix product per chunk of photos."""
 
 from __future__ import annotations
 
@@ -20,47 +20,51 @@ _AT_ONCE = 256
 def with_labels(
     records: Iterable[PhotoRecord], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan, stats: RunStats
 ) -> Iterator[PhotoRecord]:
-    """The records in their order, each with its labels, or with the error that stands in their place.
+    """Yield the records in order, each with labels or an error.
 
-    A record that comes with labels keeps them; others take them from the cache, or get them made from their embedding.
+    A record keeps labels that it already has. Other labels come from the cache or are computed from the embedding.
     """
     for chunk in batched(records, _AT_ONCE):
         with stats.timing("clip_labels"):
             todo = [
                 (record, entry)
                 for record in chunk
-                if not _settled(record, plan) and not _filled(record, entry := _entry(record, cache), plan)
+                if not _is_settled(record, plan)
+                and not _fill_from_cache(record, entry := _load_entry(record, cache), plan)
             ]
             if todo:
                 _label(todo, classifier, cache, plan)
         yield from chunk
 
 
-def _settled(record: PhotoRecord, plan: Plan) -> bool:
-    """Whether a record has labels; one that can have none gets the error that leaves it without."""
-    if record.prediction is None:
-        embedding = record.embedding or Embedding(error=record.failure)
-        if embedding.vector is None or "labels" in plan.missing:
-            record.prediction = LabelPrediction(error=record.failure or embedding.error or plan.missing.get("labels"))
+def _is_settled(record: PhotoRecord, plan: Plan) -> bool:
+    """Whether a record needs no labelling. If it cannot be labelled, set the error."""
+    if record.prediction is not None:
+        record.labels_cached = True
+        return True
+    embedding = record.embedding or Embedding(error=record.failure)
+    if embedding.vector is None or "labels" in plan.missing:
+        record.prediction = LabelPrediction(error=record.failure or embedding.error or plan.missing.get("labels"))
     return record.prediction is not None
 
 
-def _entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
+def _load_entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
     return cache.load(record.photo_id, record.info.sha256) if record.info else None
 
 
-def _filled(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
-    """Give a record the labels that the cache holds; False if it holds none that are valid."""
-    record.cached = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
-    if entry is not None and record.cached:
+def _fill_from_cache(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
+    """Set the labels from the cache; return False if it has no valid ones."""
+    is_valid = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
+    if entry is not None and is_valid:
         record.prediction = entry.prediction
-    return record.cached
+    record.labels_cached = is_valid
+    return is_valid
 
 
 def _label(
     todo: Sequence[tuple[PhotoRecord, CacheEntry | None]], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan
 ) -> None:
-    """Label records by their vectors, and keep the labels in the cache entries that they have."""
+    """Label records by their embeddings, and add the labels to their cache entries."""
     try:
         dimension = classifier.label_embeddings().vectors.shape[1]
     except WeightsError as error:
@@ -76,7 +80,7 @@ def _label(
             vectors.append(vector)
             fitting.append((record, entry))
         else:
-            message = f"the stored vector is not one of {dimension} numbers: materialize image_embeddings again"
+            message = f"the stored embedding does not have {dimension} numbers: materialize image_embeddings again"
             record.prediction = LabelPrediction(error=FeatureError("clip_labels", "invalid_embedding", message))
     if not fitting:
         return

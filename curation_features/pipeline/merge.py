@@ -1,4 +1,4 @@
-"""Records become features, and features join the artifacts they belong to."""
+"""Merge: records become features, which are added to their artifacts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from curation_features.storage.tables import Row, feature_row
 
 @dataclass(frozen=True, slots=True)
 class EnrichedBatch:
-    """The enriched document of a batch, with the records that it was made of.
+    """The enriched document of a batch, and its records.
 
     Attributes:
         document: the manifest with `features` on every artifact.
-        records: one for each artifact, in order; artifacts of the same photo share one.
-        version: the `version` of the features.
+        records: one per artifact, in order; artifacts of one photo share a record.
+        version: `version` of the features.
         labels: the vocabulary, in the order of the records' cosines.
     """
 
@@ -38,23 +38,25 @@ class EnrichedBatch:
     labels: Sequence[str] = ()
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the features table."""
+        """Yield the rows of the features table."""
         batch_id = self.document["batch_id"]
         for position, (artifact, record) in enumerate(zip(self.document["artifacts"], self.records, strict=True)):
             yield feature_row(batch_id, position, artifact, record)
 
     def statuses(self) -> dict[str, int]:
-        """How many artifacts are `ok`, `degraded` and `failed`."""
-        found = Counter(artifact["features"]["status"] for artifact in self.document["artifacts"])
-        return {status: found[status] for status in STATUSES}
+        """Count the artifacts by status: `ok`, `degraded`, `failed`."""
+        counts = Counter(artifact["features"]["status"] for artifact in self.document["artifacts"])
+        return {status: counts[status] for status in STATUSES}
 
     def retryable(self) -> int:
-        """How many artifacts have an error that another run may not meet."""
-        errors = (artifact["features"]["errors"] for artifact in self.document["artifacts"])
-        return sum(any(error["reason"] in RETRYABLE_REASONS for error in found) for found in errors)
+        """Count the artifacts with an error that may be gone in another run."""
+        return sum(
+            any(error["reason"] in RETRYABLE_REASONS for error in artifact["features"]["errors"])
+            for artifact in self.document["artifacts"]
+        )
 
     def label_counts(self) -> dict[str, int]:
-        """How many artifacts have each first label, most frequent first."""
+        """Count the artifacts by first label, most frequent first."""
         first = Counter(
             record.prediction.labels[0].label
             for record in self.records
@@ -70,13 +72,13 @@ def merge(
     labels: Sequence[str],
     fallback: Sequence[str],
 ) -> EnrichedBatch:
-    """Put the features of each photo on its artifacts; every other field stays as it came.
+    """Add the features of each photo to its artifacts; all other fields stay unchanged.
 
     Args:
-        records: one for each distinct photo of the batch, in order.
-        version: the record's `version`: `{"technical": ..., "clip": ...}`.
-        labels: the vocabulary, whose first labels stand in where none could be computed.
-        fallback: labels that stand in instead, if any.
+        records: one per distinct photo of the batch, in order.
+        version: `{"technical": ..., "clip": ...}`.
+        labels: the vocabulary; its first labels are the default labels.
+        fallback: default labels instead, if any.
     """
     by_position: dict[int, PhotoRecord] = {}
     for record, positions in zip(records, distinct_photos(batch).values(), strict=True):
@@ -89,35 +91,33 @@ def merge(
 def features_of(
     record: PhotoRecord, version: Mapping[str, str], labels: Sequence[str], fallback: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The feature record of one photo: what was measured, and defaults with an error where nothing was."""
+    """Build the feature record of a photo: measurements, or defaults with an error."""
     measured = {metric.name: record.measurements.get(metric.name, Measurement()) for metric in METRICS}
     prediction = record.prediction or LabelPrediction()
     if not prediction.labels:
         prediction = fallback_prediction(
-            tuple(labels), prediction.error or _never_computed("clip_labels"), tuple(fallback)
+            tuple(labels), prediction.error or _not_computed("clip_labels"), tuple(fallback)
         )
-    errors = [record.failure] if record.failure else _errors(measured, prediction)
+    errors = [record.failure] if record.failure else _collect_errors(measured, prediction)
     scores = {name: measurement.score for name, measurement in measured.items()}
-    anything = any(score is not None for score in scores.values()) or prediction.error is None
+    is_measured = any(score is not None for score in scores.values()) or prediction.error is None
     return {
         "tech": {
             metric.name: metric.default if scores[metric.name] is None else scores[metric.name] for metric in METRICS
         },
         "clip_labels": [label._asdict() for label in prediction.labels],
-        "status": "ok" if not errors else "degraded" if anything else "failed",
+        "status": "ok" if not errors else "degraded" if is_measured else "failed",
         "errors": [asdict(error) for error in errors],
         "version": dict(version),
     }
 
 
-def _errors(measured: Mapping[str, Measurement], prediction: LabelPrediction) -> list[FeatureError]:
-    found = [
-        measurement.error or _never_computed(name)
-        for name, measurement in measured.items()
-        if measurement.score is None
+def _collect_errors(measured: Mapping[str, Measurement], prediction: LabelPrediction) -> list[FeatureError]:
+    errors = [
+        measurement.error or _not_computed(name) for name, measurement in measured.items() if measurement.score is None
     ]
-    return [*found, prediction.error] if prediction.error else found
+    return [*errors, prediction.error] if prediction.error else errors
 
 
-def _never_computed(stage: str) -> FeatureError:
+def _not_computed(stage: str) -> FeatureError:
     return FeatureError(stage, "not_computed", f"{stage} was not computed in this run")

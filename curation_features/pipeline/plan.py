@@ -1,9 +1,10 @@
-"""What a run will compute: the models it has, and the version of every part."""
+"""Plan of a run: its models and the version of every part."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,13 +13,14 @@ from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
+from curation_features.pipeline.observer import Observer, SilentObserver
 from curation_features.schema import METRIC_NAMES, PARTS, FeatureError
 from curation_features.settings import Settings
 from curation_features.technical.brisque.index import Brisque
 from curation_features.technical.brisque.loading import brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.versions import combined, part_version, text_version
-from curation_features.weights import LazyModel, Progress, no_progress
+from curation_features.weights import LazyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,28 +38,30 @@ UNMEASURED = "unmeasured"
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The three models of the pipeline, none of them loaded before it is needed."""
+    """The three models of the pipeline; each loads on first use."""
 
     clip: LazyModel[ClipEngine]
     clip_iqa: LazyModel[QualityModel]
     brisque: LazyModel[Brisque]
 
     @classmethod
-    def from_settings(cls, settings: Settings, progress: Progress = no_progress, fetch: bool = True) -> Models:
-        """The models that the settings name.
+    def from_settings(cls, settings: Settings, observer: Observer | None = None, fetch: bool = True) -> Models:
+        """Create the models that the settings name.
 
         Args:
-            progress: told of every file that is downloaded for them.
-            fetch: whether weights that are missing are downloaded.
+            observer: notified of downloads and loading.
+            fetch: whether missing weights are downloaded.
         """
+        observer = observer or SilentObserver()
+        clip, clip_iqa, brisque = (partial(observer.model_loading, name) for name in ("CLIP", "CLIP-IQA", "BRISQUE"))
         return cls(
-            clip_model(settings, progress, fetch=fetch),
-            clip_iqa_model(settings, progress, fetch=fetch),
-            brisque_model(settings, progress, fetch=fetch),
+            clip_model(settings, observer.downloading, fetch=fetch, loading=clip),
+            clip_iqa_model(settings, observer.downloading, fetch=fetch, loading=clip_iqa),
+            brisque_model(settings, observer.downloading, fetch=fetch, loading=brisque),
         )
 
     def identity(self, part: str) -> str:
-        """Identity of the model behind a part, empty where there is none. Raises `WeightsError`."""
+        """Return the identity of a part's model; empty if it needs none. Raises `WeightsError`."""
         models: Mapping[str, LazyModel[ClipEngine] | LazyModel[QualityModel] | LazyModel[Brisque]] = {
             "clip_iqa": self.clip_iqa,
             "brisque": self.brisque,
@@ -67,30 +71,30 @@ class Models:
         return models[part].identity if part in models else ""
 
     def load(self, part: str) -> ImageModel | None:
-        """The model that takes the photos of a part in batches, loaded; None where they are measured one by one.
+        """Load the batched model of a part; None if its photos are measured one by one.
 
         Raises:
-            WeightsError: it cannot be loaded.
+            WeightsError: the model cannot be loaded.
         """
         if part == "brisque":
             return self.brisque.get().batched
         return self.clip.get() if part == "embedding" else self.clip_iqa.get()
 
     def try_out(self, name: str) -> None:
-        """Load a model (`clip`, `clip_iqa`, `brisque`) and use it once. Raises `WeightsError` where that fails."""
-        model = getattr(self, name).get()  # CLIP-IQA and BRISQUE are tried when they are loaded
+        """Load a model (`clip`, `clip_iqa`, `brisque`) and try it. Raises `WeightsError` if that fails."""
+        model = getattr(self, name).get()  # loading tries CLIP-IQA and BRISQUE
         if name == "clip":
             gray = model.preprocess(np.full((64, 64, 3), 127, np.uint8))
             vectors = [model.encode_texts(["a photo"]), model.encode_images(gray[np.newaxis])]
             if not np.isfinite(vectors).all():
-                raise InvalidWeightsError("CLIP gives no finite vector for a gray photo", "fetch or copy it again")
+                raise InvalidWeightsError("CLIP gives no finite embedding for a gray photo", "fetch or copy it again")
 
 
 class ImageModel(Protocol):
-    """What every model that takes photos in batches can do."""
+    """A model that takes photos in batches."""
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
-        """The model's input for an upright RGB image (H, W, 3)."""
+        """Convert an upright RGB image (H, W, 3) to the model's input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,9 @@ class Plan:
     """The parts of a run.
 
     Attributes:
-        versions: the version of every part that can be computed.
-        missing: why the other parts cannot.
-        failures: the errors behind `missing`, each once, with their remedies.
+        versions: version of every part that can be computed.
+        missing: error of every other part.
+        failures: the distinct errors of `missing`, with remedies.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +112,7 @@ class Plan:
     failures: tuple[WeightsError, ...] = ()
 
     def only(self, parts: Collection[str]) -> Plan:
-        """The same for these parts alone; it has no `failures`."""
+        """Return the plan of these parts, without `failures`."""
         return Plan(
             {part: version for part, version in self.versions.items() if part in parts},
             {part: error for part, error in self.missing.items() if part in parts},
@@ -116,7 +120,7 @@ class Plan:
 
     @property
     def technical_version(self) -> str:
-        """Version of the five scores together."""
+        """Combined version of the five scores."""
         return technical_version(self.versions)
 
     @property
@@ -126,15 +130,15 @@ class Plan:
 
 
 def technical_version(versions: Mapping[str, str]) -> str:
-    """Version of the five scores together, out of the versions of the parts."""
+    """Combine the versions of the five scores."""
     return combined({name: versions.get(name, UNMEASURED) for name in METRIC_NAMES})
 
 
 def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts: Collection[str]) -> Plan:
-    """Find out which of `parts` can be computed, and their versions; loads no model.
+    """Find the versions of `parts`, and the parts that cannot be computed; loads no model.
 
     Raises:
-        WeightsError: weights are missing or wrong and settings do not permit a degraded run; names all of them.
+        WeightsError: weights are missing or invalid, and settings do not allow degraded runs; names all of them.
     """
     versions: dict[str, str] = {}
     missing: dict[str, FeatureError] = {}
@@ -154,19 +158,19 @@ def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts:
             }
         versions[part] = part_version(part, settings, identity, **inputs)
     if failures and settings.on_missing_weights == "fail":
-        raise _all_in_one(list(failures.values()))
+        raise _combine(list(failures.values()))
     return Plan(versions, missing, tuple(failures.values()))
 
 
 def tolerated(error: WeightsError, settings: Settings) -> WeightsError:
-    """The error, where settings permit a degraded run; raises it where they do not."""
+    """Return the error if settings allow degraded runs; raise it otherwise."""
     if settings.on_missing_weights == "fail":
         raise error
     return error
 
 
-def _all_in_one(failures: list[WeightsError]) -> WeightsError:
-    """One error for several, each remedy named once; it counts as missing weights only if all of them do."""
+def _combine(failures: list[WeightsError]) -> WeightsError:
+    """Combine errors, with each remedy once; missing weights only if all of them are missing."""
     if len(failures) == 1:
         return failures[0]
     summary = "\n".join(f"- {failure.summary}" for failure in failures)

@@ -1,4 +1,4 @@
-"""One photo on its way to the models: read, looked up in the cache, decoded, and measured without them."""
+"""Per-photo work before the models: read, cache look-up, decode, model-free metrics, model inputs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Result: TypeAlias = Measurement | Embedding
 
 @dataclass(slots=True)
 class Item:
-    """A photo on its way: its record, its cache entry, and the inputs of the models that still have to see it."""
+    """A photo in progress: its record, its cache entry and its pending model inputs."""
 
     record: PhotoRecord
     entry: CacheEntry | None = None
@@ -53,7 +53,7 @@ class Item:
     changed: bool = False
 
     def add(self, part: str, result: Result, plan: Plan) -> None:
-        """Put a new result into the record and, unless it is a passing error, into the cache entry."""
+        """Add a new result to the record and to the cache entry, which ignores transient errors."""
         if isinstance(result, Embedding):
             self.record.embedding = result
         else:
@@ -64,7 +64,7 @@ class Item:
 
 
 class Preparation:
-    """Prepares photos one by one. Safe to call from several threads."""
+    """Prepares photos one by one. Thread-safe."""
 
     def __init__(
         self, settings: Settings, models: Models, cache: FeatureCache, technical: TechnicalQualityAnalyzer
@@ -76,36 +76,36 @@ class Preparation:
         self._technical = technical
 
     def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats) -> Item:
-        """Take from the cache what is valid, measure what needs no batch, and prepare the inputs for the rest.
+        """Use valid cached results, measure the parts that need no batch, and prepare model inputs.
 
         Args:
-            photo: its id and its URI.
+            photo: id and URI.
 
         Raises:
-            CurationError: something that concerns the whole run: a model that cannot be loaded, say. What concerns
-                this photo alone becomes the record's `failure`.
+            CurationError: the whole run is affected (a model cannot be loaded, say). An error of this photo only
+                becomes the record's `failure`.
         """
         record = PhotoRecord(*photo)
         try:
-            return self._prepared(record, plan, stats)
+            return self._process(record, plan, stats)
         except PhotoError as error:
             record.failure = FeatureError("photo", error.reason, str(error))
         except CurationError:
             raise
         except Exception as error:
-            if too_many_files(error):  # a module that is loaded late, say
+            if too_many_files(error):  # a late import, say
                 raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
-            log.exception("An unexpected error in one photo of the batch; the others go on")
+            log.exception("Unexpected error in one photo of the batch; the run continues")
             record.failure = FeatureError("photo", "internal_error", f"{type(error).__name__}: {error}")
         return Item(record)
 
-    def _prepared(self, record: PhotoRecord, plan: Plan, stats: RunStats) -> Item:
+    def _process(self, record: PhotoRecord, plan: Plan, stats: RunStats) -> Item:
         with stats.timing("read"):
             file = self.reader.read(record.image_uri)
         with stats.timing("cache"):
             entry = self._cache.load(record.photo_id, file.sha256)
         if entry is not None and entry.info.width * entry.info.height > self._settings.max_pixels:
-            entry = None  # decoding says what is wrong
+            entry = None  # decoding raises the error
         valid = entry.valid(plan.versions) if entry else frozenset()
         todo = plan.versions.keys() - valid - LABEL_PARTS
         item = Item(record, entry)
@@ -123,7 +123,7 @@ class Preparation:
         return item
 
     def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Set[str], plan: Plan, stats: RunStats) -> None:
-        """The metrics that need no batch; for the models, their inputs."""
+        """Measure the metrics that need no batch, and prepare the model inputs."""
         one_by_one = todo - set(MODEL_PARTS)
         for part in (part for part in MODEL_PARTS if part in todo):
             try:
@@ -138,22 +138,22 @@ class Preparation:
                 try:
                     item.inputs[part] = model.preprocess(rgb)
                 except Exception as error:
-                    log.exception("%s cannot take one photo of the batch; the others go on", part)
+                    log.exception("%s cannot preprocess one photo of the batch; the run continues", part)
                     item.add(part, failed(part, error), plan)
         if one_by_one:
             with stats.timing("cpu_metrics"):
-                for part, measurement in self._technical.measure(rgb, one_by_one).items():
+                for part, measurement in self._technical.measure_cpu(rgb, one_by_one).items():
                     item.add(part, measurement, plan)
 
 
 def failed(part: str, error: Exception) -> Result:
-    """What stands for a part that an error has kept from being computed."""
-    found = _error(part, error)
-    return Embedding(error=found) if part == "embedding" else Measurement(error=found)
+    """Return the result of a part that failed."""
+    feature_error = _describe(part, error)
+    return Embedding(error=feature_error) if part == "embedding" else Measurement(error=feature_error)
 
 
 def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: Plan) -> None:
-    """Put into a record what its cache entry holds, and the errors of what the whole run lacks."""
+    """Add the valid cached results, and the errors of missing models, to a record."""
     record.measurements.update({name: entry.measurements[name] for name in TECHNICAL_PARTS & set(valid)})
     for part, error in plan.missing.items():
         if part in TECHNICAL_PARTS:
@@ -166,7 +166,7 @@ def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: 
         record.prediction = entry.prediction
 
 
-def _error(part: str, error: Exception) -> FeatureError:
+def _describe(part: str, error: Exception) -> FeatureError:
     stage = PARTS[part].stage
     if isinstance(error, WeightsError):
         return FeatureError(stage, error.reason, error.summary)

@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class RunStats:
-    """Counts photos and adds up the seconds of each stage; safe to use from several threads.
+    """Counts of photos, and seconds by stage. Thread-safe.
 
-    Stages overlap, so the seconds of the stages add up to more than `elapsed`. `wait_for_photos` is how long the models
-    had no photo that was ready; `wait_for_models` how long whatever takes the records had none.
+    Stages overlap, so their seconds add up to more than `elapsed`. `wait_for_photos`: seconds the models were idle.
+    `wait_for_models`: seconds the consumer of the records was idle.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class RunStats:
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to `stage`."""
+        """Add the duration of the block to `stage`."""
         start = time.perf_counter()
         try:
             yield
@@ -41,7 +41,7 @@ class RunStats:
                 self.seconds[stage] += time.perf_counter() - start
 
     def waited(self, source: str, items: Iterable[T]) -> Iterator[T]:
-        """Pass on items, and add the time that they are waited for to `wait_for_{source}`."""
+        """Yield items; add the time spent waiting for them to `wait_for_{source}`."""
         stream = iter(items)
         while True:
             with self.timing(f"wait_for_{source}"):
@@ -52,13 +52,22 @@ class RunStats:
             yield item
 
     def counted(self, records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
-        """Pass on finished photos, and count them."""
+        """Yield finished photos and count them."""
         for record in records:
-            self.photos += 1
-            self.cached += record.cached
+            self._count(record, record.is_cached)
             self.partly_cached += record.partly_cached
-            self.unreadable += record.failure is not None
             yield record
+
+    def counted_labels(self, records: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
+        """Yield labelled photos and count them; `cached` counts labels from the cache."""
+        for record in records:
+            self._count(record, bool(record.labels_cached))
+            yield record
+
+    def _count(self, record: PhotoRecord, is_cached: bool) -> None:
+        self.photos += 1
+        self.cached += is_cached
+        self.unreadable += record.failure is not None
 
     @property
     def elapsed(self) -> float:
@@ -66,7 +75,7 @@ class RunStats:
         return time.perf_counter() - self._started
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for logs and metadata."""
+        """Return plain numbers for logs and metadata."""
         elapsed = self.elapsed
         return {
             "photos": self.photos,

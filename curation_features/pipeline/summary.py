@@ -1,7 +1,6 @@
-"""What a finished batch looks like at a glance: percentiles of its scores, its labels, its errors, what to look at.
+"""Summary of a finished batch: score percentiles, labels, errors and photos to review.
 
-Pure functions over `EnrichedBatch`. Artifacts of one photo count one by one, as they do in the result; only
-`extremes` and `failed_photos` name a photo once.
+Pure functions of an `EnrichedBatch`. Each artifact counts; only `extremes` and `failed_photos` list a photo once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PERCENTILES = {"p05": 5, "p50": 50, "p95": 95}
 
 @dataclass(frozen=True, slots=True)
 class LabelShare:
-    """How many artifacts have a label as their first one; `share` is of all that have labels, in [0, 1]."""
+    """Number of artifacts with this first label; `share` is their fraction of all labelled artifacts."""
 
     label: str
     artifacts: int
@@ -32,7 +31,7 @@ class LabelShare:
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """How many artifacts have an error of one kind, and the message of the first of them."""
+    """Number of artifacts with an error of one kind, and the first message."""
 
     stage: str
     reason: str
@@ -42,7 +41,7 @@ class ErrorCount:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One photo of a batch: its place in it, its enriched artifact and its record."""
+    """One photo of a batch: its position, enriched artifact and record."""
 
     position: int
     artifact: Mapping[str, Any]
@@ -51,13 +50,13 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """A photo at the bad end of one metric, among the photos of its batch.
+    """One of the worst photos of a batch by one metric.
 
     Attributes:
         metric: name of the metric.
-        cause: why it stands there, in a few words: "least sharp", "dark".
-        measure: what was measured: the name of a raw measurement, or of the metric.
-        value: the number that was measured, in the unit of `measure`.
+        cause: in a few words: "least sharp", "dark".
+        measure: name of the raw measurement, or of the metric.
+        value: its value, in the unit of `measure`.
     """
 
     metric: str
@@ -68,35 +67,35 @@ class Extreme:
 
     @property
     def told(self) -> str:
-        """Cause and number: "least sharp (tenengrad 24.3)"."""
+        """Cause and value: "least sharp (tenengrad 24.3)"."""
         number = f"{self.value:.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
         return f"{self.cause} ({self.measure} {number})"
 
 
 Percentiles = dict[str, dict[str, float]]
-"""For each metric its percentiles, by name."""
+"""Percentiles by metric and name."""
 
 
 def score_percentiles(merged: EnrichedBatch) -> Percentiles:
-    """The `PERCENTILES` of each metric over what was measured, interpolated linearly; absent where nothing was."""
-    found: Percentiles = {}
+    """Compute the `PERCENTILES` of each metric that has scores, with linear interpolation."""
+    percentiles: Percentiles = {}
     for metric in METRICS:
         scores = [score for record in merged.records if (score := _score(record, metric.name)) is not None]
         if scores:
             values = np.percentile(scores, [*PERCENTILES.values()])
-            found[metric.name] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
-    return found
+            percentiles[metric.name] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
+    return percentiles
 
 
 def label_distribution(merged: EnrichedBatch) -> list[LabelShare]:
-    """The first labels, most frequent first; ties in the order of the batch."""
+    """Count the first labels, most frequent first, ties in batch order."""
     counts = merged.label_counts()
     total = sum(counts.values())
     return [LabelShare(label, count, count / total) for label, count in counts.items()]
 
 
 def error_counts(merged: EnrichedBatch) -> list[ErrorCount]:
-    """The errors by stage and reason, most frequent first; ties by name."""
+    """Count the errors by stage and reason, most frequent first, ties by name."""
     counts: Counter[tuple[str, str]] = Counter()
     messages: dict[tuple[str, str], str] = {}
     for artifact in merged.document["artifacts"]:
@@ -108,31 +107,31 @@ def error_counts(merged: EnrichedBatch) -> list[ErrorCount]:
 
 
 def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:
-    """For each metric, in the order of `METRICS`, the `n` photos at its bad end in this batch, and the cause.
+    """Find the `n` worst photos of the batch by each metric, in the order of `METRICS`, and the cause.
 
-    They are what to look at first, and no judgement: the darkest photo of a good batch may be a good photo. The raw
-    measurement decides, as scores saturate; ties go by the order of the batch. Absent are metrics that nothing
-    measured, and photos that lose nothing.
+    These are photos to review first, not bad photos: the darkest photo of a good batch may be good. Photos are ordered
+    by the raw measurement, because scores saturate; ties in batch order. Metrics without measurements, and photos with
+    a perfect exposure, are skipped.
     """
     photos = list(_distinct(merged))
-    found = []
-    for metric, finding in _FINDINGS.items():
+    selected = []
+    for metric, rank in _RANKINGS.items():
         measured = [photo for photo in photos if _score(photo.record, metric) is not None]
-        ranked = ((finding(photo.record.measurements[metric]), photo) for photo in measured)
+        ranked = ((rank(photo.record.measurements[metric]), photo) for photo in measured)
         worst = heapq.nsmallest(
             n, (entry for entry in ranked if math.isfinite(entry[0][0])), key=lambda entry: entry[0][0]
         )
-        found += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
-    return found
+        selected += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
+    return selected
 
 
 def failed_photos(merged: EnrichedBatch) -> list[Photo]:
-    """The photos of which nothing was measured, in the order of the batch."""
+    """List the photos without any measurement, in batch order."""
     return [photo for photo in _distinct(merged) if photo.artifact["features"]["status"] == "failed"]
 
 
 def _distinct(merged: EnrichedBatch) -> Iterator[Photo]:
-    """The photos of a batch in order, each once, under whatever ids its bytes go."""
+    """Yield the photos of a batch in order, each once; photos with the same bytes count as one."""
     seen: set[tuple[str, ...]] = set()
     for position, (artifact, record) in enumerate(zip(merged.document["artifacts"], merged.records, strict=True)):
         identity = (record.info.sha256,) if record.info else (record.photo_id, record.image_uri)
@@ -146,47 +145,47 @@ def _score(record: PhotoRecord, metric: str) -> float | None:
     return None if measurement is None else measurement.score
 
 
-# The bad end of each metric ------------------------------------------------------------------------------------------
+# Ranking by metric --------------------------------------------------------------------------------------------------
 
-_Finding = tuple[float, str, str, float]
-"""Rank (lowest first; NaN: not among them), cause, measure and value."""
+_Ranking = tuple[float, str, str, float]
+"""Rank (lowest first; NaN: skipped), cause, measure and value."""
 
-_NOTHING: _Finding = (math.nan, "", "", math.nan)
+_NOTHING: _Ranking = (math.nan, "", "", math.nan)
 
 
-def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Finding]:
-    """By a raw measurement; `sign` is 1 where low is bad, and -1 where high is."""
+def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Ranking]:
+    """Rank by a raw measurement; `sign` is 1 if low values are bad, otherwise -1."""
 
-    def finding(measurement: Measurement) -> _Finding:
+    def rank(measurement: Measurement) -> _Ranking:
         value = measurement.raw.get(name, math.nan)
         return sign * value, cause, name, value
 
-    return finding
+    return rank
 
 
-def _by_clip_iqa(measurement: Measurement) -> _Finding:
-    """By the score, as it has no raw measurement."""
+def _by_clip_iqa(measurement: Measurement) -> _Ranking:
+    """Rank by the score: CLIP-IQA has no raw measurement."""
     value = math.nan if measurement.score is None else measurement.score
     return value, "a bad photo to CLIP", "clip_iqa", value
 
 
-def _by_exposure(measurement: Measurement) -> _Finding:
-    """By the score before it is limited, `0.5 M + 0.5 D - C`; the cause is the part that costs most of it."""
+def _by_exposure(measurement: Measurement) -> _Ranking:
+    """Rank by the unclamped score `0.5 M + 0.5 D - C`; the cause is its largest loss."""
     names = ("p1", "p50", "p99", "clipped_low", "clipped_high")
     p1, p50, p99, low, high = (measurement.raw.get(name, math.nan) for name in names)
-    costs = [
+    losses = [
         (abs(p50 - 0.5), "dark" if p50 < 0.5 else "bright", "p50", p50),
         ((1 - (p99 - p1)) / 2, "little contrast", "p99 - p1", p99 - p1),
         (low, "shadows clipped", "clipped_low", low),
         (high, "highlights clipped", "clipped_high", high),
     ]
-    lost = math.fsum(cost for cost, *_ in costs)
-    if not lost > 0:  # NaN, too
+    total = math.fsum(loss for loss, *_ in losses)
+    if not total > 0:  # also NaN
         return _NOTHING
-    return (-lost, *max(costs, key=lambda cost: cost[0])[1:])
+    return (-total, *max(losses, key=lambda loss: loss[0])[1:])
 
 
-_FINDINGS: Mapping[str, Callable[[Measurement], _Finding]] = {
+_RANKINGS: Mapping[str, Callable[[Measurement], _Ranking]] = {
     "sharpness": _by_raw("tenengrad", "least sharp", 1),
     "exposure": _by_exposure,
     "noise": _by_raw("noise_sigma", "noisiest", -1),

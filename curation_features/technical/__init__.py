@@ -1,1 +1,1 @@
-"""Technical quality: one metric per module, and the analyzer that puts them together."""
+"""Technical quality: one metric per module, and the analyzer that combines them."""

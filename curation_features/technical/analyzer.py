@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, cast, overload
 
 from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
@@ -39,24 +39,39 @@ _PREVIEW_METRICS: Mapping[str, Callable[[NDArray[np.uint8], Settings], Measureme
         "noise": lambda gray, settings: noise(gray, sigma_max=settings.noise_sigma_max),
     }
 )
-"""What is measured on the preview, by metric."""
+"""The metrics of the gray preview."""
+
+_WEIGHTS_REASONS = ("missing_weights", "invalid_weights", "load_failed")
+"""Reasons of a `WeightsError`."""
+
+
+class TechnicalScores(TypedDict):
+    """Scores in [0, 1]; 1 is best, except for noise, where 0 is best.
+
+    `clip_iqa` and `brisque` are None if the model weights are missing and `on_missing_weights` is `degrade`.
+    """
+
+    sharpness: float
+    exposure: float
+    noise: float
+    clip_iqa: float | None
+    brisque: float | None
 
 
 class TechnicalQualityAnalyzer:
-    """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of photos. Safe to call from several threads.
+    """Measures sharpness, exposure, noise, CLIP-IQA and BRISQUE. Thread-safe.
 
-        analyzer = TechnicalQualityAnalyzer()          # cheap: a model loads when it is first needed
+        analyzer = TechnicalQualityAnalyzer()          # cheap: models load on first use
         analyzer.analyze("data/input/beach.jpg")
         # {"sharpness": 0.91, "exposure": 0.72, "noise": 0.04, "clip_iqa": 0.81, "brisque": 0.79}
-        analyzer.measurements("data/input/beach.jpg")["noise"].raw
+        analyzer.analyze_many(["a.jpg", "b.jpg"])      # a list of such dicts
+        analyzer.measure("data/input/beach.jpg")["noise"].raw
         # {"noise_sigma": 0.003217}
-
-    All scores are finite and lie in [0, 1]; 1 is best, except for noise, where 0 is.
 
     Args:
         settings: by default those of the current folder and environment.
-        brisque: a regressor of one's own (see `LazyModel.ready`) in place of the one that the settings name.
-        clip_iqa: a model of one's own in place of the one that the settings name.
+        brisque: user-supplied regressor (see `LazyModel.ready`); by default the one that the settings name.
+        clip_iqa: user-supplied model; by default the one that the settings name.
     """
 
     def __init__(
@@ -69,49 +84,63 @@ class TechnicalQualityAnalyzer:
         self.settings = settings or load_settings()
         self._brisque = brisque or brisque_model(self.settings)
         self._clip_iqa = clip_iqa or clip_iqa_model(self.settings)
-        self._traced: set[tuple[str, type[Exception]]] = set()
+        self._logged: set[tuple[str, object]] = set()
 
-    def analyze(self, images: ImageLike | Sequence[ImageLike]) -> dict[str, float] | list[dict[str, float]]:
-        """The five scores of an image, or of each image of a list.
+    @overload
+    def analyze(self, image: ImageLike) -> TechnicalScores: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
 
-        A metric that is not defined for an image (noise of a flat one, say) gets the worst score of its scale;
-        `measurements` tells those apart.
+    @overload
+    def analyze(self, image: Sequence[ImageLike]) -> list[TechnicalScores]: ...
+
+    def analyze(self, image: ImageLike | Sequence[ImageLike]) -> TechnicalScores | list[TechnicalScores]:
+        """Return the five scores of an image; for a list the same as `analyze_many`.
+
+        A metric that is undefined for an image (the noise of a flat image, say) has the worst score of its scale;
+        `measure` gives the reason.
 
         Args:
-            images: upright RGB arrays or torch tensors (H, W, 3) of uint8, PIL images or paths; relative paths start
-                at the project's root.
-
-        Returns:
-            For one image a score by metric; for a list of images a list of such dicts.
+            image: upright RGB array or torch tensor (H, W, 3) of uint8, PIL image or path; relative paths start at the
+                project's root.
 
         Raises:
-            PhotoError: a path that cannot be read as a photo.
+            PhotoError: a path is not a readable photo.
             TypeError: an image of another type, shape or dtype.
-            WeightsError: a model is missing and settings do not permit a degraded run.
+            WeightsError: a model cannot be used, and `on_missing_weights` is `fail`.
         """
-        if is_image(images):
-            return _scores(self._measurements(images))
-        return [_scores(self._measurements(image)) for image in images]
+        if is_image(image):
+            return _scores(self.measure(image))
+        return self.analyze_many(image)
 
-    def measurements(
-        self, images: ImageLike | Sequence[ImageLike]
-    ) -> dict[str, Measurement] | list[dict[str, Measurement]]:
-        """As `analyze`, but with what was measured on the way, and with the error where there is no score."""
-        if is_image(images):
-            return self._measurements(images)
-        return [self._measurements(image) for image in images]
+    def analyze_many(self, images: Iterable[ImageLike]) -> list[TechnicalScores]:
+        """Return the scores of each image; see `analyze`."""
+        return [_scores(self.measure(image)) for image in images]
 
-    def measure(self, rgb: NDArray[np.uint8], metrics: Collection[str] = CPU_METRICS) -> dict[str, Measurement]:
-        """The metrics that need no deep model, of one photo. Whatever goes wrong in one leaves the others unharmed.
+    def measure(self, image: ImageLike) -> dict[str, Measurement]:
+        """Measure an image: like `analyze`, with raw measurements and the error of each missing score."""
+        rgb = pixels(image, self.settings)
+        measured = self.measure_cpu(rgb, tuple(_PREVIEW_METRICS))
+        for name, measure in (("brisque", self._brisque_of), ("clip_iqa", self._clip_iqa_of)):
+            try:
+                measured[name] = measure(rgb)
+            except WeightsError as error:
+                if self.settings.on_missing_weights == "fail":
+                    raise
+                if self._is_first(name, error.summary):
+                    logger.warning("No %s score, as its model cannot be used: %s", name, error)
+                measured[name] = _failed(name, error.reason, error)
+        return {name: measured[name] for name in METRIC_NAMES}
+
+    def measure_cpu(self, rgb: NDArray[np.uint8], metrics: Collection[str] = CPU_METRICS) -> dict[str, Measurement]:
+        """Measure the metrics that need no deep model; a failed metric does not affect the others.
 
         Args:
             rgb: (H, W, 3), upright.
-            metrics: which of `schema.CPU_METRICS`.
+            metrics: a subset of `schema.CPU_METRICS`.
 
         Raises:
             TypeError: `rgb` is not an RGB image of uint8.
             ValueError: a metric is unknown.
-            WeightsError: BRISQUE is asked for and cannot be loaded; nothing has been computed yet.
+            WeightsError: BRISQUE is wanted and cannot be loaded; nothing was computed.
         """
         checked_rgb(rgb)
         unknown = sorted(set(metrics) - set(CPU_METRICS))
@@ -125,97 +154,82 @@ class TechnicalQualityAnalyzer:
         if not _PREVIEW_METRICS.keys().isdisjoint(metrics):
             gray = preview(luma(rgb), self.settings.preview_side)
             measures |= {name: partial(measure, gray, self.settings) for name, measure in _PREVIEW_METRICS.items()}
-        return {name: self._guarded(name, measures[name]) for name in CPU_METRICS if name in metrics}
+        return {name: self._guard(name, measures[name]) for name in CPU_METRICS if name in metrics}
 
     def measure_brisque(self, inputs: Sequence[ModelInput]) -> list[Measurement]:
-        """BRISQUE of inputs that the regressor's own `batched.preprocess` made, N measurements.
+        """Measure BRISQUE for N inputs from the regressor's `batched.preprocess`.
 
         Raises:
-            WeightsError: the model cannot be loaded. What it raises itself (out of memory, say) is passed on.
+            WeightsError: the model cannot be loaded. Errors of the model (out of memory, say) propagate.
         """
         batched = self._brisque.get().batched
         if batched is None:
-            raise ValueError("this BRISQUE measures photos one by one: use `measure`")
-        return [self._guarded("brisque", partial(_of_index, index)) for index in batched.score(inputs)]
+            raise ValueError("this BRISQUE measures photos one by one: use `measure_cpu`")
+        return [self._guard("brisque", partial(measurement_of, index)) for index in batched.score(inputs)]
 
     def measure_clip_iqa(self, inputs: ModelInput) -> list[Measurement]:
-        """CLIP-IQA of inputs that the model's own `preprocess` made.
+        """Measure CLIP-IQA for N inputs from the model's `preprocess`.
 
         Args:
             inputs: (N, 3, S, S), in [0, 1].
 
         Returns:
-            N measurements; an error where the model gives no finite number within 0 and 1.
+            N measurements; an error if the model's number is not finite or outside [0, 1].
 
         Raises:
-            WeightsError: the model cannot be loaded. What it raises itself (out of memory, say) is passed on.
+            WeightsError: the model cannot be loaded. Errors of the model (out of memory, say) propagate.
         """
-        return [_quantised("clip_iqa", Measurement(score=float(score))) for score in self._clip_iqa.get().score(inputs)]
-
-    def _measurements(self, image: ImageLike) -> dict[str, Measurement]:
-        rgb = pixels(image, self.settings)
-        found = self.measure(rgb, tuple(_PREVIEW_METRICS))
-        for name, measure in (("brisque", self._brisque_of), ("clip_iqa", self._clip_iqa_of)):
-            try:
-                found[name] = measure(rgb)
-            except WeightsError as error:
-                if self.settings.on_missing_weights == "fail":
-                    raise
-                found[name] = _failed(name, error.reason, error)
-        return {name: found[name] for name in METRIC_NAMES}
+        return [_quantise("clip_iqa", Measurement(score=float(score))) for score in self._clip_iqa.get().score(inputs)]
 
     def _brisque_of(self, rgb: NDArray[np.uint8]) -> Measurement:
-        return self.measure(rgb, ("brisque",))["brisque"]
+        return self.measure_cpu(rgb, ("brisque",))["brisque"]
 
     def _clip_iqa_of(self, rgb: NDArray[np.uint8]) -> Measurement:
-        return self._guarded(
+        return self._guard(
             "clip_iqa", lambda: self.measure_clip_iqa(stacked([self._clip_iqa.get().preprocess(rgb)]))[0]
         )
 
-    def _guarded(self, metric: str, measure: Callable[[], Measurement]) -> Measurement:
-        """A measurement with plain, rounded, finite numbers, or the error that stands in its place."""
+    def _guard(self, metric: str, measure: Callable[[], Measurement]) -> Measurement:
+        """Call `measure`; return plain, rounded, finite numbers, or the error."""
         try:
-            return _quantised(metric, measure())
+            return _quantise(metric, measure())
         except UndefinedMetricError as error:
             return _failed(metric, error.reason, error)
         except WeightsError:
             raise
         except Exception as error:
-            kind = (metric, type(error))
-            # One traceback tells what a thousand would.
-            logger.error("Unexpected error in %s: %s", metric, error, exc_info=kind not in self._traced)
-            self._traced.add(kind)
+            logger.error("Unexpected error in %s: %s", metric, error, exc_info=self._is_first(metric, type(error)))
             return _failed(metric, "internal_error", error)
 
+    def _is_first(self, metric: str, kind: object) -> bool:
+        """Whether this kind of error of a metric is new; later ones are logged briefly or not at all."""
+        is_first = (metric, kind) not in self._logged
+        self._logged.add((metric, kind))
+        return is_first
 
-def _of_index(index: float | UndefinedMetricError) -> Measurement:
-    if isinstance(index, UndefinedMetricError):
-        raise index
-    return measurement_of(index)
 
-
-def _scores(measurements: Mapping[str, Measurement]) -> dict[str, float]:
-    """Scores by metric; the default of the metric where there is none."""
-    return {
-        name: METRIC[name].default if measurement.score is None else measurement.score
-        for name, measurement in measurements.items()
+def _scores(measurements: Mapping[str, Measurement]) -> TechnicalScores:
+    """Scores by metric: the metric's default if it is undefined, None if its model is missing."""
+    scores = {
+        name: METRIC[name].default if one.error and one.error.reason not in _WEIGHTS_REASONS else one.score
+        for name, one in measurements.items()
     }
+    return cast("TechnicalScores", scores)
 
 
-def _quantised(metric: str, measurement: Measurement) -> Measurement:
-    """Plain numbers rounded to `SCORE_DECIMALS`, or an error if one is not finite or the score is out of range."""
+def _quantise(metric: str, measurement: Measurement) -> Measurement:
+    """Round to `SCORE_DECIMALS`; return an error if a number is not finite or the score is outside [0, 1]."""
     score, raw = measurement.score, measurement.raw
     if score is None or not all(map(math.isfinite, (score, *raw.values()))):
         return _failed(metric, "not_finite", f"{metric} gave a number that is not finite")
-    if not 0 <= _rounded(score) <= 1:
+    if not 0 <= _round(score) <= 1:
         return _failed(metric, "out_of_range", f"{metric} gave {score:g}, which is not within 0 and 1")
-    return Measurement(_rounded(score), {name: _rounded(value) for name, value in raw.items()})
+    return Measurement(_round(score), {name: _round(value) for name, value in raw.items()})
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return round(float(value), SCORE_DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
 def _failed(metric: str, reason: str, cause: Exception | str) -> Measurement:
-    message = str(cause) or type(cause).__name__
-    return Measurement(error=FeatureError(metric, reason, message))
+    return Measurement(error=FeatureError(metric, reason, str(cause) or type(cause).__name__))

@@ -1,4 +1,4 @@
-"""CLIP-IQA: how much nearer a photo is to "Good photo." than to "Bad photo." in CLIP's space.
+"""CLIP-IQA: probability of the prompt "Good photo." against "Bad photo." by CLIP.
 
 J. Wang, K. C. K. Chan and C. C. Loy, "Exploring CLIP for Assessing the Look and Feel of Images", AAAI 2023. The
 numbers are those of `piq.CLIPIQA` 0.8 (CLIP RN50 without positional embedding, in single precision).
@@ -6,19 +6,20 @@ numbers are those of `piq.CLIPIQA` 0.8 (CLIP RN50 without positional embedding, 
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from curation_features.devices.fallback import first_sentence, first_that_runs, run_on_device
 from curation_features.devices.selection import alone_on, select_device
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
-from curation_features.weights import Copies, LazyModel, Progress, Weights, locate_clip_iqa, no_progress
+from curation_features.weights import Copies, LazyModel, Loading, Progress, Weights, locate_clip_iqa, no_progress
 from curation_features.weights.assembly import (
     MismatchError,
     check_fit,
@@ -34,46 +35,44 @@ if TYPE_CHECKING:
     from curation_features.devices.transfer import ModelInput
     from curation_features.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 GOOD_PHOTO = (49406, 886, 1125, 269, 49407)
 BAD_PHOTO = (49406, 2103, 1125, 269, 49407)
-"""The two prompts "Good photo." and "Bad photo." as CLIP's tokens, before they are padded with zeros."""
+"""CLIP tokens of "Good photo." and "Bad photo.", without padding."""
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and deviation of CLIP's training images per channel (RGB), as shares of full scale."""
+"""Mean and standard deviation of CLIP's training images per RGB channel, as fractions of full scale."""
 
 COPY_FORMAT = 1
-"""Of the copy that is kept of what is needed; raise it when `_extracted` gives something else."""
+"""Version of the extracted copy; increment it when the result of `_extract` changes."""
 
 VISUAL = "visual."
-"""How names of the image tower begin in a checkpoint, and in the copy."""
+"""Prefix of the image tower's tensors in a checkpoint and in the copy."""
 
 _READING = threading.Lock()
 
 
 class QualityModel(Protocol):
-    """A model that judges the quality of square photos. Arrays in, arrays out; safe to share between threads."""
+    """A quality model for square photos. Thread-safe."""
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
-        """(H, W, 3) pixels as one (3, S, S) input in [0, 1]: an array, or a tensor on a device."""
+        """Convert an image (H, W, 3) to one input (3, S, S) in [0, 1]."""
         ...
 
     def score(self, batch: Any) -> NDArray[np.float64]:
-        """Quality in [0, 1] of each of (N, 3, S, S) of what `preprocess` made; 1 is best."""
+        """Score a batch (N, 3, S, S) of inputs: (N,) in [0, 1]; 1 is best."""
         ...
 
 
 class ClipIqa:
-    """CLIP-IQA on one device. Only CLIP's image tower and the two anchors stay in memory.
+    """CLIP-IQA on one device; holds only CLIP's image tower and two anchors.
 
     Args:
         visual: CLIP's image tower; called as `visual(x, pos_embedding=False)`.
-        anchors: (2, D), text vectors of the good and the bad prompt, of unit norm.
-        logit_scale: what cosines are multiplied with before the softmax.
-        device: where the tower runs: `cpu`, `cuda`, `mps`.
-        side: px of the square input.
+        anchors: (2, D), text embeddings of the good and the bad prompt, unit norm.
+        logit_scale: factor of the cosines before the softmax.
+        device: `cpu`, `cuda` or `mps`.
+        side: side of the square input, px.
     """
 
     def __init__(
@@ -83,31 +82,27 @@ class ClipIqa:
 
         self.side = side
         self._device = torch.device(device)
-        self._uploads = HostToDevice(device) if device == "cuda" else None
+        self._transfer = HostToDevice(device) if device == "cuda" else None
         self._visual = visual.eval().requires_grad_(False).to(self._device)
-        if device == "cuda":  # what its tensor cores want; on a CPU it is slower
+        if device == "cuda":  # fast on tensor cores, slow on a CPU
             self._visual = self._visual.to(memory_format=torch.channels_last)
         self._anchors = anchors.detach().to(self._device)
         self._logit_scale = logit_scale.detach().to(self._device)
         self._mean, self._std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (MEAN, STD))
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
-        """Resize to (3, side, side) in [0, 1]: bicubic with antialiasing, the aspect ratio not kept.
+        """Resize to (3, side, side) in [0, 1]: bicubic with antialiasing, without keeping the aspect ratio.
 
-        Torch resizes in floating point, so nothing is rounded on the way (Pillow rounds to 8 bits after each axis);
-        what overshoots is clamped.
+        torch resizes in floating point, so intermediate values are not rounded (Pillow rounds to 8 bits after each
+        axis); overshoot is clamped.
 
         Args:
             rgb: (H, W, 3).
         """
-        if self._uploads is not None:
-            try:
-                return self._uploads(rgb, self._reduced)
-            except RuntimeError as error:  # too large, for its memory or for the operator
-                logger.debug("A photo is reduced on the CPU, as the device cannot: %s", error)
-        return np.asarray(HostToDevice("cpu")(rgb, self._reduced).numpy())
+        on_device = run_on_device(self._transfer, rgb, self._resize)
+        return HostToDevice("cpu")(rgb, self._resize).numpy() if on_device is None else on_device
 
-    def _reduced(self, rgb: torch.Tensor) -> torch.Tensor:
+    def _resize(self, rgb: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import interpolate
 
         pixels = rgb.permute(2, 0, 1)[None].float() / 255
@@ -116,19 +111,18 @@ class ClipIqa:
         return resized[0].clamp_(0, 1).contiguous()
 
     def score(self, batch: ModelInput) -> NDArray[np.float64]:
-        """Softmax probability of the good prompt, in [0, 1]; NaN where the model gives NaN.
+        """Return the probability of the good prompt, (N,) in [0, 1]; NaN if the model gives NaN.
+
+        A photo's score does not depend on its batch.
 
         Args:
             batch: (N, 3, side, side) in [0, 1].
-
-        Returns:
-            (N,); a photo's score does not depend on its batch.
         """
         import torch
 
         if not len(batch):
             return np.empty(0, np.float64)
-        # On a CPU this tower takes longer per photo in a batch than alone.
+        # On a CPU this tower is slower per photo in a batch.
         size = 1 if self._device.type == "cpu" else len(batch)
         with torch.inference_mode(), alone_on(self._device.type):
             inputs = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch, np.float32))
@@ -146,41 +140,42 @@ class ClipIqa:
 
 
 def clip_iqa_model(
-    settings: Settings, progress: Progress = no_progress, *, fetch: bool = True
+    settings: Settings, progress: Progress = no_progress, *, fetch: bool = True, loading: Loading = nullcontext
 ) -> LazyModel[QualityModel]:
-    """The model that `settings` name: located when its identity is asked for, loaded on first use."""
+    """Create the model that `settings` name; weights are located and loaded on first use."""
 
     def load(weights: Weights) -> QualityModel:
         device = select_device(settings).name
         return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
-    return LazyModel(lambda: locate_clip_iqa(settings, fetch=fetch, progress=progress), load)
+    return LazyModel(lambda: locate_clip_iqa(settings, fetch=fetch, progress=progress), load, loading)
 
 
 def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:
-    """Load CLIP-IQA and try it once; on the CPU where the device cannot run it. Runs no code from a file.
+    """Load CLIP-IQA and try it on the device, or else on the CPU. Executes no code from a file.
 
-    The image tower and the anchors are taken out of the weights once and kept as a copy, which from then on is mapped
-    in place of them: the text tower is never built again. The scores are the same, bit for bit.
+    The first load extracts the image tower and the anchors into a copy. Later loads map the copy and never build the
+    text tower; the scores are the same, bit for bit.
 
     Args:
         weights: OpenAI's RN50 archive (TorchScript), or an open_clip checkpoint of RN50 (safetensors).
-        device: where it will run: `cpu`, `cuda`, `mps`.
-        side: px of the square input.
-        copies: where the copy is kept; None: it is not.
+        device: `cpu`, `cuda` or `mps`.
+        side: side of the square input, px.
+        copies: store of the copy; None: no copy.
 
     Raises:
-        InvalidWeightsError: names the file, what is wrong with it, and what to do.
+        InvalidWeightsError: names the file, the problem and the remedy.
     """
 
     def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
         with alone_on(device):
-            return _that_runs(tensors, device=device, side=side)
+            candidates = [*dict.fromkeys((device, "cpu"))]
+            return first_that_runs("CLIP-IQA", candidates, lambda name: _assemble(tensors, device=name, side=side))
 
     try:
         if copies is None:
-            return build(_extracted(weights))
-        return copies.load(f"clip-iqa-{COPY_FORMAT}-{weights.sha256}", lambda: _extracted(weights), build)
+            return build(_extract(weights))
+        return copies.load(f"clip-iqa-{COPY_FORMAT}-{weights.sha256}", lambda: _extract(weights), build)
     except MismatchError as error:
         raise InvalidWeightsError(
             f"CLIP-IQA's weights {weights.path} cannot be used: {error}",
@@ -190,7 +185,7 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
 
 
 def prompt_tokens(context_length: int = 77) -> torch.Tensor:
-    """(2, context_length) tokens of the good and the bad prompt, padded with zeros."""
+    """Return the tokens of both prompts, (2, context_length), padded with zeros."""
     import torch
 
     tokens = torch.zeros(2, context_length, dtype=torch.long)
@@ -199,10 +194,10 @@ def prompt_tokens(context_length: int = 77) -> torch.Tensor:
     return tokens
 
 
-def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
-    """All that CLIP-IQA needs of the weights: `visual.*`, `anchors` and `logit_scale`, in single precision.
+def _extract(weights: Weights) -> dict[str, torch.Tensor]:
+    """Extract the tensors of CLIP-IQA in float32: `visual.*`, `anchors` and `logit_scale`.
 
-    piq builds CLIP: it rounds what OpenAI keeps in half precision to it, which changes none of OpenAI's numbers.
+    piq builds CLIP and rounds some tensors to half precision, in which OpenAI stores them: no number changes.
     """
     import torch
     from piq.feature_extractors import clip
@@ -212,8 +207,8 @@ def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
         raise MismatchError("it does not hold CLIP with a ResNet image tower (RN50)")
     try:
         model = clip.build_model(state).float()
-    except Exception as error:  # whatever piq and torch make of a state that does not fit
-        raise MismatchError(f"it does not fit CLIP RN50: {_one_line(error)}") from error
+    except Exception as error:  # piq and torch raise anything for a wrong state
+        raise MismatchError(f"it does not fit CLIP RN50: {first_sentence(error)}") from error
     check_values(model.state_dict())
     with torch.inference_mode():
         anchors = model.encode_text(prompt_tokens(model.context_length)).float()
@@ -223,11 +218,14 @@ def _extracted(weights: Weights) -> dict[str, torch.Tensor]:
     return {**tower, "anchors": anchors, "logit_scale": logit_scale}
 
 
-def _assembled(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
-    """CLIP-IQA out of what `_extracted` gives, with these very tensors in it. Raises MismatchError if they do not fit.
+def _assemble(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
+    """Build CLIP-IQA from the tensors of `_extract`, and try it.
 
     Args:
-        tensors: of the CPU; they are copied only to another device.
+        tensors: on the CPU; they are copied only to another device.
+
+    Raises:
+        MismatchError: the tensors do not fit, or the model has no score for a plain gradient of 32 x 32 px.
     """
     check_values(tensors)
     tower = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items() if name.startswith(VISUAL)}
@@ -243,11 +241,16 @@ def _assembled(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -
         raise MismatchError(f"its anchors are {tuple(anchors.shape)} and do not fit the image tower")
     if not np.allclose(anchors.norm(dim=-1).numpy(), 1, atol=1e-4):
         raise MismatchError("its anchors are not of unit norm")
-    return ClipIqa(visual, anchors, logit_scale, device=device, side=side)
+    model = ClipIqa(visual, anchors, logit_scale, device=device, side=side)
+    gradient = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32), (1, 3, 32, 32))
+    (score,) = model.score(gradient)
+    if not 0 <= score <= 1:
+        raise MismatchError(f"it gives {score} for a plain gradient")
+    return model
 
 
 def _empty_tower(tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The image tower of piq, without storage for its parameters, of the size that the tensors tell (as in piq)."""
+    """Build piq's image tower without parameter storage; like in piq, tensor shapes give its size."""
     from piq.feature_extractors.clip import ModifiedResNet
 
     blocks = [{name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")} for stage in (1, 2, 3, 4)]
@@ -267,37 +270,13 @@ def _empty_tower(tensors: Mapping[str, torch.Tensor]) -> Any:
         raise MismatchError(f"it does not hold CLIP's ResNet ({error!r})") from error
 
 
-def _that_runs(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
-    """CLIP-IQA on a device, or on the CPU where the device lacks an operator; a warning says so."""
-    import torch
-
-    try:
-        return _tried(_assembled(tensors, device=device, side=side))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # NotImplementedError among them
-        if device == "cpu":
-            raise
-        logger.warning("CLIP-IQA falls back to the CPU: %s", _one_line(error))
-    return _tried(_assembled(tensors, device="cpu", side=side))
-
-
-def _tried(model: ClipIqa) -> ClipIqa:
-    """The model itself. Raises MismatchError where it has no score for a plain gradient of 32 x 32 px."""
-    gradient = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32), (1, 3, 32, 32))
-    (score,) = model.score(gradient)
-    if not 0 <= score <= 1:
-        raise MismatchError(f"it gives {score} for a plain gradient")
-    return model
-
-
 def _read_state(weights: Weights) -> dict[str, Any]:
-    """The tensors of a checkpoint by name: of a safetensors file, or of a TorchScript archive."""
+    """Read the tensors of a checkpoint (safetensors or TorchScript) by name."""
     import torch
     from safetensors.torch import load_file
 
     is_safe = weights.path.suffix == ".safetensors"
-    # Reading TorchScript warns that it is deprecated. Filters are global, hence the lock; it happens once.
+    # torch warns that TorchScript is deprecated. Warning filters are global, hence the lock.
     with _READING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -305,10 +284,6 @@ def _read_state(weights: Weights) -> dict[str, Any]:
                 return dict(load_file(weights.path))
             archive: torch.nn.Module = torch.jit.load(str(weights.path), map_location="cpu")  # type: ignore[no-untyped-call]
             return dict(archive.state_dict())
-        except Exception as error:  # whatever the reader makes of a damaged file
+        except Exception as error:  # a damaged file can raise anything
             kind = "safetensors" if is_safe else "a TorchScript archive"
-            raise MismatchError(f"it cannot be read as {kind}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+            raise MismatchError(f"it cannot be read as {kind}: {first_sentence(error)}") from error

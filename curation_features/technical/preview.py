@@ -1,4 +1,4 @@
-"""Luma, and reduction by area: what the technical metrics look at."""
+"""Luma and preview: the input of the technical metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """8-bit luma (ITU-R 601), equal to Pillow's mode `L`.
+    """Convert RGB to 8-bit luma (ITU-R 601), equal to Pillow's mode `L`.
 
     Args:
         rgb: (H, W, 3).
@@ -25,16 +25,16 @@ def luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def preview(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Reduce an image by area interpolation until its long side is at most `side`; never enlarge it.
+    """Downscale an image by area interpolation to a long side of at most `side`.
 
-    The short side keeps the aspect ratio, rounded to whole pixels and at least 1.
+    The short side keeps the aspect ratio, rounded to whole pixels, at least 1.
 
     Args:
-        image: (H, W) or (H, W, 3), as upright as the photo.
+        image: (H, W) or (H, W, 3), upright.
         side: px.
 
     Returns:
-        The reduced image, or `image` itself where it is small enough.
+        The downscaled image, or `image` itself if it is small enough.
     """
     height, width = image.shape[:2]
     long = max(height, width)

@@ -1,4 +1,4 @@
-"""Sharpness: the Tenengrad energy of the preview.
+"""Sharpness: Tenengrad energy of the preview.
 
 J. M. Tenenbaum, "Accommodation in Computer Vision" (1970); E. Krotkov, "Focusing", IJCV 1 (1987).
 """
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def tenengrad(gray: NDArray[np.uint8]) -> float:
-    """Mean of `Gx^2 + Gy^2` with 3x3 Sobel kernels; the border mirrors the image without repeating its edge.
+    """Compute the mean of `Gx^2 + Gy^2` with 3x3 Sobel kernels.
 
-    Exact: the gradients of 8-bit values lie within +-1020 and fit 16 bits, and their squares are summed in doubles.
+    The border mirrors the image without repeating its edge. The result is exact: gradients of 8-bit values are within
+    +-1020 and fit 16 bits; their squares are summed in float64.
 
     Args:
         gray: (H, W), 0..255.
@@ -36,11 +37,11 @@ def tenengrad(gray: NDArray[np.uint8]) -> float:
 
 
 def sharpness(preview: NDArray[np.uint8], *, scale: float) -> Measurement:
-    """Score `tanh(T / scale)` of the Tenengrad energy `T`: 0 is without detail, 1 is sharp.
+    """Score sharpness as `tanh(T / scale)` of the Tenengrad energy `T`: 1 is sharp.
 
     Args:
         preview: (H, W), 0..255.
-        scale: energy in gray levels squared that scores tanh(1) = 0.76.
+        scale: energy that scores tanh(1) = 0.76, in gray levels squared.
     """
     energy = tenengrad(preview)
     return Measurement(score=math.tanh(energy / scale), raw={"tenengrad": energy})

@@ -15,13 +15,14 @@ from curation_features.weights.spec import (
     model_status,
     pull,
 )
-from curation_features.weights.weights import ClipWeights, LazyModel, Weights
+from curation_features.weights.weights import ClipWeights, LazyModel, Loading, Weights
 
 __all__ = [
     "ClipWeights",
     "Copies",
     "KnownFile",
     "LazyModel",
+    "Loading",
     "ModelStatus",
     "Progress",
     "Weights",

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from curation_features.errors import CurationError, WeightsError
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+Loading: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 RETRY_AFTER_S = 60
 
@@ -62,15 +64,13 @@ class LazyModel(Generic[T]):
     Args:
         locate: finds or fetches the weights; raises `WeightsError`. Must not import torch.
         load: builds the model from the weights.
-
-    Attributes:
         loading: context manager entered while the model loads (seconds); used to show progress.
     """
 
-    def __init__(self, locate: Callable[[], Weights], load: Callable[..., T]) -> None:
+    def __init__(self, locate: Callable[[], Weights], load: Callable[..., T], loading: Loading = nullcontext) -> None:
         self._locate = locate
         self._load = load
-        self.loading: Callable[[], AbstractContextManager[object]] = nullcontext
+        self._loading = loading
         self._lock = threading.RLock()
         self._weights: Weights | None = None
         self._model: T | None = None
@@ -92,7 +92,7 @@ class LazyModel(Generic[T]):
         with self._lock:
             if self._model is None:
                 weights = self._find_weights()
-                with self.loading():
+                with self._loading():
                     self._model = self._attempt(lambda: self._load(weights))
             return self._model
 

@@ -123,7 +123,7 @@ def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest
     shown = capsys.readouterr()
     assert shown.out.count("Degraded run") == 1
     assert shown.out.index("Degraded run") < shown.out.index("sharpness")
-    assert "Going on without" not in shown.err
+    assert "A model cannot be used" not in shown.err
     document = json.loads((no_weights / "data" / "features" / "trip.json").read_bytes())
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"degraded"}
     errors = document["artifacts"][0]["features"]["errors"]

@@ -14,6 +14,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from PIL import Image
 from curation_features.cli import main
 from curation_features.cli.terminal import downloads, progress
 from curation_features.pipeline import Models
+from curation_features.pipeline.observer import Observer, SilentObserver
 from curation_features.schema import METRIC_NAMES, PhotoRecord
+from curation_features.settings import Settings
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 from curation_features.weights import LazyModel, Weights
 
@@ -82,11 +85,12 @@ class Project:
         self.clip = FakeClipEngine()
         self.clip_iqa = FakeQualityModel()
 
-    def models(self, *_: Any) -> Models:
-        def lazy(model: Any) -> LazyModel[Any]:
-            return LazyModel(lambda: Weights(type(model).__name__, Path(), ""), lambda _: model)
+    def models(self, _: Settings, observer: Observer | None = None, fetch: bool = True) -> Models:
+        def lazy(model: Any, name: str) -> LazyModel[Any]:
+            loading = partial((observer or SilentObserver()).model_loading, name)
+            return LazyModel(lambda: Weights(type(model).__name__, Path(), ""), lambda _: model, loading)
 
-        return Models(lazy(self.clip), lazy(self.clip_iqa), lazy(FakeBrisque()))
+        return Models(lazy(self.clip, "CLIP"), lazy(self.clip_iqa, "CLIP-IQA"), lazy(FakeBrisque(), "BRISQUE"))
 
     def photos(self, count: int, prefix: str = "") -> None:
         (self.root / "photos").mkdir(exist_ok=True)

@@ -65,8 +65,10 @@ def test_an_array_a_pil_image_and_a_path_give_the_same_labels(settings):
     assert classifier.classify(Image.fromarray(picture())) == expected
     assert classifier.classify("photo.png") == expected
     assert classifier.classify(settings.root / "photo.png") == expected
-    assert classifier.classify(["photo.png", picture(1)]) == [expected, classifier.classify(picture(1))]
-    assert classifier.classify([]) == []
+    several = [expected, classifier.classify(picture(1))]
+    assert classifier.classify(["photo.png", picture(1)]) == several
+    assert classifier.classify_many(iter(["photo.png", picture(1)])) == several
+    assert classifier.classify([]) == classifier.classify_many([]) == []
 
 
 def test_a_pil_image_is_treated_as_its_file_would_be(settings):
@@ -91,7 +93,7 @@ def test_a_photo_that_cannot_be_read_is_an_error(settings):
     assert caught.value.reason == "missing"
 
 
-def test_label_vectors_are_built_once_and_then_come_from_the_file(settings, caplog):
+def test_label_embeddings_are_computed_once_and_stored(settings, caplog):
     caplog.set_level(logging.INFO)
     classifier, engine = fake(settings)
     first = classifier.label_embeddings()
@@ -109,7 +111,7 @@ def test_label_vectors_are_built_once_and_then_come_from_the_file(settings, capl
     assert stored_version(settings.cache_path / "label_embeddings.pt") == classifier.label_version
 
 
-def test_label_vectors_are_built_anew_when_labels_templates_or_model_change(settings):
+def test_label_embeddings_follow_labels_templates_and_model(settings):
     fake(settings)[0].label_embeddings()
     config = settings.root / "config"
     config.mkdir()
@@ -162,7 +164,7 @@ def test_more_photos_than_one_batch_are_embedded_in_order(settings):
     assert classifier.embed([]).shape == (0, 16)
 
 
-def test_an_image_whose_vector_is_not_finite_gets_the_fallback_labels(settings, caplog):
+def test_an_embedding_not_finite_has_fallback_labels(settings, caplog):
     class Engine(FakeClipEngine):
         def encode_images(self, batch):
             vectors = super().encode_images(batch)
@@ -193,4 +195,4 @@ def test_a_cache_folder_that_cannot_be_written_costs_no_results(settings, tmp_pa
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the data folder should be")
     assert fake(settings.replace(data_dir="blocked"))[0].classify(picture()) == expected
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text

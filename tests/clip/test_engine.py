@@ -4,8 +4,6 @@ import json
 import logging
 import math
 import shutil
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +35,7 @@ def photos(count: int, size: tuple[int, int] = (50, 70)) -> list[np.ndarray]:
 
 
 def reference(folder: Path):
-    """The model and transform as open_clip itself gives them."""
+    """Return open_clip's model and transform."""
     import open_clip
 
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
@@ -78,7 +76,7 @@ def test_preprocessing_is_that_of_openais_clip(shared_data, tmp_path, make_check
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
-def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_checkpoint, resize_mode):
+def test_preprocessing_on_a_device_is_close_to_the_cpus(make_checkpoint, resize_mode):
     folder = make_checkpoint()
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["preprocess_cfg"] = {"resize_mode": resize_mode, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
@@ -87,37 +85,37 @@ def test_preprocessing_on_a_device_is_that_on_the_cpu_to_a_level_or_two(make_che
     for height, width in [(50, 70), (700, 301), (33, 33), (1, 90), (4000, 20)]:
         ramp = np.add.outer(np.arange(height), np.arange(width))[..., None] * [1, 2, 3] % 256
         for rgb in (*photos(1, (height, width)), ramp.astype(np.uint8)):
-            engine._uploads = None
+            engine._transfer = None
             expected = engine.preprocess(rgb)
-            engine._uploads = HostToDevice("cpu")
+            engine._transfer = HostToDevice("cpu")
             found = np.asarray(engine.preprocess(rgb))
             levels = np.abs(found - expected) * np.reshape([0.2, 0.25, 0.3], (3, 1, 1)) * 255
             assert levels.max() < 2.01
             assert (levels > 0.01).mean() < 0.3  # the ramp is full of values half-way between two levels
 
 
-def test_vectors_of_photos_that_are_reduced_on_a_device_are_as_good_as_equal(engine, monkeypatch):
+def test_embeddings_of_photos_resized_on_a_device_are_close(engine, monkeypatch):
     batch = [engine.preprocess(image) for image in photos(5)]
     expected = engine.encode_images(np.stack(batch))
-    monkeypatch.setattr(engine, "_uploads", HostToDevice("cpu"))
+    monkeypatch.setattr(engine, "_transfer", HostToDevice("cpu"))
     there = stacked([engine.preprocess(image) for image in photos(5)])
     assert (engine.encode_images(there) * expected).sum(axis=1).min() > 0.9999
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (3, [3, 2])])
-def test_on_a_cpu_as_many_photos_go_together_as_settings_say(clip_checkpoint, tmp_path, batch_size, sizes):
+def test_the_batch_size_on_a_cpu_is_a_setting(clip_checkpoint, tmp_path, batch_size, sizes):
     settings = Settings(root=tmp_path, model=f"local-dir:{clip_checkpoint}", device="cpu", batch_size=batch_size)
     engine = clip_model(settings).get()
     batch = np.stack([engine.preprocess(image) for image in photos(5)])
     seen = []
-    engine._placed("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    engine._load_tower("image", CPU).visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     vectors = engine.encode_images(batch)
     assert seen == sizes
     alone = load_open_clip(weights_in(clip_checkpoint), CPU, at_once=1).encode_images(batch)
     np.testing.assert_allclose(vectors, alone, atol=1e-6)
 
 
-def test_on_a_cpu_two_photos_go_together_where_that_changes_no_bit(clip_checkpoint, monkeypatch):
+def test_on_a_cpu_pairs_are_used_if_no_bit_changes(clip_checkpoint, monkeypatch):
     engine = load_open_clip(weights_in(clip_checkpoint), CPU)
     batch = np.stack([engine.preprocess(image) for image in photos(7)])
     seen: list[int] = []
@@ -129,33 +127,32 @@ def test_on_a_cpu_two_photos_go_together_where_that_changes_no_bit(clip_checkpoi
 
         return SimpleNamespace(encode_image=encode_image)
 
-    monkeypatch.setattr(engine, "_placed", lambda tower, device: model(noise=0))
+    monkeypatch.setattr(engine, "_load_tower", lambda tower, device: model(noise=0))
     engine.encode_images(batch)
     assert seen == [1, 1, 2, 2, 2, 1]  # the first pair in both ways
     seen.clear()
     engine.encode_images(batch[:3])
     assert seen == [2, 1]
     other = load_open_clip(weights_in(clip_checkpoint), CPU)
-    monkeypatch.setattr(other, "_placed", lambda tower, device: model(noise=1e-6))
+    monkeypatch.setattr(other, "_load_tower", lambda tower, device: model(noise=1e-6))
     seen.clear()
     alone = [other.encode_images(batch[index : index + 1])[0] for index in range(7)]
     assert np.array_equal(other.encode_images(batch), alone)
     assert seen == [1] * 7 + [1, 1, 2] + [1] * 5
 
 
-def test_a_photo_that_the_device_cannot_reduce_is_reduced_on_the_cpu(engine, monkeypatch):
-    """CUDA's operator runs out of shared memory when it makes little of much; large photos out of memory."""
-    (photo,) = photos(1)
-    expected = engine.preprocess(photo)
+def test_a_photo_the_device_cannot_resize_uses_the_cpu(engine, monkeypatch):
+    """CUDA's operator runs out of shared memory if the scale is very small; large photos out of memory."""
 
     def refuse(array, work):
         raise RuntimeError("Provided interpolation parameters can not be handled with current algorithm")
 
-    monkeypatch.setattr(engine, "_uploads", refuse)
-    assert np.array_equal(engine.preprocess(photo), expected)
+    expected = engine.preprocess(photos(1)[0])
+    monkeypatch.setattr(engine, "_transfer", refuse)
+    assert np.array_equal(engine.preprocess(photos(1)[0]), expected)
 
 
-def test_a_photos_vector_is_the_same_bytes_whatever_its_neighbours(engine):
+def test_an_embedding_does_not_depend_on_its_batch(engine):
     batch = np.stack([engine.preprocess(image) for image in photos(5)])
     together = engine.encode_images(batch)
     assert together.dtype == np.float32
@@ -194,7 +191,7 @@ def test_many_threads_get_the_same_numbers_as_one(engine):
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
-def test_a_very_long_photo_is_cut_to_its_middle_before_it_is_enlarged(engine, monkeypatch):
+def test_a_very_long_photo_is_cropped_before_resizing(engine, monkeypatch):
     line = np.random.default_rng(0).integers(0, 256, (2, 40_000, 3), dtype=np.uint8)
     middle = 40_000 // 2
     near = line[:, middle - MAX_ASPECT : middle + MAX_ASPECT]
@@ -228,9 +225,9 @@ def test_fp16_is_close_to_fp32(clip_checkpoint, engine):
     np.testing.assert_allclose(half.encode_texts(["a cat"]), engine.encode_texts(["a cat"]), atol=5e-3)
 
 
-def test_a_photo_that_overflows_fp16_is_computed_in_fp32_and_the_log_says_so(make_checkpoint, caplog):
+def test_a_photo_that_overflows_fp16_is_recomputed_in_fp32(make_checkpoint, caplog):
     def change(model):
-        """One filter of the first layer that only overflows where a photo has edges."""
+        """Make one filter of the first layer overflow at edges."""
         model.visual.conv1.weight[0, 0, :, :8] = 3e4
         model.visual.conv1.weight[0, 0, :, 8:] = -3e4
 
@@ -246,7 +243,7 @@ def test_a_photo_that_overflows_fp16_is_computed_in_fp32_and_the_log_says_so(mak
     assert "1 of 2 inputs overflow CLIP in fp16 and are computed in fp32" in caplog.messages
 
 
-def test_a_model_that_fp16_cannot_hold_runs_in_fp32_and_the_log_says_so(make_checkpoint, caplog):
+def test_a_model_that_overflows_fp16_runs_in_fp32(make_checkpoint, caplog):
     folder = make_checkpoint(change=lambda model: model.visual.proj.mul_(1e6))
     engine = load_open_clip(weights_in(folder), Device("cpu", "fp16"))
     assert engine.device == CPU
@@ -254,38 +251,32 @@ def test_a_model_that_fp16_cannot_hold_runs_in_fp32_and_the_log_says_so(make_che
 
 
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
-def test_a_device_that_lacks_an_operator_gives_way_to_the_cpu_and_the_log_says_so(clip_checkpoint, engine, caplog):
-    """torch's `meta` device stands in for it: it computes nothing, and to read a result back is not implemented."""
+def test_a_missing_operator_falls_back_to_the_cpu(clip_checkpoint, engine, caplog):
+    """torch's `meta` device computes nothing, and reading a result from it is not implemented."""
     fallen = load_open_clip(weights_in(clip_checkpoint), Device("meta", "fp32"))  # type: ignore[arg-type]
     assert fallen.device == CPU
     assert any("falls back to cpu in fp32" in message for message in caplog.messages)
     assert np.array_equal(fallen.encode_texts(["a cat"]), engine.encode_texts(["a cat"]))
 
 
-def test_loading_says_what_it_loads_and_leaves_the_root_logger_alone(clip_checkpoint, caplog):
-    root = logging.getLogger()
+def test_loading_leaves_the_root_logger_unchanged(clip_checkpoint, caplog, monkeypatch):
+    """open_clip calls `logging.info`, which adds a handler to a root logger without handlers."""
+    from open_clip import factory
+
+    load_checkpoint, root = factory.load_checkpoint, logging.getLogger()
     before = [*root.handlers], [*root.filters]
     with caplog.at_level(logging.INFO):
         load_open_clip(weights_in(clip_checkpoint), CPU)
     assert caplog.messages == [f"Loading OpenCLIP model: local-dir:{clip_checkpoint}"]
     assert ([*root.handlers], [*root.filters]) == before
-
-
-def test_loading_does_not_configure_logging(clip_checkpoint, tmp_path):
-    """open_clip logs through `logging.info`, which gives a root logger without handlers one of its own."""
-    script = (
-        "import logging, sys; from pathlib import Path; from curation_features.clip.engine import clip_model; "
-        "from curation_features.settings import Settings; "
-        "engine = clip_model(Settings(root=Path(sys.argv[1]), model=sys.argv[2], device='cpu')).get(); "
-        "engine.encode_texts(['a cat']); print(logging.getLogger().handlers)"
-    )
-    command = [sys.executable, "-W", "error", "-c", script, tmp_path, f"local-dir:{clip_checkpoint}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(factory, "load_checkpoint", lambda *args: logging.info("step") or load_checkpoint(*args))
+    load_open_clip(weights_in(clip_checkpoint), CPU).encode_texts(["a cat"])
+    assert root.handlers == []
 
 
 def damaged(name: str, folder: Path, checkpoint: Path) -> Path:
-    """A copy of the checkpoint with one fault."""
+    """Copy the checkpoint with one fault."""
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     weights, config = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
     data = weights.read_bytes()
@@ -312,7 +303,7 @@ def damaged(name: str, folder: Path, checkpoint: Path) -> Path:
     "fault",
     ["html", "truncated", "header", "other shapes", "other tensors", "no model_cfg", "html config", "nonsense config"],
 )
-def test_a_damaged_checkpoint_is_an_error_that_names_it_and_the_remedy(settings, tmp_path, clip_checkpoint, fault):
+def test_a_damaged_checkpoint_is_named_with_a_remedy(settings, tmp_path, clip_checkpoint, fault):
     folder = damaged(fault, tmp_path / "model", clip_checkpoint)
     with pytest.raises(InvalidWeightsError, match=rf"{folder}.* copy it") as caught:
         clip_model(settings.replace(model="local-dir:model", device="cpu")).get()
@@ -332,13 +323,13 @@ def test_a_tower_of_zeros_is_an_error(make_checkpoint):
 @pytest.mark.parametrize("scale", [1 / 0.07, 10.0])
 def test_a_scale_as_before_any_training_is_worth_a_warning(make_checkpoint, caplog, scale):
     load_open_clip(weights_in(make_checkpoint(change=lambda model: model.logit_scale.fill_(math.log(scale)))), CPU)
-    assert "logit scale of a model before its training" in caplog.text
+    assert "logit scale of an untrained model" in caplog.text
     caplog.clear()
     load_open_clip(weights_in(make_checkpoint()), CPU)
     assert not caplog.text
 
 
-def test_a_known_model_must_give_the_recorded_cosine_of_two_prompts(clip_checkpoint):
+def test_a_known_model_must_give_the_published_cosine(clip_checkpoint):
     weights = weights_in(clip_checkpoint)
     one, other = load_open_clip(weights, CPU).encode_texts(["a cat", "a dog"])
     known = replace(weights, text_cosines=(("a cat", "a dog", float(one @ other)),))
@@ -348,12 +339,12 @@ def test_a_known_model_must_give_the_recorded_cosine_of_two_prompts(clip_checkpo
         load_open_clip(random, CPU).encode_texts(["a cat"])
 
 
-def test_recorded_cosines_are_those_of_vectors_that_others_recorded(shared_data):
-    """Detic's vectors of "a <class>" for COCO's classes, by OpenAI's ViT-B/32."""
+def test_published_cosines_match_recorded_embeddings(shared_data):
+    """Detic's embeddings of "a <class>" for COCO's classes, by OpenAI's ViT-B/32."""
     folder = shared_data / "clip" / "recorded_vitb32" / "text_embeddings"
     vectors = np.load(folder / "coco_clip_a+cname.npy").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    recorded = {"a car": 2, "a cat": 15, "a dog": 16}  # places among the 80 classes
+    recorded = {"a car": 2, "a cat": 15, "a dog": 16}  # indices of the 80 classes
     cosines = PUBLISHED_CLIPS["timm/vit_base_patch32_clip_224.openai"].text_cosines
     assert cosines
     for one, other, cosine in cosines:
@@ -386,7 +377,7 @@ def test_a_folder_without_weights_is_never_a_random_model(settings, tmp_path, cl
         load_open_clip(weights_in(tmp_path / "model"), CPU)
 
 
-def test_the_models_identity_is_known_without_loading_it_and_it_loads_once(settings, clip_checkpoint, caplog):
+def test_the_identity_needs_no_loading_and_it_loads_once(settings, clip_checkpoint, caplog):
     settings = settings.replace(model=f"local-dir:{clip_checkpoint}", device="cpu")
     model = clip_model(settings)
     assert model.identity == locate_clip(settings).identity

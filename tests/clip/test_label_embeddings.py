@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_label_vectors_are_those_of_open_clips_zero_shot_classifier(settings, clip_checkpoint):
+def test_embeddings_are_open_clips_zero_shot_classifier(settings, clip_checkpoint):
     import open_clip
 
     vocabulary = load_vocabulary(settings)
@@ -55,7 +55,7 @@ def test_label_vectors_are_those_of_open_clips_zero_shot_classifier(settings, cl
     np.testing.assert_allclose(vectors, expected.T.numpy(), atol=1e-6)
 
 
-def test_thousands_of_labels_go_through_the_model_in_small_batches():
+def test_thousands_of_labels_use_small_batches():
     sizes: list[int] = []
 
     class Engine(FakeClipEngine):
@@ -71,7 +71,7 @@ def test_thousands_of_labels_go_through_the_model_in_small_batches():
     np.testing.assert_allclose(vectors[2345], one[0], atol=1e-6)
 
 
-def test_a_label_without_a_finite_vector_is_an_error_that_names_it():
+def test_a_label_without_a_finite_embedding_is_named():
     class Engine(FakeClipEngine):
         def encode_texts(self, prompts):
             vectors = super().encode_texts(prompts)
@@ -115,7 +115,7 @@ def test_another_version_and_a_missing_file_are_not_read(path, caplog):
     assert caplog.messages == []
 
 
-def test_the_stored_version_is_told_without_torch(path):
+def test_the_stored_version_needs_no_torch(path):
     script = (
         "import sys; from pathlib import Path; from curation_features.clip.label_embeddings import stored_version; "
         "print(stored_version(Path(sys.argv[1])), 'torch' in sys.modules)"
@@ -126,8 +126,6 @@ def test_the_stored_version_is_told_without_torch(path):
 
 def damages(path: Path) -> dict[str, bytes]:
     data = path.read_bytes()
-    flipped = bytearray(data)
-    flipped[len(data) // 2] ^= 0xFF
     return {
         "empty": b"",
         "text": b"not an archive",
@@ -139,11 +137,11 @@ def damages(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "cut short", "web page", "plain pickle"])
-def test_a_damaged_file_is_not_read_and_replaced_by_the_next_write(path, damage, caplog):
+def test_a_damaged_file_is_replaced(path, damage, caplog):
     path.write_bytes(damages(path)[damage])
     assert read(path, "v1") is None
     assert stored_version(path) is None
-    assert "are built again" in caplog.text
+    assert "computed again" in caplog.text
     write(path, embeddings(), VOCABULARY)
     assert read(path, "v1") is not None
 
@@ -172,7 +170,7 @@ def test_content_that_cannot_be_label_vectors_is_not_read(path, change):
 
 
 class Hostile:
-    """Pickled, it makes a folder when it is read carelessly."""
+    """A pickle that creates a folder if its code is executed."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -195,7 +193,7 @@ def test_a_hostile_file_is_never_executed(path, tmp_path, kind):
 
 
 @pytest.mark.parametrize("entry", [b"{", b"[]", b'{"version": 7}', b'{"version": "' + b"x" * 10_000 + b'"}'])
-def test_a_version_entry_that_is_not_one_tells_nothing(tmp_path, entry):
+def test_an_invalid_version_entry_is_ignored(tmp_path, entry):
     path = tmp_path / "label_embeddings.pt"
     with zipfile.ZipFile(path, "w") as entries:
         entries.writestr("archive/version.json", entry)
@@ -206,4 +204,4 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text(json.dumps({}))
     write(blocked / "label_embeddings.pt", embeddings(), VOCABULARY)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text

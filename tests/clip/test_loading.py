@@ -1,4 +1,4 @@
-"""Loading is held to open_clip's own `create_model_from_pretrained`: the same numbers, types and preprocessing."""
+"""Loading, compared with open_clip's `create_model_from_pretrained`: numbers, types and preprocessing."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, clip_checkpoint, copi
         ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_told_by_its_tensors(clip_checkpoint, tmp_path, change, message):
+def test_a_checkpoint_that_does_not_fit_is_named_by_its_tensors(clip_checkpoint, tmp_path, change, message):
     from safetensors.torch import load_file, save_file
 
     path = as_file(clip_checkpoint, tmp_path / CHECKPOINT)
@@ -249,7 +249,7 @@ def test_a_tokenizer_of_transformers_serves_an_engine(tokenizer_folder):
     np.testing.assert_allclose(engine.encode_texts(["a photo of a cat"]), expected, atol=1e-6)
 
 
-def test_prompts_that_a_tokenizer_of_transformers_cuts_are_told(tokenizer_folder):
+def test_truncation_by_a_transformers_tokenizer_is_reported(tokenizer_folder):
     engine = load_open_clip(with_tokenizer(tokenizer_folder), CPU)
     length = SIGLIP["text_cfg"]["context_length"]
     tokens, is_cut = engine.tokenize(["a cat", " ".join(["cat"] * length), " ".join(["cat"] * (length + 1))])
@@ -257,7 +257,7 @@ def test_prompts_that_a_tokenizer_of_transformers_cuts_are_told(tokenizer_folder
     assert is_cut.tolist() == [False, False, True]
 
 
-def test_a_tokenizer_that_cannot_be_read_is_an_error_that_says_why(tokenizer_folder, monkeypatch):
+def test_an_unreadable_tokenizer_is_an_error(tokenizer_folder, monkeypatch):
     engine = load_open_clip(with_tokenizer(tokenizer_folder), CPU)
     (tokenizer_folder / "tokenizer.json").write_text("<html>")
     with pytest.raises(InvalidWeightsError, match=str(tokenizer_folder)):

@@ -1,4 +1,4 @@
-"""How far labels are apart: held to loops over pairs, worked examples and recorded vectors of a real model."""
+"""Separability, compared with loops over pairs, worked examples and recorded embeddings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from curation_features.clip.label_embeddings import embed_labels, embed_prompts
 from curation_features.clip.separability import (
     TYPICAL_ALIGNMENT,
     LabelPair,
+    expected_confidences,
     nearest_pairs,
-    outlooks,
     template_effects,
     typical_odds,
 )
@@ -44,7 +44,7 @@ def things(shared_data) -> tuple[np.ndarray, list[str]]:
     return recorded(shared_data, "oid_clip_a+cname.npy", "oid_500_names.json")
 
 
-def test_odds_are_the_softmax_of_two_labels_whose_cosines_differ_by_the_typical_gap():
+def test_odds_are_the_softmax_at_the_typical_alignment():
     for degrees, scale in ((0, 100.0), (10, 100.0), (60, 50.0), (180, 3.0)):
         distance = 2 * math.sin(math.radians(degrees) / 2)  # of two unit vectors
         gap = TYPICAL_ALIGNMENT * distance
@@ -53,7 +53,7 @@ def test_odds_are_the_softmax_of_two_labels_whose_cosines_differ_by_the_typical_
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 512])
-def test_pairs_and_outlooks_are_those_of_a_loop_over_all_pairs(monkeypatch, rows_at_once):
+def test_pairs_and_confidences_equal_a_loop_over_pairs(monkeypatch, rows_at_once):
     monkeypatch.setattr(separability, "_ROWS_AT_ONCE", rows_at_once)
     generator = np.random.default_rng(5)
     vectors = unit(generator.standard_normal((11, 6)) + 2.0)
@@ -68,14 +68,14 @@ def test_pairs_and_outlooks_are_those_of_a_loop_over_all_pairs(monkeypatch, rows
     assert [(pair.first, pair.second) for pair in found] == [pair[1:3] for pair in expected]
     assert [pair.cosine for pair in found] == pytest.approx([pair[0] for pair in expected])
     assert [pair.odds for pair in found] == pytest.approx([pair[3] for pair in expected])
-    for row, outlook in enumerate(outlooks(vectors, labels, 80.0)):
+    for row, outlook in enumerate(expected_confidences(vectors, labels, 80.0)):
         logits = -np.log(odds[row])
         assert outlook.confidence == pytest.approx(scipy.special.softmax(logits)[row])
         near = [other for other in np.argsort(odds[row], kind="stable") if other != row and odds[row, other] < 10]
         assert outlook.close == tuple(labels[other] for other in near)
 
 
-def test_pairs_that_are_equally_near_come_in_the_order_of_the_vocabulary():
+def test_ties_are_in_vocabulary_order():
     vectors = np.resize(np.eye(2), (6, 2))
     pairs = nearest_pairs(vectors, list("abcdef"), 100.0, count=7)
     assert ["".join((pair.first, pair.second)) for pair in pairs] == ["ac", "ae", "bd", "bf", "ce", "df", "ab"]
@@ -88,7 +88,7 @@ def test_the_same_label_under_two_names_cannot_be_told_apart():
     assert (pair.cosine, pair.odds) == (pytest.approx(1.0), pytest.approx(1.0, abs=1e-5))
 
 
-def test_templates_that_repeat_another_are_idle_and_those_that_mix_up_labels_are_named():
+def test_idle_and_confusing_templates_are_found():
     generator = np.random.default_rng(2)
     labels = list("abcdef")
     base = unit(generator.standard_normal((6, 64)))
@@ -115,8 +115,8 @@ def test_prompts_add_up_to_the_label_vectors():
     np.testing.assert_array_equal(prompts[7, 2], FakeClipEngine().encode_texts(["c label 7"])[0])
 
 
-def test_recorded_vectors_of_a_real_model_put_those_labels_together_that_a_person_does(things):
-    """ViT-B/32, "a <name>" for the 500 names of OpenImages, of which two are there twice."""
+def test_recorded_embeddings_pair_similar_labels(things):
+    """ViT-B/32, "a <name>" for the 500 names of OpenImages, two of which are duplicates."""
     pairs = nearest_pairs(*things, 100.0)
     assert [f"{pair.first} / {pair.second}" for pair in pairs[2:]] == [
         "Home appliance / Kitchen appliance",
@@ -133,13 +133,13 @@ def test_recorded_vectors_of_a_real_model_put_those_labels_together_that_a_perso
         ("Bench", "Bench", "inseparable"),
     }
     assert {pair.verdict for pair in pairs[2:]} == {"close"}
-    crowded = {label.label: label.close for label in outlooks(*things, 100.0) if len(label.close) >= 3}
+    crowded = {label.label: label.close for label in expected_confidences(*things, 100.0) if len(label.close) >= 3}
     assert set(crowded) == {"Vehicle", "Truck", "Drink"}
     assert set(crowded["Drink"]) == {"Beer", "Coffee", "Juice"}
 
 
 def test_the_typical_alignment_is_the_one_that_was_measured(shared_data, things):
-    """Photos have a gap to the label beside their first one that is near the typical one, over two vocabularies."""
+    """The alignment of photos with their first label and its nearest label, over two vocabularies."""
     alignments, any_pair = [], []
     for vectors, _ in (things, recorded(shared_data, "lvis_v1_clip_a+cname.npy", "lvis_1203_names.json")):
         cosine = photos(shared_data) @ vectors.T

@@ -27,11 +27,11 @@ def write(folder: Path, labels: object = None, templates: object = None) -> None
     (folder / "config" / "templates.json").write_text(text, encoding="utf-8")
 
 
-def test_prompts_are_every_label_in_every_template_label_by_label():
+def test_prompts_are_ordered_label_by_label():
     assert Vocabulary(("sea", "a {b}"), ("x {}", "{} y")).prompts() == ("x sea", "sea y", "x a {b}", "a {b} y")
 
 
-def test_the_fingerprint_tells_labels_templates_and_their_order_apart():
+def test_the_fingerprint_depends_on_content_and_order():
     vocabularies = [
         Vocabulary(("a", "b"), ("{}",)),
         Vocabulary(("b", "a"), ("{}",)),
@@ -43,7 +43,7 @@ def test_the_fingerprint_tells_labels_templates_and_their_order_apart():
     assert Vocabulary(("a", "b"), ("{}",)).fingerprint == vocabularies[0].fingerprint
 
 
-def test_a_project_without_files_gets_the_specifications_vocabulary(settings):
+def test_the_default_is_the_specifications_vocabulary(settings):
     vocabulary = load_vocabulary(settings)
     assert (len(vocabulary.labels), len(vocabulary.templates)) == (50, 6)
     assert vocabulary.labels[0] == "photography"
@@ -70,21 +70,21 @@ def test_a_file_named_by_a_setting_must_exist(settings):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([], r"labels\.json: 0 labels; a photo gets 5"),
-        (LABELS[:4], r"labels\.json: 4 labels; a photo gets 5"),
-        ([*LABELS, "cat"], r"labels\.json: labels\[5\] \('cat'\) is there twice, first as \[2\]"),
+        ([], r"labels\.json: 0 labels; at least 5"),
+        (LABELS[:4], r"labels\.json: 4 labels; at least 5"),
+        ([*LABELS, "cat"], r"labels\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
         ([*LABELS, 7], r"labels\.json: labels\[5\] \(7\) is not a string"),
         ([*LABELS, None], r"labels\[5\] \(None\) is not a string"),
         ([*LABELS, " \t"], r"labels\[5\] .* is blank"),
         ([*LABELS, " dog"], r"labels\[5\] \(' dog'\) has white space around it"),
-        ([*LABELS, "\ud800"], r"labels\[5\] .* is not Unicode"),
+        ([*LABELS, "\ud800"], r"labels\[5\] .* is not valid Unicode"),
         ([*LABELS, "&nbsp;"], r"labels\[5\] \('&nbsp;'\) is blank"),
         ([*LABELS, "Cat"], r"labels\.json: labels\[2\] 'cat' and labels\[5\] 'Cat' are the same to the model"),
         ([*LABELS, "caf\u00e9", "x", "cafe\u0301"], r"labels\[5\] .* and labels\[7\] .* are the same to the model"),
         ("sea", r"labels\.json: expected an object with a list"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, labels, message):
+def test_unusable_labels_are_named_by_file_and_position(settings, labels, message):
     write(settings.root, labels=labels)
     with pytest.raises(SettingsError, match=message):
         load_vocabulary(settings)
@@ -100,12 +100,12 @@ def test_labels_that_cannot_be_used_are_named_by_file_and_position(settings, lab
         (["{{}}"], r"templates\[0\].*no other brace"),
         (["{0}"], r"templates\[0\].*must have one {}"),
         (["{label} {}"], r"templates\[0\].*no other brace"),
-        (["{}", "{}"], r"templates\[1\] .*is there twice"),
+        (["{}", "{}"], r"templates\[1\] .*is a duplicate"),
         (["a  {}", "{}", "A {}"], r"templates\.json: templates\[0\] 'a  {}' and templates\[2\] 'A {}' are the same"),
         (["({})", "( {} )"], r"templates\[0\] '\({}\)' and templates\[1\] '\( {} \)' are the same"),
     ],
 )
-def test_templates_that_cannot_be_used_are_named_by_file_and_position(settings, templates, message):
+def test_unusable_templates_are_named_by_file_and_position(settings, templates, message):
     write(settings.root, templates=templates)
     with pytest.raises(SettingsError, match=message):
         load_vocabulary(settings)
@@ -126,9 +126,7 @@ def test_a_file_with_labels_that_are_one_is_refused(settings, shared_data, name)
     }
     with pytest.raises(SettingsError) as caught:
         chosen_vocabulary(settings, str(path))
-    assert str(caught.value).startswith(
-        f"{path}: {expected[name]} are the same to the model, which does not tell apart"
-    )
+    assert str(caught.value).startswith(f"{path}: {expected[name]} are the same to the model, which ignores case")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b'{"label": []}'])
@@ -153,7 +151,7 @@ def keep(settings: Settings, name: str, content: object) -> Path:
     return path
 
 
-def test_a_named_vocabulary_has_its_own_labels_and_templates_or_else_the_projects(settings):
+def test_a_named_vocabulary_may_use_the_projects_templates(settings):
     keep(settings, "weddings", {"labels": LABELS})
     keep(settings, "art", {"labels": LABELS, "templates": ["a painting of {}"]})
     assert named_vocabulary(settings, "weddings") == Vocabulary(tuple(LABELS), load_vocabulary(settings).templates)
@@ -167,11 +165,11 @@ def test_the_folder_of_named_vocabularies_is_a_setting(settings):
     assert (vocabulary_names(settings), vocabulary_names(elsewhere)) == ([], ["art"])
 
 
-def test_a_name_that_is_not_known_is_an_error_with_the_nearest_and_the_remedy(settings):
-    with pytest.raises(SettingsError, match=r"'weddings'; there are none yet: write .*weddings\.json"):
+def test_an_unknown_name_is_an_error_with_the_nearest_one(settings):
+    with pytest.raises(SettingsError, match=r"'weddings'; none is known: write .*weddings\.json"):
         named_vocabulary(settings, "weddings")
     keep(settings, "weddings", {"labels": LABELS})
-    with pytest.raises(SettingsError, match=r"'wedings'; did you mean 'weddings'\?; there are weddings"):
+    with pytest.raises(SettingsError, match=r"'wedings'; did you mean 'weddings'\?; known: weddings"):
         named_vocabulary(settings, "wedings")
 
 
@@ -180,7 +178,7 @@ def test_a_name_is_never_a_path(settings, name):
     keep(settings, "other", {"labels": LABELS})
     (settings.root / settings.vocabularies_dir).joinpath("a.b.json").write_text(json.dumps({"labels": LABELS}))
     (settings.root / "config" / "labels.json").write_text(json.dumps({"labels": LABELS}))
-    with pytest.raises(SettingsError, match="no vocabulary is called"):
+    with pytest.raises(SettingsError, match="no vocabulary has the name"):
         named_vocabulary(settings, name)
 
 
@@ -191,28 +189,28 @@ def test_a_name_is_never_a_path(settings, name):
         ([], r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"templates": ["{}"]}, r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"labels": LABELS, "template": ["{}"]}, r"art\.json: unknown key 'template'; did you mean 'templates'\?"),
-        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; a photo gets 5"),
-        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is there twice, first as \[2\]"),
+        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; at least 5"),
+        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
         ({"labels": LABELS, "templates": []}, r"art\.json: templates is empty"),
         ({"labels": LABELS, "templates": ["a {}", "a"]}, r"art\.json: templates\[1\] is 'a'; it must have one {}"),
     ],
 )
-def test_a_named_vocabulary_that_cannot_be_used_is_named_by_file_and_position(settings, content, message):
+def test_an_unusable_named_vocabulary_is_named(settings, content, message):
     keep(settings, "art", content)
     with pytest.raises(SettingsError, match=message):
         named_vocabulary(settings, "art")
 
 
-def test_a_vocabulary_is_chosen_by_name_or_by_file_and_the_name_comes_first(settings, tmp_path, monkeypatch):
+def test_a_name_is_preferred_to_a_file(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keep(settings, "art", {"labels": LABELS, "templates": ["named {}"]})
     Path("art").write_text(json.dumps({"labels": LABELS, "templates": ["a file {}"]}))
     Path("mine.json").write_text(json.dumps({"labels": LABELS, "templates": ["mine {}"]}))
     chosen = [chosen_vocabulary(settings, given).templates for given in ("art", "./art", "mine.json")]
     assert chosen == [("named {}",), ("a file {}",), ("mine {}",)]
-    with pytest.raises(SettingsError, match=r"no vocabulary is called 'arts'; did you mean 'art'"):
+    with pytest.raises(SettingsError, match=r"no vocabulary has the name 'arts'; did you mean 'art'"):
         chosen_vocabulary(settings, "arts")
-    with pytest.raises(SettingsError, match=r"no file 'none\.json'"):
+    with pytest.raises(SettingsError, match=r"unknown vocabulary 'none\.json'"):
         chosen_vocabulary(settings, "none.json")
 
 
@@ -222,6 +220,6 @@ def test_labels_and_templates_can_be_given_in_code(settings):
     assert vocabulary_of(settings, labels) == Vocabulary(tuple(labels), ("project {}",))
     assert vocabulary_of(settings, None, ["x {}"]) == Vocabulary(tuple(LABELS), ("x {}",))
     assert vocabulary_of(settings) == load_vocabulary(settings)
-    for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is there twice"), ("bride", "expected a list of strings")):
+    for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is a duplicate"), ("bride", "expected a list of strings")):
         with pytest.raises(SettingsError, match=message):
             vocabulary_of(settings, wrong)

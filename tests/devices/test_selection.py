@@ -26,7 +26,7 @@ def test_auto_takes_mps_then_cuda_then_the_cpu_and_says_so(settings, caplog, pre
     assert caplog.messages == [line]
 
 
-def test_a_device_asked_for_by_name_is_taken_although_a_better_one_is_there(settings):
+def test_a_named_device_is_preferred_to_a_better_one(settings):
     assert select_device(settings.replace(device="cpu"), lambda _: True) == Device("cpu", "fp32")
     assert select_device(settings.replace(device="cuda"), lambda _: True) == Device("cuda", "fp16")
 
@@ -57,7 +57,7 @@ def test_the_cpu_is_chosen_without_probing(settings: Settings):
     assert select_device(settings.replace(device="cpu"), refuse).name == "cpu"
 
 
-def test_two_threads_are_never_on_mps_at_once_and_on_other_devices_they_may_be():
+def test_mps_runs_one_thread_at_a_time():
     order: list[str] = []
 
     def enter(device: str) -> None:
@@ -66,7 +66,7 @@ def test_two_threads_are_never_on_mps_at_once_and_on_other_devices_they_may_be()
 
     for device in ("mps", "cuda", "cpu"):
         other = threading.Thread(target=enter, args=(device,))
-        with alone_on(device), alone_on(device):  # once more in the same thread
+        with alone_on(device), alone_on(device):  # again in the same thread
             other.start()
             other.join(0.2 if device == "mps" else 60)
             order.append(f"left {device}")

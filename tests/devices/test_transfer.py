@@ -19,7 +19,7 @@ def test_work_is_done_on_what_was_sent() -> None:
     assert np.array_equal(found.numpy(), pixels.transpose(2, 0, 1) / 2)
 
 
-def test_on_cuda_the_work_is_complete_before_anyone_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_the_result_is_complete_on_return(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
 
     class Stream:
@@ -47,7 +47,7 @@ def test_on_cuda_the_work_is_complete_before_anyone_sees_it(monkeypatch: pytest.
     assert told[6] is told[0]  # one stream a thread
 
 
-def test_a_stack_lies_where_its_parts_do() -> None:
+def test_a_stack_is_on_the_device_of_its_parts() -> None:
     arrays = [np.full((3, 2, 2), n, np.float32) for n in range(4)]
     assert isinstance(stacked(arrays), np.ndarray)
     together = stacked([torch.from_numpy(array) for array in arrays])
@@ -55,6 +55,6 @@ def test_a_stack_lies_where_its_parts_do() -> None:
     assert np.array_equal(together.numpy(), np.stack(arrays))
 
 
-def test_photos_that_the_device_could_not_take_go_with_the_others() -> None:
+def test_arrays_and_tensors_can_be_stacked() -> None:
     mixed = stacked([np.zeros((3, 2, 2), np.float32), torch.ones(3, 2, 2)])
     assert np.array_equal(np.asarray(mixed)[:, 0, 0, 0], [0, 1])

@@ -15,7 +15,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from curation_features.clip.separability import outlooks
+from curation_features.clip.separability import expected_confidences
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "labels.md"
 TWELVE = ["Cat", "Dog", "House", "Tree", "Building", "Chair", "Car", "Flower", "Boat", "Bird", "Person", "Palm tree"]
@@ -150,7 +150,7 @@ def test_the_other_figures_of_its_text(recorded) -> None:
     assert f"get {flower} at {share:.2f}" in text
     cosine = np.stack(list(recorded.photos.values())) @ recorded.things.T
     first_labels = np.median(scipy.special.softmax(100.0 * cosine, axis=1).max(axis=1))
-    expected = np.median([label.confidence for label in outlooks(recorded.things, recorded.names, 100.0)])
+    expected = np.median([label.confidence for label in expected_confidences(recorded.things, recorded.names, 100.0)])
     assert f"in the middle {expected:.2f} for all 500 labels" in text
     assert f"the first labels of the seven photos have {first_labels:.2f}" in text
     means = cosine.mean(axis=1)

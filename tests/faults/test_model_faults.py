@@ -220,7 +220,7 @@ def test_the_command_line_says_so_with_code_2(world, batch, capsys, monkeypatch)
     monkeypatch.chdir(world.root)
     for command in ("process", "materialize"):
         assert main([command, "m.json"]) == 2
-        assert "labels[6] ('dog') is there twice, first as [1]; remove one" in capsys.readouterr().err
+        assert "labels[6] ('dog') is a duplicate of [1]" in capsys.readouterr().err
     assert not (world.settings.data_path / "features").exists()
 
 

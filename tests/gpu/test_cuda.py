@@ -1,4 +1,4 @@
-"""On a real CUDA device: the numbers of the CPU, and a batch from files to features. Skipped where there is none."""
+"""A CUDA device gives the numbers of the CPU; skipped without one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from checkpoints import weights_in
 from PIL import Image
 
+from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import load_open_clip
 from curation_features.devices.selection import Device
 from curation_features.devices.transfer import stacked
@@ -43,7 +44,15 @@ def test_vectors_are_those_of_the_cpu(clip_checkpoint: Path, precision) -> None:
     assert (found[0] * found[1]).sum(axis=1).min() > 0.999
 
 
-def test_a_photo_that_the_operator_cannot_make_so_small_is_reduced_on_the_cpu(clip_checkpoint: Path) -> None:
+def test_the_classifier_gives_the_labels_of_the_cpu(settings, clip_checkpoint: Path) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        named = settings.replace(model=f"local-dir:{clip_checkpoint}", device=device, precision="fp32")
+        found.append([[label["label"] for label in labels] for labels in CLIPClassifier(named).classify_many(PHOTOS)])
+    assert found[0][:4] == found[1][:4]
+
+
+def test_a_photo_the_operator_cannot_resize_uses_the_cpu(clip_checkpoint: Path) -> None:
     engine = load_open_clip(weights_in(clip_checkpoint), Device("cuda", "fp32"))
     photo = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
     assert np.isfinite(engine.encode_images(stacked([engine.preprocess(photo)]))).all()

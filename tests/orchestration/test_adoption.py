@@ -190,7 +190,7 @@ def test_process_publishes_nothing_of_altered_files(pipeline, older, monkeypatch
         return finish.finish_batch(batch, merged, store, *args)
 
     monkeypatch.setattr("curation_features.build.finish_batch", finish_altered)
-    with pytest.raises(StoreError, match=r"no event goes out.*artifacts\[1\]") as failure:
+    with pytest.raises(StoreError, match=r"no event is published.*artifacts\[1\]") as failure:
         pipeline.process(older)
     assert "metadata_unchanged" in str(failure.value)
     assert pipeline.events() == []

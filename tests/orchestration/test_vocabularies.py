@@ -83,7 +83,7 @@ def test_an_unknown_vocabulary_fails_its_batch_alone_and_adding_it_heals(pipelin
     pipeline.accept(batch_from({"batch_id": "batch_2", "vocabulary": "weddings", "artifacts": artifacts}))
     result = pipeline.run_range("batch_1", "batch_2")
     assert not result.success
-    assert "no vocabulary is called 'weddings'" in str(result.filter_events(lambda e: e.is_step_failure))
+    assert "no vocabulary has the name 'weddings'" in str(result.filter_events(lambda e: e.is_step_failure))
     assert pipeline.store.feature_paths("batch_1")[0].exists()
     assert not pipeline.store.feature_paths("batch_2")[0].exists()
     keep(world, "weddings", WEDDINGS)

@@ -1,4 +1,4 @@
-"""The pass over the photos of a batch: bounded, in order, and grouped for the models."""
+"""The pass over the photos of a batch: bounded, ordered, grouped for the models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
-from curation_features.pipeline import RunStats
+from curation_features.pipeline import FeatureStages, RunStats
+from curation_features.pipeline.observer import Observer
 from curation_features.pipeline.plan import ALL_PARTS, EMBEDDING_PARTS, TECHNICAL_PARTS
 from curation_features.schema import PhotoRecord
 
@@ -20,7 +21,7 @@ def batch(world):
 
 
 def forward_passes(world) -> list[int]:
-    """Sizes of the image model's forward passes, as they come from now on."""
+    """Record the sizes of the image model's forward passes."""
     sizes: list[int] = []
     encode = world.clip.encode_images
 
@@ -67,7 +68,7 @@ def test_cached_photos_do_not_make_forward_passes_smaller(world, batch) -> None:
 
 
 def test_on_a_cpu_nothing_is_prepared_while_a_model_runs(world, batch) -> None:
-    """A model takes all cores there: two at once would slow each other down."""
+    """A model uses all cores; concurrent work would slow it down."""
     decoded: list[tuple[int, int]] = []
     encode = world.clip.encode_images
 
@@ -80,19 +81,19 @@ def test_on_a_cpu_nothing_is_prepared_while_a_model_runs(world, batch) -> None:
     world.clip.encode_images = watched
     stages = world.stages(world.settings.replace(workers=2))
     list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
-    # Until the first photo has come to a model, nobody knows that there is one.
+    # Decoding rests only after the first photo has reached a model.
     assert {after - before for before, after in decoded[8:]} == {0}
 
 
 @pytest.fixture
 def on_cuda(world, monkeypatch) -> None:
-    """A device with a queue of its own, as far as the pass can tell."""
+    """Make the pass use its CUDA settings."""
     from curation_features.devices import selection
 
     monkeypatch.setattr(selection, "select_device", lambda settings: selection.Device("cuda", "fp16"))
 
 
-def test_on_a_gpu_models_work_on_while_records_are_consumed(world, batch, on_cuda) -> None:
+def test_on_a_gpu_models_run_while_records_are_consumed(world, batch, on_cuda) -> None:
     sizes = forward_passes(world)
     stages = world.stages(world.settings.replace(batch_size=8))
     records = stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats())
@@ -106,7 +107,7 @@ def test_on_a_gpu_models_work_on_while_records_are_consumed(world, batch, on_cud
 
 
 class BatchedFake:
-    """BRISQUE in batches: the index is the mean level, and photos of one size have none."""
+    """Batched BRISQUE: the index is the mean level; photos of one size have an error."""
 
     def __init__(self, undefined: tuple[int, int]) -> None:
         self.sizes: list[int] = []
@@ -121,7 +122,7 @@ class BatchedFake:
         return [undefined if image.shape == self._undefined else float(image.mean()) for image in inputs]
 
 
-def test_brisque_goes_through_in_batches_where_the_regressor_takes_them(world, on_cuda) -> None:
+def test_brisque_runs_in_batches_on_a_gpu(world, on_cuda) -> None:
     world.brisque.batched = BatchedFake((40, 30))
     photos = [world.photo(f"{n}.png", n, (30, 40) if n == 3 else (96, 64)) for n in range(10)]
     batch = world.batch([*photos[:5], {"photo_id": "none", "original_uri": "./photos/none.png"}, *photos[5:]])
@@ -143,22 +144,26 @@ def test_brisque_goes_through_in_batches_where_the_regressor_takes_them(world, o
     assert all(record.cached for record in again.measure(batch, again.plan(TECHNICAL_PARTS), RunStats()) if record.info)
 
 
-def test_a_run_tells_who_waited_for_whom(world, batch) -> None:
+def test_waiting_times_are_measured(world, batch) -> None:
     stages, stats = world.stages(), RunStats()
     list(stages.measure(batch, stages.plan(ALL_PARTS), stats))
     assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
-def test_progress_is_told_of_every_distinct_photo(world, batch) -> None:
+def test_the_observer_gets_every_distinct_photo(world, batch) -> None:
     done: list[PhotoRecord] = []
-    stages = world.stages()
-    stages.progress = done.append
+
+    class Photos(Observer):
+        def photo_done(self, record: PhotoRecord) -> None:
+            done.append(record)
+
+    stages = FeatureStages(world.settings, models=world.models(), observer=Photos())
     assert list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats())) == done
     assert len(done) == 40
 
 
-def test_a_tower_that_cannot_be_used_stops_the_run_or_is_a_default_of_every_photo(world, batch) -> None:
-    """It is found out when the first photo comes to it."""
+def test_an_unusable_tower_stops_the_run_or_degrades_it(world, batch) -> None:
+    """The error occurs at the first photo."""
 
     def encode(inputs):
         raise InvalidWeightsError("it holds values that are not finite", "fetch it again")
@@ -171,6 +176,6 @@ def test_a_tower_that_cannot_be_used_stops_the_run_or_is_a_default_of_every_phot
     records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
     assert {record.embedding.error.reason for record in records} == {"invalid_weights"}
     assert all(record.measurements["brisque"].score is not None for record in records)
-    world.clip.encode_images = good  # nothing of it was kept
+    world.clip.encode_images = good  # nothing was cached
     records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
     assert all(record.embedding.vector is not None for record in records)

@@ -1,4 +1,4 @@
-"""A batch at a glance: percentiles, labels, errors, and the photos at the bad end of each metric."""
+"""Summary of a batch: percentiles, labels, errors and the worst photos by metric."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GONE = FeatureError("photo", "missing", "no such file")
 def photo(
     name: str, scores: Mapping[str, float | FeatureError] | float = 0.5, label: str = "a", sha256: str = ""
 ) -> PhotoRecord:
-    """A measured photo; one number stands for all scores, 1 best."""
+    """A measured photo; one number sets all scores, 1 best."""
     if isinstance(scores, float):
         scores = {metric: 1.0 - scores if metric == "noise" else scores for metric in METRIC_NAMES}
     measurements = {
@@ -104,11 +104,11 @@ def test_errors_are_counted_by_stage_and_reason() -> None:
     ]
 
 
-# What to look at
+# Extremes
 
 
 def raw(name: str, metric: str, score: float = 0.5, sha256: str = "", **values: float) -> PhotoRecord:
-    """A photo of which one metric was measured."""
+    """A photo with one measured metric."""
     record = photo(name, {metric: score}, sha256=sha256)
     record.measurements[metric] = Measurement(score, values)
     return record
@@ -156,7 +156,7 @@ def test_clip_iqa_is_ordered_by_its_score() -> None:
         ({"p50": 0.8, "high": 0.29}, "bright", "p50", 0.8),
     ],
 )
-def test_of_exposure_the_part_that_costs_most_is_the_cause(values, cause, measure, value) -> None:
+def test_the_largest_loss_of_exposure_is_the_cause(values, cause, measure, value) -> None:
     [found] = extremes(merged([exposed("a", **values)]))
     assert (found.metric, found.cause, found.measure) == ("exposure", cause, measure)
     assert found.value == pytest.approx(value)
@@ -175,11 +175,11 @@ def test_exposure_is_ordered_by_the_formula_of_the_score(photos) -> None:
     assert all(unlimited(*photos[place]) >= 1 - 1e-9 for place in left_out)
 
 
-def test_a_photo_that_exposure_costs_nothing_is_not_named() -> None:
+def test_a_photo_with_perfect_exposure_is_skipped() -> None:
     assert extremes(merged([exposed("perfect")])) == []
 
 
-def test_what_was_not_measured_is_in_no_extreme() -> None:
+def test_a_missing_measurement_is_not_an_extreme() -> None:
     records = [
         raw("a", "sharpness", tenengrad=5.0),
         photo("b", {"sharpness": 0.5, "noise": FLAT}),  # without its raw measurement
@@ -213,7 +213,7 @@ def test_one_photo_on_two_artifacts_is_named_once() -> None:
 @pytest.mark.parametrize(
     ("value", "told"), [(0.004123, "0.00412"), (24.32, "24.3"), (999.6, "1000"), (15234.4, "15234")]
 )
-def test_an_extreme_tells_its_number(value, told) -> None:
+def test_an_extreme_has_its_number(value, told) -> None:
     [found] = extremes(merged([raw("a", "sharpness", tenengrad=value)]))
     assert found.told == f"least sharp (tenengrad {told})"
 

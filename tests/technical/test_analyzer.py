@@ -82,11 +82,12 @@ def test_a_photo_gets_five_scores(settings, bundled):
     assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
 
 
-def test_a_list_gives_a_list(settings, bundled):
+def test_several_images_give_a_list(settings, bundled):
     analyzer = analyzer_with(settings)
     photos = [bundled("coffee"), bundled("moon")]
-    assert analyzer.analyze(photos) == [analyzer.analyze(photo) for photo in photos]
-    assert analyzer.analyze([]) == []
+    expected = [analyzer.analyze(photo) for photo in photos]
+    assert analyzer.analyze(photos) == analyzer.analyze_many(iter(photos)) == expected
+    assert analyzer.analyze([]) == analyzer.analyze_many([]) == []
 
 
 def test_arrays_pil_images_and_paths_are_the_same_photo(settings, bundled, tmp_path):
@@ -113,27 +114,27 @@ def test_an_array_that_is_no_rgb_image(settings, shape):
 
 def test_floats_are_refused(settings):
     with pytest.raises(TypeError, match="float64"):
-        analyzer_with(settings).measure(np.zeros((4, 4, 3)))
+        analyzer_with(settings).measure_cpu(np.zeros((4, 4, 3)))
 
 
 def test_only_what_is_asked_for_is_measured(settings, bundled):
-    found = without_weights(settings).measure(bundled("moon"), {"noise", "sharpness"})
+    found = without_weights(settings).measure_cpu(bundled("moon"), {"noise", "sharpness"})
     assert tuple(found) == ("sharpness", "noise")
     with pytest.raises(ValueError, match="clip_iqa"):
-        without_weights(settings).measure(bundled("moon"), ["clip_iqa"])
+        without_weights(settings).measure_cpu(bundled("moon"), ["clip_iqa"])
 
 
 def test_numbers_are_plain_and_rounded(settings, bundled):
-    for measured in analyzer_with(settings, 12.3456789).measurements(bundled("coffee")).values():
+    for measured in analyzer_with(settings, 12.3456789).measure(bundled("coffee")).values():
         for value in (measured.score, *measured.raw.values()):
             assert type(value) is float
             assert value == round(value, 6)
 
 
-def test_what_is_not_defined_is_an_error_beside_measured_neighbours(settings):
+def test_an_undefined_metric_is_an_error(settings):
     analyzer = analyzer_with(settings, UndefinedMetricError("undefined_statistics", "no contrast"))
     flat = np.full((24, 24, 3), 128, np.uint8)
-    found = analyzer.measurements(flat)
+    found = analyzer.measure(flat)
     assert found["noise"].error.reason == "flat_image"
     assert found["brisque"].error == FeatureError("brisque", "undefined_statistics", "no contrast")
     assert found["sharpness"].score == 0
@@ -145,8 +146,8 @@ def test_what_is_not_defined_is_an_error_beside_measured_neighbours(settings):
 def test_an_unexpected_error_costs_one_metric_and_one_traceback(settings, bundled, caplog):
     analyzer = analyzer_with(settings, RuntimeError("out of cheese"))
     with caplog.at_level(logging.ERROR):
-        found = analyzer.measure(bundled("moon"))
-        analyzer.measure(bundled("moon"))
+        found = analyzer.measure_cpu(bundled("moon"))
+        analyzer.measure_cpu(bundled("moon"))
     assert found["brisque"].error == FeatureError("brisque", "internal_error", "out of cheese")
     assert all(found[name].score is not None for name in CPU_METRICS if name != "brisque")
     assert [bool(record.exc_info) for record in caplog.records] == [True, False]
@@ -154,7 +155,7 @@ def test_an_unexpected_error_costs_one_metric_and_one_traceback(settings, bundle
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_is_an_error(settings, bundled, value):
-    assert analyzer_with(settings, value).measure(bundled("moon"))["brisque"].error.reason == "not_finite"
+    assert analyzer_with(settings, value).measure_cpu(bundled("moon"))["brisque"].error.reason == "not_finite"
 
 
 def test_nan_out_of_the_model_is_an_error_of_that_photo(settings):
@@ -166,14 +167,19 @@ def test_nan_out_of_the_model_is_an_error_of_that_photo(settings):
     assert found[1].error.reason == "not_finite"
 
 
-def test_missing_weights_stop_unless_settings_permit_less(settings, bundled):
+def test_missing_weights_are_an_error_or_none(settings, bundled, caplog):
     with pytest.raises(MissingWeightsError):
-        without_weights(settings).measure(bundled("moon"))
+        without_weights(settings).measure_cpu(bundled("moon"))
     with pytest.raises(MissingWeightsError):
         without_weights(settings).analyze(bundled("moon"))
-    found = without_weights(settings.replace(on_missing_weights="degrade")).measurements(bundled("moon"))
+    degraded = without_weights(settings.replace(on_missing_weights="degrade"))
+    found = degraded.measure(bundled("moon"))
     assert {name for name in METRIC_NAMES if found[name].error} == {"clip_iqa", "brisque"}
     assert found["brisque"].error.reason == "missing_weights"
+    assert [name for name, score in degraded.analyze(bundled("moon")).items() if score is None] == [
+        "clip_iqa", "brisque",
+    ]  # fmt: skip
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # once per model
 
 
 def test_models_are_those_that_settings_name(settings, brisque_file, rn50_archive, tmp_path, bundled):
@@ -193,7 +199,7 @@ def test_settings_decide_the_constants(settings, bundled, lazy_brisque):
 
     def measured(**changes):
         changed = settings.replace(**changes)
-        return TechnicalQualityAnalyzer(changed, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA).measure(rgb)
+        return TechnicalQualityAnalyzer(changed, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA).measure_cpu(rgb)
 
     usual = measured()
     for changes, metrics in (
@@ -210,9 +216,9 @@ def test_settings_decide_the_constants(settings, bundled, lazy_brisque):
 def test_threads_give_what_one_thread_gives(settings, real_photos, lazy_brisque):
     analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
     photos = [rgb[:200, :300] for rgb in real_photos.values()] * 3
-    alone = [analyzer.measure(rgb) for rgb in photos]
+    alone = [analyzer.measure_cpu(rgb) for rgb in photos]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(analyzer.measure, photos)) == alone
+        assert list(pool.map(analyzer.measure_cpu, photos)) == alone
 
 
 @budget(max_examples=40, deadline=None)
@@ -225,7 +231,7 @@ def test_any_image_gets_finite_scores_in_range(lazy_brisque, rgb):
 @pytest.mark.parametrize(("name", "rgb"), odd_images().items())
 def test_odd_images_get_a_number_or_a_known_reason_per_metric(settings, lazy_brisque, name, rgb):
     analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
-    found = analyzer.measurements(rgb)
+    found = analyzer.measure(rgb)
     assert found["sharpness"].error is found["exposure"].error is found["clip_iqa"].error is None
     reasons = {metric: found[metric].error.reason for metric in METRIC_NAMES if found[metric].error}
     assert set(reasons.values()) <= {"flat_image", "too_small", "undefined_statistics"}
@@ -245,7 +251,7 @@ if __debug__: sys.exit("run me with -O")
 brisque = LazyModel(lambda: Weights("test", Path(sys.argv[1]), ""), load_brisque)
 analyzer = TechnicalQualityAnalyzer(Settings(), brisque=brisque, clip_iqa=LazyModel.ready(FakeQualityModel(), ""))
 with np.load(sys.argv[2]) as images:
-    found = {name: analyzer.measurements(images[name]) for name in images.files}
+    found = {name: analyzer.measure(images[name]) for name in images.files}
 print(json.dumps({name: {m: repr(one) for m, one in each.items()} for name, each in found.items()}))
 """
 
@@ -257,7 +263,7 @@ def test_python_without_asserts_gives_the_same(settings, lazy_brisque, brisque_f
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
     for name, rgb in images.items():
-        assert found[name] == {metric: repr(one) for metric, one in analyzer.measurements(rgb).items()}, name
+        assert found[name] == {metric: repr(one) for metric, one in analyzer.measure(rgb).items()}, name
 
 
 def test_every_preview_metric_is_measured():

@@ -1,1 +1,1 @@
-"""BRISQUE: no-reference quality from natural scene statistics (Mittal, Moorthy and Bovik, 2012), equal to PIQ."""
+"""BRISQUE: no-reference image quality from natural scene statistics, equal to piq."""

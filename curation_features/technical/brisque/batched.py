@@ -1,14 +1,15 @@
-"""BRISQUE of many photos at once, on a GPU."""
+"""Batched BRISQUE on a GPU."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.concurrency import batched
+from curation_features.devices.fallback import first_that_runs
 from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import UndefinedMetricError
 from curation_features.technical.brisque.luma import piq_luma
@@ -21,56 +22,56 @@ if TYPE_CHECKING:
     from curation_features.devices.transfer import ModelInput
     from curation_features.technical.brisque.index import Brisque
 
-logger = logging.getLogger(__name__)
+_ONE_BY_ONE = "the CPU, photo by photo"
 
 PIXELS_AT_ONCE = 1 << 23
-"""Pixels whose statistics are taken at a time: some 0.6 GB of float64 on the way."""
+"""Pixels per pass: about 0.6 GB of intermediate float64."""
 
 
 class BatchedBrisque:
-    """The BRISQUE index of photos whose luma lies on a device; equal to `Brisque.score` to 1e-6. Thread-safe.
+    """The BRISQUE index of photos in batches, equal to `Brisque.score` to 1e-6. Thread-safe.
 
-    Photos of one shape go through together.
+    Photos of one shape form a batch.
 
     Args:
         brisque: the regressor.
-        uploads: to the device; it must know float64, which MPS does not.
-        side: px; the greatest long side that is looked at.
+        transfer: to a device that supports float64 (not MPS).
+        side: largest long side, px; larger photos are downscaled.
     """
 
-    def __init__(self, brisque: Brisque, uploads: HostToDevice, side: int) -> None:
+    def __init__(self, brisque: Brisque, transfer: HostToDevice, side: int) -> None:
         self._brisque = brisque
-        self._uploads = uploads
+        self._transfer = transfer
         self._side = side
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> torch.Tensor:
-        """(H, W) luma of the reduced photo (H, W, 3), on the device."""
-        return self._uploads(piq_luma(preview(rgb, self._side)), lambda luma: luma)
+        """Copy the luma (H, W) of the downscaled photo to the device."""
+        return self._transfer(piq_luma(preview(rgb, self._side)), lambda luma: luma)
 
     def score(self, lumas: Sequence[ModelInput]) -> list[float | UndefinedMetricError]:
-        """The index of each image, or why it has none."""
-        found: list[float | UndefinedMetricError | None] = [None] * len(lumas)
+        """Return the index of each image, or the error."""
+        indices: dict[int, float | UndefinedMetricError] = {}
         by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, luma in enumerate(lumas):
-            by_shape[tuple(luma.shape)].append(place)
-        for (height, width), places in by_shape.items():
-            at_once = max(1, PIXELS_AT_ONCE // (height * width))
-            for start in range(0, len(places), at_once):
-                some = places[start : start + at_once]
-                for place, index in zip(some, self._brisque.scores_of(stacked([lumas[n] for n in some])), strict=True):
-                    found[place] = index
-        return [index for index in found if index is not None]
+        for position, luma in enumerate(lumas):
+            by_shape[tuple(luma.shape)].append(position)
+        for (height, width), positions in by_shape.items():
+            for group in batched(positions, max(1, PIXELS_AT_ONCE // (height * width))):
+                scores = self._brisque.scores_of(stacked([lumas[position] for position in group]))
+                indices.update(zip(group, scores, strict=True))
+        return [indices[position] for position in range(len(lumas))]
 
 
 def batched_brisque(brisque: Brisque, device: str, side: int) -> BatchedBrisque | None:
-    """BRISQUE on a device, tried there once; None, and a line in the log, where it does not run."""
-    model = BatchedBrisque(brisque, HostToDevice(device), side)
-    try:
+    """Try BRISQUE on a device; return None if the photos must be measured one by one on the CPU."""
+
+    def attempt(name: str) -> BatchedBrisque | None:
+        if name == _ONE_BY_ONE:
+            return None
+        model = BatchedBrisque(brisque, HostToDevice(name), side)
         pattern = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
         index = model.score([model.preprocess(pattern)])[0]
         if isinstance(index, UndefinedMetricError) or abs(index - brisque.score(pattern)) > 1e-3:
             raise ArithmeticError(f"it gives {index} for a pattern instead of {brisque.score(pattern)}")
-    except (RuntimeError, TypeError, ArithmeticError) as error:
-        logger.warning("BRISQUE falls back from %s to the CPU: %s", device, error)
-        return None
-    return model
+        return model
+
+    return first_that_runs("BRISQUE", (device, _ONE_BY_ONE), attempt, if_out_of_memory=True)

@@ -1,9 +1,9 @@
-"""BRISQUE: how unnatural the statistics of an image's local contrast are.
+"""BRISQUE: quality from the statistics of MSCN coefficients.
 
 A. Mittal, A. K. Moorthy and A. C. Bovik, "No-Reference Image Quality Assessment in the Spatial Domain",
-IEEE TIP 21 (2012). The numbers are those of piq 0.8 on float64 images (it is float32 by habit, which moves the index
-by up to a few tenths); the same sums are done here in less time. piq checks its input by `assert`; here the same
-conditions raise, so that `python -O` changes nothing.
+IEEE TIP 21 (2012). Results equal those of piq 0.8 on float64 images, in less time. piq computes in float32 by default,
+which changes the index by up to a few tenths. piq checks its input with `assert`; here the same conditions raise, so
+`python -O` does not matter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from curation_features.errors import UndefinedMetricError
 from curation_features.schema import Measurement
 from curation_features.technical.brisque.luma import half_size, piq_luma
-from curation_features.technical.brisque.mscn import SIGMA, WINDOW, ContrastSums, ProductSums, contrast_sums
+from curation_features.technical.brisque.mscn import SIGMA, WINDOW, MscnSums, ProductSums, mscn_sums
 from curation_features.technical.preview import preview
 
 if TYPE_CHECKING:
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from curation_features.technical.brisque.mscn import Gray
 
 GAMMA, RHO = 0.05, -153.591
-"""Kernel width and offset of the regressor, from the authors' release."""
+"""Kernel width and offset of the regressor in the authors' release."""
 
 SUPPORT_VECTORS, FEATURES = 774, 36
 
 SMALLEST_SIDE = 12
-"""px; below it the statistics of the half-size image are not defined."""
+"""px; a smaller image has no statistics at half size."""
 
 ZERO_SIGMA = 1e-8
-"""A deviation up to this counts as none (`torch.isclose` to zero)."""
+"""A standard deviation up to this is zero (`torch.isclose`)."""
 
 
 class _Shapes(NamedTuple):
-    """Shape parameters of generalised Gaussians, and what is looked up by them. All of shape (9801,).
+    """Lookup table of generalised Gaussians (GGD, AGGD); all columns (9801,).
 
     Attributes:
         shape: 0.2, 0.201, ... 10.
-        ratio: `sigma^2 / E|x|^2` of a symmetric one of that shape.
-        inverse_ratio: the same turned over, for asymmetric ones.
-        mean: mean of an asymmetric one per difference of its two sigmas.
+        ratio: `sigma^2 / E|x|^2` of a GGD.
+        inverse_ratio: its inverse, for an AGGD.
+        mean: mean of an AGGD per difference of its two sigmas.
     """
 
     shape: NDArray[np.float64]
@@ -59,21 +59,21 @@ class BatchedQuality(Protocol):
     """Measures photos in batches on a device."""
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> ModelInput:
-        """Copy what the model reads of an (H, W, 3) photo to the device."""
+        """Copy the model's input for a photo (H, W, 3) to the device."""
 
     def score(self, inputs: Sequence[ModelInput]) -> list[float | UndefinedMetricError]:
-        """The index of each photo, or why it has none."""
+        """Return the index of each photo, or the error."""
 
 
 class Brisque:
-    """The BRISQUE index with its regressor held in memory. Safe to share between threads.
+    """BRISQUE with its regressor in memory. Thread-safe.
 
     Args:
         sv_coef: (774, 1), dual coefficients.
-        sv: (774, 36), support vectors, in features scaled to [-1, 1].
+        sv: (774, 36), support vectors of features scaled to [-1, 1].
 
     Attributes:
-        batched: takes photos in batches on a GPU; None where they are measured one by one.
+        batched: measures batches on a GPU; None: photos are measured one by one.
     """
 
     batched: BatchedQuality | None = None
@@ -81,7 +81,7 @@ class Brisque:
     def __init__(self, sv_coef: NDArray[np.float32], sv: NDArray[np.float32]) -> None:
         import torch
 
-        # The package has a function of the module's name, which hides the module.
+        # In the package, a function of the same name hides this module.
         self._piq: Any = importlib.import_module("piq.brisque")
         self._torch = torch
         self._coefficients = torch.from_numpy(sv_coef).double()
@@ -90,7 +90,7 @@ class Brisque:
         self._shapes = _tabulate_shapes()
 
     def score(self, rgb: NDArray[np.uint8]) -> float:
-        """The BRISQUE index: mostly 0..100, not bounded; lower is better.
+        """Compute the BRISQUE index: mostly 0..100, unbounded; lower is better.
 
         Equal to `piq.brisque(x, data_range=255, reduction="none")` of the image in float64.
 
@@ -98,19 +98,19 @@ class Brisque:
             rgb: (H, W, 3).
 
         Raises:
-            UndefinedMetricError: `flat_image`: its luma is one value; `too_small`: a side under 12 px;
-                `undefined_statistics`: it has no local contrast of both signs (a line on black, say).
+            UndefinedMetricError: `flat_image`: constant luma; `too_small`: a side under 12 px;
+                `undefined_statistics`: products of MSCN coefficients have only one sign (a line on black, say).
         """
         _check_size(rgb.shape[0], rgb.shape[1])
         luma = piq_luma(rgb)
         if luma.min() == luma.max():
             raise _flat()
         scales = ((luma, self._weigh_luma), (half_size(luma), self._weigh_half))
-        return self._index([contrast_sums(*scale) for scale in scales])
+        return self._index([mscn_sums(*scale) for scale in scales])
 
     def scores_of(self, lumas: ModelInput) -> list[float | UndefinedMetricError]:
-        """The index of each of (N, H, W) images of luma on a device, or why it has none."""
-        from curation_features.technical.brisque.mscn_torch import batched_contrast_sums, half_sizes
+        """Compute the index of luma images (N, H, W) on a device; each an index or the error."""
+        from curation_features.technical.brisque.mscn_torch import batched_mscn_sums, half_sizes
 
         with self._torch.inference_mode():
             lumas = self._torch.as_tensor(lumas)
@@ -120,20 +120,20 @@ class Brisque:
             except UndefinedMetricError as error:
                 return [error] * len(lumas)
             scales = (
-                batched_contrast_sums(lumas, self._weigh_luma),
-                batched_contrast_sums(half_sizes(lumas), self._weigh_half),
+                batched_mscn_sums(lumas, self._weigh_luma),
+                batched_mscn_sums(half_sizes(lumas), self._weigh_half),
             )
         return [
             _flat() if is_flat else self._index_or_error([*sums]) for is_flat, *sums in zip(flat, *scales, strict=True)
         ]
 
-    def _index_or_error(self, scales: list[ContrastSums]) -> float | UndefinedMetricError:
+    def _index_or_error(self, scales: list[MscnSums]) -> float | UndefinedMetricError:
         try:
             return self._index(scales)
         except UndefinedMetricError as error:
             return error
 
-    def _index(self, scales: list[ContrastSums]) -> float:
+    def _index(self, scales: list[MscnSums]) -> float:
         features = [feature for sums in scales for feature in self._features(sums)]
         with self._torch.inference_mode():
             scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
@@ -143,48 +143,48 @@ class Brisque:
         return index
 
     def regress(self, scaled: Sequence[float]) -> float:
-        """The index of 36 features that are scaled to [-1, 1]."""
+        """Compute the index from 36 features scaled to [-1, 1]."""
         with self._torch.inference_mode():
             features = self._torch.tensor([scaled], dtype=self._torch.float64)
             kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
             return float(kernel @ self._coefficients) - RHO
 
     def _weigh_luma(self, neighbourhoods: Gray) -> NDArray[np.float64]:
-        """Weighted means of (N, 49) full-size neighbourhoods, with piq's own rounding.
+        """Return the weighted means of full-size neighbourhoods (N, 49), rounded like piq.
 
-        The fits count signs, so in an even sky the last bit of the mean moves the index by up to 1. piq's full-size
-        luma is a slice of a channels-last tensor, which torch convolves by a product of matrix and vector.
+        The fits count signs, so in a flat sky the last bit of the mean changes the index by up to 1. piq's full-size
+        luma is a slice of a channels-last tensor, which torch convolves as a matrix-vector product.
         """
-        # The last rows of a matrix are summed in another order: give it rows to spare.
-        spared = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
-        spared[: len(neighbourhoods)] = neighbourhoods
-        means = self._torch.mv(self._torch.from_numpy(spared), self._window.flatten()).numpy()
+        # torch sums the last rows of a matrix in another order: pad it.
+        padded = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
+        padded[: len(neighbourhoods)] = neighbourhoods
+        means = self._torch.mv(self._torch.from_numpy(padded), self._window.flatten()).numpy()
         return np.asarray(means[: len(neighbourhoods)])
 
     def _weigh_half(self, neighbourhoods: Gray) -> NDArray[np.float64]:
-        """The same of half-size ones, which torch convolves by a product of two matrices."""
-        spared = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
-        spared[:, : len(neighbourhoods)] = neighbourhoods.T
-        means = self._torch.mm(self._window.reshape(1, -1), self._torch.from_numpy(spared)).numpy()
+        """Like `_weigh_luma`, for half size, which torch convolves as a matrix-matrix product."""
+        padded = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
+        padded[:, : len(neighbourhoods)] = neighbourhoods.T
+        means = self._torch.mm(self._window.reshape(1, -1), self._torch.from_numpy(padded)).numpy()
         return np.asarray(means[0, : len(neighbourhoods)])
 
-    def _features(self, sums: ContrastSums) -> list[float]:
-        """The 18 features of one scale: fits to the local contrast and to its products with its neighbours."""
-        features = self._fit_symmetric(sums)
+    def _features(self, sums: MscnSums) -> list[float]:
+        """Compute the 18 features of one scale: a GGD fit, and an AGGD fit per neighbour."""
+        features = self._fit_ggd(sums)
         for products in sums.products:
-            features += self._fit_asymmetric(products, sums.size)
+            features += self._fit_aggd(products, sums.size)
         return features
 
-    def _fit_symmetric(self, sums: ContrastSums) -> list[float]:
-        """Shape and variance of the generalised Gaussian with these moments."""
+    def _fit_ggd(self, sums: MscnSums) -> list[float]:
+        """Fit a GGD by moments: shape and variance."""
         variance = sums.energy / sums.size
         if not math.sqrt(variance) > ZERO_SIGMA:
             raise UndefinedMetricError("flat_image", "the image has no local contrast")
         ratio = variance / (sums.magnitude / sums.size) ** 2
         return [float(self._shapes.shape[np.abs(ratio - self._shapes.ratio).argmin()]), variance]
 
-    def _fit_asymmetric(self, sums: ProductSums, size: int) -> list[float]:
-        """Shape, mean and left and right variance of the asymmetric generalised Gaussian with these moments."""
+    def _fit_aggd(self, sums: ProductSums, size: int) -> list[float]:
+        """Fit an AGGD by moments: shape, mean, left and right variance."""
         if not (sums.left_energy > 0 and sums.right_energy > 0):
             raise UndefinedMetricError("undefined_statistics", "the image's local contrast does not have both signs")
         left_sigma = math.sqrt(sums.left_energy / sums.left_count)
@@ -192,9 +192,9 @@ class Brisque:
         skew = left_sigma / right_sigma
         ratio = (sums.magnitude / size) ** 2 / ((sums.left_energy + sums.right_energy) / size)
         ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-        place = np.abs(ratio - self._shapes.inverse_ratio).argmin()
-        mean = (right_sigma - left_sigma) * float(self._shapes.mean[place])
-        return [float(self._shapes.shape[place]), mean, left_sigma**2, right_sigma**2]
+        row = np.abs(ratio - self._shapes.inverse_ratio).argmin()
+        mean = (right_sigma - left_sigma) * float(self._shapes.mean[row])
+        return [float(self._shapes.shape[row]), mean, left_sigma**2, right_sigma**2]
 
 
 def _check_size(height: int, width: int) -> None:
@@ -224,12 +224,12 @@ def _tabulate_shapes() -> _Shapes:
 def brisque_measurement(rgb: NDArray[np.uint8], model: Brisque, *, side: int) -> Measurement:
     """Score `1 - clamp(b / 100)` of the BRISQUE index `b`: 1 is natural, 0 is distorted.
 
-    On real photos it follows people's judgement weakly (SRCC 0.2 to 0.3): do not decide on it alone.
+    On real photos it correlates weakly with human judgement (SRCC 0.2 to 0.3): do not decide on it alone.
 
     Args:
-        rgb: (H, W, 3); it is reduced by area first.
+        rgb: (H, W, 3).
         model: the regressor.
-        side: px; the greatest long side that is looked at.
+        side: largest long side, px; a larger photo is downscaled by area.
 
     Raises:
         UndefinedMetricError: see `Brisque.score`.
@@ -237,6 +237,8 @@ def brisque_measurement(rgb: NDArray[np.uint8], model: Brisque, *, side: int) ->
     return measurement_of(model.score(preview(rgb, side)))
 
 
-def measurement_of(index: float) -> Measurement:
-    """The measurement that a BRISQUE index makes."""
+def measurement_of(index: float | UndefinedMetricError) -> Measurement:
+    """Convert a BRISQUE index to a measurement; raise the error that replaces it."""
+    if isinstance(index, UndefinedMetricError):
+        raise index
     return Measurement(score=1 - min(max(index / 100, 0.0), 1.0), raw={"brisque_raw": index})

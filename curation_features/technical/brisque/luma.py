@@ -1,4 +1,4 @@
-"""The two gray images that BRISQUE looks at, rounded as piq 0.8 rounds them: luma, and luma at half size."""
+"""The two input images of BRISQUE, rounded like in piq 0.8: luma, and luma at half size."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ LUMA = (0.299, 0.587, 0.114)
 _THOUSANDTHS = np.array([[299, 587, 114]], np.float32)
 
 STRIP = 64
-"""Rows of luma that are made at a time: what they need stays in the cache."""
+"""Rows of luma per pass, so that the intermediate values fit the CPU cache."""
 
 HALF_STRIP = 30000
-"""Pixels that are added at a time; from 32768 on torch would hand them to several threads."""
+"""Pixels per addition; from 32768 on torch would use several threads."""
 
 
 def piq_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) luma in whole numbers 0..255: piq's, which is not always Pillow's.
+    """Convert RGB to luma (H, W), 0..255, rounded like piq; Pillow sometimes rounds differently.
 
-    In thousandths luma is a whole number, so it is exact. piq's is not where it lies half-way between two levels: there
-    rounding error decides, and the same sum is taken as in piq.
+    In thousandths, luma is an exact integer. Half-way between two levels, piq's rounding error decides, so these pixels
+    use piq's sum.
 
     Args:
         rgb: (H, W, 3).
@@ -48,7 +48,7 @@ def piq_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def half_size(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The image at half size, by the antialiased bicubic of piq and MATLAB.
+    """Downscale to half size with the antialiased bicubic filter of piq and MATLAB.
 
     Args:
         luma: (H, W); both sides at least 2.
@@ -58,10 +58,10 @@ def half_size(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class HalfTaps(NamedTuple):
-    """How a side is halved: each pixel is the sum of some neighbouring ones, each times a weight.
+    """Filter taps for halving a side: each output pixel is a weighted sum of neighbouring pixels.
 
     Attributes:
-        first: (side // 2,), the first of them; they may lie outside of the image, which is mirrored there.
+        first: (side // 2,), index of the first tap; outside the image, pixels are mirrored.
         weights: (taps, side // 2).
     """
 
@@ -70,7 +70,7 @@ class HalfTaps(NamedTuple):
 
 
 def half_taps(side: int) -> HalfTaps:
-    """The antialiased bicubic of piq and MATLAB for a side of `side` px."""
+    """Compute the antialiased bicubic taps of piq and MATLAB for a side of `side` px."""
     import torch
     from piq.functional.resize import get_weight
 
@@ -83,7 +83,7 @@ def half_taps(side: int) -> HalfTaps:
 
 
 def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image with half its rows."""
+    """Halve the rows of an image."""
     import torch
 
     side, width = image.shape
@@ -94,7 +94,7 @@ def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.flo
     first = first + before
     reduced = np.zeros((halves, width), np.float32)
     at_a_time = max(1, HALF_STRIP // width)
-    # Where the side is odd, there is one place at which the first tap moves on by three rows instead of two.
+    # For an odd side, the first tap once advances by three rows instead of two.
     jumps = (np.flatnonzero(np.diff(first) != 2) + 1).tolist()
     for top, bottom in pairwise(sorted({*range(0, halves, at_a_time), *jumps, halves})):
         rows = padded[first[top] : first[bottom - 1] + taps]
@@ -103,7 +103,7 @@ def _half_rows(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _add_taps(rows: NDArray[Any], weights: torch.Tensor, out: torch.Tensor) -> None:
-    """Add every second row times its weight, from one tap after the other on: their order decides the last bit."""
+    """Add the weighted rows tap by tap: the order of the sum decides the last bit."""
     import torch
 
     lanes = [torch.from_numpy(rows[parity::2].astype(np.float32)) for parity in (0, 1)]

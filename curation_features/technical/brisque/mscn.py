@@ -1,8 +1,9 @@
-"""Local contrast of an image, and the sums over it that BRISQUE's features are made of.
+"""Sums over the MSCN coefficients of an image, from which BRISQUE's features are computed.
 
-Local contrast is `(luma - mean) / (deviation + 1)`, mean and deviation being those of the pixel's neighbourhood. All of
-it is done in strips of rows that stay in the cache, and nothing is kept of a strip but its sums and its signs. Sums of
-products are dot products of single rows, which no BLAS splits among threads: they are the same on any number of them.
+Mean-subtracted contrast-normalised (MSCN) coefficients are `(luma - mean) / (deviation + 1)`, with the Gaussian-
+weighted mean and standard deviation of the pixel's neighbourhood. The image is processed in strips of rows that fit the
+CPU cache; only sums and signs are kept. Sums of products are dot products of single rows, which no BLAS splits between
+threads, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -19,54 +20,54 @@ if TYPE_CHECKING:
     Gray: TypeAlias = NDArray[np.uint8 | np.float32]
 
     Weigh: TypeAlias = Callable[[Gray], NDArray[np.float64]]
-    """Weighted means (N,) of neighbourhoods (N, 49)."""
+    """Maps neighbourhoods (N, 49) to their weighted means (N,)."""
 
 WINDOW = 7
-"""px; side of the neighbourhood that local contrast is taken over."""
+"""px; side of the neighbourhood."""
 
 REACH = WINDOW // 2
 
 SIGMA = 7 / 6
-"""px; of the Gaussian that weighs a neighbourhood."""
+"""px; sigma of the Gaussian window."""
 
 STRIP = 32
-"""Rows that are looked at at a time."""
+"""Rows per strip."""
 
 ROUNDING = 1e-9
-"""Gray levels; a difference from the mean this small is rounding error."""
+"""Gray levels; a smaller difference from the mean is rounding error."""
 
-SKY = 2000
-"""Neighbourhoods from which on it pays to look for those of one value."""
+MANY = 2000
+"""Number of neighbourhoods from which a search for constant ones saves time (skies)."""
 
 ONE_SIDED = 1e-6
-"""Share of a strip's energy; below it subtraction leaves too few digits of the products of one sign."""
+"""Fraction of a strip's energy; a smaller energy of one sign is not computed by subtraction (cancellation)."""
 
-_HERE = (slice(1, None), slice(1, -1))
+_PIXELS = (slice(1, None), slice(1, -1))
 _NEIGHBOURS = (
     (slice(1, None), slice(None, -2)),
     (slice(None, -1), slice(1, -1)),
     (slice(None, -1), slice(None, -2)),
     (slice(None, -1), slice(2, None)),
 )
-"""Pixels, in rows that have one more above and a column more on either side; and their neighbours, piq's in its order.
+"""Slices of the pixels and of their neighbours, in piq's order; rows are padded by one above, columns on both sides.
 
-Its last one, below on the left, makes the same products as that above on the right.
+piq's last neighbour, below left, gives the same products as the one above right.
 """
 
 GAUSSIAN = np.exp(-((np.arange(WINDOW) - REACH) ** 2) / (2 * SIGMA**2))
 GAUSSIAN /= GAUSSIAN.sum()
-"""(7,), what the pixels of a row or column of a neighbourhood weigh."""
+"""(7,), weights of a row or column of a neighbourhood."""
 
 
 class ProductSums(NamedTuple):
-    """Sums over the products of each pixel's local contrast with that of one neighbour.
+    """Sums over the products of each coefficient with that of one neighbour.
 
     Attributes:
-        magnitude: of their absolute values.
-        left_energy: of the squares of those under 0.
-        right_energy: of the squares of those over 0.
-        left_count: how many are under 0.
-        right_count: how many are over 0.
+        magnitude: sum of absolute values.
+        left_energy: sum of squares of the negative products.
+        right_energy: sum of squares of the positive products.
+        left_count: number of negative products.
+        right_count: number of positive products.
     """
 
     magnitude: float
@@ -76,14 +77,14 @@ class ProductSums(NamedTuple):
     right_count: int
 
 
-class ContrastSums(NamedTuple):
-    """Sums over an image's local contrast.
+class MscnSums(NamedTuple):
+    """Sums over the MSCN coefficients of an image.
 
     Attributes:
-        size: how many pixels.
-        magnitude: of the absolute values.
-        energy: of the squares.
-        products: with the neighbour on the left, above, above on the left, and below on the left; the image goes round.
+        size: number of pixels.
+        magnitude: sum of absolute values.
+        energy: sum of squares.
+        products: by neighbour: left, above, above left, below left; the image wraps around.
     """
 
     size: int
@@ -92,26 +93,26 @@ class ContrastSums(NamedTuple):
     products: list[ProductSums]
 
 
-def contrast_sums(gray: Gray, weigh: Weigh) -> ContrastSums:
-    """The sums that BRISQUE needs of an image's local contrast. Outside the image is 0.
+def mscn_sums(gray: Gray, weigh: Weigh) -> MscnSums:
+    """Compute the sums over the MSCN coefficients. Pixels outside the image are 0.
 
     Args:
         gray: (H, W).
-        weigh: asked where nothing but rounding is left of the contrast, as counts of signs depend on its last bit.
+        weigh: exact means, used if a coefficient is only rounding error: counts of signs depend on its last bit.
     """
     height, width = gray.shape
     padded = np.asarray(cv2.copyMakeBorder(gray, REACH, REACH, REACH, REACH, cv2.BORDER_CONSTANT), gray.dtype)
-    # With the row above the first, and a column on either side, of an image that goes round.
+    # Padded by one row above and one column on either side, wrapped around.
     signs = np.empty((height + 1, width + 2), np.uint8)
     rows = np.empty((STRIP + 1, width + 2))
-    _contrast(padded, slice(height - 1, height), weigh, rows[-1:])
+    _coefficients(padded, slice(height - 1, height), weigh, rows[-1:])
     filled, sums = rows, np.zeros((1 + len(_NEIGHBOURS), 3))
     signs[:1] = _signs(rows[-1:])
     for top in range(0, height, STRIP):
         bottom = min(top + STRIP, height)
         rows[0] = filled[-1]
         filled = rows[: bottom - top + 1]
-        _contrast(padded, slice(top, bottom), weigh, filled[1:])
+        _coefficients(padded, slice(top, bottom), weigh, filled[1:])
         signs[top + 1 : bottom + 1] = _signs(filled[1:])
         sums += _strip_sums(filled)
     (magnitude, energy, _), *of_products = sums.tolist()
@@ -119,20 +120,20 @@ def contrast_sums(gray: Gray, weigh: Weigh) -> ContrastSums:
         ProductSums(product_magnitude, left, right, *counts)
         for (product_magnitude, left, right), counts in zip(of_products, _sign_counts(signs), strict=True)
     ]
-    return ContrastSums(gray.size, magnitude, energy, products)
+    return MscnSums(gray.size, magnitude, energy, products)
 
 
-def _contrast(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64]) -> None:
-    """Local contrast of some rows, written to `out` with one more column on either side."""
+def _coefficients(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64]) -> None:
+    """Compute the coefficients of some rows into `out`, padded by one column on either side."""
     around = padded[rows.start : rows.stop + 2 * REACH]
     values = around[:, REACH:-REACH].astype(np.float64)
-    mean = _blurred(values)
+    mean = _blur(values)
     difference = values[REACH:-REACH] - mean
     distance = np.abs(difference)
     if distance.min() < ROUNDING:
-        doubtful = np.nonzero(distance < ROUNDING)
-        difference[doubtful] = values[REACH:-REACH][doubtful] - _exact_means(around, doubtful, weigh)
-    deviation = _blurred(np.multiply(values, values, out=values))
+        uncertain = np.nonzero(distance < ROUNDING)
+        difference[uncertain] = values[REACH:-REACH][uncertain] - _exact_means(around, uncertain, weigh)
+    deviation = _blur(np.multiply(values, values, out=values))
     deviation -= np.multiply(mean, mean, out=mean)
     np.sqrt(np.abs(deviation, out=deviation), out=deviation)
     deviation += 1
@@ -140,58 +141,59 @@ def _contrast(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64])
     out[:, 0], out[:, -1] = out[:, -2], out[:, 1]
 
 
-def _exact_means(around: Gray, places: tuple[NDArray[np.intp], ...], weigh: Weigh) -> NDArray[np.float64]:
-    """The means of some neighbourhoods, by the very sums of `weigh`; of even ones, which skies are full of, once."""
-    neighbourhoods = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))[places].reshape(-1, WINDOW**2)
-    if len(neighbourhoods) < SKY:
+def _exact_means(around: Gray, indices: tuple[NDArray[np.intp], ...], weigh: Weigh) -> NDArray[np.float64]:
+    """Return the means of some neighbourhoods by `weigh`; constant ones, frequent in skies, once per level."""
+    neighbourhoods = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))[indices].reshape(-1, WINDOW**2)
+    if len(neighbourhoods) < MANY:
         return weigh(neighbourhoods)
-    even = (neighbourhoods == neighbourhoods[:, :1]).all(axis=1)
-    levels, level = np.unique(neighbourhoods[even, 0], return_inverse=True)
+    constant = (neighbourhoods == neighbourhoods[:, :1]).all(axis=1)
+    levels, level = np.unique(neighbourhoods[constant, 0], return_inverse=True)
     means = np.empty(len(neighbourhoods))
-    means[even] = weigh(np.repeat(levels[:, np.newaxis], WINDOW**2, axis=1))[level]
-    means[~even] = weigh(neighbourhoods[~even])
+    means[constant] = weigh(np.repeat(levels[:, np.newaxis], WINDOW**2, axis=1))[level]
+    means[~constant] = weigh(neighbourhoods[~constant])
     return means
 
 
-def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weighted mean of each neighbourhood, without the first and the last rows, whose neighbours are not there."""
+def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted mean of each neighbourhood, without the padding rows."""
     blurred = cv2.sepFilter2D(values, cv2.CV_64F, GAUSSIAN, GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred, np.float64)[REACH:-REACH]
 
 
-def _strip_sums(contrast: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(5, 3): magnitude and energy of a strip; then, per neighbour, magnitude, left and right energy of products."""
-    size = np.abs(contrast)
+def _strip_sums(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum a strip, (5, 3): magnitude and energy; then magnitude, left and right energy per neighbour."""
+    size = np.abs(coefficients)
     square = size * size
-    signed = size * contrast
-    sums = [(cv2.norm(contrast[_HERE], cv2.NORM_L1), cv2.norm(contrast[_HERE], cv2.NORM_L2SQR), 0.0)]
-    for there in _NEIGHBOURS:
-        magnitude, energy, skew = (np.vecdot(values[_HERE], values[there]).sum() for values in (size, square, signed))
+    signed = size * coefficients
+    sums = [(cv2.norm(coefficients[_PIXELS], cv2.NORM_L1), cv2.norm(coefficients[_PIXELS], cv2.NORM_L2SQR), 0.0)]
+    for neighbour in _NEIGHBOURS:
+        factors = (size, square, signed)
+        magnitude, energy, skew = (np.vecdot(factor[_PIXELS], factor[neighbour]).sum() for factor in factors)
         left, right = (energy - skew) / 2, (energy + skew) / 2
         if min(left, right) < ONE_SIDED * energy:
-            products = contrast[_HERE] * contrast[there]
+            products = coefficients[_PIXELS] * coefficients[neighbour]
             left, right = (np.square(limit(products, 0)).sum() for limit in (np.minimum, np.maximum))
         sums.append((magnitude, left, right))
     return np.array(sums)
 
 
-def _signs(contrast: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """1 where contrast is over 0, 2 where it is under it, 0 where it is 0."""
-    return (contrast > 0).view(np.uint8) + 2 * (contrast < 0).view(np.uint8)
+def _signs(coefficients: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Encode signs as 1 (positive), 2 (negative) and 0."""
+    return (coefficients > 0).view(np.uint8) + 2 * (coefficients < 0).view(np.uint8)
 
 
 def _sign_counts(signs: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """For each neighbour, how many products are under 0, and how many over 0.
+    """Count the negative and the positive products of each neighbour.
 
-    Two opposite signs differ in two bits, a sign and 0 in one. The image goes round: each zero is once the pixel and
+    Opposite signs differ in two bits, a sign and 0 in one. The image wraps around, so each zero is once the pixel and
     once the neighbour.
     """
-    here = signs[_HERE]
-    size = int(np.count_nonzero(here))
-    any_sign = np.minimum(signs, 1) if size < here.size else np.zeros_like(signs)
+    pixels = signs[_PIXELS]
+    size = int(np.count_nonzero(pixels))
+    any_sign = np.minimum(signs, 1) if size < pixels.size else np.zeros_like(signs)
     counts = []
-    for there in _NEIGHBOURS:
-        one_zero = int(cv2.norm(any_sign[_HERE], any_sign[there], cv2.NORM_HAMMING))
-        opposite = (int(cv2.norm(here, signs[there], cv2.NORM_HAMMING)) - one_zero) // 2
+    for neighbour in _NEIGHBOURS:
+        one_zero = int(cv2.norm(any_sign[_PIXELS], any_sign[neighbour], cv2.NORM_HAMMING))
+        opposite = (int(cv2.norm(pixels, signs[neighbour], cv2.NORM_HAMMING)) - one_zero) // 2
         counts.append((opposite, size - one_zero // 2 - opposite))
     return counts

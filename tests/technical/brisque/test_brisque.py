@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def index_of_piq(brisque_file, tmp_path, monkeypatch):
-    """The public, unpatched `piq.brisque` on doubles; its weights lie where it looks for them."""
+    """The unpatched `piq.brisque` in float64, with its weights in torch's hub folder."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     shutil.copy(brisque_file, tmp_path / "hub" / "checkpoints" / "brisque_svm_weights.pt")
@@ -71,12 +70,12 @@ def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_
 
 @pytest.fixture
 def batched(brisque) -> BatchedBrisque:
-    """The batches of a GPU, on the CPU."""
+    """The batches of a GPU, computed on the CPU."""
     return BatchedBrisque(brisque, HostToDevice("cpu"), 512)
 
 
 def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
-    """Photos of several shapes, with even skies, blown out areas, edges and none of it."""
+    """Photos of several shapes, with skies, clipped areas, edges, or none of these."""
     noise = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in [(12, 12, 3), (13, 47, 3), (64, 33, 3)] * 2]
     edges = [step(0, 200), step(128, 255), dot(), line(), np.full((40, 60, 3), 9, np.uint8), noise[0][:5]]
     photos = [*real_photos.values(), *map(bundled, GOLDEN), *noise, *edges]
@@ -91,7 +90,7 @@ def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batch
     assert sum(isinstance(index, UndefinedMetricError) for index in found) >= 3
 
 
-def test_a_batch_larger_than_memory_permits_is_taken_in_parts(brisque, batched, monkeypatch):
+def test_a_large_batch_is_split(brisque, batched, monkeypatch):
     sizes = []
     whole = brisque.scores_of
     monkeypatch.setattr(batched_module, "PIXELS_AT_ONCE", 2 * 40 * 40)
@@ -102,14 +101,14 @@ def test_a_batch_larger_than_memory_permits_is_taken_in_parts(brisque, batched, 
     assert found == pytest.approx([brisque.score(rgb) for rgb in photos], abs=1e-6)
 
 
-def test_a_device_without_float64_leaves_brisque_to_the_cpu(brisque, monkeypatch, caplog):
+def test_a_device_without_float64_is_not_used(brisque, monkeypatch, caplog):
     def refuse(lumas):
         raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
 
     assert batched_brisque(brisque, "cpu", 512) is not None
     monkeypatch.setattr(brisque, "scores_of", refuse)
     assert batched_brisque(brisque, "cpu", 512) is None
-    assert "falls back from cpu to the CPU: Cannot convert" in caplog.text
+    assert "BRISQUE falls back to the CPU, photo by photo: Cannot convert" in caplog.text
 
 
 def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch, caplog):
@@ -118,14 +117,7 @@ def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch,
     assert "it gives 12.0 for a pattern" in caplog.text
 
 
-def test_threads_give_what_one_thread_gives(real_photos, brisque):
-    photos = [preview(rgb, 200) for rgb in real_photos.values()] * 4
-    alone = [brisque.score(rgb) for rgb in photos]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(brisque.score, photos)) == alone
-
-
-def test_score_turns_the_index_of_the_reduced_image_round(bundled, brisque):
+def test_the_score_inverts_the_index_of_the_preview(bundled, brisque):
     coffee = bundled("coffee")
     measured = brisque_measurement(coffee, brisque, side=1024)
     assert measured.raw["brisque_raw"] == pytest.approx(30.0660, abs=6e-5)
@@ -193,7 +185,7 @@ def test_edges_are_undefined_where_they_are_for_piq(brisque, index_of_piq, rgb):
 
 
 class Touch:
-    """A pickle that makes a file when it is loaded with code allowed."""
+    """A pickle that creates a file if its code is executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -241,7 +233,7 @@ def test_files_that_are_not_the_regressor(tmp_path, write):
 
 
 def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisque_regressor, tmp_path):
-    """Of the published file no digest is known; its numbers are those of the authors' own release."""
+    """The published file has no known digest, so its numbers are compared with the authors' release."""
     url = catalog.brisque_file().url
     load_brisque(Weights(url, brisque_file, ""))
     coefficients, vectors = torch.load(brisque_file, weights_only=True)
@@ -250,11 +242,11 @@ def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisqu
     for path in (brisque_regressor, tmp_path / "altered.pt"):
         with pytest.raises(InvalidWeightsError, match="is not the authors': it gives"):
             load_brisque(Weights(url, path, ""))
-        load_brisque(Weights(str(path), path, ""))  # one's own is taken as it is
+        load_brisque(Weights(str(path), path, ""))  # a user-supplied file is not compared
 
 
 def test_the_known_indices_are_those_of_the_authors_file(shared_data):
-    """Computed here from the text of `allmodel`, in float64."""
+    """Computed from the text of `allmodel` in float64."""
     lines = (shared_data / "brisque" / "allmodel").read_text().split("SV\n")[1].split("\n")
     rows = [line.split() for line in lines if line.strip()]
     coefficients = np.array([float(row[0]) for row in rows])

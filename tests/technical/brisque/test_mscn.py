@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from curation_features.technical.brisque.mscn import STRIP, contrast_sums
+from curation_features.technical.brisque.mscn import STRIP, mscn_sums
 
 RNG = np.random.default_rng(0)
 GAUSSIAN = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
@@ -15,8 +15,8 @@ def weigh(neighbourhoods: np.ndarray) -> np.ndarray:
     return neighbourhoods.astype(np.float64) @ KERNEL.ravel()
 
 
-def contrast_of(gray: np.ndarray) -> np.ndarray:
-    """By scipy, all of it at once."""
+def mscn_of(gray: np.ndarray) -> np.ndarray:
+    """Compute the coefficients of the whole image with scipy."""
     values = gray.astype(np.float64)
     mean, square = (ndimage.correlate(image, KERNEL, mode="constant") for image in (values, values**2))
     difference = values - mean
@@ -44,26 +44,26 @@ def few_levels(height: int, width: int) -> np.ndarray:
     ],
 )
 def test_sums_are_those_of_the_whole_image_rolled(gray):
-    contrast = contrast_of(gray)
-    sums = contrast_sums(gray, weigh)
-    assert sums[:3] == pytest.approx((gray.size, np.abs(contrast).sum(), (contrast**2).sum()), rel=1e-11)
+    coefficients = mscn_of(gray)
+    sums = mscn_sums(gray, weigh)
+    assert sums[:3] == pytest.approx((gray.size, np.abs(coefficients).sum(), (coefficients**2).sum()), rel=1e-11)
     for shift, found in zip(((0, 1), (1, 0), (1, 1), (-1, 1)), sums.products, strict=True):
-        products = contrast * np.roll(contrast, shift, (0, 1))
+        products = coefficients * np.roll(coefficients, shift, (0, 1))
         left, right = products[products < 0], products[products > 0]
         assert found == pytest.approx(
             (np.abs(products).sum(), (left**2).sum(), (right**2).sum(), left.size, right.size), rel=1e-10
         )
 
 
-def test_products_of_one_sign_keep_their_digits_beside_much_larger_ones_of_the_other():
+def test_small_products_of_one_sign_keep_their_digits():
     stripes = np.zeros((STRIP, 64), np.uint8)
     stripes[: STRIP // 2 : 2] = 255
-    contrast = contrast_of(stripes)
-    contrast[contrast == 0] = np.resize([1e-6, -1e-6], (contrast == 0).sum())
-    products = contrast * np.roll(contrast, (0, 1), (0, 1))
+    coefficients = mscn_of(stripes)
+    coefficients[coefficients == 0] = np.resize([1e-6, -1e-6], (coefficients == 0).sum())
+    products = coefficients * np.roll(coefficients, (0, 1), (0, 1))
     expected = (products[products < 0] ** 2).sum()
     assert 0 < expected < 1e-20
-    sums = contrast_sums(stripes, lambda even: np.resize([-1e-6, 1e-6], len(even)))
+    sums = mscn_sums(stripes, lambda even: np.resize([-1e-6, 1e-6], len(even)))
     assert sums.products[0].left_energy == pytest.approx(expected, rel=1e-9, abs=0)
 
 
@@ -72,15 +72,15 @@ def test_only_what_rounding_decides_is_weighed_again():
 
     def exact(neighbourhoods: np.ndarray) -> np.ndarray:
         asked.append(neighbourhoods)
-        return weigh(neighbourhoods) - 1e-12  # a contrast over 0
+        return weigh(neighbourhoods) - 1e-12  # a coefficients over 0
 
     gray = np.full((2 * STRIP, 40), 200, np.uint8)
     gray[:20, :20] = RNG.integers(0, 100, (20, 20))
-    sums = contrast_sums(gray, exact)
+    sums = mscn_sums(gray, exact)
     assert sum(map(len, asked)) < gray.size
     assert all((neighbourhoods == 200).all() for neighbourhoods in asked)
     for shift, found in zip(((0, 1), (1, 0), (1, 1), (-1, 1)), sums.products, strict=True):
-        contrast = contrast_of(gray)
-        contrast[contrast == 0] = 1e-12
-        products = contrast * np.roll(contrast, shift, (0, 1))
+        coefficients = mscn_of(gray)
+        coefficients[coefficients == 0] = 1e-12
+        products = coefficients * np.roll(coefficients, shift, (0, 1))
         assert (found.left_count, found.right_count) == ((products < 0).sum(), (products > 0).sum())
