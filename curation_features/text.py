@@ -1,0 +1,49 @@
+"""Text from outside, made safe to print, to put into Markdown and HTML, and to name files by."""
+
+from __future__ import annotations
+
+import re
+
+_MARKUP = re.compile(r"[<>&`|*\[\]\\]")
+_URL_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")  # may hold a signature
+_AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
+_WORD_JOINER = "\u2060"
+
+
+def printable(text: str, replacement: str = "?") -> str:
+    """Replace every control character and other unprintable character."""
+    return "".join(character if character.isprintable() else replacement for character in text)
+
+
+def shorten(text: str, length: int, ellipsis: str = "…") -> str:
+    """Cut text to at most `length` characters; a shortened text ends with `ellipsis`."""
+    return text if len(text) <= length else f"{text[: length - len(ellipsis)]}{ellipsis}"
+
+
+def one_line(text: str, length: int | None = 160) -> str:
+    """Join text to one printable line of at most `length` characters, without the queries of URLs."""
+    line = " ".join(printable(_URL_QUERY.sub(r"\1...", text), " ").split())
+    return line if length is None else shorten(line, length)
+
+
+def inert(text: object, length: int = 200) -> str:
+    """Replace unprintable characters and those with a meaning in Markdown or HTML; at most `length` characters."""
+    return shorten(_MARKUP.sub("?", printable(str(text)[: length + 1])), length, "...")
+
+
+def escape_markdown(text: str) -> str:
+    """Escape text for Markdown and HTML, so that it shows as it is; addresses do not become links."""
+    return "".join(
+        character if character.isalnum() or character in " ,-" or not character.isascii() else f"&#{ord(character)};"
+        for character in _AUTOMATIC_LINK.sub(rf"\1{_WORD_JOINER}", text)
+    )
+
+
+def escape_unprintable(text: str) -> str:
+    """Text as it is if all of it is printable, else as an ASCII literal of Python."""
+    return text if text.isprintable() else ascii(text)
+
+
+def file_stem(text: str, size: int) -> str:
+    """A printable file name of at most `size` bytes in UTF-8, without a suffix."""
+    return printable(text, "_").encode()[:size].decode(errors="ignore")
