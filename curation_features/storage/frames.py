@@ -28,7 +28,7 @@ _CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technic
 _JOINED_ON = ("batch_id", "photo_id", "sha256")
 
 
-def load(
+def read_features(
     *batch_ids: str,
     settings: Settings | None = None,
     columns: Sequence[str] | None = None,
@@ -37,7 +37,7 @@ def load(
 ) -> pd.DataFrame:
     """The features of one or many finished batches, one row for each artifact, in the order of the batches.
 
-    >>> photos = load("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
+    >>> photos = read_features("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
     >>> photos.nlargest(3, "tenengrad")                                          # doctest: +SKIP
 
     The index counts rows from 0; `batch_id` and `position` name a row, too (a photo may be in several batches). Where
@@ -83,6 +83,10 @@ def load(
         frame["embedding"] = pd.Series(_embeddings(store, table.select(_JOINED_ON)), frame.index, dtype=object)
     frame.attrs = {**_facts(wanted), "vocabularies": _vocabularies(tables)}
     return frame
+
+
+load = read_features
+"""The earlier name of `read_features`."""
 
 
 def _chosen(columns: Sequence[str] | None) -> list[str]:
