@@ -32,11 +32,11 @@ class CurationError(Exception):
 
 
 class SettingsError(CurationError):
-    """A setting, label or template is invalid; the message names it and the remedy."""
+    """A setting, label or template is invalid; the message names the remedy."""
 
 
 class InputError(CurationError):
-    """A folder of photos does not exist, cannot be listed, or contains no photo."""
+    """A folder of photos is missing, unreadable or without photos."""
 
 
 class ManifestError(CurationError):
@@ -64,7 +64,7 @@ class PhotoError(ReasonedError):
 
 
 class UndefinedMetricError(ReasonedError):
-    """A metric is undefined for an image, as the noise of a flat image is."""
+    """A metric is undefined for an image, as noise for a flat image."""
 
 
 class WeightsError(ReasonedError):
@@ -82,7 +82,7 @@ class WeightsError(ReasonedError):
 
 
 class MissingWeightsError(WeightsError):
-    """Weights are not on this machine and cannot be fetched; the message names the remedy."""
+    """Weights are missing and cannot be fetched; the message names the remedy."""
 
     def __init__(self, summary: str, remedy: str = "") -> None:
         super().__init__("missing_weights", summary, remedy)
@@ -107,7 +107,7 @@ TOO_MANY_FILES = "allow the process more open files (`ulimit -n`)"
 
 
 def too_many_files(error: BaseException) -> bool:
-    """Whether opening failed because too many files are open; the file itself may be fine."""
+    """Whether too many files were open; the file itself may be fine."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
@@ -123,7 +123,7 @@ class StorageAwayError(CurationError):
 
 
 class SupersededError(StoreError):
-    """A newer manifest of the batch was accepted meanwhile; nothing was written or announced."""
+    """A newer manifest was accepted meanwhile; nothing was written or announced."""
 
 
 class BusyError(StoreError):
@@ -131,7 +131,7 @@ class BusyError(StoreError):
 
 
 class EventError(CurationError):
-    """A sink did not accept an event; the message contains no secret of the sink's address.
+    """A sink did not accept an event; the message contains no secrets.
 
     Attributes:
         retry: True: the sink is down and accepts no event at the moment. False: it refuses this event.

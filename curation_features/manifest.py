@@ -50,7 +50,7 @@ class Artifact:
         ingest_error: why ingest could not read the photo, set only if `original_uri` is the only image:
             `"ingest_error": {"reason": one of PHOTO_REASONS, "message": at most 400 characters}`. Any other form is
             ignored. The field is untrusted and decides nothing: a run that is not allowed to read the original reports
-            it instead of its own error.
+            it instead of the error of the file.
     """
 
     position: int
@@ -98,7 +98,7 @@ def read_manifest(path: Path) -> Batch:
 
 
 def parse_manifest(data: bytes | str) -> Batch:
-    """Parse a manifest from JSON text (UTF-8, with or without a byte order mark).
+    """Parse a manifest from JSON text (UTF-8, optional byte order mark).
 
     Raises:
         ManifestError: invalid JSON (RFC 8259: no `NaN`, no repeated key in an object), or an invalid manifest.
@@ -116,7 +116,7 @@ def parse_manifest(data: bytes | str) -> Batch:
 
 
 def parse_json(text: str, repeated: Callable[[str], Any] | None = None) -> Any:
-    """Parse JSON in which no object repeats a key; `NaN` and infinities are accepted.
+    """Parse JSON without repeated keys; `NaN` and infinities are accepted.
 
     Args:
         repeated: makes the value that replaces an object with a repeated key.
@@ -138,7 +138,7 @@ def parse_json(text: str, repeated: Callable[[str], Any] | None = None) -> Any:
 
 
 def batch_from(document: Mapping[str, Any]) -> Batch:
-    """Check a manifest, or an event with one, given as a Python object, and copy it.
+    """Check and copy a manifest (or event) given as a Python object.
 
     Raises:
         ManifestError: a field is missing or wrong, or a value does not exist in JSON.
@@ -171,7 +171,7 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
 
 
 def is_batch_id(value: Any) -> bool:
-    """Whether a value is a legal batch id; batch ids name files and partitions."""
+    """Whether a value is a legal batch id; ids name files and partitions."""
     return isinstance(value, str) and _BATCH_ID.fullmatch(value) is not None and ".." not in value
 
 
@@ -225,7 +225,7 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 
 def _unwrap(document: Any) -> Mapping[str, Any]:
-    """Extract the manifest from its event, if it is in one; the event's other attributes are dropped."""
+    """Extract the manifest from its event, if any; other attributes are dropped."""
     if not _is_object(document, ()):
         raise ManifestError("", f"a manifest must be a JSON object, not {_describe(document)}")
     if "specversion" not in document:
@@ -248,21 +248,25 @@ def _unwrap(document: Any) -> Mapping[str, Any]:
 def _parse_artifact(position: int, fields: Any) -> Artifact:
     steps: _Steps = ("artifacts", position)
     if not isinstance(fields, dict):
-        raise ManifestError(_path(steps), f"must be a JSON object, not {_describe(fields)}")
+        raise ManifestError(_format_path(steps), f"must be a JSON object, not {_describe(fields)}")
     photo_id = _require(fields, "photo_id", steps)
     if not isinstance(photo_id, str) or not 0 < len(photo_id) <= MAX_PHOTO_ID:
         wrong = f"{len(photo_id)} characters" if isinstance(photo_id, str) else _describe(photo_id)
-        raise ManifestError(_path((*steps, "photo_id")), f"must be a string of 1 to {MAX_PHOTO_ID} characters: {wrong}")
+        raise ManifestError(
+            _format_path((*steps, "photo_id")), f"must be a string of 1 to {MAX_PHOTO_ID} characters: {wrong}"
+        )
     try:
         photo_id.encode()
     except UnicodeEncodeError:
-        raise ManifestError(_path((*steps, "photo_id")), f"contains a lone surrogate: {_describe(photo_id)}") from None
+        raise ManifestError(
+            _format_path((*steps, "photo_id")), f"contains a lone surrogate: {_describe(photo_id)}"
+        ) from None
     uris = {name: fields[name] for name in URI_FIELDS if fields.get(name) is not None}
     for name, uri in uris.items():
         if not isinstance(uri, str) or not uri:
-            raise ManifestError(_path((*steps, name)), f"must be a non-empty string, not {_describe(uri)}")
+            raise ManifestError(_format_path((*steps, name)), f"must be a non-empty string, not {_describe(uri)}")
     if not uris:
-        raise ManifestError(_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
+        raise ManifestError(_format_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
     error = _parse_ingest_error(fields.get("ingest_error")) if [*uris] == ["original_uri"] else None
     return Artifact(position, photo_id, next(iter(uris.values())), error)
 
@@ -278,52 +282,52 @@ def _parse_ingest_error(value: Any) -> FeatureError | None:
 
 def _require(fields: Mapping[str, Any], name: str, steps: _Steps) -> Any:
     if name not in fields:
-        raise ManifestError(_path((*steps, name)), "is missing")
+        raise ManifestError(_format_path((*steps, name)), "is missing")
     return fields[name]
 
 
 @dataclass(frozen=True, slots=True)
 class _RepeatedKey:
-    """Replaces a JSON object with a repeated key until the check that knows its path."""
+    """Replaces an object with a repeated key until its path is known."""
 
     key: str
 
 
 def _is_object(value: Any, steps: _Steps) -> bool:
     if isinstance(value, _RepeatedKey):
-        raise ManifestError(_path((*steps, value.key)), "occurs more than once in one object")
+        raise ManifestError(_format_path((*steps, value.key)), "occurs more than once in one object")
     return isinstance(value, Mapping)
 
 
 def _copy_checked(value: Any, steps: _Steps) -> Any:
-    """Copy a JSON value; the error for anything that JSON does not have names its path."""
+    """Copy a JSON value; an error names the path of an illegal value."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ManifestError(_path(steps), "must be a finite number, or null")
+            raise ManifestError(_format_path(steps), "must be a finite number, or null")
         return value
     if isinstance(value, int):
         _check_digits(value, steps)
         return value
     if len(steps) >= MAX_DEPTH:
-        raise ManifestError(_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
+        raise ManifestError(_format_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, list):
         return [_copy_checked(item, (*steps, index)) for index, item in enumerate(value)]
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ManifestError(_path(steps), f"has the key {_describe(key)}, which is not a string")
+                raise ManifestError(_format_path(steps), f"has the key {_describe(key)}, which is not a string")
         return {key: _copy_checked(item, (*steps, key)) for key, item in value.items()}
     _is_object(value, steps)
-    raise ManifestError(_path(steps), f"is {_describe(value)}, which JSON does not have")
+    raise ManifestError(_format_path(steps), f"is {_describe(value)}, which JSON does not have")
 
 
 def _check_digits(value: int, steps: _Steps) -> None:
     try:
         int.__repr__(value)
     except ValueError as error:
-        raise ManifestError(_path(steps), f"is too large an integer: {error}") from None
+        raise ManifestError(_format_path(steps), f"is too large an integer: {error}") from None
 
 
 def _copy(value: Any) -> Any:
@@ -336,7 +340,7 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _path(steps: _Steps) -> str:
+def _format_path(steps: _Steps) -> str:
     """Format steps from the top, as in `artifacts[3].photo_id` or `["odd key"]`."""
     return "".join(_step(step) for step in steps).removeprefix(".")
 

@@ -1,6 +1,6 @@
-"""The feature record as data: metrics with unit, range and direction; parts, assets and record types.
+"""The feature record as data: metrics, parts, assets and record types.
 
-Nothing here computes. Other modules take names, ranges and defaults from here.
+Metrics have unit, range and direction. Nothing here computes. Other modules take names, ranges and defaults from here.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Metric:
 
     @property
     def default(self) -> float:
-        """The worst score; it replaces a missing score, so that an unmeasured photo never ranks higher."""
+        """The worst score; replaces a missing one, so that unmeasured photos rank last."""
         return 1.0 - self.best
 
 
@@ -184,7 +184,7 @@ class FeatureError:
 
 @dataclass(frozen=True, slots=True)
 class PhotoInfo:
-    """A decoded image: sha256 of its file, format, and size of the upright image in pixels."""
+    """A decoded image: sha256 of its file, format, upright size in pixels."""
 
     sha256: str
     format: str
@@ -262,7 +262,7 @@ class PhotoRecord:
 
     @property
     def is_retryable(self) -> bool:
-        """Whether this photo, or a part of it, has an error that another run may not have."""
+        """Whether an error of this photo may not occur in another run."""
         results = (*self.measurements.values(), self.embedding, self.prediction)
         errors = (self.failure, *(result.error for result in results if result is not None))
         return any(error is not None and error.reason in RETRYABLE_REASONS for error in errors)

@@ -54,7 +54,7 @@ class FeaturesService:
         return self.run(batch_from(batch)).document
 
     def run(self, batch: Batch, each: Callable[[PhotoRecord], None] | None = None) -> EnrichedBatch:
-        """Like `process`, for a parsed batch; the result also contains the records behind the document.
+        """Process a parsed batch; the result also contains the photos' records.
 
         Args:
             each: called with each photo's finished record, which still has its embedding.

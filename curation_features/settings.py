@@ -263,13 +263,13 @@ def legal_values(spec: dataclasses.Field[Any]) -> str:
 
 
 def recomputed(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """The parts of a result that a change of a setting recomputes: metrics, `embedding`, `labels`."""
+    """The parts that a change of a setting recomputes: metrics, `embedding`, `labels`."""
     parts: tuple[str, ...] = (*spec.metadata["affects"], *spec.metadata["through"])
     return (*parts, "labels") if "embedding" in parts else parts
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name nearest to an unknown one; empty if none is near."""
+    """Suggest the known name nearest to an unknown one; empty if none."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -310,7 +310,7 @@ def _unknown(name: str, value: Any) -> SettingsError:
 
 
 def _parse(spec: dataclasses.Field[Any], value: Any) -> Any:
-    """Convert a TOML value or the text of a variable; returns it unchanged if that fails, for `_check` to refuse."""
+    """Convert a TOML value or a variable; unchanged if illegal, for `_check`."""
     kind = type(spec.default)
     try:
         if kind is tuple and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Fake models for tests of this package and its users: small, deterministic, without torch.
+"""Fake models for tests: small, deterministic, without torch.
 
 engine = FakeClipEngine()
 classifier = CLIPClassifier(settings, engine=LazyModel.ready(engine, "fake"))
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FakeClipEngine:
-    """A fake `ClipEngine`: embeddings of images depend on their pixels, those of texts on a digest of the text.
+    """A fake `ClipEngine`: embeddings depend on pixels, or on a text's digest.
 
     Args:
         dimension: length D of an embedding.
@@ -94,7 +94,7 @@ class FakeQualityModel:
 
 
 class FakeBrisque:
-    """A fake BRISQUE regressor: the index is the mean gray level, scaled to 0..100.
+    """A fake BRISQUE: the index is the mean gray level, scaled to 0..100.
 
     Attributes:
         images_scored: number of images passed to `score` so far.

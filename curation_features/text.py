@@ -1,4 +1,4 @@
-"""Text from outside, made safe to print, to put into Markdown and HTML, and to name files by."""
+"""Make untrusted text safe for terminals, Markdown, HTML and file names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def shorten(text: str, length: int, ellipsis: str = "…") -> str:
 
 
 def one_line(text: str, length: int | None = 160) -> str:
-    """Join text to one printable line of at most `length` characters, without the queries of URLs."""
+    """Join text to one printable line, without URL queries; `length` in characters."""
     line = " ".join(printable(_URL_QUERY.sub(r"\1...", text), " ").split())
     return line if length is None else shorten(line, length)
 
 
 def inert(text: object, length: int = 200) -> str:
-    """Replace unprintable characters and those with a meaning in Markdown or HTML; at most `length` characters."""
+    """Replace unprintable characters and markup of Markdown and HTML, and shorten."""
     return shorten(_MARKUP.sub("?", printable(str(text)[: length + 1])), length, "...")
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text for Markdown and HTML, so that it shows as it is; addresses do not become links."""
+    """Escape text for Markdown and HTML; addresses do not become links."""
     return "".join(
         character if character.isalnum() or character in " ,-" or not character.isascii() else f"&#{ord(character)};"
         for character in _AUTOMATIC_LINK.sub(rf"\1{_WORD_JOINER}", text)
@@ -40,10 +40,10 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_unprintable(text: str) -> str:
-    """Text as it is if all of it is printable, else as an ASCII literal of Python."""
+    """Convert text to a Python literal if it has unprintable characters."""
     return text if text.isprintable() else ascii(text)
 
 
 def file_stem(text: str, size: int) -> str:
-    """A printable file name of at most `size` bytes in UTF-8, without a suffix."""
+    """Make a printable file name of at most `size` bytes, without suffix."""
     return printable(text, "_").encode()[:size].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Versions of results: short digests of everything except the photo that determines a number.
+"""Versions of results: digests of everything that determines numbers, except photos.
 
 Each part of a result (`schema.PARTS`) has its own version, so that a change of one constant, model or library
 recomputes that part only.
@@ -33,7 +33,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 
 
 def digest(content: Any) -> str:
-    """SHA-256 (hex) of `content` as canonical JSON; the order of keys does not matter."""
+    """SHA-256 (hex) of `content` as canonical JSON, independent of key order."""
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     ).hexdigest()
@@ -44,7 +44,7 @@ def part_version(part: str, settings: Settings, model: str = "", **inputs: str) 
     content = {
         "algorithm": ALGORITHMS[part],
         "constants": settings.constants(part),
-        "libraries": {name: _release(name) for name in LIBRARIES[part]},
+        "libraries": {name: _read_release(name) for name in LIBRARIES[part]},
         "model": model,
         "inputs": inputs,
     }
@@ -52,7 +52,7 @@ def part_version(part: str, settings: Settings, model: str = "", **inputs: str) 
 
 
 def text_version(settings: Settings, model: str = "") -> str:
-    """Version of a model's text embeddings: that of its image embeddings, except that int8 does not affect text."""
+    """Version of a model's text embeddings; int8 affects image embeddings only."""
     exact = settings.replace(precision="auto") if settings.precision == "int8" else settings
     return part_version("embedding", exact, model)
 
@@ -63,8 +63,8 @@ def combined(versions: Mapping[str, str]) -> str:
 
 
 @cache
-def _release(distribution: str) -> str:
-    """Major and minor version of an installed distribution; patch releases are assumed not to change numbers."""
+def _read_release(distribution: str) -> str:
+    """Major and minor version of a library; patch releases keep numbers."""
     try:
         return ".".join(version(distribution).split(".")[:2])
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Versions: each input changes the parts that it decides, and no other."""
+"""Versions: each input changes the parts that depend on it, and no other."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_an_automatic_precision_is_that_of_its_device(settings: Settings, device
         ("open_clip_torch", {"embedding"}),
     ],
 )
-def test_a_new_release_of_a_library_changes_what_it_computes(settings, monkeypatch, library, parts) -> None:
+def test_a_library_release_changes_what_it_computes(settings, monkeypatch, library, parts) -> None:
     before = all_versions(settings)
-    release = versions._release
-    monkeypatch.setattr(versions, "_release", lambda name: "99.0" if name == library else release(name))
+    release = versions._read_release
+    monkeypatch.setattr(versions, "_read_release", lambda name: "99.0" if name == library else release(name))
     assert changed(before, all_versions(settings)) == parts
 
 
 def test_the_libraries_are_installed_under_these_names() -> None:
-    assert all(versions._release(name) for names in versions.LIBRARIES.values() for name in names)
+    assert all(versions._read_release(name) for names in versions.LIBRARIES.values() for name in names)
 
 
 def test_other_weights_are_another_version(settings: Settings) -> None:

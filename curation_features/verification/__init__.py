@@ -1,4 +1,4 @@
-"""Checks of a finished batch: are its files correct, and are its numbers usual?
+"""Checks of a finished batch: are its files correct, its numbers usual?
 
 The blocking checks read the files as a consumer would and compare them with the manifest (`verify`). The others are
 numbers that cause a warning beyond a threshold of the settings.

@@ -29,7 +29,7 @@ def keys_of(photo_ids: Iterable[str], counts: Counter[str] | None = None) -> lis
 
 
 class PhotosOfFile:
-    """The photos of one file in order, for comparison with those of the manifest.
+    """The photos of one file in order, to compare with the manifest.
 
     Args:
         place: of a photo in the file, with `{}` for its index.
@@ -42,7 +42,7 @@ class PhotosOfFile:
         self._counts: Counter[str] = Counter()
 
     def add(self, photo_id: Any) -> Key:
-        """Add the next photo; a value that is not text gets a key that no photo has."""
+        """Add the next photo; anything but text gets an unknown key."""
         self._keys += keys_of([photo_id if isinstance(photo_id, str) else ""], self._counts)
         return self._keys[-1]
 
@@ -69,7 +69,7 @@ class PhotosOfFile:
 
 
 def format_path(steps: Steps) -> str:
-    """Format the path of a field, with a colon, as in `exif.gps[1]: `; empty for no steps."""
+    """Format a path as in `exif.gps[1]: `; empty for no steps."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{inert(step, 64)}" for step in steps)
     return f"{shorten(text.removeprefix('.'), 200, '...')}: " if text else ""
 
@@ -80,7 +80,7 @@ def format_value(value: Any) -> str:
 
 
 def find_difference(expected: Any, found: Any, steps: Steps = ()) -> str:
-    """The first field whose value, type or order differs, without its value; empty if all are equal.
+    """Describe the first field whose value, type or order differs; empty if none.
 
     Args:
         expected: a JSON value that is nested less deeply than Python's recursion limit; `found` may be deeper.
@@ -96,16 +96,16 @@ def find_difference(expected: Any, found: Any, steps: Steps = ()) -> str:
             if problem := find_difference(expected[name], found[name], (*steps, name)):
                 return problem
         return f"{format_path(steps)}has its fields in another order"
-    if isinstance(expected, list) and len(expected) != len(found):
-        return f"{format_path(steps)}has {len(found)} entries instead of {len(expected)}"
     if isinstance(expected, list):
+        if len(expected) != len(found):
+            return f"{format_path(steps)}has {len(found)} entries instead of {len(expected)}"
         pairs = enumerate(zip(expected, found, strict=True))
         return next(filter(None, (find_difference(*pair, (*steps, index)) for index, pair in pairs)), "")
     return f"{format_path(steps)}has another value"
 
 
 def _is_same(expected: Any, found: Any) -> bool:
-    """Whether two JSON values are equal; unlike `==`, tells 1, 1.0 and true apart, 0.0 and -0.0, and orders of keys."""
+    """Whether two JSON values are equal in value, type and key order."""
     try:
         return json.dumps(expected) == json.dumps(found)
     except RecursionError:
@@ -113,7 +113,7 @@ def _is_same(expected: Any, found: Any) -> bool:
 
 
 def find_non_finite(value: Any) -> Iterator[Steps]:
-    """Paths of NaN and infinities in a JSON value; not recursive, because it may be nested deeply."""
+    """Paths of NaN and infinities in a JSON value of any depth."""
     waiting: list[tuple[Steps, Any]] = [((), value)]
     while waiting:
         steps, value = waiting.pop()

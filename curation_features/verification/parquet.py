@@ -1,4 +1,4 @@
-"""Parquet files, read by row groups as a consumer would, and the problems of their columns."""
+"""Read Parquet files by row groups, and check their columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def usable_columns(path: Path, columns: Columns, name: str, report: Report) -> frozenset[str]:
-    """Compare a file's columns with the expected ones; return those present once, with their type.
+    """Compare a file's columns with the expected ones; return the correct ones.
 
     Args:
         name: the file's name in the report.
@@ -46,7 +46,7 @@ def usable_columns(path: Path, columns: Columns, name: str, report: Report) -> f
 
 
 def read_rows(path: Path, names: frozenset[str]) -> Iterator[tuple[dict[str, Any], list[Steps]]]:
-    """Read the rows of a file: the named columns, and the paths of numbers in any column that are not finite.
+    """Read each row: named columns, and paths of all non-finite numbers.
 
     Raises:
         StoreError: it cannot be read to its end.
@@ -64,7 +64,7 @@ def read_rows(path: Path, names: frozenset[str]) -> Iterator[tuple[dict[str, Any
 
 
 def _is_finite(column: pa.Array) -> bool:
-    """Whether a column, with its lists and structs, has only finite numbers; False if some are null."""
+    """Whether a column has only finite numbers, and no null ones."""
     import pyarrow as pa
 
     if pa.types.is_floating(column.type):

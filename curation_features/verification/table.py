@@ -1,4 +1,4 @@
-"""Compare the table of a finished batch with its manifest and its JSON file."""
+"""Compare the table of a finished batch with its manifest and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that show whether a batch is usual; beyond a threshold of the settings they cause a warning."""
+"""Numbers that cause a warning beyond a threshold of the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIN_HISTORY = 30
 
 
 def degraded_share(statuses: Mapping[str, int]) -> float:
-    """Fraction of a batch's photos that are `degraded` or `failed`; 0 for an empty batch.
+    """Fraction of photos that are `degraded` or `failed`; 0 for an empty batch.
 
     Args:
         statuses: numbers of photos by status (`ok`, `degraded`, `failed`).
@@ -20,7 +20,7 @@ def degraded_share(statuses: Mapping[str, int]) -> float:
 
 
 def label_shift(counts: Mapping[str, int], history: Sequence[Mapping[str, int]]) -> float | None:
-    """Distance of a batch's first labels from those of the last batches, 0 to 1.
+    """Distance of a batch's first labels from the last batches', 0 to 1.
 
     The total variation distance (half the sum of absolute differences of frequencies), minus its expectation for
     random batches of this size (the mean absolute deviation of each frequency in the normal approximation). None if the
@@ -44,7 +44,7 @@ def label_shift(counts: Mapping[str, int], history: Sequence[Mapping[str, int]])
 
 
 def cached_share(cached: int, photos: int, comparable: bool) -> float | None:
-    """Fraction of a batch's photos that came from the cache; None if not comparable.
+    """Fraction of photos that came from the cache; None if not comparable.
 
     Args:
         cached: photos for which nothing was computed.

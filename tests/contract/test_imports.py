@@ -1,4 +1,4 @@
-"""The public names, and the cost of importing them: heavy libraries load on first use only."""
+"""Public names, and the cost of imports: heavy libraries load on first use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import curation_features") & HEAVY == set()
 
 
-def test_the_public_names_load_neither_dagster_nor_a_model_library() -> None:
+def test_public_names_load_no_dagster_and_no_model_library() -> None:
     loaded = loaded_by(f"from curation_features import {', '.join(curation_features.__all__)}")
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
 
@@ -46,7 +46,7 @@ def test_orchestration_and_service_load_no_model_library(module: str) -> None:
     assert loaded_by(f"import curation_features.{module}") & MODELS == set()
 
 
-def test_the_command_line_starts_without_dagster_or_a_model_library() -> None:
+def test_the_cli_loads_no_dagster_and_no_model_library() -> None:
     loaded = loaded_by("import curation_features.cli")
     assert "curation_features" in loaded
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
@@ -81,7 +81,7 @@ def test_documented_exceptions_are_public() -> None:
 
 
 def imports_in(path: Path) -> list[tuple[str, str]]:
-    """Module and name of each import from this package in a document or a program."""
+    """Module and name of each import from this package in a file."""
     text = path.read_text().replace("`", "\n").replace('"', "\n")
     text = re.sub(r"\((?:\s+\w+,)+\s+\)", lambda names: ", ".join(re.findall(r"\w+", names[0])), text)
     return [(module, name) for module, names in IMPORT.findall(text) for name in names.split(", ")]

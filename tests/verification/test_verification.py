@@ -1,4 +1,4 @@
-"""Finished artifacts that are right pass every check; each kind of damage is found by the check that is about it."""
+"""Correct files pass every check; each kind of damage fails its check."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NESTED = {"a": [1, {"b": True, "z": None, "y": 1.0}], **NUMBERS, "": "", "<i>|`x
 
 @dataclass
 class Finished:
-    """A batch with its artifacts on disk, and ways to damage these."""
+    """A finished batch on disk, and methods to damage its files."""
 
     batch: Batch
     json_path: Path
@@ -51,7 +51,7 @@ class Finished:
     embeddings_path: Path
 
     def problems(self) -> dict[str, list[str]]:
-        """What each check that fails says."""
+        """The problems of each failed check."""
         found = verify(self.batch, self.json_path, self.table_path, self.embeddings_path)
         return {name: texts for name, texts in found.items() if texts}
 
@@ -89,7 +89,7 @@ def finish(world: World, batch: Batch) -> Finished:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Finished:
-    """0, 1 and 5: ok; 2: degraded, because it is flat; 3: failed; 4: the photo of 0 with other metadata."""
+    """Photos 0, 1, 5: ok; 2: degraded (flat); 3: failed; 4: like 0, other metadata."""
     world = World(tmp_path_factory.mktemp("original"))
     Image.new("RGB", (64, 48), "gray").save(world.root / "flat.png")
     first, second, last = (world.photo(f"{n}.png", n) for n in range(3))
@@ -111,7 +111,7 @@ def finished(original, tmp_path) -> Finished:
 
 
 def finds(finished: Finished, checks: set[str], text: str) -> None:
-    """These checks fail and no others, and what they say has `text` in it."""
+    """Assert that exactly these checks fail, and that a problem contains `text`."""
     found = finished.problems()
     assert set(found) == checks
     assert text in "\n".join(itertools.chain(*found.values()))
@@ -124,7 +124,7 @@ def at(document: Any, *steps: str | int) -> Any:
 
 
 def put(value: Any, *steps: str | int) -> Callable[[Any], None]:
-    """Set what lies at `steps` of the document."""
+    """Set the value at `steps` of the document."""
 
     def change(document: Any) -> None:
         at(document, *steps[:-1])[steps[-1]] = value
@@ -133,7 +133,7 @@ def put(value: Any, *steps: str | int) -> Callable[[Any], None]:
 
 
 def on(change: Callable[[Any], Any], *steps: str | int) -> Callable[[Any], None]:
-    """Change in place what lies at `steps` of the document."""
+    """Change the value at `steps` of the document in place."""
     return lambda document: change(at(document, *steps)) and None
 
 
@@ -160,10 +160,10 @@ def leaves(value: Any, steps: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
         yield from leaves(item, (*steps, step)) if isinstance(item, (dict, list)) else [(*steps, step)]
 
 
-# --- What is right passes ---
+# --- Correct files ---
 
 
-def test_artifacts_that_are_right_pass_every_check(finished) -> None:
+def test_correct_files_pass_every_check(finished) -> None:
     statuses = [artifact["features"]["status"] for artifact in finished.document["artifacts"]]
     assert statuses == ["ok", "ok", "degraded", "failed", "ok", "ok"]
     assert verify(finished.batch, finished.json_path, finished.table_path, finished.embeddings_path) == {
@@ -178,7 +178,7 @@ def test_an_empty_batch_passes(world) -> None:
     assert set(finished.problems()) == {COMPLETE}
 
 
-def test_a_table_of_several_row_groups_passes_and_its_rows_are_counted_through(finished, monkeypatch) -> None:
+def test_rows_are_counted_over_row_groups(finished, monkeypatch) -> None:
     monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 2)
     monkeypatch.setattr(embeddings, "ROWS_PER_GROUP", 2)
     assert finished.problems() == {}
@@ -192,7 +192,7 @@ def test_indentation_and_escapes_do_not_matter(finished) -> None:
     assert finished.problems() == {}
 
 
-def test_the_checks_are_listed_with_what_they_hold_up() -> None:
+def test_the_checks_and_which_of_them_block() -> None:
     assert {check.name: check.blocking for check in CHECKS} == {
         **dict.fromkeys((COMPLETE, UNCHANGED, IN_RANGE, FINITE), True),
         **dict.fromkeys(("few_degraded", "labels_as_usual", "cache_effective"), False),
@@ -295,22 +295,22 @@ JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
 
 
 @pytest.mark.parametrize("damage", JSON_DAMAGE)
-def test_damage_to_the_json_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+def test_damage_to_the_json_is_found_by_its_check(finished, damage) -> None:
     change, checks, text = JSON_DAMAGE[damage]
     finished.edit_json(change)
     finds(finished, checks, text)
 
 
-def test_no_value_can_change_unseen(finished) -> None:
+def test_every_changed_value_is_found(finished) -> None:
     whole = finished.document
     for steps in leaves(whole):
         document = copy.deepcopy(whole)
         put("changed", *steps)(document)
         finished.json_path.write_text(json.dumps(document))
         found = set(finished.problems())
-        if steps[-1] == "photo_id":  # the other artifact of that photo may be taken for this one
+        if steps[-1] == "photo_id":  # it may be matched with another artifact of that photo
             assert COMPLETE in found, steps
-        elif steps[-1] == "label" and steps[1] == 3:  # which labels stand in is written nowhere else
+        elif steps[-1] == "label" and steps[1] == 3:  # the choice of default labels is stored nowhere else
             assert found == set(), steps
         else:
             assert found == {IN_RANGE if "features" in steps else UNCHANGED}, steps
@@ -322,13 +322,13 @@ def test_a_number_too_large_for_a_double_is_not_finite(finished) -> None:
     assert set(finished.problems()) == {UNCHANGED, FINITE}
 
 
-def test_a_manifest_that_is_not_the_accepted_one_is_found(finished) -> None:
+def test_a_changed_manifest_is_found(finished) -> None:
     finished.batch = dataclasses.replace(finished.batch, digest="0" * 64)
     [text] = finished.problems()[UNCHANGED]
     assert text.startswith("manifest: ")
 
 
-def test_the_value_of_an_artifact_is_compared_with_that_of_the_same_photo_after_a_loss(finished) -> None:
+def test_artifacts_are_matched_by_photo_after_a_loss(finished) -> None:
     def change(document) -> None:
         del document["artifacts"][1]
         document["artifacts"][1]["exif"]["iso"] = 65
@@ -343,7 +343,7 @@ def test_the_value_of_an_artifact_is_compared_with_that_of_the_same_photo_after_
 
 
 def with_value(table: pa.Table, name: str, row: int, value: Any) -> pa.Table:
-    """The table with another value in one place."""
+    """Replace one value of the table."""
     values = table.column(name).to_pylist()
     values[row] = value
     return with_column(table, name, pa.array(values, table.schema.field(name).type))
@@ -420,14 +420,14 @@ TABLE_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = 
 
 
 @pytest.mark.parametrize("damage", TABLE_DAMAGE)
-def test_damage_to_the_table_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+def test_damage_to_the_table_is_found_by_its_check(finished, damage) -> None:
     change, checks, text = TABLE_DAMAGE[damage]
     finished.edit_table(change)
     finds(finished, checks, text)
 
 
 @pytest.mark.parametrize("name", [*METRIC_NAMES, "clip_labels", "label", "confidence", "status", "errors"])
-def test_no_feature_in_the_table_can_vanish_unseen(finished, name) -> None:
+def test_a_missing_feature_in_the_table_is_found(finished, name) -> None:
     finished.edit_table(cell(name, 1, None))
     assert set(finished.problems()) == {IN_RANGE}
 
@@ -437,13 +437,13 @@ ANOTHER = {"original_uri": "y", "taken": datetime(2024, 2, 29, 10, 0, 1), "camer
 
 @pytest.mark.parametrize("name", ANOTHER)
 @pytest.mark.parametrize("gone", [False, True])
-def test_where_a_photo_is_from_is_told_by_the_manifest(finished, name, gone) -> None:
+def test_columns_of_origin_are_compared_with_the_manifest(finished, name, gone) -> None:
     finished.edit_table(cell(name, 1, None if gone else ANOTHER[name]))
     assert set(finished.problems()) == {UNCHANGED}
     assert f"{name}: differs from the manifest" in "".join(finished.problems()[UNCHANGED])
 
 
-def test_half_a_surrogate_pair_in_a_message_is_what_a_table_can_hold_of_it(finished) -> None:
+def test_a_lone_surrogate_is_compared_as_the_table_stores_it(finished) -> None:
     errors = finished.document["artifacts"][3]["features"]["errors"]
     finished.edit_json(features(3, "errors", [errors[0] | {"message": "no file \ud800"}]))
     assert set(finished.problems()) == {IN_RANGE}
@@ -451,7 +451,7 @@ def test_half_a_surrogate_pair_in_a_message_is_what_a_table_can_hold_of_it(finis
     assert finished.problems() == {}
 
 
-# --- The vectors: of 0, 1, 2 and 5, then none of 3 ---
+# --- The embeddings: of 0, 1, 2 and 5, then none of 3 ---
 
 
 def scaled(factor: float) -> Callable[[pa.Table], pa.Table]:
@@ -488,7 +488,7 @@ EMBEDDINGS_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str
 
 
 @pytest.mark.parametrize("damage", EMBEDDINGS_DAMAGE)
-def test_damage_to_the_vectors_is_found_by_the_check_that_is_about_it(finished, damage) -> None:
+def test_damage_to_the_embeddings_is_found_by_its_check(finished, damage) -> None:
     change, checks, text = EMBEDDINGS_DAMAGE[damage]
     finished.edit_embeddings(change)
     finds(finished, checks, text)
@@ -509,7 +509,7 @@ def test_a_batch_without_any_vector_passes(world) -> None:
 
 
 def unreadable(finished: Finished, path: Path) -> str:
-    """What is said of a file: by one check that it cannot be read, by all others that they could not check."""
+    """Assert that every check reports a file as unreadable; return the cause."""
     found = finished.problems()
     assert set(found) == {COMPLETE, UNCHANGED, IN_RANGE, FINITE}
     cause = found[COMPLETE][0]
@@ -533,7 +533,7 @@ FILE_DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", FILE_DAMAGE)
 @pytest.mark.parametrize("name", ["json_path", "table_path", "embeddings_path"])
-def test_a_file_that_cannot_be_read_is_a_problem_and_no_exception(finished, name, damage) -> None:
+def test_an_unreadable_file_is_a_problem_of_every_check(finished, name, damage) -> None:
     path = getattr(finished, name)
     FILE_DAMAGE[damage](path)
     unreadable(finished, path)
@@ -557,7 +557,7 @@ def test_a_json_file_is_read_as_a_strict_consumer_would(finished, text, cause) -
     assert cause in unreadable(finished, finished.json_path)
 
 
-def test_nesting_that_can_still_be_read_is_a_change_like_any_other(finished) -> None:
+def test_deep_nesting_is_an_ordinary_change(finished) -> None:
     deep: Any = []
     for _ in range(400):
         deep = [deep]
@@ -565,14 +565,14 @@ def test_nesting_that_can_still_be_read_is_a_change_like_any_other(finished) -> 
     assert set(finished.problems()) == {UNCHANGED}
 
 
-def test_a_table_that_breaks_off_in_its_data_is_a_problem_and_no_exception(finished) -> None:
+def test_a_table_with_damaged_data_is_a_problem(finished) -> None:
     data = bytearray(finished.table_path.read_bytes())
     data[4:600] = bytes(596)
     finished.table_path.write_bytes(data)
     unreadable(finished, finished.table_path)
 
 
-def test_the_table_is_still_checked_where_the_json_is_missing(finished) -> None:
+def test_the_table_is_checked_even_if_the_json_is_missing(finished) -> None:
     finished.json_path.unlink()
     finished.edit_table(cell("tenengrad", 1, math.inf))
     finished.edit_table(rows(0, 1, 2, 3, 4))
@@ -581,7 +581,7 @@ def test_the_table_is_still_checked_where_the_json_is_missing(finished) -> None:
     assert found[COMPLETE][1].endswith("is missing")
 
 
-# --- What problems look like ---
+# --- Texts of problems ---
 
 
 def test_many_problems_are_counted_and_not_listed(world) -> None:
@@ -624,7 +624,7 @@ def test_problems_are_short_and_inert_and_quote_no_metadata(finished) -> None:
     assert "48.8584" not in "\n".join(texts)
 
 
-# --- Worth a warning ---
+# --- Numbers that cause warnings ---
 
 
 @pytest.mark.parametrize(
@@ -641,7 +641,7 @@ def test_the_share_of_degraded_photos(statuses, share) -> None:
     assert degraded_share(statuses) == share
 
 
-def test_label_shift_tells_two_distributions_apart_by_their_total_variation() -> None:
+def test_label_shift_is_the_total_variation_distance() -> None:
     rng = np.random.default_rng(1)
     now, before = np.array([0.6, 0.15, 0.25, 0]), np.array([0.25, 0.5, 0.125, 0.125])
     sets = itertools.chain(*(itertools.combinations(range(4), size) for size in range(5)))
@@ -651,7 +651,7 @@ def test_label_shift_tells_two_distributions_apart_by_their_total_variation() ->
 
 
 @pytest.mark.parametrize(("photos", "labels"), [(10, 10), (20, 50), (200, 50)])
-def test_a_batch_like_the_others_is_at_no_distance_but_by_chance(photos: int, labels: int) -> None:
+def test_label_shift_of_a_usual_batch_is_near_0(photos: int, labels: int) -> None:
     rng = np.random.default_rng(2)
     shares = rng.dirichlet(np.ones(labels))
     history = [dict(enumerate(rng.multinomial(2000, shares).tolist()))]
@@ -674,7 +674,7 @@ def test_label_shift_pools_the_batches_before() -> None:
         ({}, [], None),
     ],
 )
-def test_label_shift_has_no_value_where_there_is_too_little_to_judge(counts, history, shift) -> None:
+def test_label_shift_is_none_for_few_photos(counts, history, shift) -> None:
     assert label_shift(counts, history) == shift
 
 
