@@ -75,7 +75,7 @@ class Settings:
     photo_roots: tuple[str, ...] = _setting(
         (), "folders and URI prefixes of readable photos; empty: the project's root"
     )
-    incoming_dirs: tuple[str, ...] = _setting((), "further folders, besides data/incoming, of new manifests")
+    incoming_dirs: tuple[str, ...] = _setting((), "further folders for new manifests, besides data/incoming")
     event_webhook: str = _setting("", "URL to post events to, in addition to their files; empty: none", secret=True)
     event_webhook_token: str = _setting(
         "", "bearer token of the webhook; prefer the environment to this file", secret=True

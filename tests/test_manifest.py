@@ -214,26 +214,7 @@ def test_an_ingest_error_of_a_photo_with_an_image_is_ignored() -> None:
 
 @pytest.mark.parametrize(
     "batch_id",
-    [
-        "",
-        "/",
-        "a/b",
-        "..",
-        "...",
-        "a..b",
-        ".a",
-        "-a",
-        "_a",
-        "a\n",
-        "a b",
-        "é",
-        "٣",
-        "x" * 129,
-        "x" * 300,
-        None,
-        1,
-        ["a"],
-    ],
+    ["", "/", "a/b", "..", "...", "a..b", ".a", "-a", "_a", "a\n", "a b", "é", "٣", "x" * 129, None, 1, ["a"]],
 )
 def test_an_illegal_batch_id_is_refused(batch_id: Any) -> None:
     assert refused(manifest(batch_id=batch_id)).field == "batch_id"

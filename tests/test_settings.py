@@ -328,10 +328,9 @@ def test_the_shipped_file_documents_every_setting(tmp_path: Path, write_toml: Wr
 
     write_toml(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
     given = tomllib.loads((tmp_path / "config" / "settings.toml").read_text())
-    specs = SPECS
     assert list(given) == list(SPECS)
-    assert all(spec.metadata["help"] in text for spec in specs.values())
-    limits = [f"({re.sub('^a (whole )?number (of )?', '', legal_values(spec))})" for spec in specs.values()]
+    assert all(spec.metadata["help"] in text for spec in SPECS.values())
+    limits = [f"({re.sub('^a (whole )?number (of )?', '', legal_values(spec))})" for spec in SPECS.values()]
     assert re.findall(r"^# (\((?:one of|at least|greater).*\))$", text, re.MULTILINE) == [
         limit for limit in limits if re.match(r"\((one of|at least|greater)", limit)
     ]
