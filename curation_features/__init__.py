@@ -1,10 +1,11 @@
 """Photo features for curation: CLIP labels with confidences, and technical quality.
 
-    from curation_features import FeaturesService
+    from curation_features import FeaturesService, read_features
     result = FeaturesService().process(batch)
-    photos = curation_features.load()        # all finished batches as a pandas DataFrame
+    photos = read_features()    # all finished batches as a pandas DataFrame
 
-Importing this package loads neither torch nor Dagster; names are imported when they are first used.
+`__all__` is the public API; fakes for tests are in `curation_features.testing`. Importing the package loads neither
+torch nor Dagster: names are imported on first use.
 """
 
 from __future__ import annotations
@@ -15,67 +16,98 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curation_features.clip.classifier import CLIPClassifier
     from curation_features.errors import (
+        BusyError,
         CurationError,
+        EventError,
+        InputError,
         InvalidWeightsError,
         ManifestError,
         MissingWeightsError,
         PhotoError,
+        ReasonedError,
         ResourceError,
         SettingsError,
+        StorageAwayError,
         StoreError,
+        SupersededError,
+        UndefinedMetricError,
         WeightsError,
     )
+    from curation_features.ingest.discovery import scan as scan_photos
+    from curation_features.ingest.folder import find_photos, new_batch_id
+    from curation_features.ingest.folder import ingest as ingest_photos
+    from curation_features.pipeline import FeatureStages, Models
+    from curation_features.schema import METRIC_NAMES
     from curation_features.service import FeaturesService
-    from curation_features.settings import Settings, load_settings
-    from curation_features.storage.frames import load, read_features
+    from curation_features.settings import Settings, load_settings, packaged_file
+    from curation_features.storage.frames import read_features
+    from curation_features.storage.frames import read_features as load
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+    from curation_features.weights import LazyModel
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "METRIC_NAMES",
+    "BusyError",
     "CLIPClassifier",
     "CurationError",
+    "EventError",
+    "FeatureStages",
     "FeaturesService",
+    "InputError",
     "InvalidWeightsError",
+    "LazyModel",
     "ManifestError",
     "MissingWeightsError",
+    "Models",
     "PhotoError",
+    "ReasonedError",
     "ResourceError",
     "Settings",
     "SettingsError",
+    "StorageAwayError",
     "StoreError",
+    "SupersededError",
     "TechnicalQualityAnalyzer",
+    "UndefinedMetricError",
     "WeightsError",
     "__version__",
+    "find_photos",
+    "ingest_photos",
     "load",
     "load_settings",
+    "new_batch_id",
+    "packaged_file",
     "read_features",
+    "scan_photos",
 ]
 
 _HOME = {
     "CLIPClassifier": "clip.classifier",
-    "CurationError": "errors",
+    "FeatureStages": "pipeline",
     "FeaturesService": "service",
-    "InvalidWeightsError": "errors",
-    "ManifestError": "errors",
-    "MissingWeightsError": "errors",
-    "PhotoError": "errors",
-    "ResourceError": "errors",
+    "LazyModel": "weights",
+    "METRIC_NAMES": "schema",
+    "Models": "pipeline",
     "Settings": "settings",
-    "SettingsError": "errors",
-    "StoreError": "errors",
     "TechnicalQualityAnalyzer": "technical.analyzer",
-    "WeightsError": "errors",
-    "load": "storage.frames",
+    "find_photos": "ingest.folder",
+    "ingest_photos": "ingest.folder:ingest",  # `curation_features.ingest` is the package
+    "load": "storage.frames:read_features",  # earlier name
     "load_settings": "settings",
+    "new_batch_id": "ingest.folder",
+    "packaged_file": "settings",
     "read_features": "storage.frames",
+    "scan_photos": "ingest.discovery:scan",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    module, _, attribute = _HOME.get(name, "errors").partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -1,25 +1,26 @@
-"""Every error that the package raises on purpose.
+"""Every error that the package raises deliberately.
 
     CurationError
-    ├── SettingsError            settings, labels or templates that cannot be used
+    ├── SettingsError            a setting, label or template is invalid
     │   └── MissingExtraError    a library that only an extra of this package installs
-    ├── InputError               a folder of photos that cannot be used
-    ├── ManifestError            a manifest that can never be processed
-    ├── PhotoError               one photo that cannot be read
-    ├── UndefinedMetricError     a metric that has no value for one image
-    ├── WeightsError             a model that cannot be used
-    │   ├── MissingWeightsError  its weights are not on this machine and cannot be fetched
-    │   └── InvalidWeightsError  its weights are not what they should be
-    ├── ResourceError            the machine has run out of something
-    ├── StorageAwayError         photos whose storage is away
-    ├── StoreError               an artifact that could not be written or read back
-    │   ├── SupersededError      features that are older than what was accepted meanwhile
-    │   └── BusyError            a batch that another process is making
-    └── EventError               an event that a sink did not take
+    ├── InputError               a folder of photos is missing, unreadable or empty
+    ├── ManifestError            a manifest is invalid
+    ├── ReasonedError            an error with a machine-readable reason
+    │   ├── PhotoError               one photo cannot be read
+    │   ├── UndefinedMetricError     a metric is undefined for one image
+    │   └── WeightsError             a model cannot be used
+    │       ├── MissingWeightsError      its weights are not on this machine and cannot be fetched
+    │       └── InvalidWeightsError      its weights are damaged, incomplete or the wrong ones
+    ├── ResourceError            the machine ran out of memory, disk or file descriptors
+    ├── StorageAwayError         the storage of a batch's photos is not available
+    ├── StoreError               an artifact cannot be written or read
+    │   ├── SupersededError          a newer manifest of the batch was accepted meanwhile
+    │   └── BusyError                another process is working on the batch
+    └── EventError               a sink did not accept an event
 
-`PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of that
-photo's features; an `EventError` never leaves the outbox, where the event waits. The others stop the run and say
-which file or field is at fault, why, and what to do.
+`PhotoError` and `UndefinedMetricError` never leave a batch: they become an entry in the `errors` of the photo's
+features. An `EventError` never leaves the outbox, where the event waits. The others stop the run; their message names
+the file or field, the cause and the remedy.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 class CurationError(Exception):
-    """Base of the errors that this package raises on purpose."""
+    """Base class of the errors that this package raises deliberately."""
 
 
 class SettingsError(CurationError):
-    """A setting, a label or a template that cannot be used; the message names it and the remedy."""
+    """A setting, label or template is invalid; the message names the remedy."""
 
 
 class MissingExtraError(SettingsError, ImportError):
@@ -60,14 +61,14 @@ def require_extra(extra: str) -> None:
 
 
 class InputError(CurationError):
-    """A folder of photos that is not there, cannot be listed, or holds no photo."""
+    """A folder of photos is missing, unreadable or without photos."""
 
 
 class ManifestError(CurationError):
-    """A manifest that can never be processed.
+    """A manifest is invalid; retrying does not help.
 
     Attributes:
-        field: where it is wrong, as a path from the top of the manifest: `artifacts[3].photo_id`.
+        field: path of the invalid field from the top of the manifest, as in `artifacts[3].photo_id`.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -76,7 +77,7 @@ class ManifestError(CurationError):
 
 
 class ReasonedError(CurationError):
-    """An error with a short machine-readable reason beside its message."""
+    """An error with a short machine-readable reason in addition to its message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -84,19 +85,19 @@ class ReasonedError(CurationError):
 
 
 class PhotoError(ReasonedError):
-    """One photo that cannot be read. `reason` is one of `schema.PHOTO_REASONS`."""
+    """One photo cannot be read; `reason` is one of `schema.PHOTO_REASONS`."""
 
 
 class UndefinedMetricError(ReasonedError):
-    """A metric that has no value for an image (a flat image has no noise estimate, say)."""
+    """A metric is undefined for an image, as noise for a flat image."""
 
 
 class WeightsError(ReasonedError):
-    """A model that cannot be used.
+    """A model cannot be used. The message is summary and remedy.
 
     Attributes:
-        summary: what is wrong, in one line; it goes on every photo that lacks a value for it.
-        remedy: what to do about it. The message is both.
+        summary: the problem in one line; becomes the error of every photo that lacks a value because of it.
+        remedy: what to do about it.
     """
 
     def __init__(self, reason: str, summary: str, remedy: str = "") -> None:
@@ -106,53 +107,59 @@ class WeightsError(ReasonedError):
 
 
 class MissingWeightsError(WeightsError):
-    """Weights that are not on this machine and cannot be fetched; the message says how to get them."""
+    """Weights are missing and cannot be fetched; the message names the remedy."""
 
     def __init__(self, summary: str, remedy: str = "") -> None:
         super().__init__("missing_weights", summary, remedy)
 
 
 class InvalidWeightsError(WeightsError):
-    """Weights that are damaged, incomplete or not those that were asked for."""
+    """Weights are damaged, incomplete or not the requested ones."""
 
     def __init__(self, summary: str, remedy: str = "") -> None:
         super().__init__("invalid_weights", summary, remedy)
 
 
 class ResourceError(CurationError):
-    """The machine has run out of something that every photo needs: nothing is said of any of them, and nothing kept."""
+    """The machine ran out of memory, disk or file descriptors.
+
+    The batch stops. No photo is marked as failed, and nothing is cached.
+    """
 
 
 TOO_MANY_FILES = "allow the process more open files (`ulimit -n`)"
-"""What to do where `too_many_files`."""
+"""The remedy if `too_many_files`."""
 
 
 def too_many_files(error: BaseException) -> bool:
-    """Whether a file could not be opened because too many are open; it may be as good as any other."""
+    """Whether too many files were open; the file itself may be fine."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class StoreError(CurationError):
-    """An artifact that could not be written or read back; the file that was there before is intact."""
+    """An artifact cannot be written or read; an existing file stays intact."""
 
 
 class StorageAwayError(CurationError):
-    """A batch of which no photo could be read, each for a reason that may pass; nothing was written or announced."""
+    """The storage of a batch's photos is not available.
+
+    No photo could be read, each for one of `schema.STORAGE_REASONS`. Nothing was written or announced.
+    """
 
 
 class SupersededError(StoreError):
-    """Features of a manifest that is not the accepted one any more; nothing was written or announced."""
+    """A newer manifest was accepted meanwhile; nothing was written or announced."""
 
 
 class BusyError(StoreError):
-    """A batch that another process is making now."""
+    """Another process is working on the batch."""
 
 
 class EventError(CurationError):
-    """An event that a sink did not take; the message holds no secret of the sink's address.
+    """A sink did not accept an event; the message contains no secrets.
 
     Attributes:
-        retry: True: the sink is down, and takes no other event either until it is back. False: it refuses this one.
+        retry: True: the sink is down and accepts no event at the moment. False: it refuses this event.
     """
 
     def __init__(self, message: str, *, retry: bool) -> None:

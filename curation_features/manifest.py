@@ -1,8 +1,8 @@
-"""A batch manifest: parse it, check it, digest it, and write it back without losing a field.
+"""Batch manifests: parse, check, digest, and write back without losing a field.
 
-A manifest is one JSON object, bare or as the `data` of a CloudEvents 1.0 event of type `preprocess.completed`. What
-is not known here is kept as it is, at every level. Numbers are what Python's `json` makes of them: integers of any
-size and IEEE 754 doubles, all finite.
+A manifest is one JSON object, bare or as the `data` of a CloudEvents 1.0 event of type `preprocess.completed`. Unknown
+fields are kept at every level. Numbers are those of Python's `json`: integers of any size and IEEE 754 doubles, all
+finite.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from typing import Any
 from curation_features.atomic_files import open_regular
 from curation_features.errors import ManifestError
 from curation_features.schema import PHOTO_REASONS, FeatureError
+from curation_features.text import escape_unprintable, printable, shorten
 
 URI_FIELDS = ("std_uri", "ranking_uri", "original_uri")
-"""Where an artifact's image may lie; the first that is present is analysed."""
+"""Fields that may name an artifact's image; the first one present is analysed."""
 
 EVENT_TYPE = "preprocess.completed"
 MAX_PHOTO_ID = 512  # characters
-MAX_DEPTH = 100  # levels; far under Python's recursion limit, so that what was read can also be written
+MAX_DEPTH = 100  # levels; far below Python's recursion limit, so that every accepted manifest can also be written
 
 VOCABULARY_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What a vocabulary may be called: it becomes the name of a file."""
+"""Legal names of vocabularies; a name becomes a file name."""
 
 MAX_INGEST_MESSAGE = 400  # characters
 
@@ -44,13 +45,13 @@ class Artifact:
     """One photo of a batch.
 
     Attributes:
-        position: its place in `artifacts`, from 0.
-        photo_id: any text; never a path.
+        position: index in `artifacts`, from 0.
+        photo_id: any text; never used as a path.
         image_uri: the image that is analysed.
-        ingest_error: why ingest could not read the photo, of which there is only the original then:
-            `"ingest_error": {"reason": one of PHOTO_REASONS, "message": at most 400 characters}`. It comes from outside
-            and decides nothing: a run that may not read the original tells it in place of its own failure. What is not
-            of that form is ignored.
+        ingest_error: why ingest could not read the photo, set only if `original_uri` is the only image:
+            `"ingest_error": {"reason": one of PHOTO_REASONS, "message": at most 400 characters}`. Any other form is
+            ignored. The field is untrusted and decides nothing: a run that is not allowed to read the original reports
+            it instead of the error of the file.
     """
 
     position: int
@@ -61,15 +62,15 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A manifest that has been checked.
+    """A checked manifest.
 
     Attributes:
         batch_id: safe as a file name and as a partition key.
-        artifacts: its photos, in order; there may be none, and one photo may be there more than once.
-        document: the bare manifest with every field of the input, not shared with the caller.
-        digest: sha256 (hex) of `document` as compact JSON in its own key order; the same for a bare manifest and
-            for an event that carries it.
-        vocabulary: name of the vocabulary that its photos are to be labelled with; None: the project's.
+        artifacts: the photos, in order; may be empty, and may contain one photo several times.
+        document: the bare manifest with every field of the input; a copy.
+        digest: sha256 (hex) of `document` as compact JSON with its keys in their order; equal for a bare manifest and
+            for an event with the same manifest.
+        vocabulary: name of the vocabulary for labelling; None: the project's default.
     """
 
     batch_id: str
@@ -80,67 +81,89 @@ class Batch:
 
 
 def read_manifest(path: Path) -> Batch:
-    """The batch in the file at `path`.
+    """Read the manifest file at `path`.
 
     Raises:
-        ManifestError: the file cannot be read or holds no valid manifest; the message begins with its path.
+        ManifestError: the file cannot be read or is not a valid manifest; the message begins with its path.
     """
     try:
         with open_regular(path) as file:
             return parse_manifest(file.read())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise ManifestError("", f"{_printable(str(path))}: cannot be read: {reason}") from error
+        raise ManifestError("", f"{escape_unprintable(str(path))}: cannot be read: {reason}") from error
     except ManifestError as error:
-        error.args = (f"{_printable(str(path))}: {error}",)
+        error.args = (f"{escape_unprintable(str(path))}: {error}",)
         raise
 
 
 def parse_manifest(data: bytes | str) -> Batch:
-    """The batch in a JSON text (UTF-8, with or without a byte order mark).
+    """Parse a manifest from JSON text (UTF-8, optional byte order mark).
 
     Raises:
-        ManifestError: no valid JSON (RFC 8259: no `NaN`, no key twice in one object), or no valid manifest.
+        ManifestError: invalid JSON (RFC 8259: no `NaN`, no repeated key in an object), or an invalid manifest.
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        document = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+        document = parse_json(text.removeprefix("\ufeff"), _RepeatedKey)
     except UnicodeDecodeError as error:
         raise ManifestError("", f"is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}") from error
     except RecursionError as error:
         raise ManifestError("", f"is nested deeper than {MAX_DEPTH} levels") from error
-    except ValueError as error:  # malformed, or an integer with more digits than Python converts
+    except ValueError as error:  # malformed, or an integer with too many digits for Python
         raise ManifestError("", f"is not valid JSON: {error}") from error
     return batch_from(document)
 
 
-def batch_from(document: Mapping[str, Any]) -> Batch:
-    """The batch in a manifest, or an event, that is a Python object already. It is copied.
+def parse_json(text: str, repeated: Callable[[str], Any] | None = None) -> Any:
+    """Parse JSON without repeated keys; `NaN` and infinities are accepted.
+
+    Args:
+        repeated: makes the value that replaces an object with a repeated key.
 
     Raises:
-        ManifestError: a field that is missing or wrong, or a value that JSON does not have.
+        ValueError: invalid JSON, or a repeated key if `repeated` is not given.
     """
-    manifest = _plain(_unwrapped(document), ())
-    batch_id = _required(manifest, "batch_id", ())
+
+    def build(pairs: list[tuple[str, Any]]) -> Any:
+        members = dict(pairs)
+        if len(members) == len(pairs):
+            return members
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        if repeated is None:
+            raise ValueError(f"the key {key} occurs more than once in one object")
+        return repeated(key)
+
+    return json.loads(text, object_pairs_hook=build)
+
+
+def batch_from(document: Mapping[str, Any]) -> Batch:
+    """Check and copy a manifest (or event) given as a Python object.
+
+    Raises:
+        ManifestError: a field is missing or wrong, or a value does not exist in JSON.
+    """
+    manifest = _copy_checked(_unwrap(document), ())
+    batch_id = _require(manifest, "batch_id", ())
     if not is_batch_id(batch_id):
         raise ManifestError(
             "batch_id",
-            "must be 1 to 128 letters, digits, '.', '_' or '-', begin with a letter or a digit, and hold no '..'; "
-            f"not {_shown(batch_id)}",
+            "must be 1 to 128 letters, digits, '.', '_' or '-', begin with a letter or digit, and not contain '..'; "
+            f"not {_describe(batch_id)}",
         )
     vocabulary = manifest.get("vocabulary")
     if vocabulary is not None and not (isinstance(vocabulary, str) and VOCABULARY_NAME.fullmatch(vocabulary)):
         raise ManifestError(
             "vocabulary",
-            "must be the name of a vocabulary, 1 to 64 letters, digits, '_' or '-', and never a path; "
-            f"not {_shown(vocabulary)}",
+            "must be the name of a vocabulary (1 to 64 letters, digits, '_' or '-'), not a path; "
+            f"not {_describe(vocabulary)}",
         )
-    artifacts = _required(manifest, "artifacts", ())
+    artifacts = _require(manifest, "artifacts", ())
     if not isinstance(artifacts, list):
-        raise ManifestError("artifacts", f"must be a list, not {_shown(artifacts)}")
+        raise ManifestError("artifacts", f"must be a list, not {_describe(artifacts)}")
     return Batch(
         batch_id=batch_id,
-        artifacts=tuple(_artifact(position, fields) for position, fields in enumerate(artifacts)),
+        artifacts=tuple(_parse_artifact(position, fields) for position, fields in enumerate(artifacts)),
         document=manifest,
         digest=document_digest(manifest),
         vocabulary=vocabulary,
@@ -148,19 +171,19 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
 
 
 def is_batch_id(value: Any) -> bool:
-    """Whether a batch may have this id: it names files and a partition."""
+    """Whether a value is a legal batch id; ids name files and partitions."""
     return isinstance(value, str) and _BATCH_ID.fullmatch(value) is not None and ".." not in value
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
-    """`Batch.digest` of a bare manifest. Raises `ValueError`: it holds NaN or an infinity."""
+    """Compute `Batch.digest` of a bare manifest. Raises `ValueError` for NaN and infinities."""
     return hashlib.sha256(json.dumps(document, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 def distinct_photos(batch: Batch) -> dict[tuple[str, str], list[int]]:
-    """Positions of each (photo_id, image_uri), in order of first appearance.
+    """Positions of each distinct (photo_id, image_uri), in order of first appearance.
 
-    One id with two URIs makes two entries: whether these are different images is known only once they are read.
+    One id with two URIs makes two entries: only reading the images shows whether they differ.
     """
     positions: dict[tuple[str, str], list[int]] = {}
     for artifact in batch.artifacts:
@@ -169,30 +192,30 @@ def distinct_photos(batch: Batch) -> dict[tuple[str, str], list[int]]:
 
 
 def enrich(batch: Batch, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A new manifest: every field of the input in its order, and `features` as the last field of each artifact.
+    """Copy the manifest, with `features` as the last field of each artifact.
 
     Args:
-        batch: it is not changed, and shares nothing with the result.
-        features: one record per artifact, in order; each stands in place of any `features` in the input.
+        batch: is not changed, and shares nothing with the result.
+        features: one record per artifact, in order; replaces any `features` of the input.
 
     Raises:
-        ValueError: not one record per artifact.
+        ValueError: the number of records is not the number of artifacts.
     """
-    enriched: dict[str, Any] = _copied(batch.document)
+    enriched: dict[str, Any] = _copy(batch.document)
     for artifact, record in zip(enriched["artifacts"], features, strict=True):
         artifact.pop("features", None)
-        artifact["features"] = _copied(record)
+        artifact["features"] = _copy(record)
     return enriched
 
 
 def to_json(document: Mapping[str, Any]) -> bytes:
-    """`document` as UTF-8 JSON, indented by two, with a final newline.
+    """Encode `document` as UTF-8 JSON, indented by two, with a final newline.
 
-    Only a document with a lone surrogate, which UTF-8 cannot hold, is written with ASCII escapes.
+    A document with a lone surrogate, which UTF-8 cannot encode, is written with ASCII escapes.
 
     Raises:
-        ValueError: it holds NaN or an infinity.
-        TypeError: it holds something that JSON does not have.
+        ValueError: it contains NaN or an infinity.
+        TypeError: it contains a value that JSON does not have.
     """
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     try:
@@ -201,152 +224,140 @@ def to_json(document: Mapping[str, Any]) -> bytes:
         return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _unwrapped(document: Any) -> Mapping[str, Any]:
-    """The manifest itself, out of its event if it came in one. The event's other attributes are not kept."""
+def _unwrap(document: Any) -> Mapping[str, Any]:
+    """Extract the manifest from its event, if any; other attributes are dropped."""
     if not _is_object(document, ()):
-        raise ManifestError("", f"a manifest must be a JSON object, not {_shown(document)}")
+        raise ManifestError("", f"a manifest must be a JSON object, not {_describe(document)}")
     if "specversion" not in document:
         return dict(document)
-    event = _plain({name: value for name, value in document.items() if name != "data"}, ())
+    event = _copy_checked({name: value for name, value in document.items() if name != "data"}, ())
     for name, expected in (("specversion", "1.0"), ("type", EVENT_TYPE)):
         if event.get(name) != expected:
-            raise ManifestError(name, f"must be {expected!r}, not {_shown(event.get(name))}")
+            raise ManifestError(name, f"must be {expected!r}, not {_describe(event.get(name))}")
     if "data_base64" in event:
         raise ManifestError("data_base64", "is not supported: give the manifest as JSON in `data`")
     media_type = event.get("datacontenttype")
     if media_type is not None and not (isinstance(media_type, str) and _JSON_MEDIA_TYPE.fullmatch(media_type)):
-        raise ManifestError("datacontenttype", f"must be a JSON media type, not {_shown(media_type)}")
-    data = _required(document, "data", ())
+        raise ManifestError("datacontenttype", f"must be a JSON media type, not {_describe(media_type)}")
+    data = _require(document, "data", ())
     if not _is_object(data, ()):
-        raise ManifestError("data", f"must be a JSON object, not {_shown(data)}")
+        raise ManifestError("data", f"must be a JSON object, not {_describe(data)}")
     return dict(data)
 
 
-def _artifact(position: int, fields: Any) -> Artifact:
+def _parse_artifact(position: int, fields: Any) -> Artifact:
     steps: _Steps = ("artifacts", position)
     if not isinstance(fields, dict):
-        raise ManifestError(_path(steps), f"must be a JSON object, not {_shown(fields)}")
-    photo_id = _required(fields, "photo_id", steps)
+        raise ManifestError(_format_path(steps), f"must be a JSON object, not {_describe(fields)}")
+    photo_id = _require(fields, "photo_id", steps)
     if not isinstance(photo_id, str) or not 0 < len(photo_id) <= MAX_PHOTO_ID:
-        wrong = f"{len(photo_id)} characters" if isinstance(photo_id, str) else _shown(photo_id)
-        raise ManifestError(_path((*steps, "photo_id")), f"must be a string of 1 to {MAX_PHOTO_ID} characters: {wrong}")
+        wrong = f"{len(photo_id)} characters" if isinstance(photo_id, str) else _describe(photo_id)
+        raise ManifestError(
+            _format_path((*steps, "photo_id")), f"must be a string of 1 to {MAX_PHOTO_ID} characters: {wrong}"
+        )
     try:
         photo_id.encode()
     except UnicodeEncodeError:
-        raise ManifestError(_path((*steps, "photo_id")), f"holds a lone surrogate: {_shown(photo_id)}") from None
+        raise ManifestError(
+            _format_path((*steps, "photo_id")), f"contains a lone surrogate: {_describe(photo_id)}"
+        ) from None
     uris = {name: fields[name] for name in URI_FIELDS if fields.get(name) is not None}
     for name, uri in uris.items():
         if not isinstance(uri, str) or not uri:
-            raise ManifestError(_path((*steps, name)), f"must be a non-empty string, not {_shown(uri)}")
+            raise ManifestError(_format_path((*steps, name)), f"must be a non-empty string, not {_describe(uri)}")
     if not uris:
-        raise ManifestError(_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
-    error = _ingest_error(fields.get("ingest_error")) if [*uris] == ["original_uri"] else None
+        raise ManifestError(_format_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
+    error = _parse_ingest_error(fields.get("ingest_error")) if [*uris] == ["original_uri"] else None
     return Artifact(position, photo_id, next(iter(uris.values())), error)
 
 
-def _ingest_error(value: Any) -> FeatureError | None:
+def _parse_ingest_error(value: Any) -> FeatureError | None:
     if not isinstance(value, dict) or value.get("reason") not in PHOTO_REASONS:
         return None
     message = value.get("message")
     if not isinstance(message, str) or not 0 < len(message) <= MAX_INGEST_MESSAGE:
         return None
-    return FeatureError("photo", value["reason"], "".join(c if c.isprintable() else "?" for c in message))
+    return FeatureError("photo", value["reason"], printable(message))
 
 
-def _required(fields: Mapping[str, Any], name: str, steps: _Steps) -> Any:
+def _require(fields: Mapping[str, Any], name: str, steps: _Steps) -> Any:
     if name not in fields:
-        raise ManifestError(_path((*steps, name)), "is missing")
+        raise ManifestError(_format_path((*steps, name)), "is missing")
     return fields[name]
 
 
 @dataclass(frozen=True, slots=True)
 class _RepeatedKey:
-    """Stands for a JSON object with a key that occurs twice, until the check that knows where it lies."""
+    """Replaces an object with a repeated key until its path is known."""
 
     key: str
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedKey:
-    members = dict(pairs)
-    if len(members) == len(pairs):
-        return members
-    occurrences = Counter(key for key, _ in pairs)
-    return _RepeatedKey(next(key for key, count in occurrences.items() if count > 1))
-
-
 def _is_object(value: Any, steps: _Steps) -> bool:
     if isinstance(value, _RepeatedKey):
-        raise ManifestError(_path((*steps, value.key)), "occurs more than once in one object")
+        raise ManifestError(_format_path((*steps, value.key)), "occurs more than once in one object")
     return isinstance(value, Mapping)
 
 
-def _plain(value: Any, steps: _Steps) -> Any:
-    """A copy of `value` as JSON has it, or an error that says where something lies that JSON does not have."""
+def _copy_checked(value: Any, steps: _Steps) -> Any:
+    """Copy a JSON value; an error names the path of an illegal value."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ManifestError(_path(steps), "must be a finite number, or null")
+            raise ManifestError(_format_path(steps), "must be a finite number, or null")
         return value
     if isinstance(value, int):
         _check_digits(value, steps)
         return value
     if len(steps) >= MAX_DEPTH:
-        raise ManifestError(_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
+        raise ManifestError(_format_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, list):
-        return [_plain(item, (*steps, index)) for index, item in enumerate(value)]
+        return [_copy_checked(item, (*steps, index)) for index, item in enumerate(value)]
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise ManifestError(_path(steps), f"has the key {_shown(key)}, which is no string")
-        return {key: _plain(item, (*steps, key)) for key, item in value.items()}
+                raise ManifestError(_format_path(steps), f"has the key {_describe(key)}, which is not a string")
+        return {key: _copy_checked(item, (*steps, key)) for key, item in value.items()}
     _is_object(value, steps)
-    raise ManifestError(_path(steps), f"is {_shown(value)}, which JSON does not have")
+    raise ManifestError(_format_path(steps), f"is {_describe(value)}, which JSON does not have")
 
 
 def _check_digits(value: int, steps: _Steps) -> None:
     try:
         int.__repr__(value)
     except ValueError as error:
-        raise ManifestError(_path(steps), f"is too large an integer: {error}") from None
+        raise ManifestError(_format_path(steps), f"is too large an integer: {error}") from None
 
 
-def _copied(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):  # nearly all; to ask for a Mapping takes longer
+def _copy(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):  # most values; isinstance of Mapping is slow
         return value
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(item) for item in value]
+        return [_copy(item) for item in value]
     return value
 
 
-def _path(steps: _Steps) -> str:
-    """Steps from the top as people write them: `artifacts[3].photo_id`, or `["odd key"]`."""
+def _format_path(steps: _Steps) -> str:
+    """Format steps from the top, as in `artifacts[3].photo_id` or `["odd key"]`."""
     return "".join(_step(step) for step in steps).removeprefix(".")
 
 
 def _step(step: str | int) -> str:
     if isinstance(step, int):
         return f"[{step}]"
-    return f".{step}" if step.isidentifier() and len(step) <= 64 else f"[{_short(json.dumps(step))}]"
+    return f".{step}" if step.isidentifier() and len(step) <= 64 else f"[{shorten(json.dumps(step), 64, '...')}]"
 
 
 _JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
-def _shown(value: Any) -> str:
-    """What was found, short and printable."""
+def _describe(value: Any) -> str:
+    """Describe a value in a few printable characters."""
     if value is None:
         return "null"
     if isinstance(value, str):
-        return _short(ascii(value))
+        return shorten(ascii(value), 64, "...")
     return _JSON_TYPES.get(type(value), f"a Python {type(value).__name__}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 64 else f"{text[:61]}..."
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)

@@ -21,43 +21,43 @@ class FeaturesService:
     >>> result["artifacts"][0]["features"]["clip_labels"][0]   # doctest: +SKIP
     {'label': 'landscape', 'confidence': 0.91, 'cosine_score': 0.27}
 
-    One service may be called from several threads. A photo that cannot be read, or a metric that has no value for it,
-    costs that value only: it becomes a default with an entry in `errors`, and `status` says so.
+    A service is thread-safe. If a photo cannot be read, or a metric is undefined for it, only that value is missing: it
+    becomes a default with an entry in `errors`, and `status` reports it.
 
     Args:
         settings: by default those of the current project (see `load_settings`).
-        stages: replaces the steps and the models behind them:
-            `FeatureStages(settings, models=...)`, with fakes from `curation_features.testing`, say.
+        stages: replaces the steps and their models: `FeatureStages(settings, models=...)`, for example with fakes from
+            `curation_features.testing`.
     """
 
     def __init__(self, settings: Settings | None = None, *, stages: FeatureStages | None = None) -> None:
         if settings is not None and stages is not None:
-            raise ValueError("give settings, or stages that have settings of their own; not both")
+            raise ValueError("give either settings or stages (stages have their own settings), not both")
         self._settings = settings
         self._stages = stages
         self._lock = threading.Lock()
 
     def process(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with `features` on every artifact; every other field comes out as it came in.
+        """Add `features` to every artifact of a batch; all other fields stay unchanged.
 
         Args:
-            batch: `{"batch_id": ..., "artifacts": [...]}`, or a CloudEvents 1.0 `preprocess.completed` event
-                that has it as its `data`. A `"vocabulary": NAME` in it names the labels that it is to have.
+            batch: `{"batch_id": ..., "artifacts": [...]}`, or a CloudEvents 1.0 `preprocess.completed` event with it as
+                its `data`. `"vocabulary": NAME` selects the labels.
 
         Raises:
-            ManifestError: the batch can never be processed; names the field and its position.
-            SettingsError: settings, labels or templates cannot be used, or there is no such vocabulary.
+            ManifestError: the batch is invalid; names the field and its position.
+            SettingsError: settings, labels or templates are invalid, or the vocabulary does not exist.
             WeightsError: a model cannot be used (`MissingWeightsError`, `InvalidWeightsError`), and settings do not
                 permit a degraded run.
-            ResourceError: the machine has run out of something that every photo needs.
+            ResourceError: the machine ran out of memory, disk or file descriptors.
         """
         return self.run(batch_from(batch)).document
 
     def run(self, batch: Batch, each: Callable[[PhotoRecord], None] | None = None) -> EnrichedBatch:
-        """Like `process`, for a batch that is parsed already; also gives the records behind the document.
+        """Process a parsed batch; the result also contains the photos' records.
 
         Args:
-            each: takes each photo's record when it is finished, while it has its image vector still.
+            each: called with each photo's finished record, which still has its embedding.
         """
         stages = self._feature_stages().for_batch(batch)
         stats = RunStats()
@@ -66,7 +66,7 @@ class FeaturesService:
         for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
             if each is not None:
                 each(record)
-            record.embedding = None  # labels are made, and vectors are large: a long batch need not hold them
+            record.embedding = None  # labelled; frees memory in long batches
             records.append(record)
         with stats.timing("merge"):
             version = {"technical": plan.technical_version, "clip": plan.clip_version}

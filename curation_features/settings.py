@@ -1,16 +1,16 @@
 """Typed settings: defaults, then `config/settings.toml`, then the environment (`CURATION_FEATURES_<NAME>`).
 
-Every setting that changes a number names the results it changes (`affects`), and these make up the version of a
-cached result. Settings that change only where files lie or how fast the work goes affect nothing.
+Every setting that changes numbers names the affected parts of a result (`affects`); it is part of their versions.
+Settings of folders and speed affect nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,11 +37,11 @@ def _setting(
     minimum: float | None = None,
     secret: bool = False,
 ) -> Any:
-    """Declare a setting: its default, what it means, what it changes, and which values are legal.
+    """Declare a setting with its default, meaning, effect and legal values.
 
     Args:
-        affects: the parts of a result that its value is a constant of.
-        through: the parts that it changes by what it names (a file's content, say), not by its value.
+        affects: the parts of a result that depend on its value.
+        through: the parts that depend on what it names, as the content of a file.
     """
     return field(
         default=default,
@@ -62,7 +62,7 @@ def _setting(
 class Settings:
     """All settings of a run. Relative paths are relative to `root`."""
 
-    root: Path = field(default_factory=Path.cwd, metadata={"help": "the project's root", "affects": ()})
+    root: Path = field(default_factory=Path.cwd)
 
     data_dir: str = _setting("data", "folder for inputs, caches, artifacts and events")
     labels_file: str = _setting("config/labels.json", "the labels, as {'labels': [...]}", through=("labels",))
@@ -70,15 +70,15 @@ class Settings:
         "config/templates.json", "the prompt templates, as {'templates': [...]}", through=("labels",)
     )
     vocabularies_dir: str = _setting(
-        "config/vocabularies", "named vocabularies that batches may ask for, as NAME.json", through=("labels",)
+        "config/vocabularies", "vocabularies that batches can select by name, as NAME.json", through=("labels",)
     )
     photo_roots: tuple[str, ...] = _setting(
-        (), "folders and URI prefixes that photos may be read from; empty: the project's root"
+        (), "folders and URI prefixes of readable photos; empty: the project's root"
     )
-    incoming_dirs: tuple[str, ...] = _setting((), "more folders, beside data/incoming, that the sensor empties")
-    event_webhook: str = _setting("", "URL that events are posted to, beside their files; empty: none", secret=True)
+    incoming_dirs: tuple[str, ...] = _setting((), "further folders for new manifests, besides data/incoming")
+    event_webhook: str = _setting("", "URL to post events to, in addition to their files; empty: none", secret=True)
     event_webhook_token: str = _setting(
-        "", "bearer token for it; better kept in the environment than in this file", secret=True
+        "", "bearer token of the webhook; prefer the environment to this file", secret=True
     )
 
     model: str = _setting(
@@ -97,10 +97,10 @@ class Settings:
         affects=("embedding",),
     )
     on_missing_weights: str = _setting(
-        "fail", "fail: stop; degrade: measure what can be measured", choices=("fail", "degrade")
+        "fail", "fail: stop; degrade: skip the values that need missing weights", choices=("fail", "degrade")
     )
     clip_iqa_weights: str = _setting(
-        "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's own", through=("clip_iqa",)
+        "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's", through=("clip_iqa",)
     )
     brisque_weights: str = _setting(
         "", "file with BRISQUE's regressor; empty: the known download", through=("brisque",)
@@ -118,38 +118,37 @@ class Settings:
     batch_size: int = _setting(0, "photos per forward pass; 0: 2 or 1 on CPU, 32 on MPS, 64 on CUDA", minimum=0)
     workers: int = _setting(0, "threads that read, decode and measure; 0: one per core, at most 16", minimum=0)
 
-    contact_sheet: bool = _setting(True, "make data/features/{batch_id}.html, a page to look at, for each batch")
+    contact_sheet: bool = _setting(True, "write a contact sheet, data/features/{batch_id}.html, for each batch")
 
-    warn_degraded_share: float = _setting(0.1, "share of degraded photos of a batch that is worth a warning", minimum=0)
+    warn_degraded_share: float = _setting(0.1, "warn if a larger fraction of a batch's photos is degraded", minimum=0)
     warn_label_shift: float = _setting(
-        0.4, "distance of a batch's labels from those of the last batches, 0 to 1, that is worth a warning", minimum=0
+        0.4, "warn if the distance of a batch's labels from those of the last batches (0 to 1) is larger", minimum=0
     )
     warn_cached_share: float = _setting(
-        0.9, "share of cached photos, where all could be, under which a warning is due", minimum=0
+        0.9, "warn if a smaller fraction of photos comes from the cache although all could", minimum=0
     )
 
     preview_side: int = _setting(
         512, "long side of the preview, px", affects=("sharpness", "exposure", "noise"), minimum=1
     )
     sharpness_scale: float = _setting(2000.0, "Tenengrad energy K of tanh(T / K)", affects=("sharpness",), above=0)
-    clip_low: int = _setting(2, "gray levels at or under this are clipped", affects=("exposure",), minimum=0)
-    clip_high: int = _setting(253, "gray levels at or over this are clipped", affects=("exposure",), minimum=0)
+    clip_low: int = _setting(2, "gray levels at or below this are clipped", affects=("exposure",), minimum=0)
+    clip_high: int = _setting(253, "gray levels at or above this are clipped", affects=("exposure",), minimum=0)
     noise_sigma_max: float = _setting(0.08, "noise sigma that scores 1", affects=("noise",), above=0)
     clip_iqa_side: int = _setting(336, "side of CLIP-IQA's square input, px", affects=("clip_iqa",), minimum=32)
-    brisque_side: int = _setting(
-        1024, "long side to which BRISQUE's input is reduced, px", affects=("brisque",), minimum=16
-    )
+    brisque_side: int = _setting(1024, "long side of BRISQUE's reduced input, px", affects=("brisque",), minimum=16)
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
+        if not isinstance(self.root, Path):
+            raise SettingsError(f"root: expected a path, not {self.root!r}")
+        for spec in SPECS.values():
             _check(spec, getattr(self, spec.name))
-        if len(self.fallback_labels) not in (0, LABELS_PER_PHOTO):
-            given = len(self.fallback_labels)
-            raise SettingsError(f"fallback_labels: give {LABELS_PER_PHOTO} labels, or none; not {given}")
-        if len(set(self.fallback_labels)) < len(self.fallback_labels):
-            raise SettingsError("fallback_labels: a label is there twice")
+        if (count := len(self.fallback_labels)) not in (0, LABELS_PER_PHOTO):
+            raise SettingsError(f"fallback_labels: give {LABELS_PER_PHOTO} labels or none, not {count}")
+        if len(set(self.fallback_labels)) < count:
+            raise SettingsError("fallback_labels: a label occurs twice")
         if self.clip_low >= self.clip_high:
-            raise SettingsError(f"clip_low ({self.clip_low}) must be smaller than clip_high ({self.clip_high})")
+            raise SettingsError(f"clip_low ({self.clip_low}) must be less than clip_high ({self.clip_high})")
 
     @property
     def data_path(self) -> Path:
@@ -162,50 +161,52 @@ class Settings:
         return self.data_path / "cache" / "features"
 
     def constants(self, part: str) -> dict[str, Any]:
-        """The settings that change the numbers of `part` (a metric's name, `embedding` or `labels`)."""
-        found = {
-            spec.name: getattr(self, spec.name)
-            for spec in dataclasses.fields(self)
-            if part in spec.metadata.get("affects", ())
-        }
-        return found | {"precision": self._told_precision} if "precision" in found else found
+        """The settings that change the numbers of `part` (a metric, `embedding` or `labels`)."""
+        names = [name for name, spec in SPECS.items() if part in spec.metadata["affects"]]
+        return {name: self._known_precision if name == "precision" else getattr(self, name) for name in names}
 
     @property
-    def _told_precision(self) -> str:
-        """The precision as far as settings tell it. Where the device is automatic too, results of all devices count as
-        equal: they agree to about 1e-3, and finding the device out would load torch in a run that needs none.
+    def _known_precision(self) -> str:
+        """The precision as far as settings determine it.
+
+        If the device is automatic too, it stays `auto`: results of all devices agree to about 1e-3 and count as equal,
+        because selecting the device would load torch in a run that does not need it.
         """
         if self.precision != "auto" or self.device == "auto":
             return self.precision
         return "fp32" if self.device == "cpu" else "fp16"
 
     def replace(self, **changes: Any) -> Settings:
-        """A copy with `changes`, checked like any other settings."""
+        """Copy the settings with `changes`, and check them."""
         return dataclasses.replace(self, **changes)
 
 
 SPECS = MappingProxyType({spec.name: spec for spec in dataclasses.fields(Settings) if spec.name != "root"})
-"""Every setting by name, with its default and, as metadata, what `_setting` was told of it."""
+"""Every setting by name, with its default, and the arguments of `_setting` as metadata."""
 
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # annotations are strings here -> types, and what people call them
-    "Path": ((Path,), "a path"),
-    "str": ((str,), "text"),
-    "int": ((int,), "a whole number"),
-    "bool": ((bool,), "true or false"),
-    "float": ((int, float), "a number"),
-    "float | None": ((int, float, type(None)), "a number"),
-    "tuple[str, ...]": ((tuple,), "a list of texts"),
+_KINDS: Mapping[type, tuple[str, tuple[type, ...]]] = {
+    str: ("text", (str,)),
+    int: ("a whole number", (int,)),
+    bool: ("true or false", (bool,)),
+    float: ("a number", (float, int)),
+    type(None): ("a number", (float, int, type(None))),
+    tuple: ("a list of texts", (tuple,)),
 }
+"""Description and legal types of a setting, by the type of its default."""
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_PATH_LISTS = ("photo_roots", "incoming_dirs")  # separated as in PATH
+_NOT_SETTINGS = (_ROOT, f"{ENV_PREFIX}SHARED_DATA")  # the latter is for tests
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """Settings, with where they came from.
+    """Settings with their origins.
 
     Attributes:
-        origins: for each setting that was given `FILE:LINE` or the name of an environment variable; the others are
-            defaults. `root` is `CURATION_FEATURES_ROOT`, or absent.
-        file: the settings file, which need not be there.
+        origins: `FILE:LINE` or the environment variable of each setting that is not a default. `root` is
+            `CURATION_FEATURES_ROOT`, or absent.
+        file: the settings file; may be missing.
     """
 
     settings: Settings
@@ -214,20 +215,20 @@ class LoadedSettings:
 
 
 def load_settings(root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings of the project at `root`: defaults, then its `config/settings.toml`, then the environment.
+    """Load the settings of the project at `root`: defaults, `config/settings.toml`, environment.
 
     Args:
-        root: the project's root; by default `CURATION_FEATURES_ROOT`, or else the current directory.
-        environ: the environment; by default the process's own.
+        root: the project's root; by default `CURATION_FEATURES_ROOT`, else the current directory.
+        environ: the environment; by default that of the process.
 
     Raises:
-        SettingsError: an unknown name, a value that is not legal, or a root that is no folder; says where it came from.
+        SettingsError: an unknown name, an illegal value, or a root that is not a folder; names its origin.
     """
     return load_with_origins(root, environ).settings
 
 
 def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
-    """Like `load_settings`, and also tells where each value came from."""
+    """Load settings like `load_settings`, with the origin of each value."""
     environ = os.environ if environ is None else environ
     base = Path(root or environ.get(_ROOT) or Path.cwd()).resolve()
     file = base / "config" / "settings.toml"
@@ -235,26 +236,25 @@ def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str]
     origins = {} if root or not environ.get(_ROOT) else {"root": _ROOT}
     if not base.is_dir():
         source = origins.get("root", "root")
-        raise SettingsError(f"{source}: {base} is not a folder; name the project's, in which data/ is to be")
-    for given in (*_from_toml(file), *_from_environ(environ)):
-        spec = SPECS.get(given.name)
-        if spec is None:
-            raise SettingsError(f"{given.origin}: {_unknown(given)}")
+        raise SettingsError(f"{source}: {base} is not a folder; give the project's root, the parent of data/")
+    for name, value, origin in (*_from_toml(file), *_from_environ(environ)):
         try:
-            values[given.name] = _convert(spec, given.value)
-            _check(spec, values[given.name])
+            if name not in SPECS:
+                raise _unknown(name, value)
+            values[name] = _parse(SPECS[name], value)
+            _check(SPECS[name], values[name])
         except SettingsError as error:
-            raise SettingsError(f"{given.origin}: {error}") from error
-        origins[given.name] = given.origin
+            raise SettingsError(f"{origin}: {error}") from error
+        origins[name] = origin
     return LoadedSettings(Settings(root=base, **values), origins, file)
 
 
 def legal_values(spec: dataclasses.Field[Any]) -> str:
-    """The values that a setting may have, in words."""
+    """Describe the legal values of a setting."""
     limits = spec.metadata
     if limits["choices"]:
         return f"one of {', '.join(limits['choices'])}"
-    kind = _KINDS[str(spec.type)][1]
+    kind, _ = _KINDS[type(spec.default)]
     if limits["above"] is not None:
         return f"{kind} greater than {limits['above']:g}"
     if limits["minimum"] is not None:
@@ -263,115 +263,84 @@ def legal_values(spec: dataclasses.Field[Any]) -> str:
 
 
 def recomputed(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """The parts of a result that a change of a setting makes anew: metrics, `embedding`, `labels`."""
+    """The parts that a change of a setting recomputes: metrics, `embedding`, `labels`."""
     parts: tuple[str, ...] = (*spec.metadata["affects"], *spec.metadata["through"])
     return (*parts, "labels") if "embedding" in parts else parts
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is nearest to an unknown one; empty where none is near."""
+    """Suggest the known name nearest to an unknown one; empty if none."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def packaged_file(name: str) -> Path:
-    """A default configuration file: as the wheel carries it, or in the checkout that this package is imported from."""
+    """Path of a default configuration file, in the installed package or the checkout."""
     package = Path(__file__).parent
     carried = package / "defaults" / name
     return carried if carried.exists() else package.parent / "config" / name
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A value that was given; `origin` is where: `FILE:LINE`, or the name of an environment variable."""
-
-    name: str
-    value: Any
-    origin: str
-
-
-def _from_toml(path: Path) -> Iterator[_Given]:
+def _from_toml(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Name, value and `FILE:LINE` of each setting in a file."""
     try:
         text = path.read_bytes().decode()
-        found = tomllib.loads(text)
+        values = tomllib.loads(text)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, or no UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, or not UTF-8
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
-    for name, value in found.items():
+    for name, value in values.items():
         key = re.compile(rf"""[\s\[]*["']?{re.escape(name)}["']?\s*[=.\]]""")
         lines = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
-        yield _Given(name, value, f"{path}:{next(lines, 1)}")
+        yield name, value, f"{path}:{next(lines, 1)}"
 
 
-def _from_environ(environ: Mapping[str, str]) -> Iterator[_Given]:
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """Name, value and variable of each setting in the environment."""
     for variable, value in environ.items():
-        if variable.startswith(ENV_PREFIX) and variable not in (_ROOT, f"{ENV_PREFIX}SHARED_DATA"):
-            yield _Given(variable[len(ENV_PREFIX) :].lower(), value, variable)
+        if variable.startswith(ENV_PREFIX) and variable not in _NOT_SETTINGS:
+            yield variable.removeprefix(ENV_PREFIX).lower(), value, variable
 
 
-def _unknown(given: _Given) -> str:
-    if isinstance(given.value, dict):
-        return f"unknown table [{given.name}]: settings stand in no table, each on a line of its own: device = 'cpu'"
-    return f"unknown setting {given.name!r}{nearest(given.name, SPECS)}"
+def _unknown(name: str, value: Any) -> SettingsError:
+    if isinstance(value, dict):
+        return SettingsError(f"unknown table [{name}]: write each setting on a line outside of tables: device = 'cpu'")
+    return SettingsError(f"unknown setting {name!r}{nearest(name, SPECS)}")
 
 
-def _convert(spec: dataclasses.Field[Any], value: Any) -> Any:
-    """A TOML or environment value as the type that the setting has (annotations are strings here)."""
-    kind = str(spec.type)
-    if kind.startswith("tuple"):
-        if isinstance(value, str):
-            return tuple(_split_roots(value) if spec.name in _PATHS else _split_list(value))
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+def _parse(spec: dataclasses.Field[Any], value: Any) -> Any:
+    """Convert a TOML value or a variable; unchanged if illegal, for `_check`."""
+    kind = type(spec.default)
+    try:
+        if kind is tuple and isinstance(value, str):
+            items = re.split(rf"{os.pathsep}(?!//)", value) if spec.name in _PATH_LISTS else value.split(",")
+            return tuple(item if spec.name in _PATH_LISTS else item.strip() for item in items if item.strip())
+        if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise SettingsError(f"{spec.name}: expected a list of texts, not {value!r}")
-    if kind == "bool" and isinstance(value, str):
-        if value.lower() not in _TRUTHS:
-            raise SettingsError(f"{spec.name}: expected true or false, not {value!r}")
-        return _TRUTHS[value.lower()]
-    number = int if kind.startswith("int") else float if kind.startswith("float") else None
-    if number and (isinstance(value, str) or (number is float and type(value) is int)):
-        try:
-            return number(value)
-        except (ValueError, OverflowError):
-            raise SettingsError(f"{spec.name}: expected a number, not {value!r}") from None
+        if kind in (int, bool) and isinstance(value, str):
+            return _BOOLEANS[value.lower()] if kind is bool else int(value)
+        if kind in (float, type(None)) and (isinstance(value, str) or type(value) is int):
+            return float(value)
+    except (KeyError, ValueError, OverflowError):
+        pass
     return value
 
 
-_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
-_PATHS = ("photo_roots", "incoming_dirs")
-
-
-def _split_list(value: str) -> list[str]:
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-def _split_roots(value: str) -> list[str]:
-    """Split as in `PATH`, but keep the colon of a URI scheme (`s3://bucket`)."""
-    roots: list[str] = []
-    for piece in value.split(os.pathsep):
-        if roots and piece.startswith("//") and os.pathsep == ":":
-            roots[-1] += ":" + piece
-        elif piece:
-            roots.append(piece)
-    return roots
-
-
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value of the wrong type or out of its range."""
-    types, words = _KINDS[str(spec.type)]
-    if not isinstance(value, types) or (isinstance(value, bool) and spec.type != "bool"):
-        given = "a value of another type" if spec.metadata.get("secret") else repr(value)
+    """Refuse a value of the wrong type or out of range."""
+    words, types = _KINDS[type(spec.default)]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        given = "a value of another type" if spec.metadata["secret"] else repr(value)
         raise SettingsError(f"{spec.name}: expected {words}, not {given}")
     if value == "" and spec.default != "":
         raise SettingsError(f"{spec.name}: must not be empty")
-    choices = spec.metadata.get("choices")
+    choices, above, minimum = (spec.metadata[name] for name in ("choices", "above", "minimum"))
     if choices and value not in choices:
         raise SettingsError(f"{spec.name}: {value!r} is not one of {', '.join(choices)}")
     if isinstance(value, (int, float)):
-        above, minimum = spec.metadata.get("above"), spec.metadata.get("minimum")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SettingsError(f"{spec.name}: {value!r} is not finite")
+        if not abs(value) <= sys.float_info.max:
+            raise SettingsError(f"{spec.name}: must be finite")
         if above is not None and value <= above:
             raise SettingsError(f"{spec.name}: {value!r} must be greater than {above}")
         if minimum is not None and value < minimum:

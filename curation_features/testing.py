@@ -1,4 +1,4 @@
-"""Stand-ins for the models: small, deterministic, without torch. For tests, here and in projects that use this package.
+"""Fake models for tests: small, deterministic, without torch.
 
 engine = FakeClipEngine()
 classifier = CLIPClassifier(settings, engine=LazyModel.ready(engine, "fake"))
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class FakeClipEngine:
-    """A `ClipEngine`: images get vectors out of their colours, texts out of a digest of their characters.
+    """A fake `ClipEngine`: embeddings depend on pixels, or on a text's digest.
 
     Args:
-        dimension: length D of a vector.
+        dimension: length D of an embedding.
         side: side S of the input, px.
-        logit_scale: scale of cosines before a softmax.
+        logit_scale: factor on cosines before the softmax.
 
     Attributes:
-        context_length: words that it reads of a prompt.
-        images_encoded: images that went through `encode_images` so far.
-        texts_encoded: prompts that went through `encode_texts` so far.
+        context_length: words per prompt; further ones are ignored.
+        images_encoded: number of images passed to `encode_images` so far.
+        texts_encoded: number of prompts passed to `encode_texts` so far.
     """
 
     def __init__(self, dimension: int = 16, side: int = 8, logit_scale: float = 100.0) -> None:
@@ -44,38 +44,37 @@ class FakeClipEngine:
         self._lock = threading.Lock()
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The image reduced to (3, S, S), values 0..1."""
-        return _reduced(rgb, self._side)
+        """Resize an image to (3, S, S), values 0..1."""
+        return _resize(rgb, self._side)
 
     def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit vectors (N, D); each depends on its own image only."""
+        """Unit vectors (N, D); each depends on its image only."""
         with self._lock:
             self.images_encoded += len(batch)
-        vectors = [_unit((image.astype(np.float64).ravel() + 1.0) @ self._projection) for image in batch]
+        vectors = [_normalize((image.astype(np.float64).ravel() + 1.0) @ self._projection) for image in batch]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors (N, D), one for each prompt."""
+        """Unit vectors (N, D), one per prompt."""
         with self._lock:
             self.texts_encoded += len(prompts)
-        vectors = [_unit(_generator(prompt).standard_normal(self.dimension)) for prompt in prompts]
+        vectors = [_normalize(_seeded_generator(prompt).standard_normal(self.dimension)) for prompt in prompts]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """A token for each word, `context_length` at most."""
+        """One token per word, at most `context_length`, and whether a prompt was cut."""
         words = [prompt.split() for prompt in prompts]
         tokens = np.zeros((len(prompts), self.context_length), np.int64)
-        for row, some in zip(tokens, words, strict=True):
-            read = some[: self.context_length]
-            row[: len(read)] = [zlib.crc32(word.encode()) for word in read]
-        return tokens, np.array([len(some) > self.context_length for some in words], bool)
+        for row, prompt in zip(tokens, words, strict=True):
+            row[: len(prompt)] = [zlib.crc32(word.encode()) for word in prompt[: self.context_length]]
+        return tokens, np.array([len(prompt) > self.context_length for prompt in words], bool)
 
 
 class FakeQualityModel:
-    """A stand-in for CLIP-IQA: the score is the mean brightness, in [0, 1].
+    """A fake CLIP-IQA: the score is the mean brightness, in [0, 1].
 
     Attributes:
-        images_scored: images that went through `score` so far.
+        images_scored: number of images passed to `score` so far.
     """
 
     def __init__(self, side: int = 8) -> None:
@@ -84,22 +83,22 @@ class FakeQualityModel:
         self._lock = threading.Lock()
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The image reduced to (3, S, S), values 0..1."""
-        return _reduced(rgb, self._side)
+        """Resize an image to (3, S, S), values 0..1."""
+        return _resize(rgb, self._side)
 
     def score(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (N,), each of its own image only."""
+        """Scores (N,); each depends on its image only."""
         with self._lock:
             self.images_scored += len(batch)
         return np.array([image.mean() for image in batch], np.float32)
 
 
 class FakeBrisque:
-    """A stand-in for BRISQUE's regressor: the index is the mean gray level, reduced to 0..100.
+    """A fake BRISQUE: the index is the mean gray level, scaled to 0..100.
 
     Attributes:
-        images_scored: images that went through `score` so far.
-        batched: None: it takes one image after the other.
+        images_scored: number of images passed to `score` so far.
+        batched: None: scores one image at a time.
     """
 
     batched = None
@@ -109,20 +108,20 @@ class FakeBrisque:
         self._lock = threading.Lock()
 
     def score(self, rgb: NDArray[np.uint8]) -> float:
-        """The index of one image (H, W, 3)."""
+        """Index of one image (H, W, 3)."""
         with self._lock:
             self.images_scored += 1
         return float(rgb.mean()) / 2.55
 
 
-def _reduced(rgb: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+def _resize(rgb: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
 
 
-def _generator(text: str) -> np.random.Generator:
+def _seeded_generator(text: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
-def _unit(vector: NDArray[np.float64]) -> NDArray[np.float32]:
+def _normalize(vector: NDArray[np.float64]) -> NDArray[np.float32]:
     return (vector / np.linalg.norm(vector)).astype(np.float32)

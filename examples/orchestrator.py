@@ -15,9 +15,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from curation_features import CurationError, FeaturesService, load_settings
-from curation_features.ingest.folder import find_photos, ingest, new_batch_id
-from curation_features.schema import METRIC_NAMES
+from curation_features import (
+    METRIC_NAMES,
+    CurationError,
+    FeaturesService,
+    find_photos,
+    ingest_photos,
+    load_settings,
+    new_batch_id,
+)
 
 
 class RealServices:
@@ -32,8 +38,8 @@ class RealServices:
         return {"batch_id": new_batch_id(datetime.now()), "photos": find_photos(photos_dir)}
 
     def process_preprocess_service(self, input_data: dict[str, Any]) -> dict[str, Any]:
-        """Make ids, EXIF and standardised images; `ingest` makes all of them at once."""
-        return ingest(input_data["photos"], self.settings, batch_id=input_data["batch_id"]).manifest
+        """Make ids, EXIF and standardised images; `ingest_photos` makes all of them at once."""
+        return ingest_photos(input_data["photos"], self.settings, batch_id=input_data["batch_id"]).manifest
 
     def process_features_service(self, input_data: dict[str, Any]) -> dict[str, Any]:
         """Return the same batch with `features` on every artifact."""

@@ -1,4 +1,4 @@
-"""`FeaturesService`: dict in, dict out; caches part by part; one bad photo costs nothing but itself."""
+"""`FeaturesService`: results, cache of each part, and faults of single photos."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_output_has_the_specifications_fields(world, batch) -> None:
         assert record["errors"] == []
 
 
-def test_every_other_field_comes_out_as_it_came_in(world, batch) -> None:
+def test_all_other_fields_stay_unchanged(world, batch) -> None:
     given = json.dumps(batch)
     result = FeaturesService(stages=world.stages()).process(batch)
     for artifact in result["artifacts"]:
@@ -135,10 +135,12 @@ def unread(uri: str, **fields: str) -> dict:
     return {"photo_id": f"id of {uri}", "original_uri": uri, "ingest_error": error}
 
 
-def test_what_ingest_found_counts_where_the_run_may_not_look(world, tmp_path_factory) -> None:
+def test_the_ingest_error_counts_for_forbidden_originals(world, tmp_path_factory) -> None:
     outside = tmp_path_factory.mktemp("outside") / "cut.jpg"
     world.photo("whole.png")
-    outside.write_bytes((world.root / "photos" / "whole.png").read_bytes())  # repaired meanwhile, but out of reach
+    outside.write_bytes(
+        (world.root / "photos" / "whole.png").read_bytes()
+    )  # repaired meanwhile, but not readable for the run
     batch = {"batch_id": "b", "artifacts": [unread(str(outside)), unread("s3://bucket/a.jpg"), unread(str(outside))]}
     [*local, remote, _] = found = features(FeaturesService(stages=world.stages()).process(batch))
     assert [record["status"] for record in found] == ["failed"] * 3
@@ -155,7 +157,7 @@ def test_what_ingest_found_counts_where_the_run_may_not_look(world, tmp_path_fac
     assert world.decoded == []
 
 
-def test_what_the_run_finds_counts_where_it_may_look(world) -> None:
+def test_the_error_of_the_run_counts_for_allowed_originals(world) -> None:
     repaired = world.photo("repaired.png")
     (world.root / "photos" / "empty.png").touch()
     uris = (repaired["original_uri"], "./photos/empty.png", "./photos/gone.png")
@@ -165,7 +167,7 @@ def test_what_the_run_finds_counts_where_it_may_look(world) -> None:
     assert [reasons(record) for record in others] == [[("photo", "unreadable")], [("photo", "missing")]]
 
 
-def test_an_ingest_error_that_is_none_hides_no_failure(world) -> None:
+def test_an_invalid_ingest_error_hides_no_failure(world) -> None:
     batch = {"batch_id": "b", "artifacts": [unread("/etc/hostname", reason="fine"), unread("/etc/hosts", message="")]}
     found = features(FeaturesService(stages=world.stages()).process(batch))
     assert [reasons(record) for record in found] == [[("photo", "forbidden_path")]] * 2
@@ -227,7 +229,7 @@ def test_a_model_that_fails_on_one_photo_fails_on_that_photo(world, batch, caplo
     assert reasons(result[2]) == [("image_embedding", "out_of_memory")]
 
 
-def test_nan_out_of_a_model_is_a_default_with_a_reason(world, batch) -> None:
+def test_nan_from_a_model_is_a_default_with_a_reason(world, batch) -> None:
     world.clip.encode_images = lambda inputs: np.full((len(inputs), 16), np.nan, np.float32)
     world.clip_iqa.score = lambda inputs: np.full(len(inputs), np.inf)
     world.brisque.score = lambda rgb: math.nan
@@ -261,7 +263,7 @@ def test_a_photo_replaced_under_its_id_is_measured_again(world, batch) -> None:
     assert before[1:] == after[1:]
 
 
-def test_a_photo_that_is_there_twice_is_computed_once(world, batch) -> None:
+def test_a_repeated_photo_is_computed_once(world, batch) -> None:
     batch["artifacts"].append({**batch["artifacts"][0], "note": "again"})
     done = world.done_by(lambda: batch.update(FeaturesService(stages=world.stages()).process(batch)))
     assert done["decoded"] == 4
@@ -269,7 +271,7 @@ def test_a_photo_that_is_there_twice_is_computed_once(world, batch) -> None:
     assert batch["artifacts"][4]["note"] == "again"
 
 
-def test_one_id_for_two_images_is_an_error_that_names_the_second(world, batch) -> None:
+def test_one_id_for_two_images_is_an_error(world, batch) -> None:
     batch["artifacts"][3]["photo_id"] = batch["artifacts"][0]["photo_id"]
     with pytest.raises(ManifestError, match=r"^artifacts\[3\]\.photo_id: "):
         FeaturesService(stages=world.stages()).process(batch)
@@ -332,7 +334,7 @@ def test_an_event_is_processed_like_its_manifest(world, batch) -> None:
     assert service.process(event) == service.process(batch)
 
 
-def test_a_read_only_cache_costs_speed_and_not_results(world, batch) -> None:
+def test_an_unwritable_cache_does_not_change_results(world, batch) -> None:
     expected = FeaturesService(stages=world.stages()).process(batch)
     world.stages().cache.clear(label_embeddings=True)
     folder = world.settings.cache_path
@@ -342,7 +344,7 @@ def test_a_read_only_cache_costs_speed_and_not_results(world, batch) -> None:
 
 
 def unloadable(error: Exception) -> tuple[LazyModel, list[int]]:
-    """A model that is there and cannot be loaded, and a list that grows with each try."""
+    """A model that fails to load, and a list with an item per attempt."""
     tries: list[int] = []
 
     def load(_: Weights) -> None:
@@ -352,7 +354,7 @@ def unloadable(error: Exception) -> tuple[LazyModel, list[int]]:
     return LazyModel(lambda: Weights("broken", Path(), "0" * 64), load), tries
 
 
-def test_a_device_that_is_not_there_stops_the_run(world, batch) -> None:
+def test_a_missing_device_stops_the_run(world, batch) -> None:
     model, _ = unloadable(SettingsError("device: 'cuda' is not available"))
     stages = world.stages(world.settings.replace(on_missing_weights="degrade"), clip=model)
     with pytest.raises(SettingsError, match="not available"):
@@ -361,7 +363,7 @@ def test_a_device_that_is_not_there_stops_the_run(world, batch) -> None:
 
 @pytest.mark.parametrize("error", [InvalidWeightsError("damaged", "damaged"), MemoryError("too big")])
 @pytest.mark.parametrize("part", ["clip", "clip_iqa", "brisque"])
-def test_a_model_that_cannot_be_loaded_is_tried_once_and_degrades(world, batch, part, error) -> None:
+def test_an_unloadable_model_is_tried_once_and_degrades(world, batch, part, error) -> None:
     model, tries = unloadable(error)
     lenient = world.settings.replace(on_missing_weights="degrade")
     result = features(FeaturesService(stages=world.stages(lenient, **{part: model})).process(batch))

@@ -1,14 +1,13 @@
-"""Versions: each input changes the parts that it decides, and no other."""
+"""Versions: each input changes the parts that depend on it, and no other."""
 
 from __future__ import annotations
 
-import dataclasses
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 from curation_features import versions
-from curation_features.settings import Settings
+from curation_features.settings import SPECS, Settings
 from curation_features.versions import PARTS, part_version
 
 
@@ -35,7 +34,7 @@ CHANGES = {
 
 
 def test_every_setting_that_affects_a_part_is_tried_here() -> None:
-    affecting = {spec.name for spec in dataclasses.fields(Settings) if spec.metadata.get("affects")}
+    affecting = {spec.name for spec in SPECS.values() if spec.metadata["affects"]}
     assert affecting == set(CHANGES)
 
 
@@ -61,15 +60,15 @@ def test_an_automatic_precision_is_that_of_its_device(settings: Settings, device
         ("open_clip_torch", {"embedding"}),
     ],
 )
-def test_a_new_release_of_a_library_changes_what_it_computes(settings, monkeypatch, library, parts) -> None:
+def test_a_library_release_changes_what_it_computes(settings, monkeypatch, library, parts) -> None:
     before = all_versions(settings)
-    release = versions._release
-    monkeypatch.setattr(versions, "_release", lambda name: "99.0" if name == library else release(name))
+    release = versions._read_release
+    monkeypatch.setattr(versions, "_read_release", lambda name: "99.0" if name == library else release(name))
     assert changed(before, all_versions(settings)) == parts
 
 
 def test_the_libraries_are_installed_under_these_names() -> None:
-    assert all(versions._release(name) for names in versions.LIBRARIES.values() for name in names)
+    assert all(versions._read_release(name) for names in versions.LIBRARIES.values() for name in names)
 
 
 def test_other_weights_are_another_version(settings: Settings) -> None:
@@ -92,7 +91,7 @@ def test_both_builds_of_opencv_give_one_version(settings: Settings, monkeypatch:
             return "5.0.0"
 
         monkeypatch.setattr(versions, "version", version)
-        versions._release.cache_clear()
+        versions._read_release.cache_clear()
         both.append(all_versions(settings))
-    versions._release.cache_clear()
+    versions._read_release.cache_clear()
     assert both[0] == both[1]

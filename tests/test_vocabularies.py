@@ -1,4 +1,4 @@
-"""Batches that ask for vocabularies of their own: what they get, what is kept for them, and what they cost."""
+"""Batches with a vocabulary: their labels, stored label embeddings, and the work saved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPORTS = ["goal", "race", "swimmer", "referee", "stadium", "medal", "crowd"]
 
 @pytest.fixture
 def vocabularies(world) -> Path:
-    """Two named vocabularies: one with templates of its own, one without."""
+    """Two named vocabularies, one of them with templates."""
     folder = world.root / "config" / "vocabularies"
     folder.mkdir(parents=True)
     (folder / "weddings.json").write_text(json.dumps({"labels": WEDDINGS, "templates": ["a wedding photo of {}"]}))
@@ -49,7 +49,7 @@ def labels_of(document: dict) -> set[str]:
     return {label["label"] for artifact in document["artifacts"] for label in artifact["features"]["clip_labels"]}
 
 
-def test_a_batch_is_labelled_with_the_vocabulary_it_asks_for_and_keeps_the_field(world, vocabularies, artifacts):
+def test_a_batch_is_labelled_with_its_vocabulary(world, vocabularies, artifacts):
     service = FeaturesService(stages=world.stages())
     weddings, sports, plain = (service.process(batch(artifacts, name)) for name in ("weddings", "sports", None))
     assert labels_of(weddings) <= set(WEDDINGS)
@@ -74,14 +74,14 @@ def test_an_event_carries_the_vocabulary_of_its_batch(world, vocabularies, artif
     assert labels_of(FeaturesService(stages=world.stages()).process(event)) <= set(WEDDINGS)
 
 
-def test_photos_in_batches_of_two_vocabularies_are_looked_at_once(world, vocabularies, artifacts):
+def test_two_vocabularies_share_image_embeddings(world, vocabularies, artifacts):
     service = FeaturesService(stages=world.stages())
     first = service.process(batch(artifacts, "weddings"))
     done = world.done_by(lambda: service.process(batch(artifacts, "sports")))
     assert done == {"clip_texts": 6 * len(SPORTS)}
     for name in ("weddings", "sports", None, "weddings"):
         service.process(batch(artifacts, name))
-    again = FeaturesService(stages=world.stages())  # another process: vectors of all vocabularies are on disk
+    again = FeaturesService(stages=world.stages())  # a new process, with label embeddings on disk
     results = []
     assert world.done_by(lambda: results.append(again.process(batch(artifacts, "weddings")))) == {}
     assert world.done_by(lambda: again.process(batch(artifacts, "sports"))) == {}
@@ -89,9 +89,7 @@ def test_photos_in_batches_of_two_vocabularies_are_looked_at_once(world, vocabul
     assert results == [first]
 
 
-def test_label_vectors_of_several_vocabularies_lie_side_by_side_and_the_cache_knows_them(
-    world, vocabularies, artifacts
-):
+def test_label_embeddings_are_stored_by_vocabulary(world, vocabularies, artifacts):
     service = FeaturesService(stages=world.stages())
     for name in ("weddings", "sports", None):
         service.process(batch(artifacts, name))
@@ -106,7 +104,7 @@ def test_label_vectors_of_several_vocabularies_lie_side_by_side_and_the_cache_kn
     assert stages.cache.stats().label_embeddings == 0
 
 
-def test_only_the_label_vectors_that_were_used_last_are_kept(settings, monkeypatch):
+def test_the_last_used_label_embeddings_are_kept(settings, monkeypatch):
     monkeypatch.setattr(label_embeddings, "FILES_KEPT", 3)
     engine = FakeClipEngine()
     classifiers = [
@@ -124,7 +122,7 @@ def test_only_the_label_vectors_that_were_used_last_are_kept(settings, monkeypat
     assert (kept, plain.label_file.exists()) == ([True, False, False, True, True], True)
 
 
-def test_a_vocabulary_that_is_changed_counts_from_the_next_batch_on(world, vocabularies, artifacts):
+def test_a_changed_vocabulary_applies_to_the_next_batch(world, vocabularies, artifacts):
     service = FeaturesService(stages=world.stages())
     service.process(batch(artifacts, "weddings"))
     (vocabularies / "weddings.json").write_text(json.dumps({"labels": SPORTS, "templates": ["{}"]}))
@@ -134,33 +132,33 @@ def test_a_vocabulary_that_is_changed_counts_from_the_next_batch_on(world, vocab
     assert labels_of(results[0]) <= set(SPORTS)
 
 
-def test_an_unknown_or_malformed_vocabulary_costs_its_batch_alone_and_adding_it_heals(world, vocabularies, artifacts):
+def test_an_invalid_vocabulary_fails_its_batch_only(world, vocabularies, artifacts):
     service = FeaturesService(stages=world.stages())
     with pytest.raises(SettingsError, match=r"'wedding'; did you mean 'weddings'\?"):
         service.process(batch(artifacts, "wedding"))
     (vocabularies / "wedding.json").write_text(json.dumps({"labels": ["a", "a"]}))
     with pytest.raises(SettingsError, match=r"wedding\.json: labels\[1\] \('a'\) is a duplicate"):
         service.process(batch(artifacts, "wedding"))
-    assert world.counts()["decoded"] == 0  # told before any work
+    assert world.counts()["decoded"] == 0  # reported before any work
     assert labels_of(service.process(batch(artifacts, "weddings"))) <= set(WEDDINGS)
     (vocabularies / "wedding.json").write_text(json.dumps({"labels": SPORTS}))
     assert labels_of(service.process(batch(artifacts, "wedding"))) <= set(SPORTS)
 
 
 @pytest.mark.parametrize("name", ["../labels", "a/b", "", "a.json", 7, ["weddings"], {"labels": []}, True, "x" * 65])
-def test_what_cannot_be_a_name_makes_a_manifest_that_can_never_be_processed(name):
+def test_an_illegal_vocabulary_name_is_a_manifest_error(name):
     with pytest.raises(ManifestError, match=r"^vocabulary: must be the name of a vocabulary") as caught:
         batch_from(batch([], name))
     assert caught.value.field == "vocabulary"
 
 
-def test_a_vocabulary_of_null_is_the_projects_own():
+def test_a_vocabulary_of_null_is_the_default():
     found = batch_from({"batch_id": "b", "vocabulary": None, "artifacts": []})
     assert found.vocabulary is None
     assert "vocabulary" in found.document
 
 
-def test_a_run_may_have_a_vocabulary_whatever_its_batches_ask_for(world, vocabularies, artifacts):
+def test_the_vocabulary_of_a_run_overrides_the_batch(world, vocabularies, artifacts):
     chosen = vocabulary_of(world.settings, SPORTS)
     stages = FeatureStages(world.settings, vocabulary=chosen, models=world.models())
     assert labels_of(FeaturesService(stages=stages).process(batch(artifacts, "weddings"))) <= set(SPORTS)
@@ -202,7 +200,7 @@ def test_the_commands_take_a_vocabulary_by_name_or_file(world, command, artifact
     assert "no vocabulary has the name 'nuptials'; known: sports, weddings" in capsys.readouterr().err
 
 
-def test_ingest_writes_the_field_and_refuses_a_vocabulary_that_is_not_there(world, command, artifacts, capsys):
+def test_ingest_writes_the_vocabulary_if_it_exists(world, command, artifacts, capsys):
     assert command("ingest", world.root / "photos", "--batch-id", "b", "--vocabulary", "weddings") == 0
     manifest = json.loads((world.settings.data_path / "batches" / "b.json").read_bytes())
     assert list(manifest) == ["batch_id", "vocabulary", "artifacts"]
@@ -213,7 +211,7 @@ def test_ingest_writes_the_field_and_refuses_a_vocabulary_that_is_not_there(worl
         ingest([], world.settings, batch_id="b", vocabulary="../x")
 
 
-def test_labels_check_shows_how_separable_a_vocabulary_is_and_needs_no_photo(world, command, tmp_path, capsys):
+def test_labels_check_shows_separability(world, command, tmp_path, capsys):
     prompts = []
 
     class Engine(FakeClipEngine):
@@ -238,7 +236,7 @@ def test_labels_check_shows_how_separable_a_vocabulary_is_and_needs_no_photo(wor
     assert found["scale"] == 100.0
 
 
-def test_labels_check_names_what_the_model_does_not_read(world, command, tmp_path, capsys):
+def test_labels_check_names_truncated_prompts(world, command, tmp_path, capsys):
     long = [f"{' '.join(['rose'] * 77)} {colour}" for colour in ("red", "white")]
     (tmp_path / "mine.json").write_text(json.dumps({"labels": [*WEDDINGS, *long], "templates": ["{}", "a {}"]}))
     assert command("labels", "check", tmp_path / "mine.json") == 0
@@ -254,14 +252,14 @@ def test_labels_check_names_what_the_model_does_not_read(world, command, tmp_pat
     assert "Not read whole" not in capsys.readouterr().out
 
 
-def test_labels_check_says_what_is_wrong_before_any_model_loads(world, command, vocabularies, capsys):
+def test_labels_check_validates_before_loading_a_model(world, command, vocabularies, capsys):
     world.clip = None
     (vocabularies / "twice.json").write_text(json.dumps({"labels": [*WEDDINGS, "cake"]}))
     assert command("labels", "check", "twice") == 2
     assert "twice.json: labels[6] ('cake') is a duplicate of [3]" in capsys.readouterr().err
 
 
-def test_labels_list_names_every_vocabulary_and_what_is_wrong_with_one(world, command, vocabularies, capsys):
+def test_labels_list_names_valid_and_invalid_vocabularies(world, command, vocabularies, capsys):
     (vocabularies / "broken.json").write_text('{"labels": ["\\u001b[31m"]}')
     assert command("labels", "list") == 0
     own, broken, *others = capsys.readouterr().out.splitlines()

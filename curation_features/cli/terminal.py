@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
+from curation_features.text import printable as printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
@@ -36,11 +38,6 @@ def console(to_stderr: bool = False, file: TextIO | None = None) -> Console:
 def moving(terminal: Console) -> bool:
     """Whether bars may move on it: it is a terminal that can do that, and no log of a CI service."""
     return terminal.is_interactive and terminal.file.isatty() and "CI" not in os.environ
-
-
-def printable(text: str) -> str:
-    """Text that cannot drive a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def say(text: str, style: str = "") -> None:

@@ -18,6 +18,7 @@ from curation_features.devices.fallback import first_sentence, first_that_runs, 
 from curation_features.devices.selection import BATCH_SIZES, Device, alone_on, announce, select_device
 from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError, WeightsError
+from curation_features.schema import UNIT_NORM_TOLERANCE
 from curation_features.settings import Settings
 from curation_features.weights import (
     ClipWeights,
@@ -246,7 +247,7 @@ class OpenClipEngine:
         else:
             gray = self.preprocess(np.full((64, 64, 3), 127, np.uint8))
             vectors = self._embed(tower, device, stacked([gray]))
-        if not np.isclose(np.linalg.norm(vectors), 1.0, atol=1e-3):
+        if not np.isclose(np.linalg.norm(vectors), 1.0, atol=UNIT_NORM_TOLERANCE):
             raise ArithmeticError("a plain gray photo or a short text has no finite embedding")
 
     def _compare_with_published(self, device: Device) -> None:

@@ -29,6 +29,7 @@ from curation_features.clip.engine import ClipEngine
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.concurrency import batched
 from curation_features.errors import InvalidWeightsError
+from curation_features.schema import UNIT_NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,6 +191,10 @@ def _parse(content: Any, version: str) -> LabelEmbeddings | None:
     vectors, scale = content["embeddings"].numpy(), float(content["logit_scale"])
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(content["labels"]):
         raise ValueError("embeddings of another type or shape")
-    if not (np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3) and math.isfinite(scale) and scale > 0):
+    if not (
+        np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=UNIT_NORM_TOLERANCE)
+        and math.isfinite(scale)
+        and scale > 0
+    ):
         raise ValueError("embeddings that are not of unit norm")
     return LabelEmbeddings(vectors, scale, version)

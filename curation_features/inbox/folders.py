@@ -32,6 +32,7 @@ from curation_features.atomic_files import flush, remove_leftover, replacing, st
 from curation_features.errors import ManifestError
 from curation_features.inbox.json_prefix import is_incomplete
 from curation_features.manifest import Batch, parse_manifest, to_json
+from curation_features.text import file_stem
 
 MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
 INCOMPLETE_AFTER_S = 3600.0
@@ -453,8 +454,7 @@ def _dropped_name(path: Path) -> str:
 
 def _safe(stem: str) -> str:
     """The name of a JSON file: short, and safe to print."""
-    printable = "".join(character if character.isprintable() else "_" for character in stem)
-    return printable.encode()[:_NAME_BYTES].decode(errors="ignore") + ".json"
+    return f"{file_stem(stem, _NAME_BYTES)}.json"
 
 
 def _reason_path(path: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -33,6 +32,7 @@ from curation_features.report.text import display_paths, one_line
 from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
 from curation_features.storage.artifacts import FeatureArtifact, StageArtifact
 from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
+from curation_features.text import escape_markdown
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
 """Gives a small JPEG of a record's photo, or None."""
@@ -278,8 +278,8 @@ def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbna
         scores = [_score(photo.record, name) for name in metrics]
         cells = [
             _image(photo.record, thumbnail),
-            _inert(names[photo.position]),
-            _inert(", ".join(why)),
+            escape_markdown(names[photo.position]),
+            escape_markdown(", ".join(why)),
             *("-" if score is None else f"{score:.3f}" for score in scores),
             _labels(photo.record),
         ]
@@ -297,28 +297,17 @@ def _labels(record: PhotoRecord) -> str:
     if prediction is None or prediction.error is not None or not prediction.labels:
         return "-"
     return ", ".join(
-        f"{_inert(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}" for found in prediction.labels[:3]
+        f"{escape_markdown(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}"
+        for found in prediction.labels[:3]
     )
 
 
 # Text and numbers -----------------------------------------------------------------------------------------------------
 
-_AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
-_WORD_JOINER = "\u2060"
-
 
 def _names(merged: EnrichedBatch) -> list[str]:
     """What each photo of a batch is called: its path in the folder of all, or its id."""
     return display_paths(merged.document["artifacts"], _NAME_LENGTH)
-
-
-def _inert(text: str) -> str:
-    """Text without a meaning in Markdown or HTML; what looks like an address does not become a link."""
-    escaped = (
-        character if character.isalnum() or character in " ,-" or not character.isascii() else f"&#{ord(character)};"
-        for character in _AUTOMATIC_LINK.sub(rf"\1{_WORD_JOINER}", text)
-    )
-    return "".join(escaped)
 
 
 def _uri(path: Path) -> str:

@@ -19,7 +19,7 @@ from curation_features.pipeline.observer import Observer
 from curation_features.pipeline.plan import MODEL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.preparation import Item, Preparation, Result, failed
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import PARTS, Embedding, FeatureError, PhotoRecord
+from curation_features.schema import PARTS, UNIT_NORM_TOLERANCE, Embedding, FeatureError, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 GROUPS_AT_ONCE = 2
 """Concurrent groups of photos on CUDA."""
 
-_NORM_TOLERANCE = 1e-3  # of a unit vector's norm
 
 Photo = tuple[str, str]
 
@@ -241,7 +240,7 @@ def _check_embedding(vector: NDArray[np.float32]) -> Embedding:
     if not np.isfinite(vector).all():
         message = "the model gave an embedding that is not finite"
         return Embedding(error=FeatureError("image_embedding", "not_finite", message))
-    if abs(float(np.linalg.norm(vector)) - 1) > _NORM_TOLERANCE:
+    if abs(float(np.linalg.norm(vector)) - 1) > UNIT_NORM_TOLERANCE:
         message = f"the model gave an embedding of norm {np.linalg.norm(vector):g}, which is not 1"
         return Embedding(error=FeatureError("image_embedding", "out_of_range", message))
     return Embedding(np.ascontiguousarray(vector, dtype=np.float32))

@@ -23,6 +23,8 @@ from string import Template
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
+from curation_features.text import printable
+
 REASONS: Mapping[str, str] = {
     "missing": "the file is not there",
     "not_a_file": "that is no file",
@@ -86,7 +88,10 @@ def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
     yield (
         Template(head)
         .substitute(
-            policy=policy(style, script), title=escape(_plain(str(sheet["batch_id"]))), style=style, sheet=_json(known)
+            policy=policy(style, script),
+            title=escape(printable(str(sheet["batch_id"]), "\ufffd")),
+            style=style,
+            sheet=_json(known),
         )
         .encode()
     )
@@ -126,10 +131,6 @@ def _json(value: Any) -> str:
     """JSON in ASCII that stays inside of a `<script>` element, whatever texts are in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _digest(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any
@@ -13,25 +12,12 @@ from curation_features.errors import PhotoError
 from curation_features.manifest import URI_FIELDS
 from curation_features.photos.reader import is_remote, local_path
 from curation_features.schema import PhotoRecord
+from curation_features.text import one_line as one_line
 
-MESSAGE_LENGTH = 160  # characters
-PATH_LENGTH = 120
+PATH_LENGTH = 120  # characters
 
 Folders = Mapping[str, list[str]]
 """For each kind of address the folder that all photos with such an address are in, as the names of its folders."""
-
-_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")  # of a URL; it may hold a signature
-
-
-def one_line(text: str, length: int = MESSAGE_LENGTH) -> str:
-    """Text of one line, without control characters and secrets, of at most `length` characters."""
-    line = _line(text)
-    return line if len(line) <= length else f"{line[: length - 1]}…"
-
-
-def _line(text: str) -> str:
-    printable = "".join(character if character.isprintable() else " " for character in _QUERY.sub(r"\1...", text))
-    return " ".join(printable.split())
 
 
 def file_name(artifact: Mapping[str, Any], record: PhotoRecord, length: int) -> str:
@@ -64,7 +50,7 @@ def display_paths(artifacts: Iterable[Mapping[str, Any]], length: int = PATH_LEN
 
 
 def _display_path(artifact: Mapping[str, Any], folders: Folders, length: int) -> str:
-    line = _line(path_within(_photo_uri(artifact), folders))
+    line = one_line(path_within(_photo_uri(artifact), folders), None)
     shown = line if len(line) <= length else f"…{line[len(line) - length + 1 :]}"
     return shown or one_line(str(artifact.get("photo_id")), length) or "(no name)"
 

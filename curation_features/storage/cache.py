@@ -25,6 +25,7 @@ from curation_features.atomic_files import cannot_write, open_regular, sweep, wr
 from curation_features.schema import (
     METRIC_NAMES,
     PERMANENT_REASONS,
+    UNIT_NORM_TOLERANCE,
     Embedding,
     FeatureError,
     LabelPrediction,
@@ -216,7 +217,7 @@ def _parse_embedding(encoded: str) -> Embedding:
         vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     except binascii.Error as error:
         raise ValueError(str(error)) from error
-    if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=1e-3):
+    if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=UNIT_NORM_TOLERANCE):
         raise ValueError("an embedding has unit norm")
     return Embedding(vector)
 

@@ -86,6 +86,7 @@ def read_features(
 
 
 load = read_features
+"""The earlier name of `read_features`."""
 
 
 def _check_columns(columns: Sequence[str] | None) -> list[str]:

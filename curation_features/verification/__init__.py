@@ -1,18 +1,16 @@
-"""Checks of a finished batch: is what lies on disk right, and is it what batches usually look like?
+"""Checks of a finished batch: are its files correct, its numbers usual?
 
-The blocking checks read the artifacts back as a consumer would and hold them against the manifest (`verify`). The
-others are numbers that are worth a warning beyond a threshold of the settings.
+The blocking checks read the files as a consumer would and compare them with the manifest (`verify`). The others are
+numbers that cause a warning beyond a threshold of the settings.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curation_features.manifest import Batch
+from curation_features.manifest import Batch, document_digest
 from curation_features.verification.document import read_document, verify_document
 from curation_features.verification.embeddings import verify_embeddings
 from curation_features.verification.matching import Key
@@ -24,31 +22,30 @@ __all__ = ["CHECKS", "Check", "cached_share", "degraded_share", "label_shift", "
 
 
 def verify(batch: Batch, json_path: Path, table_path: Path, embeddings_path: Path) -> dict[str, list[str]]:
-    """Hold the finished artifacts of a batch against its manifest.
+    """Compare the finished files of a batch with its manifest.
 
-    Never raises for what lies on disk: a file that is missing or cannot be read is a problem of every check, because
-    none of them could look. Numbers that are no JSON (`NaN`) are problems with a place, not an unreadable file.
+    Does not raise for the content of files: a missing or unreadable file is a problem of every check. A number that
+    JSON does not have (`NaN`) is a problem of its field; the file counts as readable.
 
     Args:
         batch: the accepted manifest.
         json_path: the enriched batch.
-        table_path: the same as a table; it is read a row group at a time.
-        embeddings_path: the image vectors; so are they.
+        table_path: the same as a table, read by row groups.
+        embeddings_path: the image embeddings, read by row groups.
 
     Returns:
-        for each blocking check, by name, what is wrong; empty where nothing is. At most `PROBLEMS_SHOWN` texts and
-        one that counts the others. They name position, photo and field, quote no metadata, and are
-        printable and without markup.
+        The problems of each blocking check by its name; empty if there are none. At most `PROBLEMS_SHOWN` texts, and
+        one with the number of the others. A text names file position, photo and field, is printable and without
+        markup, and quotes no metadata.
     """
     report = Report()
-    sound: dict[Key, Mapping[str, Any]] = {}
-    accepted = json.dumps(batch.document, separators=(",", ":")).encode()
-    if hashlib.sha256(accepted).hexdigest() != batch.digest:
-        report.add(UNCHANGED, "manifest", "was changed after it was accepted: its digest is another")
-    with report.reading():
-        sound = verify_document(batch, read_document(json_path), report)
-    with report.reading():
-        verify_table(batch, sound, table_path, report)
-    with report.reading():
+    valid: dict[Key, Mapping[str, Any]] = {}
+    if document_digest(batch.document) != batch.digest:
+        report.add(UNCHANGED, "manifest", "was changed after it was accepted: its digest differs")
+    with report.unreadable_files():
+        valid = verify_document(batch, read_document(json_path), report)
+    with report.unreadable_files():
+        verify_table(batch, valid, table_path, report)
+    with report.unreadable_files():
         verify_embeddings(batch, embeddings_path, report)
-    return report.texts()
+    return report.problems()

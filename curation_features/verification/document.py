@@ -1,63 +1,61 @@
-"""The enriched batch, held against its manifest."""
+"""Compare the enriched batch with its manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curation_features.manifest import Batch
-from curation_features.verification.matching import Key, Steps, differences, keys_of, non_finite, sequence_problems
-from curation_features.verification.reading import parsed, reading
+from curation_features.manifest import Batch, parse_json
+from curation_features.verification.matching import (
+    Key,
+    PhotosOfFile,
+    find_difference,
+    find_non_finite,
+    format_path,
+    keys_of,
+)
 from curation_features.verification.record import feature_problems
-from curation_features.verification.report import COMPLETE, FINITE, IN_RANGE, UNCHANGED, Report
-from curation_features.verification.text import path_text, photo_text
+from curation_features.verification.report import FINITE, IN_RANGE, UNCHANGED, Report, reading
 
 
 def read_document(path: Path) -> Mapping[str, Any]:
-    """The enriched batch. Raises `StoreError` where a consumer could not read it."""
+    """Read the enriched batch. Raises `StoreError` if a consumer could not read it."""
     with reading(path):
-        document = parsed(path.read_bytes().decode())
+        document = parse_json(path.read_bytes().decode())
         if not isinstance(document, dict) or not isinstance(document.get("artifacts"), list):
-            raise ValueError("is no JSON object with a list of artifacts")
+            raise ValueError("is not a JSON object with a list of artifacts")
         return document
 
 
 def verify_document(batch: Batch, document: Mapping[str, Any], report: Report) -> dict[Key, Mapping[str, Any]]:
-    """Check the JSON; returns the features that are as they should be."""
-    sound: dict[Key, Mapping[str, Any]] = {}
+    """Check the JSON, and return the valid feature records."""
+    valid: dict[Key, Mapping[str, Any]] = {}
     keys = keys_of(artifact.photo_id for artifact in batch.artifacts)
-    manifest = dict(zip(keys, batch.document["artifacts"], strict=True))
-    found = keys_of(
-        artifact.get("photo_id") if isinstance(artifact, dict) else None for artifact in document["artifacts"]
-    )
-    for key, index, problem in sequence_problems(keys, found):
-        report.add(COMPLETE, f"artifacts[{index}] ({photo_text(key)})", problem)
-    for field, problem in differences({**batch.document, "artifacts": None}, {**document, "artifacts": None}):
-        report.add(UNCHANGED, "top level", f"{field}{problem}")
-    for position, (key, artifact) in enumerate(zip(found, document["artifacts"], strict=True)):
-        if key not in manifest:
+    accepted = dict(zip(keys, batch.document["artifacts"], strict=True))
+    top = {**document, "artifacts": None}
+    if problem := find_difference({**batch.document, "artifacts": None}, top):
+        report.add(UNCHANGED, "top level", problem)
+    for steps in find_non_finite(top):
+        report.add(FINITE, "top level", f"{format_path(steps)}is not finite")
+    photos = PhotosOfFile("artifacts[{}]", report)
+    for artifact in document["artifacts"]:
+        key = photos.add(artifact.get("photo_id") if isinstance(artifact, dict) else None)
+        for steps in find_non_finite(artifact):
+            photos.report(FINITE, f"{format_path(steps)}is not finite")
+        if key not in accepted:
             continue
-        place = f"artifacts[{position}] ({photo_text(key)})"
-        for field, problem in differences(metadata_of(manifest[key]), metadata_of(artifact)):
-            report.add(UNCHANGED, place, f"{field}{problem}")
-        problems = list(feature_problems(artifact.get("features")))
+        if problem := find_difference(metadata_of(accepted[key]), metadata_of(artifact)):
+            photos.report(UNCHANGED, problem)
+        problems = feature_problems(artifact.get("features"))
         for problem in problems:
-            report.add(IN_RANGE, place, problem)
+            photos.report(IN_RANGE, problem)
         if not problems:
-            sound[key] = artifact["features"]
-    for steps in non_finite(document):
-        report.add(FINITE, *_placed(steps, found))
-    return sound
-
-
-def _placed(steps: Steps, found: Sequence[Key]) -> tuple[str, str]:
-    """Where a number that is not finite lies, and that it is one."""
-    if len(steps) > 1 and steps[0] == "artifacts" and isinstance(steps[1], int):
-        return f"artifacts[{steps[1]}] ({photo_text(found[steps[1]])})", f"{path_text(steps[2:])}is not finite"
-    return "top level", f"{path_text(steps)}is not finite"
+            valid[key] = artifact["features"]
+    photos.check_order(keys)
+    return valid
 
 
 def metadata_of(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """An artifact without what this package adds."""
+    """An artifact without `features`."""
     return {name: value for name, value in artifact.items() if name != "features"}

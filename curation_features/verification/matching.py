@@ -1,82 +1,119 @@
-"""Photos that are matched, and JSON values that are compared."""
+"""Match the photos of two files, and compare JSON values."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from curation_features.verification.text import path_text
+from curation_features.text import inert, shorten
+from curation_features.verification.report import COMPLETE, Check, Report
 
 Key = tuple[str, int]
-"""A photo_id, and how many artifacts before this one have the same."""
+"""A photo_id, and the number of earlier artifacts with the same photo_id."""
 
 Steps = tuple[str | int, ...]
-"""The way to a value in a document: names of fields, and places in lists."""
+"""The path to a value in a document: names of fields and indexes of lists."""
 
 
-def keys_of(photo_ids: Iterable[Any], seen: Counter[str] | None = None) -> list[Key]:
-    """A key for each photo_id; what is no photo_id gets one that no photo has."""
-    seen = Counter() if seen is None else seen
+def keys_of(photo_ids: Iterable[str], counts: Counter[str] | None = None) -> list[Key]:
+    """The key of each photo_id; `counts` are those of earlier artifacts."""
+    counts = Counter() if counts is None else counts
     keys = []
     for photo_id in photo_ids:
-        name = photo_id if isinstance(photo_id, str) else ""
-        keys.append((name, seen[name]))
-        seen[name] += 1
+        keys.append((photo_id, counts[photo_id]))
+        counts[photo_id] += 1
     return keys
 
 
-def sequence_problems(expected: Sequence[Key], found: Sequence[Key]) -> Iterator[tuple[Key, int, str]]:
-    """Keys that are missing, too many or out of order, each with a place: its own, or where it belongs."""
-    if expected == found:
-        return
-    wanted, present = set(expected), set(found)
-    for place, key in enumerate(expected):
-        if key not in present:
-            yield key, place, "is missing"
-    for place, key in enumerate(found):
-        if key not in wanted:
-            yield key, place, "is not in the manifest, or more often than there"
-    order = iter(key for key in expected if key in present)
-    for place, key in enumerate(found):
-        if key in wanted and key != next(order):
-            yield key, place, "is not in its place"
+class PhotosOfFile:
+    """The photos of one file in order, to compare with the manifest.
+
+    Args:
+        place: of a photo in the file, with `{}` for its index.
+    """
+
+    def __init__(self, place: str, report: Report) -> None:
+        self._place = place
+        self._report = report
+        self._keys: list[Key] = []
+        self._counts: Counter[str] = Counter()
+
+    def add(self, photo_id: Any) -> Key:
+        """Add the next photo; anything but text gets an unknown key."""
+        self._keys += keys_of([photo_id if isinstance(photo_id, str) else ""], self._counts)
+        return self._keys[-1]
+
+    def report(self, check: Check, problem: str) -> None:
+        """Report a problem of the last photo."""
+        self._report_at(len(self._keys) - 1, self._keys[-1], check, problem)
+
+    def check_order(self, expected: Sequence[Key]) -> None:
+        """Report photos that are missing, too many or out of order."""
+        known, present = set(expected), set(self._keys)
+        for index, key in enumerate(expected):
+            if key not in present:
+                self._report_at(index, key, COMPLETE, "is missing")
+        order = (key for key in expected if key in present)
+        for index, key in enumerate(self._keys):
+            if key not in known:
+                self._report_at(index, key, COMPLETE, "is not in the manifest, or occurs more often than in it")
+            elif key != next(order):
+                self._report_at(index, key, COMPLETE, "is out of order")
+
+    def _report_at(self, index: int, key: Key, check: Check, problem: str) -> None:
+        photo = f"photo {inert(key[0], 15)}" if key[0] else "no photo_id"
+        self._report.add(check, f"{self._place.format(index)} ({photo})", problem)
 
 
-def differences(expected: Any, found: Any, steps: Steps = ()) -> Iterator[tuple[str, str]]:
-    """Where two JSON values differ in value, type or order of fields: the field, and how. Shows no value."""
-    if type(expected) is not type(found) and _kind(expected) != _kind(found):
-        yield path_text(steps), f"is {_kind(found)}, and was {_kind(expected)}"
-    elif isinstance(expected, dict):
-        for name, value in expected.items():
-            if name in found:
-                yield from differences(value, found[name], (*steps, name))
-            else:
-                yield path_text((*steps, name)), "is missing"
-        for name in (name for name in found if name not in expected):
-            yield path_text((*steps, name)), "is new"
-        if found.keys() == expected.keys() and list(found) != list(expected):
-            yield path_text(steps), "has its fields in another order"
-    elif isinstance(expected, list):
+def format_path(steps: Steps) -> str:
+    """Format a path as in `exif.gps[1]: `; empty for no steps."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{inert(step, 64)}" for step in steps)
+    return f"{shorten(text.removeprefix('.'), 200, '...')}: " if text else ""
+
+
+def format_value(value: Any) -> str:
+    """Format a value of a feature record."""
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else inert(value, 32)
+
+
+def find_difference(expected: Any, found: Any, steps: Steps = ()) -> str:
+    """Describe the first field whose value, type or order differs; empty if none.
+
+    Args:
+        expected: a JSON value that is nested less deeply than Python's recursion limit; `found` may be deeper.
+    """
+    if _is_same(expected, found):
+        return ""
+    if type(expected) is not type(found):
+        return f"{format_path(steps)}is {type(found).__name__} instead of {type(expected).__name__}"
+    if isinstance(expected, dict):
+        for name in {**expected, **found}:
+            if name not in found or name not in expected:
+                return f"{format_path((*steps, name))}is {'missing' if name in expected else 'new'}"
+            if problem := find_difference(expected[name], found[name], (*steps, name)):
+                return problem
+        return f"{format_path(steps)}has its fields in another order"
+    if isinstance(expected, list):
         if len(expected) != len(found):
-            yield path_text(steps), f"has {len(found)} entries, and had {len(expected)}"
-        for index, values in enumerate(zip(expected, found, strict=False)):
-            yield from differences(*values, (*steps, index))
-    elif expected != found or (isinstance(expected, float) and math.copysign(1, expected) != math.copysign(1, found)):
-        yield path_text(steps), "has another value"
+            return f"{format_path(steps)}has {len(found)} entries instead of {len(expected)}"
+        pairs = enumerate(zip(expected, found, strict=True))
+        return next(filter(None, (find_difference(*pair, (*steps, index)) for index, pair in pairs)), "")
+    return f"{format_path(steps)}has another value"
 
 
-_KINDS = {str: "a string", bool: "a boolean", int: "an integer", float: "a float", dict: "an object", list: "a list"}
+def _is_same(expected: Any, found: Any) -> bool:
+    """Whether two JSON values are equal in value, type and key order."""
+    try:
+        return json.dumps(expected) == json.dumps(found)
+    except RecursionError:
+        return False
 
 
-def _kind(value: Any) -> str:
-    """What a value is in JSON; numbers with and without a fraction are told apart."""
-    return next((name for kind, name in _KINDS.items() if isinstance(value, kind)), "null")
-
-
-def non_finite(value: Any) -> Iterator[Steps]:
-    """Where NaN and infinities lie in a JSON value. Not recursive: what is checked may be nested deeply."""
+def find_non_finite(value: Any) -> Iterator[Steps]:
+    """Paths of NaN and infinities in a JSON value of any depth."""
     waiting: list[tuple[Steps, Any]] = [((), value)]
     while waiting:
         steps, value = waiting.pop()

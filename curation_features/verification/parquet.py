@@ -1,4 +1,4 @@
-"""Parquet files, read a row group at a time as a consumer would, with what is wrong with their columns."""
+"""Read Parquet files by row groups, and check their columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curation_features.storage.tables import ROWS_PER_GROUP, Columns, arrow_schema
-from curation_features.verification.matching import Steps, non_finite
-from curation_features.verification.reading import reading
-from curation_features.verification.report import IN_RANGE, Report
-from curation_features.verification.text import inert
+from curation_features.text import inert
+from curation_features.verification.matching import Steps, find_non_finite
+from curation_features.verification.report import IN_RANGE, Report, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,72 +20,56 @@ if TYPE_CHECKING:
 
 
 def usable_columns(path: Path, columns: Columns, name: str, report: Report) -> frozenset[str]:
-    """Hold the columns of a file against those it should have; returns those that are there, once, with their type.
+    """Compare a file's columns with the expected ones; return the correct ones.
 
     Args:
-        name: what a report calls the file.
+        name: the file's name in the report.
     """
     import pyarrow.parquet as pq
 
     with reading(path):
         found = pq.read_schema(path)
     expected = arrow_schema(columns)
-    wrong = {column: "column is missing" for column in expected.names if column not in found.names}
+    problems = {column: "column is missing" for column in expected.names if column not in found.names}
     for column, count in Counter(found.names).items():
         if column not in columns:
-            wrong[column] = "no such column is expected"
+            problems[column] = "column is not expected"
         elif count > 1:
-            wrong[column] = "column is there more than once"
-        elif found.field(column).type != expected.field(column).type:
-            wrong[column] = f"column is of type {inert(found.field(column).type)}, not {expected.field(column).type}"
-    for column, problem in wrong.items():
+            problems[column] = "column occurs more than once"
+        elif (kind := found.field(column).type) != expected.field(column).type:
+            problems[column] = f"column is of type {inert(kind)}, not {expected.field(column).type}"
+    for column, problem in problems.items():
         report.add(IN_RANGE, f"{name}.{inert(column)}", problem)
-    if not wrong and found.names != expected.names:
-        report.add(IN_RANGE, name, "its columns stand in another order")
-    return frozenset(columns) - wrong.keys()
+    if not problems and found.names != expected.names:
+        report.add(IN_RANGE, name, "its columns are in another order")
+    return frozenset(columns) - problems.keys()
 
 
-Chunk = tuple[dict[str, list[Any]], list[tuple[int, Steps]]]
-
-
-def chunks(path: Path, usable: frozenset[str]) -> Iterator[Chunk]:
-    """A file, a row group at a time: its usable columns, and where a number is not finite (row, then steps).
+def read_rows(path: Path, names: frozenset[str]) -> Iterator[tuple[dict[str, Any], list[Steps]]]:
+    """Read each row: named columns, and paths of all non-finite numbers.
 
     Raises:
-        StoreError: it cannot be read, or not to its end.
+        StoreError: it cannot be read to its end.
     """
     import pyarrow.parquet as pq
 
     with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
-            named = list(zip(batch.schema.names, batch.columns, strict=True))
-            yield (
-                {name: column.to_pylist() for name, column in named if name in usable},
-                [found for name, column in named for found in _non_finite_rows(name, column)],
-            )
+            columns = list(zip(batch.schema.names, batch.columns, strict=True))
+            named = {name: column.to_pylist() for name, column in columns if name in names}
+            suspect = [(name, column.to_pylist()) for name, column in columns if not _is_finite(column)]
+            for row in range(len(batch)):
+                non_finite = [(name, *steps) for name, values in suspect for steps in find_non_finite(values[row])]
+                yield {name: values[row] for name, values in named.items()}, non_finite
 
 
-def _all_finite(column: pa.Array) -> bool:
-    """Whether a column holds no NaN and no infinity, in its lists and structures neither, nor in what is null."""
+def _is_finite(column: pa.Array) -> bool:
+    """Whether a column has only finite numbers, and no null ones."""
     import pyarrow as pa
 
     if pa.types.is_floating(column.type):
-        return _numbers_finite(column)
+        numbers: NDArray[Any] | None = None if column.null_count else np.from_dlpack(column)
+        return numbers is not None and bool(np.isfinite(numbers).all())
     if pa.types.is_list(column.type):
-        return _all_finite(column.values)
-    return not pa.types.is_struct(column.type) or all(_all_finite(part) for part in column.flatten())
-
-
-def _numbers_finite(column: pa.Array) -> bool:
-    if not column.null_count:
-        numbers: NDArray[Any] = np.from_dlpack(column)
-        return bool(np.isfinite(numbers).all())
-    import pyarrow.compute as pc  # not above: where nothing is missing, it takes longer to import than to check
-
-    return pc.all(pc.is_finite(column)).as_py() is not False  # None: all are null
-
-
-def _non_finite_rows(name: str, column: pa.Array) -> Iterator[tuple[int, Steps]]:
-    for row, value in enumerate(() if _all_finite(column) else column.to_pylist()):
-        for steps in non_finite(value):
-            yield row, (name, *steps)
+        return _is_finite(column.values)
+    return not pa.types.is_struct(column.type) or all(map(_is_finite, column.flatten()))

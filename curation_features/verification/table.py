@@ -1,101 +1,97 @@
-"""The table of a finished batch, held against its manifest and the JSON file."""
+"""Compare the table of a finished batch with its manifest and JSON."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from curation_features.manifest import Artifact, Batch
+from curation_features.manifest import Artifact, Batch, parse_json
 from curation_features.schema import METRIC_NAMES
 from curation_features.storage.tables import FEATURE_COLUMNS, taken_columns
 from curation_features.verification.document import metadata_of
-from curation_features.verification.matching import Key, differences, keys_of, sequence_problems
-from curation_features.verification.parquet import chunks, usable_columns
-from curation_features.verification.reading import parsed
+from curation_features.verification.matching import (
+    Key,
+    PhotosOfFile,
+    find_difference,
+    format_path,
+    format_value,
+    keys_of,
+)
+from curation_features.verification.parquet import read_rows, usable_columns
 from curation_features.verification.record import defaults_of
 from curation_features.verification.report import COMPLETE, FINITE, IN_RANGE, UNCHANGED, Check, Report
-from curation_features.verification.text import path_text, photo_text, shown, stored
-
-_ORIGIN = ("original_uri", "taken", "camera", "lens", "iso")
-_COMPARED = (
-    "batch_id", "position", "photo_id", "image_uri", *_ORIGIN, "status", "errors", *METRIC_NAMES, "label", "confidence",
-    "clip_labels", "version_technical", "version_clip", "artifact",
-)  # fmt: skip
 
 
-def verify_table(batch: Batch, sound: Mapping[Key, Mapping[str, Any]], path: Path, report: Report) -> None:
-    """Check the table; `sound` are the features in the JSON that are as they should be.
+def verify_table(batch: Batch, valid: Mapping[Key, Mapping[str, Any]], path: Path, report: Report) -> None:
+    """Check the table; `valid` are the valid feature records of the JSON.
 
     Raises:
-        StoreError: it cannot be read, or not to its end.
+        StoreError: it cannot be read to its end.
     """
-    usable = usable_columns(path, FEATURE_COLUMNS, "table", report).intersection(_COMPARED)
+    usable = usable_columns(path, FEATURE_COLUMNS, "table", report)
     if "photo_id" not in usable:
-        report.add(COMPLETE, "table", "without its column photo_id no row can be checked")
+        report.add(COMPLETE, "table", "its rows cannot be checked without the column photo_id")
         return
     keys = keys_of(artifact.photo_id for artifact in batch.artifacts)
     artifacts = dict(zip(keys, batch.artifacts, strict=True))
-    found: list[Key] = []
-    seen: Counter[str] = Counter()
-    for columns, non_finite in chunks(path, usable):
-        start = len(found)
-        found += keys_of(columns["photo_id"], seen)
-        for row, steps in non_finite:
-            report.add(
-                FINITE, f"row {start + row} ({photo_text(found[start + row])})", f"{path_text(steps)}is not finite"
-            )
-        for row, key in enumerate(found[start:]):
-            if key in artifacts:
-                values = {name: column[row] for name, column in columns.items()}
-                for check, problem in _row_problems(values, batch, artifacts[key], sound.get(key)):
-                    report.add(check, f"row {start + row} ({photo_text(key)})", problem)
-    for key, row, problem in sequence_problems(keys, found):
-        report.add(COMPLETE, f"row {row} ({photo_text(key)})", problem)
+    photos = PhotosOfFile("row {}", report)
+    for row, non_finite in read_rows(path, usable - {"label_cosines"}):  # large, and not compared
+        key = photos.add(row["photo_id"])
+        for steps in non_finite:
+            photos.report(FINITE, f"{format_path(steps)}is not finite")
+        if key in artifacts:
+            for check, problem in _row_problems(row, batch, artifacts[key], valid.get(key)):
+                photos.report(check, problem)
+    photos.check_order(keys)
 
 
 def _row_problems(
     row: Mapping[str, Any], batch: Batch, artifact: Artifact, features: Mapping[str, Any] | None
 ) -> Iterator[tuple[Check, str]]:
-    """What is wrong with one row; a column that is not in `row` is passed over.
+    """The problems of one row; columns that are missing in `row` are skipped.
 
     Args:
-        features: those in the JSON, if they are as they should be.
+        features: those of the JSON, if valid.
     """
-    identity = {"batch_id": batch.batch_id, "position": artifact.position, "image_uri": stored(artifact.image_uri)}
-    for name, value in identity.items():
-        if row.get(name, value) != value:
-            yield COMPLETE, f"{name}: is not that of the manifest"
+    accepted = batch.document["artifacts"][artifact.position]
+    identity = {"batch_id": batch.batch_id, "position": artifact.position, "image_uri": artifact.image_uri}
+    for check, columns in ((COMPLETE, identity), (UNCHANGED, taken_columns(accepted))):
+        for name, value in columns.items():
+            if row.get(name, _storable(value)) != _storable(value):
+                yield check, f"{name}: differs from the manifest"
     for name, value in _feature_columns(features).items() if features else ():
         if row.get(name, value) != value:
-            yield IN_RANGE, f"{name}: is {shown(row[name])}, and should be {shown(value)} by the JSON"
-    accepted = batch.document["artifacts"][artifact.position]
-    for name, value in taken_columns(accepted).items():
-        value = stored(value) if isinstance(value, str) else value
-        if row.get(name, value) != value:
-            yield UNCHANGED, f"{name}: is not that of the manifest"
+            yield IN_RANGE, f"{name}: is {format_value(row[name])}, should be {format_value(value)} by the JSON"
     if "artifact" in row:
         try:
-            found = parsed(row["artifact"] or "")
+            problem = find_difference(metadata_of(accepted), parse_json(row["artifact"] or ""))
         except (ValueError, RecursionError):
-            yield UNCHANGED, "artifact: is not valid JSON"
-            return
-        for field, problem in differences(metadata_of(accepted), found):
-            yield UNCHANGED, f"artifact: {field}{problem}"
+            problem = "is not valid JSON"
+        if problem:
+            yield UNCHANGED, f"artifact: {problem}"
 
 
 def _feature_columns(features: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table must hold of one photo's features: null where they are defaults."""
+    """The columns of one photo's features; null for defaults."""
     defaults = defaults_of(features["errors"])
-    labels = None if "clip_labels" in defaults else features["clip_labels"]
+    labels = None if "clip_labels" in defaults else _storable(features["clip_labels"])
     return {
         "status": features["status"],
-        "errors": [{name: stored(text) for name, text in error.items()} for error in features["errors"]],
+        "errors": _storable(features["errors"]),
         **{name: None if name in defaults else features["tech"][name] for name in METRIC_NAMES},
-        "label": labels and stored(labels[0]["label"]),
+        "label": labels and labels[0]["label"],
         "confidence": labels and labels[0]["confidence"],
-        "clip_labels": labels and [{**label, "label": stored(label["label"])} for label in labels],
+        "clip_labels": labels,
         "version_technical": features["version"]["technical"],
         "version_clip": features["version"]["clip"],
     }
+
+
+def _storable(value: Any) -> Any:
+    """A value as Arrow stores it: without lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return {name: _storable(item) for name, item in value.items()} if isinstance(value, dict) else value

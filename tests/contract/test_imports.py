@@ -1,4 +1,4 @@
-"""Imports are cheap: a heavy library is loaded on first use, not before."""
+"""Public names, and the cost of imports: heavy libraries load on first use."""
 
 from __future__ import annotations
 
@@ -6,33 +6,18 @@ import builtins
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import curation_features
+from curation_features import errors, testing
 
 HEAVY = {"cv2", "dagster", "open_clip", "pandas", "piq", "pyarrow", "skimage", "torch", "torchvision"}
 MODELS = {"open_clip", "piq", "skimage", "torch", "torchvision"}
 
-PUBLIC_NAMES = [
-    "CLIPClassifier",
-    "CurationError",
-    "FeaturesService",
-    "InvalidWeightsError",
-    "ManifestError",
-    "MissingWeightsError",
-    "PhotoError",
-    "ResourceError",
-    "Settings",
-    "SettingsError",
-    "StoreError",
-    "TechnicalQualityAnalyzer",
-    "WeightsError",
-    "__version__",
-    "load",
-    "load_settings",
-    "read_features",
-]
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMPORT = re.compile(r"^ *from (curation_features[\w.]*) import (\w+(?:, \w+)*)", re.MULTILINE)
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -51,8 +36,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import curation_features") & HEAVY == set()
 
 
-def test_the_public_names_load_neither_dagster_nor_a_model_library() -> None:
-    loaded = loaded_by(f"from curation_features import {', '.join(PUBLIC_NAMES)}")
+def test_public_names_load_no_dagster_and_no_model_library() -> None:
+    loaded = loaded_by(f"from curation_features import {', '.join(curation_features.__all__)}")
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
 
 
@@ -61,33 +46,50 @@ def test_orchestration_and_service_load_no_model_library(module: str) -> None:
     assert loaded_by(f"import curation_features.{module}") & MODELS == set()
 
 
-def test_the_command_line_starts_without_dagster_or_a_model_library() -> None:
+def test_the_cli_loads_no_dagster_and_no_model_library() -> None:
     loaded = loaded_by("import curation_features.cli")
     assert "curation_features" in loaded
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
 
 
-def test_the_public_names() -> None:
-    assert curation_features.__all__ == sorted(PUBLIC_NAMES)
-    assert dir(curation_features) == sorted(PUBLIC_NAMES)
-
-
-def test_what_public_functions_say_they_raise_is_public() -> None:
-    documented_errors = set()
-    for name in PUBLIC_NAMES:
-        public = getattr(curation_features, name)
-        methods = [method for key, method in vars(public).items() if key[0] != "_"] if isinstance(public, type) else []
-        for documented in (public, *methods):
-            documented_errors |= set(re.findall(r"\b([A-Z]\w*Error)\b", getattr(documented, "__doc__", None) or ""))
-    assert {"PhotoError", "StoreError", "ResourceError"} <= documented_errors
-    assert documented_errors - set(PUBLIC_NAMES) - set(dir(builtins)) == set()
-
-
-@pytest.mark.parametrize("name", PUBLIC_NAMES)
+@pytest.mark.parametrize("name", curation_features.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(curation_features, name)
+    assert getattr(curation_features, name) is not None
+    assert name in dir(curation_features)
 
 
-def test_another_name_is_not_there() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'nonsense'"):
         curation_features.nonsense  # noqa: B018
+
+
+def test_every_exception_is_public() -> None:
+    exceptions = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert len(exceptions) > 10
+    assert exceptions <= set(curation_features.__all__)
+
+
+def test_documented_exceptions_are_public() -> None:
+    documented = set()
+    for name in curation_features.__all__:
+        public = getattr(curation_features, name)
+        methods = [method for key, method in vars(public).items() if key[0] != "_"] if isinstance(public, type) else []
+        for code in (public, *methods):
+            documented |= set(re.findall(r"\b([A-Z]\w*Error)\b", getattr(code, "__doc__", None) or ""))
+    assert {"PhotoError", "StoreError", "ResourceError"} <= documented
+    assert documented - set(curation_features.__all__) - set(dir(builtins)) == set()
+
+
+def imports_in(path: Path) -> list[tuple[str, str]]:
+    """Module and name of each import from this package in a file."""
+    text = path.read_text().replace("`", "\n").replace('"', "\n")
+    text = re.sub(r"\((?:\s+\w+,)+\s+\)", lambda names: ", ".join(re.findall(r"\w+", names[0])), text)
+    return [(module, name) for module, names in IMPORT.findall(text) for name in names.split(", ")]
+
+
+def test_imports_in_documents_and_examples_are_public() -> None:
+    public = {"curation_features": set(curation_features.__all__), "curation_features.testing": set(vars(testing))}
+    paths = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/*.py")]
+    shown = [(path.name, module, name) for path in paths for module, name in imports_in(path)]
+    assert len({name for *_, name in shown}) > 10
+    assert [item for item in shown if item[2] not in public.get(item[1], ())] == []

@@ -1,4 +1,4 @@
-"""The package works from a wheel, with no checkout beside it."""
+"""The package works from a wheel, without a checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the contents of a freshly built wheel, as an installation has them."""
+    """A folder with the contents of a freshly built wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
     built = subprocess.run(command, capture_output=True, text=True)
@@ -41,7 +41,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(installed: Path, cwd: Path, program: str) -> str:
-    """Output of a program that sees the installed package and not the repository."""
+    """Run a program that imports the installed package; return its output."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

@@ -1,4 +1,4 @@
-"""The words of docstrings, comments, messages and documentation: the table of CONTRIBUTING.md holds everywhere."""
+"""Docstrings, comments, messages and documents avoid the words listed in CONTRIBUTING.md."""
 
 from __future__ import annotations
 
