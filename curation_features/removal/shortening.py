@@ -1,4 +1,4 @@
-"""One batch without one of its photos: manifests, stage tables and features. Other photos keep their exact values."""
+"""Removes a photo from the manifests, stage tables and features of a batch; other photos keep their exact values."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from curation_features.inventory.places import (
 from curation_features.inventory.staleness import without_features
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, to_json
 from curation_features.pipeline import EnrichedBatch
-from curation_features.removal.deleting import DataFolder
+from curation_features.removal.files import DataFolder
 from curation_features.schema import Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, record_of
+from curation_features.storage.tables import STAGE_TABLES, read_metadata, record_of
 
 Document = dict[str, Any]
 
@@ -37,7 +37,9 @@ Document = dict[str, Any]
 def remove_from_batch(
     settings: Settings, store: ArtifactStore, batch_id: str, photo_id: str, accept: Callable[[Batch], None]
 ) -> None:
-    """Remove a photo from a batch that nobody else makes meanwhile. The manifests come last: they say what is left.
+    """Remove a photo from a batch, which the caller has locked.
+
+    Manifests are written last, so that an interrupted removal still finds the photo.
 
     Args:
         accept: takes the new accepted manifest, if there was one.
@@ -66,7 +68,7 @@ def remove_from_batch(
 
 
 def shorten_incoming(settings: Settings, batch_id: str, photo_id: str) -> None:
-    """Remove a photo from the manifests of a batch in the drop folders; the sensor must not be at work there."""
+    """Remove a photo from the manifests of a batch in the drop folders, which the caller has locked."""
     folder = DataFolder(settings.data_path)
     archived = {path for path, _ in archived_manifests(settings).get(batch_id, ())}
     for path in filter(folder.holds, incoming_files(settings, batch_id)):
@@ -83,7 +85,7 @@ def shorten_incoming(settings: Settings, batch_id: str, photo_id: str) -> None:
 
 
 def holds_photo(path: Path, photo_id: str) -> bool:
-    """Whether a photo's id is a string in a file of JSON, which need not be valid."""
+    """Whether a JSON file, valid or not, holds a photo's id as a string."""
     try:
         data = read_regular(path)
     except OSError:
@@ -96,73 +98,64 @@ def _without(document: Mapping[str, Any], photo_id: str) -> Document:
     return {**document, "artifacts": kept}
 
 
-# Features ------------------------------------------------------------------------------------------------------------
-
-
 def _shorten_features(
     settings: Settings, store: ArtifactStore, batch_id: str, photo_id: str, manifests: Sequence[Document]
 ) -> None:
-    """Write the finished features of a batch without a photo, if there are any, and announce them.
+    """Write and announce the finished features of a batch without a photo, if there are any.
 
     Args:
-        manifests: of the batch, without the photo. The features are of the one that has their artifacts.
+        manifests: of the batch, without the photo. The origin of the features is the one with the same artifacts.
     """
     json_path, table_path = store.feature_paths(batch_id)
     try:
         shorter = _without(read_object(json_path), photo_id)
-    except FileNotFoundError:  # without it the other files count for nothing
+    except FileNotFoundError:  # the other files are not valid without it
         for place in (PAGE, TABLE, EMBEDDINGS):
             DataFolder(settings.data_path).delete(place.path(settings.data_path, batch_id))
         return
     plain = without_features(shorter)
-    manifest = next((found for found in manifests if without_features(found) == plain), plain)
-    _write_without(settings, store, batch_from(manifest), _merged(shorter, table_path, photo_id), photo_id)
-
-
-def _write_without(
-    settings: Settings, store: ArtifactStore, batch: Batch, merged: EnrichedBatch, photo_id: str
-) -> None:
-    """Write features, their page and their image vectors without a photo, and announce them, as every run does."""
-    path = store.embeddings_path(batch.batch_id)
+    batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
+    merged, path = _enriched(shorter, table_path, photo_id), store.embeddings_path(batch_id)
     try:
         source = read_metadata(path) if path.is_file() else {}
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}): make the features of this batch again") from error
-    with store.embeddings(batch.batch_id, source.get("version"), source.get("model")) as embeddings:
-        for record in _vectors(path) if source else merged.records:
+        raise _unreadable(path, error) from error
+    with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:
+        for record in _embedded_records(path) if source else merged.records:
             if record.photo_id != photo_id:
                 embeddings.add(record)
         written = write_batch(batch, merged, store, embeddings, settings)
     written.announce(Outbox.from_settings(settings), settings.root)
 
 
-def _merged(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
-    """What finished features were made of, out of their table, but for a photo."""
+def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
+    """Restore the records of finished features from their table, without a photo."""
+    technical = STAGE_TABLES["technical_metrics"]
+    columns = (*technical.columns, "clip_labels", "label_margin", "label_cosines")
+    records = []
     try:
         metadata = read_metadata(table)
-        records = [_record(row) for row in table_rows(table, _COLUMNS) if row["photo_id"] != photo_id]
-        version, labels = dict(metadata["version"]), list(metadata["labels"])
+        version, vocabulary = dict(metadata["version"]), list(metadata["labels"])
+        for row in table_rows(table, columns):
+            if row["photo_id"] != photo_id:
+                record = record_of(row)
+                technical.restore(record, row)
+                labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
+                record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
+                records.append(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{table}: cannot be read ({error}): make the features of this batch again") from error
+        raise _unreadable(table, error) from error
     if [record.photo_id for record in records] != [artifact["photo_id"] for artifact in document["artifacts"]]:
         raise StoreError(f"{table}: has other photos than the JSON file: make the features of this batch again")
-    return EnrichedBatch(document, records, version, labels)
+    return EnrichedBatch(document, records, version, vocabulary)
 
 
-_TECHNICAL = STAGE_TABLES["technical_metrics"]
-_COLUMNS = (*_TECHNICAL.columns, "clip_labels", "label_margin", "label_cosines")
-
-
-def _record(row: Row) -> PhotoRecord:
-    record = record_of(row)
-    _TECHNICAL.restore(record, row)
-    labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
-    record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
-    return record
-
-
-def _vectors(path: Path) -> Iterator[PhotoRecord]:
-    """Records with the image vectors of a batch, and nothing else."""
+def _embedded_records(path: Path) -> Iterator[PhotoRecord]:
+    """Read records that have only embeddings."""
     for row in table_rows(path, ("photo_id", "sha256", "embedding")):
         info = PhotoInfo(row["sha256"], "", 0, 0) if row["sha256"] else None
         yield PhotoRecord(row["photo_id"], "", info, embedding=Embedding(row["embedding"]))
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: cannot be read ({error}): make the features of this batch again")

@@ -73,7 +73,7 @@ def test_a_folder_of_such_formats_only_is_refused_by_name(folder: Path, capsys) 
     assert not (folder / "data").exists()
 
 
-def test_what_is_left_out_is_named(folder: Path, capsys) -> None:
+def test_skipped_entries_are_named(folder: Path, capsys) -> None:
     photo(folder / "photos" / "a.jpg")
     photo(folder / "photos" / "@eaDir" / "a.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
     photo(folder / "elsewhere" / "b.jpg")
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, capsys, monkeypat
     assert f"cannot be listed, and is left out: {folder}/photos/closed: Permission denied" in capsys.readouterr().out
 
 
-def test_the_project_is_not_fed_with_what_it_has_made(folder: Path, capsys) -> None:
+def test_the_projects_own_files_are_not_ingested(folder: Path, capsys) -> None:
     for n in range(3):
         photo(folder / f"{n}.png", n)
     counts = [told(capsys, ".", "--batch-id", "trip")["photos"] for _ in range(3)]
@@ -188,7 +188,7 @@ def test_a_batch_is_not_replaced_by_other_photos_unasked(walk: Path, capsys) -> 
     assert json.loads(capsys.readouterr().out)["error"]["kind"] == "input"
 
 
-def test_a_batch_is_replaced_where_that_is_wanted(walk: Path, capsys) -> None:
+def test_a_batch_is_replaced_if_requested(walk: Path, capsys) -> None:
     for n in range(3):
         photo(walk / "two" / f"{n}.png", 1 + n)
     assert main(["ingest", "two", "--batch-id", "walk", "--replace"]) == 0
@@ -219,7 +219,7 @@ def test_a_photo_that_is_edited_is_another_one(walk: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("place", ["manifests", "features"])
-def test_the_newest_that_is_known_of_a_batch_counts(walk: Path, capsys, place: str) -> None:
+def test_the_newest_known_manifest_counts(walk: Path, capsys, place: str) -> None:
     """`ingest` has written a manifest; a service may have delivered another since, which was accepted or measured."""
     document = json.loads((walk / "data" / "batches" / "walk.json").read_bytes())
     document["artifacts"].append({"photo_id": "x", "original_uri": "s3://bucket/x.jpg", "std_uri": "x.jpg"})

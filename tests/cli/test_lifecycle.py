@@ -23,7 +23,7 @@ from curation_features.inventory import UnreferencedFiles
 from curation_features.manifest import parse_manifest, to_json
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.removal import collect
-from curation_features.removal.deleting import DataFolder
+from curation_features.removal.files import DataFolder
 from curation_features.storage.deletions import deletions, last_sequence, record_deletion
 from curation_features.verification import verify
 
@@ -149,7 +149,7 @@ def test_a_batch_that_is_not_there(library, command, name) -> None:
 # --- rm BATCH ---
 
 
-def test_a_deleted_batch_leaves_no_trace_and_another_one_as_it_was(library) -> None:
+def test_a_deleted_batch_leaves_no_trace(library) -> None:
     kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
     originals = snapshot(library.root / "photos")
     assert library.command("batches", "rm", "holiday", "--yes") == 0
@@ -230,7 +230,7 @@ def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch
     assert deaths == len(snapshot(tmp_path / "before")) - len(snapshot(library.data))
 
 
-def test_features_without_a_manifest_go_with_what_was_made_of_their_photos(library, monkeypatch) -> None:
+def test_features_without_a_manifest_are_deleted(library, monkeypatch) -> None:
     """Here only the tables know the photos, so that they must be the last to go."""
     for folder in ("batches", "manifests"):
         (library.data / folder / "holiday.json").unlink()
@@ -269,7 +269,7 @@ def test_a_batch_with_a_run_under_way_is_left(library, tags) -> None:
     assert library.command("batches", "rm", "holiday-two", "--yes") == 0
 
 
-def test_where_dagster_cannot_be_opened_the_partition_stays_for_later(library) -> None:
+def test_without_dagster_the_partition_stays(library) -> None:
     with library.project.instance() as instance:
         instance.add_dynamic_partitions(DIMENSION, ["holiday", "gone"])
     configuration = library.data / "dagster/dagster.yaml"
@@ -533,7 +533,7 @@ def test_a_batch_without_a_photo_is_announced_and_verified(library) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_through_dagster_a_photo_leaves_manifests_stages_and_features(library) -> None:
+def test_a_photo_is_deleted_through_dagster(library) -> None:
     """Of every batch that has it; nothing is computed, and the next run takes all from the cache."""
     for batch_id in ("holiday", "holiday-two"):
         assert library.command("materialize", str(library.data / f"batches/{batch_id}.json")) == 0

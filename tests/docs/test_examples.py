@@ -20,7 +20,7 @@ from curation_features.schema import METRIC_NAMES
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# The specification's input "from preprocess", as it stands there.
+# The input "from preprocess" of the specification, unchanged.
 PREPROCESSED = """
 {
   "batch_id": "batch_20251017_105804",
@@ -50,7 +50,7 @@ PREPROCESSED = """
   ]
 }
 """
-# What comes "from ingest" it names only: these fields, and none of preprocess.
+# The fields of the input "from ingest".
 INGEST_FIELDS = ("exif", "format", "original_uri", "ranking_uri", "photo_id")
 
 
@@ -114,7 +114,7 @@ def test_the_orchestrator_takes_photos_to_features(tmp_path: Path, run: Run, pho
     assert [artifact["exif"]["camera"] for artifact in result["artifacts"]] == ["Unknown", "Unknown", "iPhone 11"]
 
 
-def test_the_orchestrator_goes_on_without_weights_if_told_so(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
+def test_the_orchestrator_continues_without_weights(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
     missing = {
         "CURATION_FEATURES_MODEL": "local-dir:nowhere",
         "CURATION_FEATURES_CLIP_IQA_WEIGHTS": "nowhere/RN50.pt",
@@ -133,7 +133,7 @@ def test_the_orchestrator_goes_on_without_weights_if_told_so(tmp_path: Path, run
     assert label == "-"
 
 
-def test_the_features_service_takes_both_input_forms_of_the_specification(tmp_path: Path, run: Run) -> None:
+def test_the_service_takes_both_input_forms(tmp_path: Path, run: Run) -> None:
     preprocessed, ingested = json.loads(PREPROCESSED), json.loads(PREPROCESSED)
     [artifact] = preprocessed["artifacts"]
     ingested["artifacts"] = [{name: artifact[name] for name in INGEST_FIELDS}]

@@ -239,7 +239,11 @@ def test_the_list_downloads_nothing(finished_library: Path, monkeypatch) -> None
         asked.append(fetch)
         raise MissingWeightsError("not here")
 
-    for module, name in (("clip.engine", "clip"), ("technical.clip_iqa", "clip_iqa"), ("technical.brisque", "brisque")):
+    for module, name in (
+        ("clip.engine", "clip"),
+        ("technical.clip_iqa", "clip_iqa"),
+        ("technical.brisque.loading", "brisque"),
+    ):
         monkeypatch.setattr(f"curation_features.{module}.locate_{name}", locate)
     found = list(list_batches(load_settings(finished_library)))
     assert [stale.reason for stale in found[0].stale] == ["unknown"]

@@ -140,7 +140,7 @@ def test_report_opens_the_page(project, monkeypatch, found) -> None:
         ("", "curation-features process MANIFEST"),
     ],
 )
-def test_a_batch_that_was_never_finished_is_code_2_with_the_remedy(project, batch, remedy) -> None:
+def test_an_unfinished_batch_is_code_2_with_a_remedy(project, batch, remedy) -> None:
     project.command("process", str(project.manifest_path("trip")))
     said(project)
     assert project.command("report", batch) == 2

@@ -121,7 +121,7 @@ def test_no_text_brings_a_bracket_into_the_page(text: str) -> None:
     assert brackets(text) == brackets("calm")
 
 
-def test_only_the_files_of_the_package_may_run_and_nothing_may_be_fetched() -> None:
+def test_the_policy_allows_only_packaged_style_and_script() -> None:
     elements = rendered(sheet([photo(0, thumbnail=thumbnail(0))]))
     (policy,) = [
         more["content"] for tag, more, _ in elements.found if more.get("http-equiv") == "Content-Security-Policy"
@@ -138,7 +138,7 @@ def test_only_the_files_of_the_package_may_run_and_nothing_may_be_fetched() -> N
     assert any(more.get("http-equiv") for _, more, _ in elements.found[:first])
 
 
-def test_the_frame_has_no_address_no_handler_and_no_style_of_its_own() -> None:
+def test_the_frame_has_no_url_handler_or_inline_style() -> None:
     for tag, attributes, _ in rendered(sheet([])).found:
         assert not [
             name for name in attributes if name.startswith("on") or name in ("style", "src", "action", "srcset")

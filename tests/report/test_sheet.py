@@ -246,7 +246,7 @@ def test_facts_are_one_short_line_each() -> None:
     assert text.isprintable()
 
 
-def test_nothing_else_of_exif_is_told(world) -> None:
+def test_no_other_exif_field_is_shown(world) -> None:
     private = {
         "gps": {"latitude": 47.314159, "longitude": 8.544811, "altitude": 431.7},
         **dict.fromkeys(("owner", "artist", "copyright", "serial", "comment", "Lens ", "CAMERA"), "Kanarie9"),
@@ -268,7 +268,7 @@ def link(world, artifact: Mapping[str, Any], settings: Settings | None = None, f
     return shown(features, settings or world.settings, folder)["photos"][0]["href"]
 
 
-def test_a_link_leads_from_the_page_to_the_photo_that_was_analysed(world) -> None:
+def test_a_link_leads_to_the_analysed_photo(world) -> None:
     world.photo("odd name#?%41&'<b>.png")
     world.photo("std.png")
     found = link(world, {"original_uri": "./photos/odd name#?%41&'<b>.png"})
@@ -311,7 +311,7 @@ def test_a_page_outside_of_the_project_tells_no_folders(world) -> None:
         "photos/" + "x" * 300 + ".png",
     ],
 )
-def test_there_is_no_link_out_of_the_project_or_to_what_is_no_picture(world, uri) -> None:
+def test_there_is_no_link_to_other_folders_or_file_types(world, uri) -> None:
     world.photo("0.png")
     outside = world.root.parent / "outside.png"
     for path in (outside, world.root / "photos" / "page.html", world.root / "photos" / "drawing.svg"):
@@ -455,13 +455,13 @@ def test_an_old_page_is_removed_where_settings_want_none(world, features) -> Non
     assert files(features) == {"batch_1.json", "batch_1.parquet"}
 
 
-def test_a_page_that_a_person_asked_for_stays_as_long_as_it_is_true(world, features) -> None:
+def test_an_up_to_date_page_is_kept_without_the_setting(world, features) -> None:
     page = refresh(features, world.settings)
     assert refresh(features, world.settings.replace(contact_sheet=False)) == page
     assert page.exists()
 
 
-def test_a_page_that_cannot_be_made_is_a_warning_and_leaves_no_old_one(world, features, monkeypatch, caplog) -> None:
+def test_a_page_that_cannot_be_made_is_a_warning(world, features, monkeypatch, caplog) -> None:
     def broken(sheet):
         yield b"<!doctype html>"
         next(iter(sheet["photos"]))
