@@ -61,7 +61,7 @@ class BatchRemoval:
         files: the files to delete, in this order.
         shared: number of its photos that other batches have, too; the files of these photos stay.
         kept: files of the batch outside the data folder, which stay.
-        sequence: of its last event, or of a deleted batch with the same id; None: there was no event.
+        sequence: of its last event, or of a deleted batch with the same id; None: it never had one.
     """
 
     batch_id: str

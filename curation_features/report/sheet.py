@@ -210,7 +210,7 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "status": row["status"],
         "scores": [row[metric.name] for metric in METRICS],
         "raw": {name: value for metric in METRICS for name, value in record.measurements[metric.name].raw.items()},
-        "labels": [[lines["label"], lines["confidence"], lines["cosine_score"]] for found in row["clip_labels"] or ()],
+        "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [
             [error["stage"], error["reason"], one_line(error["message"], _MESSAGE_LENGTH)] for error in row["errors"]

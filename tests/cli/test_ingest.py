@@ -1,4 +1,4 @@
-"""The command `ingest`: what it takes, what it says, and what it never does without being told to."""
+"""The command `ingest`: photos it takes and skips, messages, and replacement of batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is the current one and the project's root."""
+    """An empty project; it is the current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -32,8 +32,8 @@ def photo(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """What `ingest --json` prints; it must succeed."""
+def ingested(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON output of `ingest`, which must succeed."""
     capsys.readouterr()
     assert main(["ingest", *arguments, "--json"]) == 0
     fields: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -45,7 +45,7 @@ def uris(fields: dict[str, Any]) -> list[str]:
     return [artifact["original_uri"] for artifact in manifest["artifacts"]]
 
 
-# What is passed over --------------------------------------------------------------------------------------------------
+# Skipped files --------------------------------------------------------------------------------------------------------
 
 
 def test_formats_that_are_not_read_are_named(folder: Path, capsys) -> None:
@@ -57,7 +57,7 @@ def test_formats_that_are_not_read_are_named(folder: Path, capsys) -> None:
     assert "not read: 2 .heic files (HEIC; export as JPEG), such as photos/b.HEIC" in shown
     assert "not read: 1 .dng file (camera raw; export as JPEG), such as photos/d.dng" in shown
     assert "1 photos in batch trip" in shown
-    fields = told(capsys, "photos", "--batch-id", "trip")
+    fields = ingested(capsys, "photos", "--batch-id", "trip")
     assert fields["skipped"] == [
         {"suffix": ".heic", "format": "HEIC", "files": 2, "examples": ["photos/b.HEIC", "photos/c.heic"]},
         {"suffix": ".dng", "format": "camera raw", "files": 1, "examples": ["photos/d.dng"]},
@@ -82,7 +82,7 @@ def test_skipped_entries_are_named(folder: Path, capsys) -> None:
     shown = capsys.readouterr().out
     assert "left out: photos/@eaDir (thumbnails and waste of other programs)" in shown
     assert "left out: photos/link (links to folders, which are not followed)" in shown
-    fields = told(capsys, "photos", "--batch-id", "trip")
+    fields = ingested(capsys, "photos", "--batch-id", "trip")
     assert fields["left_out"] == [
         {"kind": "other_programs", "entries": 1, "examples": ["photos/@eaDir"]},
         {"kind": "linked_folders", "entries": 1, "examples": ["photos/link"]},
@@ -95,8 +95,8 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, capsys, monkeypat
 
     photos = (photo(folder / "photos" / "a.jpg"),)
     found = discovery.Found(photos, unreadable=((folder / "photos" / "closed", "Permission denied"),))
-    monkeypatch.setattr(discovery, "scan", lambda *_: found)  # permissions do not bind root
-    fields = told(capsys, "photos", "--batch-id", "trip")
+    monkeypatch.setattr(discovery, "scan", lambda *_: found)  # root ignores permissions
+    fields = ingested(capsys, "photos", "--batch-id", "trip")
     assert fields["unreadable_folders"] == [{"path": f"{folder}/photos/closed", "reason": "Permission denied"}]
     assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
     assert f"cannot be listed, and is left out: {folder}/photos/closed: Permission denied" in capsys.readouterr().out
@@ -105,54 +105,39 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, capsys, monkeypat
 def test_the_projects_own_files_are_not_ingested(folder: Path, capsys) -> None:
     for n in range(3):
         photo(folder / f"{n}.png", n)
-    counts = [told(capsys, ".", "--batch-id", "trip")["photos"] for _ in range(3)]
+    counts = [ingested(capsys, ".", "--batch-id", "trip")["photos"] for _ in range(3)]
     assert counts == [3, 3, 3]
-    assert len(list((folder / "data" / "rankingInput").iterdir())) == 6  # which it has made
-    assert told(capsys, "--samples", "--batch-id", "samples")["photos"] == 10
-    assert told(capsys, ".", "--batch-id", "trip")["photos"] == 3
+    assert len(list((folder / "data" / "rankingInput").iterdir())) == 6  # written by ingest
+    assert ingested(capsys, "--samples", "--batch-id", "samples")["photos"] == 10
+    assert ingested(capsys, ".", "--batch-id", "trip")["photos"] == 3
 
 
 def test_the_project_is_not_fed_from_a_data_folder_elsewhere(folder: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("CURATION_FEATURES_DATA_DIR", str(folder / "deep" / "down"))
     photo(folder / "a.png")
-    fields = [told(capsys, str(folder), "--batch-id", "trip") for _ in range(2)]
+    fields = [ingested(capsys, str(folder), "--batch-id", "trip") for _ in range(2)]
     assert [found["photos"] for found in fields] == [1, 1]
     assert fields[1]["left_out"] == [{"kind": "own_files", "entries": 1, "examples": [f"{folder}/deep/down"]}]
 
 
-# What is taken --------------------------------------------------------------------------------------------------------
+# Photos ---------------------------------------------------------------------------------------------------------------
 
 
 def test_folders_and_files_are_taken_together(folder: Path, capsys) -> None:
     photos = [photo(folder / name, n) for n, name in enumerate(("a/1.png", "b/2.png", "b/3.png", "c/4.png"))]
-    fields = told(capsys, "a", str(photos[2]), "c/4.png", "--batch-id", "trip")
+    fields = ingested(capsys, "a", str(photos[2]), "c/4.png", "--batch-id", "trip")
     assert uris(fields) == ["./a/1.png", "./b/3.png", "./c/4.png"]
 
 
 def test_the_home_folder_is_known_without_a_shell(folder: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
     photo(folder / "home" / "Pictures" / "a.png")
-    assert uris(told(capsys, "~/Pictures", "--batch-id", "trip")) == ["./home/Pictures/a.png"]
+    assert uris(ingested(capsys, "~/Pictures", "--batch-id", "trip")) == ["./home/Pictures/a.png"]
     photo(folder / "~nobody-is-called-so" / "b.png")
-    assert uris(told(capsys, "~nobody-is-called-so", "--batch-id", "tilde")) == ["./~nobody-is-called-so/b.png"]
+    assert uris(ingested(capsys, "~nobody-is-called-so", "--batch-id", "tilde")) == ["./~nobody-is-called-so/b.png"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "one of the arguments PATH --samples is required"),
-        (["photos", "--samples"], "argument --samples: not allowed with argument PATH"),
-        (["photos", "--nonsense", "x"], "unrecognized arguments: --nonsense"),
-    ],
-)
-def test_wrong_usage_shows_the_usage_of_ingest(folder: Path, capsys, arguments: list[str], said: str) -> None:
-    assert main(["ingest", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"curation-features: {said}")
-    assert "usage: curation-features ingest" in error
-
-
-# A batch that is there already ----------------------------------------------------------------------------------------
+# Existing batches -----------------------------------------------------------------------------------------------------
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -171,13 +156,13 @@ def walk(folder: Path, capsys) -> Path:
     for n in range(2):
         photo(folder / "one" / f"{n}.png", n)
     (folder / "one" / "2.png").write_bytes(b"no photo")
-    assert changes(told(capsys, "one", "--batch-id", "walk")) == (0, 3, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (0, 3, 0)
     return folder
 
 
 def test_a_batch_is_not_replaced_by_other_photos_unasked(walk: Path, capsys) -> None:
     for n in range(3):
-        photo(walk / "two" / f"{n}.png", 1 + n)  # of which the first is one of the batch
+        photo(walk / "two" / f"{n}.png", 1 + n)  # the first is in the batch
     before = everything(walk)
     assert main(["ingest", "two", "--batch-id", "walk"]) == 2
     error = capsys.readouterr().err
@@ -192,8 +177,8 @@ def test_a_batch_is_replaced_if_requested(walk: Path, capsys) -> None:
     for n in range(3):
         photo(walk / "two" / f"{n}.png", 1 + n)
     assert main(["ingest", "two", "--batch-id", "walk", "--replace"]) == 0
-    assert "replaces batch 'walk' (3 photos): 2 gone, 2 added" in capsys.readouterr().out
-    assert changes(told(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 2, 2)
+    assert "replaces batch 'walk' (3 photos): 2 removed, 2 added" in capsys.readouterr().out
+    assert changes(ingested(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 2, 2)
 
 
 def test_photos_are_added_to_a_batch_without_a_question(walk: Path, capsys) -> None:
@@ -201,26 +186,26 @@ def test_photos_are_added_to_a_batch_without_a_question(walk: Path, capsys) -> N
     assert main(["ingest", "one", "--batch-id", "walk"]) == 0
     assert "adds 1 photos to batch 'walk' (3 before)" in capsys.readouterr().out
     photo(walk / "one" / "4.png", 4)
-    assert changes(told(capsys, "one", "--batch-id", "walk")) == (4, 1, 0)
-    assert changes(told(capsys, "one", "--batch-id", "walk")) == (5, 0, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (4, 1, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (5, 0, 0)
 
 
 def test_a_photo_that_moves_or_is_repaired_is_still_there(walk: Path, capsys) -> None:
     (walk / "one" / "0.png").rename(walk / "one" / "moved.png")
     photo(walk / "one" / "2.png", 2)
-    assert changes(told(capsys, "one", "--batch-id", "walk")) == (3, 0, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (3, 0, 0)
 
 
 def test_a_photo_that_is_edited_is_another_one(walk: Path, capsys) -> None:
     photo(walk / "one" / "0.png", 9)
     assert main(["ingest", "one", "--batch-id", "walk"]) == 2
     assert "1 of them changed or not here ('./one/0.png')" in capsys.readouterr().err
-    assert changes(told(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 1, 1)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 1, 1)
 
 
 @pytest.mark.parametrize("place", ["manifests", "features"])
 def test_the_newest_known_manifest_counts(walk: Path, capsys, place: str) -> None:
-    """`ingest` has written a manifest; a service may have delivered another since, which was accepted or measured."""
+    """A service may have delivered a newer manifest than `ingest`, which was accepted or processed."""
     document = json.loads((walk / "data" / "batches" / "walk.json").read_bytes())
     document["artifacts"].append({"photo_id": "x", "original_uri": "s3://bucket/x.jpg", "std_uri": "x.jpg"})
     path = walk / "data" / place / "walk.json"
@@ -231,7 +216,7 @@ def test_the_newest_known_manifest_counts(walk: Path, capsys, place: str) -> Non
     assert main(["ingest", "one", "--batch-id", "walk"]) == 2
     assert "batch 'walk' holds 4 photos, 1 of them changed or not here ('s3://bucket/x.jpg')" in capsys.readouterr().err
     os.utime(path, (later - 20, later - 20))
-    assert changes(told(capsys, "one", "--batch-id", "walk")) == (3, 0, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (3, 0, 0)
 
 
 def test_a_batch_that_cannot_be_read_is_not_replaced_unasked(walk: Path, capsys) -> None:
@@ -240,7 +225,7 @@ def test_a_batch_that_cannot_be_read_is_not_replaced_unasked(walk: Path, capsys)
     error = capsys.readouterr().err
     assert "batch 'walk' is there, and its photos are not known" in error
     assert "walk.json: is not valid JSON" in error
-    assert changes(told(capsys, "one", "--batch-id", "walk", "--replace")) == (0, 3, 0)
+    assert changes(ingested(capsys, "one", "--batch-id", "walk", "--replace")) == (0, 3, 0)
 
 
 def test_an_id_that_differs_in_case_only_is_refused(walk: Path, capsys) -> None:
@@ -258,7 +243,7 @@ def test_a_batch_is_called_after_its_folder(folder: Path, capsys, monkeypatch) -
     photo(folder / "my photos" / "b" / "2.png")
     monkeypatch.chdir(folder / "my photos")
     ids = [
-        told(capsys, "--root", str(folder), *paths)["batch_id"]
+        ingested(capsys, "--root", str(folder), *paths)["batch_id"]
         for paths in (["."], ["a", "b"], ["a/1.png", "b/2.png"], [str(folder / "my photos")], ["a/1.png"])
     ]
     assert ids[:4] == ["my-photos"] * 4
@@ -266,7 +251,7 @@ def test_a_batch_is_called_after_its_folder(folder: Path, capsys, monkeypatch) -
 
 
 def test_the_samples_have_an_id_of_their_own(folder: Path, capsys) -> None:
-    assert told(capsys, "--samples")["batch_id"] == "first-run"
+    assert ingested(capsys, "--samples")["batch_id"] == "first-run"
 
 
 @pytest.mark.parametrize(

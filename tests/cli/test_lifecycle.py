@@ -1,4 +1,4 @@
-"""`batches list | show | rm` and `gc`: what they say, what they delete, and what they leave."""
+"""`batches list | show | rm` and `gc`: their output, and the files that they delete and keep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from libraries import OWN_OF_A, OWN_OF_B, SHARED, Library, snapshot
 from PIL import Image
 
 from curation_features.cli import lifecycle, removals
-from curation_features.cli.app import parser
 from curation_features.inventory import UnreferencedFiles
 from curation_features.manifest import parse_manifest, to_json
 from curation_features.orchestration.partitions import DIMENSION
@@ -28,15 +27,15 @@ from curation_features.storage.deletions import deletions, last_sequence, record
 from curation_features.verification import verify
 
 GONE = "holiday(?!-two)"
-"""Matches the id of one batch, which the other's begins with."""
+"""Matches the id of one batch, a prefix of the other's."""
 
 
 class KilledError(BaseException):
-    """Ends a command as `kill -9` would, as far as files go: nothing after it is done."""
+    """Ends a command like `kill -9`, as far as files are concerned."""
 
 
 def kill_before(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let a command die before it deletes its file of this number, from 0."""
+    """Kill a command before it deletes file `number`, counted from 0."""
     left, delete = [number], DataFolder.delete
 
     def dying(self: DataFolder, path: Path) -> bool:
@@ -48,7 +47,7 @@ def kill_before(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(DataFolder, "delete", dying)
 
 
-def of_one(library: Library, batch_id: str, *photos: int) -> dict[str, bytes]:
+def files_of(library: Library, batch_id: str, *photos: int) -> dict[str, bytes]:
     """The files of a batch and of these photos, with their content."""
     ids = [library.photo_id(seed) for seed in photos]
     found = library.told("batches", "show", batch_id)["files"]
@@ -65,7 +64,7 @@ def latest_event(library: Library, batch_id: str) -> dict[str, Any]:
 
 
 def observed_digest(instance: dg.DagsterInstance, batch_id: str) -> str:
-    """Digest of the manifest that Dagster observed last."""
+    """Digest of the last manifest that Dagster observed."""
     wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[batch_id])
     observed = instance.fetch_observations(wanted, limit=1).records[0].asset_observation
     return observed.tags["dagster/data_version"]
@@ -74,30 +73,31 @@ def observed_digest(instance: dg.DagsterInstance, batch_id: str) -> str:
 # --- list and show ---
 
 
-def test_the_list_shows_a_line_for_each_batch(library, monkeypatch) -> None:
+def test_the_list_has_a_line_for_each_batch(library, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     library.ingest("c", 7)
     assert library.command("batches", "list") == 0
-    lines = library.said.splitlines()
-    assert lines[0].split() == ["batch", "state", "photos", "degraded", "failed", "finished", "size", "stale"]
-    assert lines[1].split() == ["c", "ingested", "1", "-", "-", "-", lines[1].split()[6], "kB", "not_accepted"]
-    assert [line.split()[0] for line in lines[2:4]] == ["holiday-two", "holiday"]  # the newest first
-    assert lines[-1].startswith("3 batches, ")
-    assert lines[-1].endswith("; 1 stale")
+    lines = [line.split() for line in library.said.splitlines()]
+    assert lines[1] == ["c", "ingested", "1", "-", "-", "-", lines[1][6], "kB", "not_accepted"]
+    assert [line[0] for line in lines[2:4]] == ["holiday-two", "holiday"]  # the newest first
+    assert (lines[-1][0], lines[-1][-2:]) == ("3", ["1", "stale"])
     assert library.command("batches", "list", "--last", "1") == 0
-    assert "... and 2 older ones" in library.said
+    assert "2 older ones" in library.said
     assert library.command("batches", "list", "--stale") == 0
     assert [line.split()[0] for line in library.said.splitlines()] == ["batch", "c", "1"]
 
 
-def test_counts_and_sizes_are_shown_on_a_narrow_terminal(library, monkeypatch) -> None:
+def test_files_by_kind_fit_a_narrow_terminal(library, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    assert library.command("batches", "rm", "holiday", "--dry-run") == 0
-    lines = library.said.splitlines()
-    assert max(map(len, lines[1:])) <= 60
-    (copies,) = (line.split() for line in lines if line.startswith("copy "))
-    told = library.told("batches", "rm", "holiday", "--dry-run")["kinds"]["copy"]
-    assert copies[:4] == ["copy", str(told["files"]), f"{told['bytes'] / 1e3:.1f}", "kB"]
+    for command in (("batches", "rm", "holiday", "--dry-run"), ("gc", "--older-than", "0", "--dry-run")):
+        assert library.command(*command) == 0
+        lines = library.said.splitlines()
+        assert max(map(len, lines[1:])) <= 60
+        (copies,) = (line.split() for line in lines if line.startswith("copy "))
+        kind = library.told(*command)["kinds"]["copy"]
+        assert copies[:4] == ["copy", str(kind["files"]), f"{kind['bytes'] / 1e3:.1f}", "kB"]
+        for folder in ("batches", "manifests", "features"):
+            (library.data / folder / "holiday.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_an_empty_project_has_no_batches(tmp_path: Path, library) -> None:
     assert library.told("--root", str(tmp_path / "empty"), "batches", "list") == {"batches": [], "count": 0, "bytes": 0}
 
 
-def test_show_tells_where_every_file_lies(library) -> None:
+def test_show_lists_every_file(library) -> None:
     found = library.told("batches", "show", "holiday")
     paths = {Path(file["path"]).relative_to(library.data).as_posix(): file["bytes"] for file in found["files"]}
     assert all((library.data / name).stat().st_size == size for name, size in paths.items())
@@ -131,17 +131,16 @@ def test_show_tells_where_every_file_lies(library) -> None:
     }
     assert sum(name.startswith("cache/features/") for name in paths) == 3
     assert library.command("batches", "show", "holiday") == 0
-    assert "batch holiday: finished, 3 photos: 3 ok" in library.said
+    assert "finished, 3 photos: 3 ok" in library.said
     assert "data/features/holiday.parquet" in library.said
 
 
 @pytest.mark.parametrize("command", [("show",), ("rm", "--yes")])
 @pytest.mark.parametrize("name", ["b", "data/batches/holiday.json", "../holiday", "a\x1b[2J", "nowhere"])
-def test_a_batch_that_is_not_there(library, command, name) -> None:
+def test_an_unknown_batch(library, command, name) -> None:
     before = snapshot(library.root)
     assert library.command("batches", *command, name) == 2
     assert "\x1b" not in library.said
-    assert "there is no batch" in library.said
     assert ("did you mean 'holiday'?" in library.said) == (name in ("data/batches/holiday.json", "../holiday"))
     assert snapshot(library.root) == before
 
@@ -150,7 +149,7 @@ def test_a_batch_that_is_not_there(library, command, name) -> None:
 
 
 def test_a_deleted_batch_leaves_no_trace(library) -> None:
-    kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+    kept = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     originals = snapshot(library.root / "photos")
     assert library.command("batches", "rm", "holiday", "--yes") == 0
     assert library.traces(GONE, *(library.photo_id(seed) for seed in OWN_OF_A)) == []
@@ -170,7 +169,7 @@ def test_a_file_with_two_names_counts_once(library) -> None:
     assert (copies["files"], copies["bytes"]) == (4, sum(path.stat().st_size for path in names))
 
 
-def test_what_two_deleted_batches_share_goes_with_the_second(library) -> None:
+def test_shared_photos_are_deleted_with_the_last_batch(library) -> None:
     told = library.told("batches", "rm", "holiday", "holiday-two", "--yes")
     assert [(batch["batch_id"], batch["photos"], batch["shared"]) for batch in told["batches"]] == [
         ("holiday", 3, 1),
@@ -180,14 +179,14 @@ def test_what_two_deleted_batches_share_goes_with_the_second(library) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_through_dagster_a_batch_goes_with_its_partition(library) -> None:
-    """Two batches made by real runs; a manifest that was taken by the sensor, one that waits, and one in quarantine."""
+def test_a_batch_is_deleted_with_its_partition(library) -> None:
+    """Two batches made by real runs; an accepted manifest, a waiting one, and one in quarantine."""
     for batch_id in ("holiday", "holiday-two"):
         assert library.command("materialize", str(library.data / f"batches/{batch_id}.json")) == 0
     manifest = (library.data / "batches/holiday.json").read_text()
     library.project.tick({"taken": manifest})
     library.project.tick({"broken": '{"batch_id": "holiday", "artifacts": 5}', "waits": manifest})
-    kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+    kept = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     own = [library.photo_id(seed) for seed in OWN_OF_A]
     assert {name.split("/")[0] for name in library.traces(GONE, *own)} >= {
         "batches", "manifests", "incoming", "quarantine", "stages", "features", "events", "cache", "rankingInput",
@@ -198,19 +197,21 @@ def test_through_dagster_a_batch_goes_with_its_partition(library) -> None:
     assert {path: Path(path).read_bytes() for path in kept} == kept
     with library.project.instance() as instance:
         assert instance.get_dynamic_partitions(DIMENSION) == ["holiday-two"]
-    assert library.command("materialize", str(library.ingest("holiday", *OWN_OF_A, SHARED))) == 0  # and is made again
+    assert (
+        library.command("materialize", str(library.ingest("holiday", *OWN_OF_A, SHARED))) == 0
+    )  # it can be made again
     with library.project.instance() as instance:
         assert instance.get_dynamic_partitions(DIMENSION) == ["holiday-two", "holiday"]
 
 
 def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch, tmp_path: Path) -> None:
-    """At every file. In between the batch is there to be named, and the other batch whole."""
+    """At every file. In between, the batch is still known, and the other batch complete."""
     for folder in ("incoming", "quarantine"):
         (library.data / folder).mkdir()
         shutil.copy(library.data / "batches/holiday.json", library.data / folder / "x.json")
     (library.data / "quarantine/x.reason.json").write_text("{}")
     own = [library.photo_id(seed) for seed in OWN_OF_A]
-    kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+    kept = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     shutil.copytree(library.data, tmp_path / "before")
     deaths = 0
     while True:
@@ -231,7 +232,7 @@ def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch
 
 
 def test_features_without_a_manifest_are_deleted(library, monkeypatch) -> None:
-    """Here only the tables know the photos, so that they must be the last to go."""
+    """Only the tables name the photos, so that they must be deleted last."""
     for folder in ("batches", "manifests"):
         (library.data / folder / "holiday.json").unlink()
     for number in range(5):
@@ -243,7 +244,7 @@ def test_features_without_a_manifest_are_deleted(library, monkeypatch) -> None:
     assert library.traces(GONE, *(library.photo_id(seed) for seed in OWN_OF_A)) == []
 
 
-def test_a_batch_that_is_being_made_is_left(library) -> None:
+def test_a_batch_that_is_being_made_stays(library) -> None:
     before = snapshot(library.data)
     with library.store.exclusive("holiday"):
         told = library.told("batches", "rm", "holiday", "--yes", code=1)
@@ -254,7 +255,7 @@ def test_a_batch_that_is_being_made_is_left(library) -> None:
 
 
 @pytest.mark.parametrize("tags", [{"dagster/partition": "holiday"}, "range"])
-def test_a_batch_with_a_run_under_way_is_left(library, tags) -> None:
+def test_a_batch_with_a_run_in_progress_stays(library, tags) -> None:
     keys = ["first", "holiday", "last"]
     if tags == "range":
         tags = {"dagster/asset_partition_range_start": "first", "dagster/asset_partition_range_end": "last"}
@@ -284,20 +285,20 @@ def test_without_dagster_the_partition_stays(library) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("", 1)])
-def test_a_person_is_asked(library, monkeypatch, answer, code) -> None:
+def test_the_user_is_asked(library, monkeypatch, answer, code) -> None:
     terminal = io.StringIO(answer)
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", terminal)
     before = snapshot(library.data)
     assert library.command("batches", "rm", "holiday") == code
-    assert "delete batch holiday (3 photos, " in library.said
+    assert "holiday (3 photos, " in library.said
     assert (snapshot(library.data) == before) == bool(code)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [("holiday",), (), ("holiday", "--photo", "x", "--yes"), ("holiday", "--batch", "b", "--yes")],
-    ids=["nobody to ask", "nothing", "both", "batch without photo"],
+    ids=["no terminal", "nothing", "both", "batch without photo"],
 )
 def test_wrong_usage_deletes_nothing(library, arguments) -> None:
     before = snapshot(library.data)
@@ -319,7 +320,7 @@ def test_a_dry_run_deletes_nothing(library, arguments) -> None:
     assert snapshot(library.root, without=()) == before
 
 
-def test_what_lies_outside_the_data_folder_stays(library) -> None:
+def test_files_outside_the_data_folder_stay(library) -> None:
     drop = library.root / "drop"
     drop.mkdir()
     shutil.copy(library.data / "batches/holiday.json", drop / "x.json")
@@ -331,7 +332,7 @@ def test_what_lies_outside_the_data_folder_stays(library) -> None:
 
 
 def test_a_manifest_cannot_name_other_files_to_be_deleted(library) -> None:
-    """Only files in the folder of copies are copies, and none that is a photo's original."""
+    """Copies are only files in the folder of copies that are not originals."""
     secret = library.root / "secret.jpg"
     secret.write_text("mine")
     original = library.data / "rankingInput/original.jpg"
@@ -370,14 +371,14 @@ def test_nothing_is_deleted_through_a_link(library, tmp_path: Path) -> None:
     assert not (library.data / "features/holiday.parquet").is_symlink()
 
 
-def test_a_data_folder_that_is_a_link_is_as_good_as_any(library, tmp_path: Path) -> None:
+def test_the_data_folder_may_be_a_link(library, tmp_path: Path) -> None:
     library.data.rename(tmp_path / "disk")
     library.data.symlink_to(tmp_path / "disk")
     assert library.command("batches", "rm", "holiday", "holiday-two", "--yes") == 0
     assert list(snapshot(library.data)) == ["cache/features/label_embeddings.pt"]
 
 
-def test_ids_and_paths_cannot_drive_the_terminal(library) -> None:
+def test_ids_and_paths_cannot_control_the_terminal(library) -> None:
     evil = "\x1b]0;owned\x07[red]\u202e"
     (library.data / f"rankingInput/{evil}.jpg").write_text("copy")
     artifact = {"photo_id": evil, "original_uri": f"./photos/{evil}.png", "std_uri": f"./data/rankingInput/{evil}.jpg"}
@@ -415,7 +416,7 @@ def test_each_deletion_has_a_line_in_the_log(library) -> None:
     assert last_sequence(library.data, "never") is None
 
 
-def test_a_batch_that_is_made_again_counts_its_events_on(library) -> None:
+def test_a_batch_made_again_continues_its_sequence(library) -> None:
     assert library.command("batches", "rm", "holiday", "--yes") == 0
     library.make("holiday", *OWN_OF_A, SHARED)
     again = latest_event(library, "holiday")
@@ -425,14 +426,14 @@ def test_a_batch_that_is_made_again_counts_its_events_on(library) -> None:
     assert (shorter["data"]["sequence"], shorter["data"]["supersedes"]) == (3, again["id"])
 
 
-def test_the_sequence_lasts_over_a_batch_without_events(library) -> None:
+def test_the_sequence_survives_a_batch_without_events(library) -> None:
     record_deletion(library.data, batch_id="holiday", photos=3, sequence=9)
     shutil.rmtree(library.data / "events")
     assert library.command("batches", "rm", "holiday", "--yes") == 0
     assert [line["sequence"] for line in deletions(library.data)] == [9, 9]
 
 
-def test_a_line_that_was_cut_costs_no_other(tmp_path: Path) -> None:
+def test_a_cut_line_damages_no_other(tmp_path: Path) -> None:
     record_deletion(tmp_path, batch_id="holiday", sequence=1)
     with (tmp_path / "deleted.jsonl").open("a") as log:
         log.write('{"batch_id": "b", "sequ')
@@ -457,8 +458,8 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_dagster_learns_of_the_shorter_batch_only(library, known) -> None:
-    """`process` has left notes for Dagster, which tell of features with the photo."""
+def test_dagster_registers_only_the_shorter_batch(library, known) -> None:
+    """`process` has left adoptions for Dagster of features with the photo."""
     if known:
         with library.project.instance() as instance:
             instance.add_dynamic_partitions(DIMENSION, ["holiday"])
@@ -474,10 +475,10 @@ def test_dagster_learns_of_the_shorter_batch_only(library, known) -> None:
     assert reported == ["holiday-two"]
 
 
-def test_a_dagster_that_cannot_be_told_now_learns_later(library) -> None:
+def test_an_unavailable_dagster_is_notified_later(library) -> None:
     with library.project.instance() as instance:
         instance.add_dynamic_partitions(DIMENSION, ["holiday"])
-    (library.data / "adoptions/holiday.json").unlink()  # as when it has learned of the batch
+    (library.data / "adoptions/holiday.json").unlink()  # the batch is registered already
     configuration = library.data / "dagster/dagster.yaml"
     kept = configuration.read_text()
     configuration.write_text("storage: {sqlite: {base_dir: 7}}")
@@ -499,7 +500,7 @@ def test_a_deleted_photo_leaves_the_others_their_exact_values(library) -> None:
         table(library, "holiday"),
         table(library, "holiday", "features/embeddings"),
     )
-    others = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+    others = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
     kept = [artifact for artifact in document["artifacts"] if artifact["photo_id"] != gone]
     assert library.features("holiday") == {**document, "artifacts": kept}
@@ -534,7 +535,7 @@ def test_a_batch_without_a_photo_is_announced_and_verified(library) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_photo_is_deleted_through_dagster(library) -> None:
-    """Of every batch that has it; nothing is computed, and the next run takes all from the cache."""
+    """From every batch that has it; nothing is computed, and the next run uses the cache."""
     for batch_id in ("holiday", "holiday-two"):
         assert library.command("materialize", str(library.data / f"batches/{batch_id}.json")) == 0
     manifest = json.loads((library.data / "batches/holiday.json").read_bytes())
@@ -563,9 +564,9 @@ def test_a_photo_is_deleted_through_dagster(library) -> None:
     assert library.features("holiday") == before
 
 
-def test_a_photo_can_leave_one_batch_alone(library) -> None:
+def test_a_photo_can_be_deleted_from_one_batch(library) -> None:
     shared = library.photo_id(SHARED)
-    others = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+    others = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     told = library.told("batches", "rm", "--photo", shared, "--batch", "holiday", "--yes")
     assert told["photo"] == {"photo_id": shared, "batches": ["holiday"], "others": ["holiday-two"], "kept": []}
     assert {path: Path(path).read_bytes() for path in others} == others
@@ -574,8 +575,8 @@ def test_a_photo_can_leave_one_batch_alone(library) -> None:
     assert "has no photo" in library.said
 
 
-def test_features_that_were_never_finished_go_with_a_photo(library) -> None:
-    """Tables without their JSON file, as a killed run leaves them."""
+def test_unfinished_features_are_deleted_with_a_photo(library) -> None:
+    """Tables without their JSON file, as after a killed run."""
     (library.data / "features/holiday.json").unlink()
     assert library.command("batches", "rm", "--photo", library.photo_id(1), "--yes") == 0
     assert library.traces(library.photo_id(1)) == []
@@ -583,7 +584,7 @@ def test_features_that_were_never_finished_go_with_a_photo(library) -> None:
     assert not list((library.data / "features").rglob("holiday.*"))
 
 
-def test_the_last_photo_leaves_an_empty_batch(library) -> None:
+def test_without_its_last_photo_a_batch_is_empty(library) -> None:
     for seed in (*OWN_OF_A, SHARED):
         assert library.command("batches", "rm", "--photo", library.photo_id(seed), "--yes") == 0
     assert library.features("holiday")["artifacts"] == []
@@ -593,7 +594,7 @@ def test_the_last_photo_leaves_an_empty_batch(library) -> None:
 
 
 def test_a_removal_of_a_photo_that_is_killed_is_completed(library, monkeypatch, tmp_path: Path) -> None:
-    """Before each file that is written or deleted, of batches with manifests and of one that has none."""
+    """Before each written or deleted file, of batches with and without manifests."""
     for folder in ("batches", "manifests"):
         (library.data / folder / "holiday-two.json").unlink()
     shutil.copytree(library.data, tmp_path / "before")
@@ -634,7 +635,7 @@ def test_a_photo_of_a_batch_that_is_being_made_stays(library) -> None:
     with library.store.exclusive("holiday-two"):
         assert library.command("batches", "rm", "--photo", gone, "--yes") == 1
     assert "being made now" in library.said
-    assert f"rankingInput/{gone}.jpg" in library.traces(gone)  # the other batch has it still
+    assert f"rankingInput/{gone}.jpg" in library.traces(gone)  # the other batch still has it
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
     assert library.traces(gone) == []
 
@@ -658,8 +659,8 @@ def test_values_that_are_missing_stay_missing(library) -> None:
 # --- gc ---
 
 
-def test_gc_deletes_what_nothing_refers_to_and_only_that(library) -> None:
-    kept = of_one(library, "holiday-two", SHARED, *OWN_OF_B)
+def test_gc_deletes_only_unreferenced_files(library) -> None:
+    kept = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
     for name in ("batches/holiday.json", "manifests/holiday.json", "features/holiday.json"):
         (library.data / name).unlink()
     (library.data / "events/latest/holiday.json").write_text('{"subject": "holiday", "data": {"sequence": 4}}')
@@ -678,13 +679,13 @@ def test_gc_deletes_what_nothing_refers_to_and_only_that(library) -> None:
     assert library.told("gc", "--older-than", "0")["files"] == 0
 
 
-def test_gc_leaves_what_is_young(library) -> None:
+def test_gc_keeps_young_files(library) -> None:
     for folder in ("features", "batches", "manifests"):
         shutil.rmtree(library.data / folder)
     assert library.told("gc")["files"] == 0
     copies = list((library.data / "rankingInput").iterdir())
     for path in copies:
-        os.utime(path, (0, 0))  # which a copy of a folder does, too: its ctime says when it came here
+        os.utime(path, (0, 0))  # as after a copy of a folder; the ctime is new
     assert library.told("gc")["files"] == 0
     assert library.told("gc", "--older-than", "0")["kinds"]["copy"]["files"] == len(copies)
 
@@ -698,7 +699,7 @@ def test_an_ingest_that_uses_an_old_copy_makes_it_young(library) -> None:
     assert sum(path.stat().st_mtime > 0 for path in copies) == 6
 
 
-def test_gc_leaves_the_files_of_a_batch_that_is_being_made(library) -> None:
+def test_gc_keeps_files_of_a_batch_that_is_being_made(library) -> None:
     for folder in ("batches", "manifests", "features"):
         (library.data / folder / "holiday.json").unlink()
     with library.store.exclusive("holiday"):
@@ -706,7 +707,7 @@ def test_gc_leaves_the_files_of_a_batch_that_is_being_made(library) -> None:
     assert library.told("gc", "--older-than", "0")["kinds"]["table"]["files"] == 1
 
 
-def test_gc_leaves_a_batch_that_came_back_meanwhile(library) -> None:
+def test_gc_keeps_a_batch_that_came_back(library) -> None:
     manifests = [library.data / folder / "holiday.json" for folder in ("batches", "manifests")]
     kept = [path.rename(library.root / f"kept-{path.parent.name}.json") for path in manifests]
     (library.data / "features/holiday.json").unlink()
@@ -723,33 +724,14 @@ def test_gc_stops_at_a_manifest_that_cannot_be_read(library) -> None:
     (library.data / "batches/holiday.json").write_text("{")
     before = snapshot(library.data)
     assert library.command("gc", "--older-than", "0") == 1
-    assert "batches/holiday.json: cannot be read" in library.said
+    assert "batches/holiday.json" in library.said
     assert snapshot(library.data) == before
-    assert library.command("batches", "rm", "holiday-two", "--yes") == 1  # whose photos it may refer to
+    assert library.command("batches", "rm", "holiday-two", "--yes") == 1  # it may share photos
     assert snapshot(library.data) == before
     assert library.command("batches", "rm", "holiday", "--yes") == 0  # it can be deleted itself
     assert library.traces(GONE, *(library.photo_id(seed) for seed in OWN_OF_A)) == []
 
 
-def test_gc_says_which_kinds_and_how_many_in_a_narrow_terminal(library, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert library.command("gc", "--dry-run", "--older-than", "0") == 0
-    assert library.said == "nothing to delete\n"
-    for folder in ("batches", "manifests", "features"):
-        (library.data / folder / "holiday.json").unlink()
-    assert library.command("gc", "--dry-run", "--older-than", "0") == 0
-    lines = [line.split() for line in library.said.splitlines()]
-    assert lines[0] == ["kind", "files", "size", "names"]
-    assert {"copy": "4", "technical_metrics": "1"}.items() <= {line[0]: line[1] for line in lines}.items()
-
-
-@pytest.mark.parametrize("given", ["-1", "x", "inf", "nan"])
-def test_hours_that_make_no_sense_are_refused(library, given) -> None:
-    assert library.command("gc", f"--older-than={given}") == 2
-
-
-def test_help_names_every_command(capsys) -> None:
-    with pytest.raises(SystemExit):
-        parser().parse_args(["batches", "--help"])
-    said = capsys.readouterr().out
-    assert all(f"\n    {name} " in said for name in ("list", "show", "rm"))
+def test_invalid_hours_are_refused(library) -> None:
+    for given in ("-1", "x", "inf", "nan"):
+        assert library.command("gc", f"--older-than={given}") == 2

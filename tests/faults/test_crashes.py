@@ -63,7 +63,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def run_python(*arguments: str) -> str:
-    """The output of a Python process with `faults/` in its path."""
+    """The output of a Python process that can import the harness."""
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "faults")])
     environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     done = subprocess.run(

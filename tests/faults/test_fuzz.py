@@ -1,4 +1,4 @@
-"""A small, seeded sample of the fuzzers in `fuzz/`, which try thousands of files."""
+"""A small, seeded sample of the fuzzers, which try thousands of files."""
 
 from __future__ import annotations
 
