@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from html.parser import HTMLParser
 from io import BytesIO
 from typing import Any
 
@@ -132,3 +134,33 @@ def many(photos: int, **replaced: Any) -> Iterator[dict[str, Any]]:
     """Photos without pictures; one of ten is degraded."""
     for position in range(photos):
         yield degraded(position, "brisque", **replaced) if position % 10 == 9 else photo(position, **replaced)
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and text, as a browser parses them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.is_inside = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+        self.is_inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.is_inside:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = (tag, attributes, text + data)
+
+    def texts(self, tag: str) -> list[str]:
+        return [text for found, _, text in self.found if found == tag]
+
+    def json(self, name: str) -> Any:
+        (text,) = [text for tag, attributes, text in self.found if tag == "script" and attributes.get("id") == name]
+        return json.loads(text)

@@ -57,7 +57,7 @@ class References:
         try:
             footprint.add(artifacts_in(path))
         except StoreError as error:
-            raise StoreError(f"{error}; if it is still being written, wait until the sensor has taken it") from error
+            raise StoreError(f"{error}; if it is still being written, wait until the sensor has accepted it") from error
         return named_batch(path) or str(path), footprint
 
     def footprints(
