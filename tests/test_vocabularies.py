@@ -226,8 +226,8 @@ def test_labels_check_shows_how_separable_a_vocabulary_is_and_needs_no_photo(wor
     assert command("labels", "check", tmp_path / "mine.json") == 0
     told = capsys.readouterr().out
     assert "mine.json: 6 labels, 2 templates: valid\n" in told
-    assert "\n 1.000    1.0  bride / groom: cannot be told apart: drop or rename one\n" in told
-    assert "Confidence to expect of the right label\n" in told
+    assert "\n 1.000    1.0  bride / groom: " in told
+    assert "confidence of the right label\n" in told
     assert len(prompts) == 2 * len(WEDDINGS)
     assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -243,15 +243,15 @@ def test_labels_check_names_what_the_model_does_not_read(world, command, tmp_pat
     (tmp_path / "mine.json").write_text(json.dumps({"labels": [*WEDDINGS, *long], "templates": ["{}", "a {}"]}))
     assert command("labels", "check", tmp_path / "mine.json") == 0
     told = capsys.readouterr().out
-    assert "\nNot read whole\nThe model reads 77 tokens of a prompt, and not the rest of labels[6] 'rose rose" in told
-    assert "\nThe model reads the same of labels[6] 'rose rose" in told
+    assert "Not read completely\n" in told
+    assert told.count("labels[6] 'rose rose") == 2
     assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["context_length"] == 77
     assert found["cut"] == [{"label": label, "templates": 2} for label in long]
     assert found["same"] == [{"first": long[0], "second": long[1]}]
     assert command("labels", "check", "weddings") == 0
-    assert "Not read whole" not in capsys.readouterr().out
+    assert "Not read completely" not in capsys.readouterr().out
 
 
 def test_labels_check_says_what_is_wrong_before_any_model_loads(world, command, vocabularies, capsys):

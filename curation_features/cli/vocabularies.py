@@ -14,7 +14,6 @@ from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
-    from curation_features.clip.prompts import Unread
     from curation_features.clip.separability import LabelOutlook, LabelPair, TemplateEffect
     from curation_features.clip.vocabulary import Vocabulary
 
@@ -73,7 +72,7 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Check a vocabulary, and show how well its labels can be distinguished; needs the CLIP model, no photo."""
     from curation_features.clip.label_embeddings import directions, embed_prompts
     from curation_features.clip.prompts import unread
-    from curation_features.clip.separability import nearest_pairs, outlooks, template_effects
+    from curation_features.clip.separability import CLOSE_ODDS, nearest_pairs, outlooks, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
     from curation_features.pipeline import Models
 
@@ -88,13 +87,14 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     pairs = nearest_pairs(vectors, vocabulary.labels, scale)
     labels = outlooks(vectors, vocabulary.labels, scale)
     templates = template_effects(prompts, vocabulary.labels, vocabulary.templates, scale)
-    lines = (
-        *_unread_lines(missed, vocabulary),
-        *_pair_lines(pairs, scale),
-        *_crowd_lines(labels),
-        *_outlook_lines(labels),
-        *_template_lines(templates),
-    )
+    crowds = f"Near many others (odds under {CLOSE_ODDS:g}): drop them, or make them more specific"
+    sections: dict[str, Iterable[str]] = {
+        "Not read completely": missed.warnings(vocabulary),
+        "Nearest pairs": _pair_lines(pairs, scale),
+        crowds: _crowd_lines(labels),
+        "Expected confidence of the right label": _outlook_lines(labels),
+        "Templates": map(_describe_template, templates),
+    }
     fields = {
         "context_length": missed.length,
         "cut": [{"label": label, "templates": count} for label, count in missed.cut.items()],
@@ -104,6 +104,7 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
         "labels": [asdict(label) for label in labels],
         "templates": [{**asdict(template), "idle": template.is_idle} for template in templates],
     }
+    lines = [line for title, content in sections.items() if (found := [*content]) for line in ("", title, *found)]
     return Outcome(fields, partial(_say_lines, lines))
 
 
@@ -116,19 +117,9 @@ def _size(vocabulary: Vocabulary) -> str:
     return f"{len(vocabulary.labels)} labels, {len(vocabulary.templates)} templates"
 
 
-def _unread_lines(missed: Unread, vocabulary: Vocabulary) -> Iterator[str]:
-    warnings = list(missed.warnings(vocabulary))
-    if warnings:
-        yield ""
-        yield "Not read completely"
-        yield from warnings
-
-
 def _pair_lines(pairs: Sequence[LabelPair], scale: float) -> Iterator[str]:
     from curation_features.clip.separability import TYPICAL_ALIGNMENT
 
-    yield ""
-    yield "Nearest pairs"
     yield "cosine  odds"
     for pair in pairs:
         yield f"{pair.cosine:6.3f}  {_odds(pair.odds):>5}  {pair.first} / {pair.second}: {_ADVICE[pair.verdict]}"
@@ -139,40 +130,29 @@ def _pair_lines(pairs: Sequence[LabelPair], scale: float) -> Iterator[str]:
 
 
 def _crowd_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
-    from curation_features.clip.separability import CLOSE_ODDS, CROWD
+    from curation_features.clip.separability import CROWD
 
     crowded = sorted((label for label in labels if len(label.close) >= CROWD), key=lambda label: -len(label.close))
-    if crowded:
-        yield ""
-        yield f"Near many others (odds under {CLOSE_ODDS:g}): drop them, or make them more specific"
-        for label in crowded[:_SHOWN]:
-            yield f"{label.label}: {_some(label.close)}"
-        if crowded[_SHOWN:]:
-            yield f"and {len(crowded) - _SHOWN} more labels"
+    for label in crowded[:_SHOWN]:
+        yield f"{label.label}: {_some(label.close)}"
+    if crowded[_SHOWN:]:
+        yield f"and {len(crowded) - _SHOWN} more labels"
 
 
 def _outlook_lines(labels: Sequence[LabelOutlook]) -> Iterator[str]:
     rising = sorted(labels, key=lambda label: label.confidence)
-    low, middle, high = rising[0], rising[len(rising) // 2], rising[-1]
-    yield ""
-    yield "Expected confidence of the right label"
-    for what, label in (("lowest", low), ("middle", middle), ("highest", high)):
+    for what, label in (("lowest", rising[0]), ("middle", rising[len(rising) // 2]), ("highest", rising[-1])):
         yield f"{what:7}  {label.confidence:.2f}  {label.label}"
     yield "A higher threshold excludes most photos of a label. How to choose one: docs/labels.md"
 
 
-def _template_lines(templates: Sequence[TemplateEffect]) -> Iterator[str]:
-    if not templates:
-        return
-    yield ""
-    yield "Templates"
-    for template in templates:
-        remarks = [f"changes odds by a factor of {template.shift:.2f} at most"]
-        if template.is_idle:
-            remarks.append("has little effect, and may be dropped")
-        if template.confused:
-            remarks.append(f"disagrees with the others on {len(template.confused)} labels: {_some(template.confused)}")
-        yield f"{template.template}: {'; '.join(remarks)}"
+def _describe_template(template: TemplateEffect) -> str:
+    remarks = [f"changes odds by a factor of {template.shift:.2f} at most"]
+    if template.is_idle:
+        remarks.append("has little effect, and may be dropped")
+    if template.confused:
+        remarks.append(f"disagrees with the others on {len(template.confused)} labels: {_some(template.confused)}")
+    return f"{template.template}: {'; '.join(remarks)}"
 
 
 def _odds(odds: float) -> str:

@@ -35,6 +35,7 @@ WATCH = """
     window.breaches = [];
     document.addEventListener("securitypolicyviolation", (event) => window.breaches.push(event.blockedURI));
 """
+SEPARATE = {"has_touch": False}  # any option opens a page in a separate context
 HOSTILE = [
     "<img src=x onerror=document.title='owned'>",
     "</script><script>document.title='owned'</script>",
@@ -158,7 +159,7 @@ def wait_for(page: Page, condition: str) -> None:
 
 def card(page: Page, place: int) -> Locator:
     """The card at a place, from 0."""
-    return card(page, place)
+    return page.locator(".card").nth(place)
 
 
 def ring(page: Page, *places: int) -> None:
@@ -522,7 +523,7 @@ def address_of(page: Page, marks: int) -> str:
 
 def test_marks_are_stored(view: Open) -> None:
     given = photos()
-    page = view(sheet(given), has_touch=False)  # a separate context, as the page is closed
+    page = view(sheet(given), **SEPARATE)  # it is closed
     mark(page, 3, 7)
     page.close()
     again = view(sheet(given), beside=page)
@@ -662,7 +663,7 @@ def test_without_storage_the_address_has_the_marks(view: Open) -> None:
 
 def test_a_full_or_damaged_storage_loses_no_mark(view: Open) -> None:
     given = photos()
-    page = view(sheet(given))
+    page = view(sheet(given), **SEPARATE)
     page.evaluate(
         "for (let size = 2 ** 22; size; size >>= 1)"
         " try { for (let n = 0; ; n++) localStorage.setItem(`${size} ${n}`, 'x'.repeat(size)); } catch {}"
