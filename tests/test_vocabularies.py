@@ -244,7 +244,7 @@ def test_labels_check_names_what_the_model_does_not_read(world, command, tmp_pat
     assert command("labels", "check", tmp_path / "mine.json") == 0
     told = capsys.readouterr().out
     assert "Not read completely\n" in told
-    assert told.count("labels[6] 'rose rose") == 2
+    assert told.count("labels[6] 'rose rose") >= 2
     assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["context_length"] == 77

@@ -59,11 +59,12 @@ def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
     """Run Python in an empty project folder, with the small models unless `environment` says otherwise."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join(map(str, (EXAMPLES, EXAMPLES.parent)))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**inherited, **small_models, "PYTHONPATH": str(EXAMPLES), **environment},
+            env={**inherited, **small_models, "PYTHONPATH": paths, **environment},
             capture_output=True,
             text=True,
         )
