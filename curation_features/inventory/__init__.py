@@ -3,9 +3,9 @@
 Nothing here writes or deletes. Each folder is listed once, for any number of batches.
 """
 
-from curation_features.inventory.batch_files import BatchFile, batch_files, photo_files, total_bytes
+from curation_features.inventory.batch_files import BatchFile, batch_files, total_bytes
 from curation_features.inventory.entries import BatchEntry, known_batch_ids, list_batches, show_batch
-from curation_features.inventory.footprint import footprint_of
+from curation_features.inventory.footprint import footprint_of, photo_files
 from curation_features.inventory.places import list_places
 from curation_features.inventory.unreferenced import UnreferencedFiles
 

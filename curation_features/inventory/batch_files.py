@@ -1,4 +1,4 @@
-"""Every file of a batch, and every file made of its photos."""
+"""Finds the files of a batch in every place of the data folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pathlib import Path
 
 from curation_features.errors import StoreError
 from curation_features.events.outbox import FEATURES_COMPLETED
-from curation_features.inventory.footprint import Footprint
 from curation_features.inventory.places import PLACES, files_in, read_object, read_regular
-from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.settings import Settings
-from curation_features.storage.cache import FeatureCache
 
 PENDING, JOURNAL, QUARANTINE = Path("events/pending"), Path("events") / FEATURES_COMPLETED, Path("quarantine")
 THUMBNAILS = Path("cache/thumbnails")
@@ -58,17 +55,6 @@ def batch_files(settings: Settings, batch_id: str) -> list[BatchFile]:
     for kind, folder in (("pending_event", data_path / PENDING), ("event", data_path / JOURNAL)):
         names = sorted(entry.name for entry in files_in(folder) if f"{batch_id}-" in entry.name)
         paths += [(kind, folder / name) for name in names if _subject(folder / name) == batch_id]
-    return list(existing(paths))
-
-
-def photo_files(settings: Settings, footprint: Footprint) -> list[BatchFile]:
-    """The existing thumbnails, cache entries and copies of the photos in a footprint."""
-    data_path, cache = settings.data_path, FeatureCache(settings.cache_path)
-    entries = files_in(data_path / THUMBNAILS) if footprint.digests else ()
-    names = sorted(entry.name for entry in entries if entry.name.partition("-")[0] in footprint.digests)
-    paths = [("thumbnail", data_path / THUMBNAILS / name) for name in names]
-    paths += [("cache", cache.path(photo_id)) for photo_id in sorted(footprint.photos)]
-    paths += [("copy", data_path / RANKING_FOLDER / name) for name in sorted(footprint.copies)]
     return list(existing(paths))
 
 

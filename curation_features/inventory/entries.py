@@ -12,26 +12,9 @@ from typing import Any
 
 from curation_features.atomic_files import file_digest
 from curation_features.errors import StoreError
+from curation_features.inventory import places
 from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_files
 from curation_features.inventory.footprint import artifacts_in, table_rows
-from curation_features.inventory.places import (
-    ACCEPTED,
-    ADOPTION,
-    BATCHES,
-    FEATURES,
-    INGESTED,
-    LATEST_EVENT,
-    PLACES,
-    TABLE,
-    Found,
-    Listing,
-    Place,
-    files_in,
-    files_of,
-    is_announced,
-    list_places,
-    read_object,
-)
 from curation_features.inventory.staleness import CurrentVersions, Stale, StalenessOf, Summary
 from curation_features.manifest import is_batch_id
 from curation_features.schema import STATUSES
@@ -64,9 +47,9 @@ class BatchEntry:
     stale: tuple[Stale, ...]
 
 
-def known_batch_ids(listing: Listing) -> list[str]:
+def known_batch_ids(listing: places.Listing) -> list[str]:
     """The ingested, accepted or finished batches, sorted."""
-    return sorted(filter(is_batch_id, {name for place in BATCHES for name in listing[place]}))
+    return sorted(filter(is_batch_id, {name for place in places.BATCHES for name in listing[place]}))
 
 
 def list_batches(settings: Settings) -> Iterator[BatchEntry]:
@@ -78,16 +61,16 @@ def list_batches(settings: Settings) -> Iterator[BatchEntry]:
         StoreError: a folder cannot be listed.
         SettingsError: the project's labels or templates cannot be used.
     """
-    listing, versions = list_places(settings.data_path), CurrentVersions(settings)
+    listing, versions = places.list_places(settings.data_path), CurrentVersions(settings)
     journal: dict[str, list[Path]] = {}  # by the batch id in the name, which may be another's
-    for entry in files_in(settings.data_path / JOURNAL):
+    for entry in places.files_in(settings.data_path / JOURNAL):
         if match := _EVENT.fullmatch(entry.name):
             journal.setdefault(match["batch_id"], []).append(settings.data_path / JOURNAL / entry.name)
     for batch_id in known_batch_ids(listing):
-        files, summary = files_of(listing, batch_id), None
-        if FEATURES in files:
-            latest = LATEST_EVENT.path(settings.data_path, batch_id)
-            summary = _read_event(latest, batch_id)[0] if is_announced(files) else None
+        files, summary = places.files_of(listing, batch_id), None
+        if places.FEATURES in files:
+            latest = places.LATEST_EVENT.path(settings.data_path, batch_id)
+            summary = _read_event(latest, batch_id)[0] if places.is_announced(files) else None
             summary = summary or _summarize(settings.data_path, batch_id, [latest, *journal.get(batch_id, ())])
         yield _entry(settings, batch_id, files, summary, versions, exact=False)
 
@@ -95,12 +78,12 @@ def list_batches(settings: Settings) -> Iterator[BatchEntry]:
 def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[BatchFile]]:
     """One existing batch and its files. Its manifests are always compared with the features."""
     files, summary = {}, None
-    for place in PLACES:
+    for place in places.PLACES:
         path = place.path(settings.data_path, batch_id)
         if path.is_file():
-            files[place] = Found(path.stat().st_size, path.stat().st_mtime_ns)
+            files[place] = places.Found(path.stat().st_size, path.stat().st_mtime_ns)
     own = batch_files(settings, batch_id)
-    if FEATURES in files:
+    if places.FEATURES in files:
         events = [file.path for file in own if file.kind in ("latest_event", "event")]
         summary = _summarize(settings.data_path, batch_id, events)
     return _entry(settings, batch_id, files, summary, CurrentVersions(settings), exact=True), own
@@ -109,26 +92,26 @@ def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[Batc
 def _entry(
     settings: Settings,
     batch_id: str,
-    files: Mapping[Place, Found],
+    files: Mapping[places.Place, places.Found],
     summary: Summary | None,
     versions: CurrentVersions,
     *,
     exact: bool,
 ) -> BatchEntry:
-    features = files.get(FEATURES)
+    features = files.get(places.FEATURES)
     return BatchEntry(
         batch_id,
-        "finished" if features else "accepted" if ACCEPTED in files else "ingested",
+        "finished" if features else "accepted" if places.ACCEPTED in files else "ingested",
         sum(summary.statuses.values()) if summary else _count_artifacts(settings.data_path, batch_id, files),
         summary.statuses if summary else None,
         datetime.fromtimestamp(features.written / 1e9, UTC) if features else None,
-        sum(found.bytes for place, found in files.items() if place not in (LATEST_EVENT, ADOPTION)),
+        sum(found.bytes for place, found in files.items() if place not in (places.LATEST_EVENT, places.ADOPTION)),
         StalenessOf(settings, batch_id, files, summary, versions, exact).reasons(),
     )
 
 
-def _count_artifacts(data_path: Path, batch_id: str, files: Mapping[Place, Found]) -> int | None:
-    place = next(place for place in (ACCEPTED, INGESTED, FEATURES) if place in files)
+def _count_artifacts(data_path: Path, batch_id: str, files: Mapping[places.Place, places.Found]) -> int | None:
+    place = next(place for place in (places.ACCEPTED, places.INGESTED, places.FEATURES) if place in files)
     try:
         return sum(1 for _ in artifacts_in(place.path(data_path, batch_id)))
     except StoreError:
@@ -140,10 +123,10 @@ def _summarize(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summar
     digest = ""
     for path in events:
         summary, features = _read_event(path, batch_id)
-        digest = digest or (summary and file_digest(FEATURES.path(data_path, batch_id))) or ""
+        digest = digest or (summary and file_digest(places.FEATURES.path(data_path, batch_id))) or ""
         if summary and features == digest:
             return summary
-    table = TABLE.path(data_path, batch_id)
+    table = places.TABLE.path(data_path, batch_id)
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
         version = read_metadata(table)["version"]
@@ -155,7 +138,7 @@ def _summarize(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summar
 def _read_event(path: Path, batch_id: str) -> tuple[Summary | None, str]:
     """The summary in an event of a batch, and its digest of the features; None if damaged or of another batch."""
     try:
-        event = read_object(path)
+        event = places.read_object(path)
         data: Mapping[str, Any] = event["data"]
         is_valid = (
             event["subject"] == batch_id

@@ -1,11 +1,11 @@
-"""The photos, copies and digests that the documents of a batch refer to. Documents are not kept, as they are large."""
+"""The photos, copies and digests that documents refer to. The documents are not stored, as they are large."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,19 @@ from typing import Any
 from urllib.parse import unquote
 
 from curation_features.errors import PhotoError, StoreError
-from curation_features.inventory.places import ACCEPTED, FEATURES, INGESTED, TABLE, TABLES, read_object
-from curation_features.manifest import URI_FIELDS
+from curation_features.inventory import places
+from curation_features.inventory.batch_files import (
+    THUMBNAILS,
+    BatchFile,
+    archived_manifests,
+    existing,
+    named_batch,
+    waiting_manifests,
+)
+from curation_features.manifest import URI_FIELDS, document_digest
 from curation_features.photos.reader import RANKING_FOLDER, is_remote, local_path
 from curation_features.settings import Settings
+from curation_features.storage.cache import FeatureCache
 from curation_features.storage.tables import Row, read_rows
 
 _INGESTED_ID = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +104,7 @@ def footprint_of(
     """
     footprint, data_path = Footprint(), settings.data_path
     uris: list[dict[str, str]] = []
-    manifests = (place.path(data_path, batch_id) for place in (INGESTED, ACCEPTED))
+    manifests = (place.path(data_path, batch_id) for place in (places.INGESTED, places.ACCEPTED))
     for source in (*map(artifacts_in, (*manifests, *documents)), feature_artifacts(data_path, batch_id)):
         with suppress(StoreError):
             for artifact in source:
@@ -103,11 +112,22 @@ def footprint_of(
                 if photos is None or (is_dict and artifact.get("photo_id") in photos):
                     footprint.add([artifact])
                     uris += [_uris(artifact)] if is_dict else []
-    for place in TABLES:
+    for place in places.TABLES:
         with suppress(StoreError):
             footprint.add_rows(place.path(data_path, batch_id), photos)
     footprint.copies = _copies(settings, uris, footprint.photos)
     return footprint
+
+
+def photo_files(settings: Settings, footprint: Footprint) -> list[BatchFile]:
+    """The existing thumbnails, cache entries and copies of the photos in a footprint."""
+    data_path, cache = settings.data_path, FeatureCache(settings.cache_path)
+    entries = places.files_in(data_path / THUMBNAILS) if footprint.digests else ()
+    names = sorted(entry.name for entry in entries if entry.name.partition("-")[0] in footprint.digests)
+    paths = [("thumbnail", data_path / THUMBNAILS / name) for name in names]
+    paths += [("cache", cache.path(photo_id)) for photo_id in sorted(footprint.photos)]
+    paths += [("copy", data_path / RANKING_FOLDER / name) for name in sorted(footprint.copies)]
+    return list(existing(paths))
 
 
 def _uris(artifact: Mapping[str, Any]) -> dict[str, str]:
@@ -143,9 +163,9 @@ def feature_artifacts(data_path: Path, batch_id: str) -> Iterator[Any]:
     Raises:
         StoreError: they cannot be read.
     """
-    table = TABLE.path(data_path, batch_id)
+    table = places.TABLE.path(data_path, batch_id)
     if not os.path.lexists(table):
-        yield from artifacts_in(FEATURES.path(data_path, batch_id))
+        yield from artifacts_in(places.FEATURES.path(data_path, batch_id))
         return
     for row in table_rows(table, ("artifact",)):
         try:
@@ -157,7 +177,7 @@ def feature_artifacts(data_path: Path, batch_id: str) -> Iterator[Any]:
 def artifacts_in(path: Path) -> Iterator[Any]:
     """The artifacts in a JSON file; none if it does not exist. Raises `StoreError`: it cannot be read."""
     with suppress(FileNotFoundError):
-        yield from artifacts_of(read_object(path))
+        yield from artifacts_of(places.read_object(path))
 
 
 def artifacts_of(document: Mapping[str, Any]) -> list[Any]:
@@ -181,3 +201,98 @@ def table_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path}: cannot be read ({error}): make it again, or delete it")
+
+
+# All batches ---------------------------------------------------------------------------------------------------------
+
+
+class References:
+    """The places of a project, listed once, and the footprints of its batches.
+
+    Args:
+        apart: a photo of which only the id is recorded.
+
+    Attributes:
+        waiting: footprints of the manifests that wait for the sensor, by batch id, or else path.
+        listing: the files of each place.
+        documented: the batches that have a manifest or features.
+        batch_ids: these, and those that have any other file, sorted.
+
+    Raises:
+        StoreError: a folder cannot be listed, or a waiting manifest cannot be read.
+    """
+
+    def __init__(self, settings: Settings, apart: str | None = None) -> None:
+        self._data_path = settings.data_path
+        self._apart = apart
+        # Waiting manifests come first: the sensor may accept one meanwhile, and it is seen either here or below.
+        self.waiting = [self._waiting_footprint(path) for path in waiting_manifests(settings)]
+        self._archived = archived_manifests(settings)
+        self.listing = places.list_places(settings.data_path)
+        self.documented = {*self._archived, *(name for place in places.BATCHES for name in self.listing[place])}
+        self.batch_ids = sorted(self.documented.union(*self.listing.values()))
+
+    def _waiting_footprint(self, path: Path) -> tuple[str, Footprint]:
+        footprint = Footprint(apart=self._apart)
+        try:
+            footprint.add(artifacts_in(path))
+        except StoreError as error:
+            raise StoreError(f"{error}; if it is still being written, wait until the sensor has accepted it") from error
+        return named_batch(path) or str(path), footprint
+
+    def footprints(
+        self, batch_ids: Iterable[str], *, tables: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[str, Footprint]]:
+        """Yield the `photos` and `names` of each batch.
+
+        Args:
+            tables: also the `digests`, which only tables have.
+            progress: called with 1 for each batch.
+
+        Raises:
+            StoreError: a document or a table cannot be read; names it.
+        """
+        for batch_id in batch_ids:
+            footprint = Footprint(apart=self._apart)
+            digests = self._add_manifests(footprint, batch_id)
+            for path, digest in self._archived.get(batch_id, ()):
+                if not any(known.startswith(digest) for known in digests):
+                    footprint.add(artifacts_in(path))
+            if batch_id in self.listing[places.FEATURES] and not self._are_made_from(digests, batch_id):
+                footprint.add(feature_artifacts(self._data_path, batch_id))
+            if tables or not digests:
+                for place in places.TABLES:
+                    if batch_id in self.listing[place]:
+                        footprint.add_rows(place.path(self._data_path, batch_id))
+            yield batch_id, footprint
+            if progress:
+                progress(1)
+
+    def _add_manifests(self, footprint: Footprint, batch_id: str) -> set[str]:
+        """Add the manifests of a batch, which are often identical, and return their digests."""
+        digests, seen = set(), b""
+        for place in (places.ACCEPTED, places.INGESTED):
+            path = place.path(self._data_path, batch_id)
+            try:
+                data = places.read_regular(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                places.read_object(path)  # raises a StoreError with the remedy
+                continue
+            if data != seen:
+                document = places.parse_object(path, data)
+                footprint.add(artifacts_of(document))
+                digests.add(document_digest(document))
+                seen = data
+        return digests
+
+    def _are_made_from(self, digests: Collection[str], batch_id: str) -> bool:
+        """Whether the features of a batch were made from one of these manifests, with the same references."""
+        if not places.is_announced(places.files_of(self.listing, batch_id)):
+            return False
+        try:
+            data = places.read_object(places.LATEST_EVENT.path(self._data_path, batch_id)).get("data")
+        except (StoreError, OSError):
+            return False
+        return isinstance(data, dict) and data.get("manifest") in digests

@@ -9,20 +9,8 @@ from typing import Any, NamedTuple
 
 from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError, StoreError
+from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
-from curation_features.inventory.places import (
-    ACCEPTED,
-    EMBEDDINGS,
-    FEATURES,
-    INGESTED,
-    PAGE,
-    TABLE,
-    Found,
-    Place,
-    parse_object,
-    read_object,
-    read_regular,
-)
 from curation_features.manifest import Batch, document_digest
 from curation_features.pipeline import FeatureStages, Models
 from curation_features.pipeline.plan import ALL_PARTS, TECHNICAL_PARTS
@@ -137,7 +125,7 @@ class StalenessOf:
 
     settings: Settings
     batch_id: str
-    files: Mapping[Place, Found]
+    files: Mapping[places.Place, places.Found]
     summary: Summary | None
     versions: CurrentVersions
     exact: bool
@@ -149,8 +137,8 @@ class StalenessOf:
             problems += self._compare_manifests()
         except StoreError as error:
             problems.append(_stale("unknown", str(error)))
-        if FEATURES in self.files:
-            wanted = [TABLE, EMBEDDINGS, *([PAGE] if self.settings.contact_sheet else [])]
+        if places.FEATURES in self.files:
+            wanted = [places.TABLE, places.EMBEDDINGS, *([places.PAGE] if self.settings.contact_sheet else [])]
             if missing := [place.kind for place in wanted if place not in self.files]:
                 problems.append(_stale("files_missing", ", ".join(missing)))
             if self.summary is not None:
@@ -159,26 +147,28 @@ class StalenessOf:
         return tuple(sorted(dict.fromkeys(problems), key=lambda stale: order.index(stale.reason)))
 
     def _compare_manifests(self) -> Iterator[Stale]:
-        accepted, ingested, features = (self.files.get(place) for place in (ACCEPTED, INGESTED, FEATURES))
+        accepted, ingested, features = (
+            self.files.get(place) for place in (places.ACCEPTED, places.INGESTED, places.FEATURES)
+        )
         if accepted and not features:
             yield _stale("never_finished")
-        elif accepted and self._is_due(accepted, features) and not self._is_origin(self._document(ACCEPTED)):
+        elif accepted and self._is_due(accepted, features) and not self._is_origin(self._document(places.ACCEPTED)):
             yield _stale("newer_manifest")
         if ingested and self._is_due(ingested, accepted or features):
-            document = self._document(INGESTED)
-            is_accepted = accepted and document_digest(document) == document_digest(self._document(ACCEPTED))
+            document = self._document(places.INGESTED)
+            is_accepted = accepted and document_digest(document) == document_digest(self._document(places.ACCEPTED))
             if not is_accepted and not (features and self._is_origin(document)):
                 yield _stale("not_accepted")
 
-    def _is_due(self, manifest: Found, result: Found | None) -> bool:
+    def _is_due(self, manifest: places.Found, result: places.Found | None) -> bool:
         """Whether to compare a manifest with its result. An older manifest is assumed to be its origin: to read all
         manifests of a large project takes minutes.
         """
         return self.exact or result is None or manifest.written > result.written
 
-    def _document(self, place: Place) -> dict[str, Any]:
+    def _document(self, place: places.Place) -> dict[str, Any]:
         try:
-            return read_object(place.path(self.settings.data_path, self.batch_id))
+            return places.read_object(place.path(self.settings.data_path, self.batch_id))
         except FileNotFoundError:  # deleted since the listing
             return {}
 
@@ -190,8 +180,8 @@ class StalenessOf:
 
     @cached_property
     def _origin_digest(self) -> str:
-        path = FEATURES.path(self.settings.data_path, self.batch_id)
-        return document_digest(without_features(read_object(path)))
+        path = places.FEATURES.path(self.settings.data_path, self.batch_id)
+        return document_digest(without_features(places.read_object(path)))
 
     def _compare_versions(self, summary: Summary) -> Iterator[Stale]:
         try:
@@ -212,13 +202,13 @@ class StalenessOf:
         """The vocabulary named by the batch. Nothing is read if the project has no named vocabularies."""
         if not self.versions.has_vocabularies:
             return None
-        place = next(place for place in (ACCEPTED, INGESTED, FEATURES) if place in self.files)
+        place = next(place for place in (places.ACCEPTED, places.INGESTED, places.FEATURES) if place in self.files)
         path = place.path(self.settings.data_path, self.batch_id)
         try:
-            data = read_regular(path)
+            data = places.read_regular(path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-        name = parse_object(path, data).get("vocabulary") if b'"vocabulary"' in data else None
+        name = places.parse_object(path, data).get("vocabulary") if b'"vocabulary"' in data else None
         return name if isinstance(name, str) else None
 
     def _embedding_version(self, clip_version: str) -> str | None:
@@ -226,7 +216,7 @@ class StalenessOf:
         known = self.versions.embeddings
         if clip_version not in known:
             try:
-                metadata = read_metadata(EMBEDDINGS.path(self.settings.data_path, self.batch_id))
+                metadata = read_metadata(places.EMBEDDINGS.path(self.settings.data_path, self.batch_id))
                 known[clip_version] = metadata.get("version")
             except (OSError, ValueError, KeyError):
                 return None
@@ -235,7 +225,7 @@ class StalenessOf:
     def _count_retryable(self, summary: Summary) -> Iterator[Stale]:
         count = summary.retryable
         if count is None:
-            rows = table_rows(TABLE.path(self.settings.data_path, self.batch_id), ("errors",))
+            rows = table_rows(places.TABLE.path(self.settings.data_path, self.batch_id), ("errors",))
             reasons = RETRYABLE_REASONS
             try:
                 count = sum(any(error["reason"] in reasons for error in row["errors"] or ()) for row in rows)

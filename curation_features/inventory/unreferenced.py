@@ -11,9 +11,8 @@ from pathlib import Path
 
 from curation_features.atomic_files import is_leftover
 from curation_features.inventory.batch_files import JOURNAL, PENDING, QUARANTINE, THUMBNAILS, BatchFile, existing
-from curation_features.inventory.footprint import Footprint
+from curation_features.inventory.footprint import Footprint, References
 from curation_features.inventory.places import ADOPTION, LATEST_EVENT, PAGE, PLACES, TABLES, Place, files_in
-from curation_features.inventory.references import References
 from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache

@@ -15,38 +15,21 @@ from pathlib import Path, PurePath
 from filelock import FileLock, Timeout
 
 from curation_features.errors import StoreError
-from curation_features.inventory.batch_files import (
-    BatchFile,
-    batch_files,
-    incoming_files,
-    incoming_folders,
-    photo_files,
-)
-from curation_features.inventory.footprint import Footprint, footprint_of
-from curation_features.inventory.places import (
-    ACCEPTED,
-    ADOPTION,
-    EMBEDDINGS,
-    FEATURES,
-    INGESTED,
-    LATEST_EVENT,
-    PAGE,
-    STAGES,
-    TABLE,
-)
-from curation_features.inventory.references import References
+from curation_features.inventory import places
+from curation_features.inventory.batch_files import BatchFile, batch_files, incoming_files, incoming_folders
+from curation_features.inventory.footprint import Footprint, References, footprint_of, photo_files
 from curation_features.removal.files import DataFolder, event_sequence
 from curation_features.settings import Settings
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import last_sequence, record_deletion
 
-_MANIFESTS = (INGESTED.kind, ACCEPTED.kind)
+_MANIFESTS = (places.INGESTED.kind, places.ACCEPTED.kind)
 _ORDER = (
     *("incoming", "quarantine_reason", "quarantined", "pending_event", "event"),
-    *(place.kind for place in (LATEST_EVENT, ADOPTION, PAGE, FEATURES)),
+    *(place.kind for place in (places.LATEST_EVENT, places.ADOPTION, places.PAGE, places.FEATURES)),
     *("thumbnail", "cache", "copy"),
-    *(place.kind for place in (EMBEDDINGS, *STAGES, TABLE)),
+    *(place.kind for place in (places.EMBEDDINGS, *places.STAGES, places.TABLE)),
     *_MANIFESTS,
 )
 _INCOMING_LOCK_S = 10.0
@@ -139,7 +122,7 @@ def plan_removal(settings: Settings, batch_id: str, shared: SharedPhotos) -> Bat
     found = [*batch_files(settings, batch_id), *of_photos]
     files = sorted((file for file in found if folder.holds(file.path)), key=lambda file: _ORDER.index(file.kind))
     kept = tuple(file.path for file in found if not folder.holds(file.path))
-    events = [file.path for file in found if file.kind in ("event", LATEST_EVENT.kind)]
+    events = [file.path for file in found if file.kind in ("event", places.LATEST_EVENT.kind)]
     sequences = [last_sequence(settings.data_path, batch_id), *map(event_sequence, events)]
     sequence = max((number for number in sequences if number is not None), default=None)
     return BatchRemoval(batch_id, photos, tuple(files), count, kept, sequence)
