@@ -42,14 +42,14 @@ class Library:
         return self.project.command(*arguments)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """The output of the last command."""
         return self.project.terminal.getvalue()
 
-    def told(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+    def run_json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """The JSON output of a command, which must exit with `code`."""
-        assert self.command(*arguments, "--json") == code, self.said
-        found: dict[str, Any] = json.loads(self.said.splitlines()[0 if code else -1])
+        assert self.command(*arguments, "--json") == code, self.output
+        found: dict[str, Any] = json.loads(self.output.splitlines()[0 if code else -1])
         return found
 
     def ingest(self, batch_id: str, *seeds: int) -> Path:

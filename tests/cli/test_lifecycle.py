@@ -50,7 +50,7 @@ def kill_before(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def files_of(library: Library, batch_id: str, *photos: int) -> dict[str, bytes]:
     """The files of a batch and of these photos, with their content."""
     ids = [library.photo_id(seed) for seed in photos]
-    found = library.told("batches", "show", batch_id)["files"]
+    found = library.run_json("batches", "show", batch_id)["files"]
     return {
         file["path"]: Path(file["path"]).read_bytes()
         for file in found
@@ -77,24 +77,24 @@ def test_the_list_has_a_line_for_each_batch(library, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     library.ingest("c", 7)
     assert library.command("batches", "list") == 0
-    lines = [line.split() for line in library.said.splitlines()]
+    lines = [line.split() for line in library.output.splitlines()]
     assert lines[1] == ["c", "ingested", "1", "-", "-", "-", lines[1][6], "kB", "not_accepted"]
     assert [line[0] for line in lines[2:4]] == ["holiday-two", "holiday"]  # the newest first
     assert (lines[-1][0], lines[-1][-2:]) == ("3", ["1", "stale"])
     assert library.command("batches", "list", "--last", "1") == 0
-    assert "2 older ones" in library.said
+    assert "2 older ones" in library.output
     assert library.command("batches", "list", "--stale") == 0
-    assert [line.split()[0] for line in library.said.splitlines()] == ["batch", "c", "1"]
+    assert [line.split()[0] for line in library.output.splitlines()] == ["batch", "c", "1"]
 
 
 def test_files_by_kind_fit_a_narrow_terminal(library, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     for command in (("batches", "rm", "holiday", "--dry-run"), ("gc", "--older-than", "0", "--dry-run")):
         assert library.command(*command) == 0
-        lines = library.said.splitlines()
+        lines = library.output.splitlines()
         assert max(map(len, lines[1:])) <= 60
         (copies,) = (line.split() for line in lines if line.startswith("copy "))
-        kind = library.told(*command)["kinds"]["copy"]
+        kind = library.run_json(*command)["kinds"]["copy"]
         assert copies[:4] == ["copy", str(kind["files"]), f"{kind['bytes'] / 1e3:.1f}", "kB"]
         for folder in ("batches", "manifests", "features"):
             (library.data / folder / "holiday.json").unlink(missing_ok=True)
@@ -110,17 +110,21 @@ def test_files_by_kind_fit_a_narrow_terminal(library, monkeypatch) -> None:
     ],
 )
 def test_json_has_the_fields_that_help_names(library, arguments, fields) -> None:
-    assert library.told(*arguments).keys() == fields.keys()
+    assert library.run_json(*arguments).keys() == fields.keys()
 
 
 def test_an_empty_project_has_no_batches(tmp_path: Path, library) -> None:
     (tmp_path / "empty").mkdir()
     assert library.project.command("--root", str(tmp_path / "empty"), "batches", "list") == 0
-    assert library.told("--root", str(tmp_path / "empty"), "batches", "list") == {"batches": [], "count": 0, "bytes": 0}
+    assert library.run_json("--root", str(tmp_path / "empty"), "batches", "list") == {
+        "batches": [],
+        "count": 0,
+        "bytes": 0,
+    }
 
 
 def test_show_lists_every_file(library) -> None:
-    found = library.told("batches", "show", "holiday")
+    found = library.run_json("batches", "show", "holiday")
     paths = {Path(file["path"]).relative_to(library.data).as_posix(): file["bytes"] for file in found["files"]}
     assert all((library.data / name).stat().st_size == size for name, size in paths.items())
     others = {name for name in snapshot(library.data) if name not in paths}
@@ -131,8 +135,8 @@ def test_show_lists_every_file(library) -> None:
     }
     assert sum(name.startswith("cache/features/") for name in paths) == 3
     assert library.command("batches", "show", "holiday") == 0
-    assert "finished, 3 photos: 3 ok" in library.said
-    assert "data/features/holiday.parquet" in library.said
+    assert "finished, 3 photos: 3 ok" in library.output
+    assert "data/features/holiday.parquet" in library.output
 
 
 @pytest.mark.parametrize("command", [("show",), ("rm", "--yes")])
@@ -140,8 +144,8 @@ def test_show_lists_every_file(library) -> None:
 def test_an_unknown_batch(library, command, name) -> None:
     before = snapshot(library.root)
     assert library.command("batches", *command, name) == 2
-    assert "\x1b" not in library.said
-    assert ("did you mean 'holiday'?" in library.said) == (name in ("data/batches/holiday.json", "../holiday"))
+    assert "\x1b" not in library.output
+    assert ("did you mean 'holiday'?" in library.output) == (name in ("data/batches/holiday.json", "../holiday"))
     assert snapshot(library.root) == before
 
 
@@ -158,20 +162,20 @@ def test_a_deleted_batch_leaves_no_trace(library) -> None:
         Path(path).relative_to(library.data).as_posix() for path in kept
     }
     assert snapshot(library.root / "photos") == originals
-    assert library.told("gc", "--older-than", "0", "--dry-run")["files"] == 0
+    assert library.run_json("gc", "--older-than", "0", "--dry-run")["files"] == 0
 
 
 def test_a_file_with_two_names_counts_once(library) -> None:
     library.ingest("c", 7, 8)
     names = [library.data / f"rankingInput/{library.photo_id(seed)}.jpg" for seed in (7, 8)]
     assert [path.stat().st_nlink for path in names] == [2, 2]
-    copies = library.told("batches", "rm", "c", "--dry-run")["kinds"]["copy"]
+    copies = library.run_json("batches", "rm", "c", "--dry-run")["kinds"]["copy"]
     assert (copies["files"], copies["bytes"]) == (4, sum(path.stat().st_size for path in names))
 
 
 def test_shared_photos_are_deleted_with_the_last_batch(library) -> None:
-    told = library.told("batches", "rm", "holiday", "holiday-two", "--yes")
-    assert [(batch["batch_id"], batch["photos"], batch["shared"]) for batch in told["batches"]] == [
+    fields = library.run_json("batches", "rm", "holiday", "holiday-two", "--yes")
+    assert [(batch["batch_id"], batch["photos"], batch["shared"]) for batch in fields["batches"]] == [
         ("holiday", 3, 1),
         ("holiday-two", 2, 0),
     ]
@@ -191,8 +195,8 @@ def test_a_batch_is_deleted_with_its_partition(library) -> None:
     assert {name.split("/")[0] for name in library.traces(GONE, *own)} >= {
         "batches", "manifests", "incoming", "quarantine", "stages", "features", "events", "cache", "rankingInput",
     }  # fmt: skip
-    told = library.told("batches", "rm", "holiday", "--yes")
-    assert [batch["partition"] for batch in told["batches"]] == ["deleted"]
+    fields = library.run_json("batches", "rm", "holiday", "--yes")
+    assert [batch["partition"] for batch in fields["batches"]] == ["deleted"]
     assert library.traces(GONE, *own) == []
     assert {path: Path(path).read_bytes() for path in kept} == kept
     with library.project.instance() as instance:
@@ -222,8 +226,8 @@ def test_a_deletion_that_is_killed_is_completed_by_the_next(library, monkeypatch
                 break
             except KilledError:
                 deaths += 1
-        assert library.told("batches", "show", "holiday")["batch_id"] == "holiday"
-        assert library.command("batches", "rm", "holiday", "--yes") == 0, library.said
+        assert library.run_json("batches", "show", "holiday")["batch_id"] == "holiday"
+        assert library.command("batches", "rm", "holiday", "--yes") == 0, library.output
         assert library.traces(GONE, *own) == [], deaths
         assert {path: Path(path).read_bytes() for path in kept} == kept
         shutil.rmtree(library.data)
@@ -247,10 +251,10 @@ def test_features_without_a_manifest_are_deleted(library, monkeypatch) -> None:
 def test_a_batch_that_is_being_made_stays(library) -> None:
     before = snapshot(library.data)
     with library.store.exclusive("holiday"):
-        told = library.told("batches", "rm", "holiday", "--yes", code=1)
-    assert told["batches"] == []
-    assert [failure["batch_id"] for failure in told["failed"]] == ["holiday"]
-    assert "being made now" in told["error"]["message"]
+        fields = library.run_json("batches", "rm", "holiday", "--yes", code=1)
+    assert fields["batches"] == []
+    assert [failure["batch_id"] for failure in fields["failed"]] == ["holiday"]
+    assert "being made now" in fields["error"]["message"]
     assert snapshot(library.data) == before
 
 
@@ -265,7 +269,7 @@ def test_a_batch_with_a_run_in_progress_stays(library, tags) -> None:
         instance.add_run(run)
     before = snapshot(library.data)
     assert library.command("batches", "rm", "holiday", "--yes") == 1
-    assert run.run_id in library.said
+    assert run.run_id in library.output
     assert snapshot(library.data) == before
     assert library.command("batches", "rm", "holiday-two", "--yes") == 0
 
@@ -276,10 +280,10 @@ def test_without_dagster_the_partition_stays(library) -> None:
     configuration = library.data / "dagster/dagster.yaml"
     kept = configuration.read_text()
     configuration.write_text("storage: {sqlite: {base_dir: 7}}")
-    assert library.told("batches", "rm", "holiday", "--yes", code=1)["batches"][0]["partition"] == "unknown"
+    assert library.run_json("batches", "rm", "holiday", "--yes", code=1)["batches"][0]["partition"] == "unknown"
     assert library.traces(GONE) == []
     configuration.write_text(kept)
-    assert library.told("batches", "rm", "holiday", "gone", "--yes")["batches"][0]["partition"] == "deleted"
+    assert library.run_json("batches", "rm", "holiday", "gone", "--yes")["batches"][0]["partition"] == "deleted"
     with library.project.instance() as instance:
         assert instance.get_dynamic_partitions(DIMENSION) == []
 
@@ -291,7 +295,7 @@ def test_the_user_is_asked(library, monkeypatch, answer, code) -> None:
     monkeypatch.setattr(sys, "stdin", terminal)
     before = snapshot(library.data)
     assert library.command("batches", "rm", "holiday") == code
-    assert "holiday (3 photos, " in library.said
+    assert "holiday (3 photos, " in library.output
     assert (snapshot(library.data) == before) == bool(code)
 
 
@@ -314,9 +318,9 @@ def test_a_dry_run_deletes_nothing(library, arguments) -> None:
     before = snapshot(library.root, without=())
     given = [argument.format(library.photo_id(OWN_OF_A[0])) for argument in arguments]
     more = ["--older-than", "0"] if arguments == ("gc",) else []
-    told = library.told(*given, *more, "--dry-run")
-    assert told["dry_run"] is True
-    assert sum(kind["files"] for kind in told["kinds"].values()) > 2
+    fields = library.run_json(*given, *more, "--dry-run")
+    assert fields["dry_run"] is True
+    assert sum(kind["files"] for kind in fields["kinds"].values()) > 2
     assert snapshot(library.root, without=()) == before
 
 
@@ -326,8 +330,8 @@ def test_files_outside_the_data_folder_stay(library) -> None:
     shutil.copy(library.data / "batches/holiday.json", drop / "x.json")
     (library.root / "config").mkdir()
     (library.root / "config/settings.toml").write_text('incoming_dirs = ["drop"]\n')
-    told = library.told("batches", "rm", "holiday", "--yes")
-    assert told["batches"][0]["kept"] == [str(drop / "x.json")]
+    fields = library.run_json("batches", "rm", "holiday", "--yes")
+    assert fields["batches"][0]["kept"] == [str(drop / "x.json")]
     assert (drop / "x.json").exists()
 
 
@@ -359,7 +363,7 @@ def test_nothing_is_deleted_through_a_link(library, tmp_path: Path) -> None:
     (library.data / "rankingInput").symlink_to(outside)
     before = snapshot(library.data), snapshot(outside)
     assert library.command("batches", "rm", "holiday", "--yes") == 1
-    assert "symbolic link" in library.said
+    assert "symbolic link" in library.output
     assert (snapshot(library.data), snapshot(outside)) == before
     (library.data / "rankingInput").unlink()
     outside.rename(library.data / "rankingInput")
@@ -386,10 +390,10 @@ def test_ids_and_paths_cannot_control_the_terminal(library) -> None:
     (library.data / "batches/evil.json").write_text(json.dumps(manifest))
     for command in (["list"], ["show", "evil"], ["rm", "evil", "--dry-run"], ["rm", "--photo", evil, "--yes"]):
         assert library.command("batches", *command) == 0
-        assert not {"\x1b", "\x07", "\u202e"} & {*library.said}
+        assert not {"\x1b", "\x07", "\u202e"} & {*library.output}
     for photo_id in (evil, "\udcff", ""):
         assert library.command("batches", "rm", "--photo", photo_id, "--yes") == 2
-        assert "\x1b" not in library.said
+        assert "\x1b" not in library.output
 
 
 # --- the log ---
@@ -557,22 +561,22 @@ def test_a_photo_is_deleted_through_dagster(library) -> None:
         assert library.store.stage_metadata("technical_metrics", library.store.manifest(batch_id))
     with library.project.instance() as instance:
         assert observed_digest(instance, "holiday") == library.store.manifest("holiday").digest
-    shown = library.told("batches", "show", "holiday")
+    shown = library.run_json("batches", "show", "holiday")
     assert (shown["photos"], shown["stale"]) == (2, [])
     before = library.features("holiday")
-    assert library.told("materialize", str(library.store.manifest_path("holiday")))["cached"] == 2
+    assert library.run_json("materialize", str(library.store.manifest_path("holiday")))["cached"] == 2
     assert library.features("holiday") == before
 
 
 def test_a_photo_can_be_deleted_from_one_batch(library) -> None:
     shared = library.photo_id(SHARED)
     others = files_of(library, "holiday-two", SHARED, *OWN_OF_B)
-    told = library.told("batches", "rm", "--photo", shared, "--batch", "holiday", "--yes")
-    assert told["photo"] == {"photo_id": shared, "batches": ["holiday"], "others": ["holiday-two"], "kept": []}
+    fields = library.run_json("batches", "rm", "--photo", shared, "--batch", "holiday", "--yes")
+    assert fields["photo"] == {"photo_id": shared, "batches": ["holiday"], "others": ["holiday-two"], "kept": []}
     assert {path: Path(path).read_bytes() for path in others} == others
     assert all("holiday-two" in name or shared in name or name.startswith("cache/") for name in library.traces(shared))
     assert library.command("batches", "rm", "--photo", shared, "--batch", "holiday", "--yes") == 2
-    assert "has no photo" in library.said
+    assert "has no photo" in library.output
 
 
 def test_unfinished_features_are_deleted_with_a_photo(library) -> None:
@@ -589,7 +593,7 @@ def test_without_its_last_photo_a_batch_is_empty(library) -> None:
         assert library.command("batches", "rm", "--photo", library.photo_id(seed), "--yes") == 0
     assert library.features("holiday")["artifacts"] == []
     assert table(library, "holiday") == []
-    entries = {entry["batch_id"]: entry["photos"] for entry in library.told("batches", "list")["batches"]}
+    entries = {entry["batch_id"]: entry["photos"] for entry in library.run_json("batches", "list")["batches"]}
     assert entries == {"holiday": 0, "holiday-two": 1}
 
 
@@ -634,7 +638,7 @@ def test_a_photo_of_a_batch_that_is_being_made_stays(library) -> None:
     gone = library.photo_id(SHARED)
     with library.store.exclusive("holiday-two"):
         assert library.command("batches", "rm", "--photo", gone, "--yes") == 1
-    assert "being made now" in library.said
+    assert "being made now" in library.output
     assert f"rankingInput/{gone}.jpg" in library.traces(gone)  # the other batch still has it
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
     assert library.traces(gone) == []
@@ -667,8 +671,8 @@ def test_gc_deletes_only_unreferenced_files(library) -> None:
     leftover = library.data / "features/.a.json.00000000.1.0123abcd.tmp"
     leftover.write_text("half")
     os.utime(leftover, (0, 0))  # of another machine, and old
-    told = library.told("gc", "--older-than", "0")
-    assert {kind: found["files"] for kind, found in told["kinds"].items()} == {
+    fields = library.run_json("gc", "--older-than", "0")
+    assert {kind: found["files"] for kind, found in fields["kinds"].items()} == {
         "copy": 4, "cache": 2, "thumbnail": 2, "table": 1, "page": 1, "embeddings": 1, "technical_metrics": 1,
         "image_embeddings": 1, "clip_labels": 1, "adoption": 1, "latest_event": 1, "leftover": 1,
     }  # fmt: skip
@@ -676,18 +680,18 @@ def test_gc_deletes_only_unreferenced_files(library) -> None:
     assert library.traces(*(library.photo_id(seed) for seed in OWN_OF_A)) == []
     assert [name.rpartition("/")[0] for name in library.traces(GONE)] == ["events/features.completed"]
     assert last_sequence(library.data, "holiday") == 4
-    assert library.told("gc", "--older-than", "0")["files"] == 0
+    assert library.run_json("gc", "--older-than", "0")["files"] == 0
 
 
 def test_gc_keeps_young_files(library) -> None:
     for folder in ("features", "batches", "manifests"):
         shutil.rmtree(library.data / folder)
-    assert library.told("gc")["files"] == 0
+    assert library.run_json("gc")["files"] == 0
     copies = list((library.data / "rankingInput").iterdir())
     for path in copies:
         os.utime(path, (0, 0))  # as after a copy of a folder; the ctime is new
-    assert library.told("gc")["files"] == 0
-    assert library.told("gc", "--older-than", "0")["kinds"]["copy"]["files"] == len(copies)
+    assert library.run_json("gc")["files"] == 0
+    assert library.run_json("gc", "--older-than", "0")["kinds"]["copy"]["files"] == len(copies)
 
 
 def test_an_ingest_that_uses_an_old_copy_makes_it_young(library) -> None:
@@ -703,8 +707,8 @@ def test_gc_keeps_files_of_a_batch_that_is_being_made(library) -> None:
     for folder in ("batches", "manifests", "features"):
         (library.data / folder / "holiday.json").unlink()
     with library.store.exclusive("holiday"):
-        assert "table" not in library.told("gc", "--older-than", "0")["kinds"]
-    assert library.told("gc", "--older-than", "0")["kinds"]["table"]["files"] == 1
+        assert "table" not in library.run_json("gc", "--older-than", "0")["kinds"]
+    assert library.run_json("gc", "--older-than", "0")["kinds"]["table"]["files"] == 1
 
 
 def test_gc_keeps_a_batch_that_came_back(library) -> None:
@@ -724,7 +728,7 @@ def test_gc_stops_at_a_manifest_that_cannot_be_read(library) -> None:
     (library.data / "batches/holiday.json").write_text("{")
     before = snapshot(library.data)
     assert library.command("gc", "--older-than", "0") == 1
-    assert "batches/holiday.json" in library.said
+    assert "batches/holiday.json" in library.output
     assert snapshot(library.data) == before
     assert library.command("batches", "rm", "holiday-two", "--yes") == 1  # it may share photos
     assert snapshot(library.data) == before

@@ -120,8 +120,8 @@ def test_confidence_falls_with_the_number_of_labels(recorded, photo, label) -> N
         chosen = [[right, *generator.choice(others, count - 1, replace=False)] for _ in range(400)]
         cosine = np.stack([recorded.things[places] @ recorded.photos[photo] for places in chosen])
         medians.append(float(np.median(scipy.special.softmax(100.0 * cosine, axis=1)[:, 0])))
-    _, told, cosine, *figures = row_of(photo, 10)
-    assert (told, float(cosine)) == (label, pytest.approx(recorded.things[right] @ recorded.photos[photo], abs=5e-4))
+    _, name, cosine, *figures = row_of(photo, 10)
+    assert (name, float(cosine)) == (label, pytest.approx(recorded.things[right] @ recorded.photos[photo], abs=5e-4))
     assert [float(figure) for figure in figures] == pytest.approx(medians, abs=0.02)  # of draws
     assert float(figures[-1]) == pytest.approx(medians[-1], abs=0.005)  # of all
 
@@ -131,9 +131,9 @@ def test_near_synonyms_share_the_confidence_as_its_table_says(recorded, photo) -
     sets = ((), ("kitten",), ("kitten", "tiger", "cougar"))
     for cell, more in zip(row_of(photo, 4)[1:], sets, strict=True):
         (first, most), (_, second), *_ = shares = recorded.shares(photo, *more)
-        *told, margin = re.findall(r"([A-Za-z]+) (\d\.\d\d)", cell)
-        assert told[0][0] == first
-        for name, figure in told:
+        *entries, margin = re.findall(r"([A-Za-z]+) (\d\.\d\d)", cell)
+        assert entries[0][0] == first
+        for name, figure in entries:
             assert float(figure) == pytest.approx(dict(shares)[name], abs=0.0051)
         assert (margin[0], float(margin[1])) == ("margin", pytest.approx(most - second, abs=0.0051))
     both = dict(recorded.shares(photo, "kitten"))
