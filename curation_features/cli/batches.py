@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, allow_degraded, check_output, declare
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
-from curation_features.cli.results import RESULT_FIELDS, RUN_FIELDS, Finished, files_of, outcome_of
+from curation_features.cli.results import RESULT_FIELDS, RUN_FIELDS, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
@@ -55,7 +55,7 @@ def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events.outbox import Outbox
-    from curation_features.manifest import distinct_photos, read_manifest
+    from curation_features.manifest import read_manifest
     from curation_features.processing import accept_without_dagster, process_batch
     from curation_features.storage.artifacts import ArtifactStore
 
@@ -77,47 +77,49 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         with bar.waiting("another run of this batch"):
             locked.enter_context(store.exclusive(batch.batch_id))
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
-    finished = Finished(
+    return outcome_of(
+        batch,
         made.merged.document,
-        photos=len(distinct_photos(batch)),
+        files_of(batch.batch_id, settings.data_path / "features"),
         cached=made.cached,
         partly_cached=made.partly_cached,
         seconds=time.monotonic() - start,
         records=made.merged.records,
     )
-    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
 def _process_to_file(batch: Batch, stages: FeatureStages, output: str) -> Outcome:
     """Write only the enriched batch, to a file or standard output. Raises `StorageAwayError`."""
     from curation_features.atomic_files import store_bytes, sweep
     from curation_features.build import check_storage
-    from curation_features.manifest import distinct_photos, to_json
+    from curation_features.manifest import to_json
     from curation_features.service import FeaturesService
 
     with show_progress(stages, batch):
         start = time.monotonic()
         merged = FeaturesService(stages=stages).run(batch)
         distinct = list(check_storage({id(record): record for record in merged.records}.values(), batch.batch_id))
-        finished = Finished(
-            merged.document,
-            photos=len(distinct_photos(batch)),
-            cached=sum(record.cached for record in distinct),
-            partly_cached=sum(record.partly_cached for record in distinct),
-            seconds=time.monotonic() - start,
-            records=merged.records,
-        )
+        seconds = time.monotonic() - start
     if output == "-":
         sys.stdout.buffer.write(to_json(merged.document))
-        return outcome_of(finished, {}, silent=True)
-    sweep(Path(output).parent)
-    store_bytes(Path(output), to_json(merged.document))
-    return outcome_of(finished, {"features": Path(output)})
+    else:
+        sweep(Path(output).parent)
+        store_bytes(Path(output), to_json(merged.document))
+    return outcome_of(
+        batch,
+        merged.document,
+        {"features": Path(output)} if output != "-" else {},
+        cached=sum(record.cached for record in distinct),
+        partly_cached=sum(record.partly_cached for record in distinct),
+        seconds=seconds,
+        records=merged.records,
+        silent=output == "-",
+    )
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
-    from curation_features.manifest import distinct_photos, read_manifest
+    from curation_features.manifest import read_manifest
     from curation_features.settings import packaged_file
     from curation_features.storage.artifacts import ArtifactStore
 
@@ -137,15 +139,15 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             result = launch.materialize(batch, definitions, instance, retry_failed=args.retry_failed)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
-    finished = Finished(
+    return outcome_of(
+        batch,
         json.loads(store.feature_paths(batch.batch_id)[0].read_bytes()),
-        photos=len(distinct_photos(batch)),
+        files_of(batch.batch_id, settings.data_path / "features"),
         cached=result.cached,
         partly_cached=result.partly_cached,
         seconds=time.monotonic() - start,
         run_id=result.run_id,
     )
-    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
 def submit(args: argparse.Namespace, settings: Settings) -> Outcome:

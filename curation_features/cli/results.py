@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from curation_features.manifest import Batch
     from curation_features.pipeline import EnrichedBatch
     from curation_features.schema import PhotoRecord
 
@@ -41,29 +42,6 @@ RESULT_FIELDS = {
 RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A finished batch.
-
-    Attributes:
-        document: the enriched manifest.
-        photos: number of distinct photos.
-        cached: photos read from the cache.
-        partly_cached: photos read from the cache in part.
-        seconds: duration of the run.
-        run_id: of the run in Dagster; empty without Dagster.
-        records: of its artifacts, with raw measurements; by default read from the table.
-    """
-
-    document: Mapping[str, Any]
-    photos: int
-    cached: int
-    seconds: float
-    partly_cached: int = 0
-    run_id: str = ""
-    records: Sequence[PhotoRecord] = ()
-
-
 def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
     """The existing files of a finished batch."""
     names = {"features": "{}.json", "table": "{}.parquet", "embeddings": "embeddings/{}.parquet", "page": "{}.html"}
@@ -71,28 +49,49 @@ def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.exists()}
 
 
-def outcome_of(finished: Finished, files: Mapping[str, Path], *, silent: bool = False) -> Outcome:
-    """The outcome of a finished batch; `silent`: without text output."""
+def outcome_of(
+    batch: Batch,
+    document: Mapping[str, Any],
+    files: Mapping[str, Path],
+    *,
+    cached: int,
+    partly_cached: int,
+    seconds: float,
+    records: Sequence[PhotoRecord] = (),
+    run_id: str = "",
+    silent: bool = False,
+) -> Outcome:
+    """The outcome of a finished batch.
+
+    Args:
+        document: the enriched manifest.
+        cached: photos read from the cache; `partly_cached`: in part.
+        seconds: duration of the run.
+        records: of the artifacts, with raw measurements; by default read from the table.
+        run_id: of the run in Dagster.
+        silent: without text output.
+    """
+    from curation_features.manifest import distinct_photos
     from curation_features.pipeline import EnrichedBatch
     from curation_features.pipeline.summary import error_counts, label_distribution, score_percentiles
 
-    document = dict(finished.document)
-    merged = EnrichedBatch(document, [_record(artifact) for artifact in document["artifacts"]], {})
+    photos = len(distinct_photos(batch))
+    merged = EnrichedBatch(dict(document), [_record(artifact) for artifact in document["artifacts"]], {})
     fields = {
-        "batch_id": document["batch_id"],
+        "batch_id": batch.batch_id,
         "artifacts": len(merged.records),
-        "photos": finished.photos,
-        "cached": finished.cached,
-        "partly_cached": finished.partly_cached,
+        "photos": photos,
+        "cached": cached,
+        "partly_cached": partly_cached,
         "statuses": merged.statuses(),
         "errors": [{"stage": e.stage, "reason": e.reason, "artifacts": e.artifacts} for e in error_counts(merged)],
         "labels": [asdict(label) for label in label_distribution(merged)],
         "scores": score_percentiles(merged),
         "files": files,
-        **speed(finished.photos, finished.seconds),
-        **({"run_id": finished.run_id} if finished.run_id else {}),
+        **speed(photos, seconds),
+        **({"run_id": run_id} if run_id else {}),
     }
-    measured = partial(_read_measured, finished, files.get("table"))
+    measured = partial(_read_measured, document, records, files.get("table"))
     return Outcome(fields, partial(_show, merged, fields, measured) if not silent else lambda: None)
 
 
@@ -106,23 +105,23 @@ def format_speed(fields: Mapping[str, Any]) -> str:
     return f"{fields['seconds']:.1f} s, {fields['photos_per_second']:.1f} photos/s"
 
 
-def _read_measured(finished: Finished, table: Path | None) -> EnrichedBatch:
-    """The artifacts of a batch with their raw measurements."""
+def _read_measured(document: Mapping[str, Any], records: Sequence[PhotoRecord], table: Path | None) -> EnrichedBatch:
+    """The artifacts of a batch with their raw measurements: from the records, or else from the table."""
     from curation_features.pipeline import EnrichedBatch
     from curation_features.schema import METRICS
     from curation_features.storage.tables import STAGE_TABLES, read_rows, record_of
 
-    if finished.records or table is None:
-        return EnrichedBatch(dict(finished.document), finished.records, {})
+    if records or table is None:
+        return EnrichedBatch(dict(document), records, {})
     photo = ("photo_id", "image_uri", "sha256", "format", "width", "height", "errors", "original_uri")
     scores = [name for metric in METRICS for name in (metric.name, *(raw.name for raw in metric.raw))]
-    artifacts, records = [], []
+    artifacts, measured = [], []
     for row in read_rows(table, [*photo, *scores]):
         record = record_of(row)
         STAGE_TABLES["technical_metrics"].restore(record, row)
         artifacts.append({"photo_id": row["photo_id"], "original_uri": row["original_uri"]})
-        records.append(record)
-    return EnrichedBatch({"artifacts": artifacts}, records, {})
+        measured.append(record)
+    return EnrichedBatch({"artifacts": artifacts}, measured, {})
 
 
 def _record(artifact: Mapping[str, Any]) -> PhotoRecord:
