@@ -220,8 +220,8 @@ def test_an_unwritable_cache_is_a_warning(project: Path, disk, state: str, caplo
     assert features(project) == expected
     warnings = [record for record in caplog.records if record.name.startswith("curation_features")]
     assert sorted(record.name for record in warnings) == [
-        "curation_features.storage.cache",
         "curation_features.clip.label_embeddings",
+        "curation_features.storage.cache",
     ]
     place.heal()
     assert [name for name in place.names() if "." in name] == []
