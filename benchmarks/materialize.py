@@ -97,7 +97,7 @@ def batches(root: Path, photos: int) -> dict[int, Path]:
         run(MATERIALIZE, manifests[count], root)
         printed = run(MATERIALIZE, manifests[count], root)  # the label embeddings exist only now
         assert "no torch" in printed.splitlines(), "a cached run loads torch"
-        assert f"{count} of {count} photos came out of the cache" in printed
+        assert f"{count} of {count} photos came from the cache" in printed
     return manifests
 
 

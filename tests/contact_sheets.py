@@ -1,11 +1,13 @@
-"""Contact sheets to try the page with: what `report.sheet` would make of photos that are drawn here."""
+"""Contact sheets for tests of the page, with drawn photos."""
 
 from __future__ import annotations
 
 import base64
+import json
 import random
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from html.parser import HTMLParser
 from io import BytesIO
 from typing import Any
 
@@ -40,7 +42,7 @@ def sheet(photos: Iterable[dict[str, Any]], **replaced: Any) -> dict[str, Any]:
 
 
 def photo(position: int, **replaced: Any) -> dict[str, Any]:
-    """A photo with numbers of its own, the same each time."""
+    """A photo with random numbers, seeded by its position."""
     chance = random.Random(position)
     scores: list[float | None] = [
         round(chance.betavariate(a, b), 6) for a, b in ((3, 2), (6, 3), (1.3, 9), (4, 2), (5, 2))
@@ -83,7 +85,7 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
 
 
 def degraded(position: int, *stages: str, reason: str = "missing_weights", **replaced: Any) -> dict[str, Any]:
-    """A photo that lacks the values of some stages."""
+    """A photo without the values of some stages."""
     made = photo(position)
     for place, metric in enumerate(METRICS):
         if metric.name in stages:
@@ -95,7 +97,7 @@ def degraded(position: int, *stages: str, reason: str = "missing_weights", **rep
 
 
 def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[str, Any]:
-    """A photo of which nothing was measured."""
+    """A failed photo."""
     nothing = {
         "status": "failed",
         "scores": [None] * len(METRICS),
@@ -129,6 +131,36 @@ def thumbnail(position: int, side: int = 48, quality: int = 80) -> list[Any]:
 
 
 def many(photos: int, **replaced: Any) -> Iterator[dict[str, Any]]:
-    """That many photos without pictures; the tenth of each ten is degraded."""
+    """Photos without pictures; one of ten is degraded."""
     for position in range(photos):
         yield degraded(position, "brisque", **replaced) if position % 10 == 9 else photo(position, **replaced)
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and text, as a browser parses them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.is_inside = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+        self.is_inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.is_inside:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = (tag, attributes, text + data)
+
+    def texts(self, tag: str) -> list[str]:
+        return [text for found, _, text in self.found if found == tag]
+
+    def json(self, name: str) -> Any:
+        (text,) = [text for tag, attributes, text in self.found if tag == "script" and attributes.get("id") == name]
+        return json.loads(text)

@@ -1,4 +1,4 @@
-"""A project with two finished batches that share a photo, to be taken apart; made once, and copied for each test."""
+"""A project with two finished batches that share a photo; made once, and copied for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED, OWN_OF_A, OWN_OF_B = 3, (1, 2), (4,)
 
 
 class Library:
-    """The project; photos are told apart by the seed of their pixels.
+    """The project; photos are identified by the seed of their pixels.
 
     Attributes:
         settings: those that its commands have.
@@ -42,18 +42,18 @@ class Library:
         return self.project.command(*arguments)
 
     @property
-    def said(self) -> str:
-        """What the last command has said."""
+    def output(self) -> str:
+        """The output of the last command."""
         return self.project.terminal.getvalue()
 
-    def told(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """The JSON object of a command, which must end with this code."""
-        assert self.command(*arguments, "--json") == code, self.said
-        found: dict[str, Any] = json.loads(self.said.splitlines()[0 if code else -1])
+    def run_json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """The JSON output of a command, which must exit with `code`."""
+        assert self.command(*arguments, "--json") == code, self.output
+        found: dict[str, Any] = json.loads(self.output.splitlines()[0 if code else -1])
         return found
 
     def ingest(self, batch_id: str, *seeds: int) -> Path:
-        """Make a batch of these photos and no others, and give its manifest."""
+        """Ingest a batch of exactly these photos, and return its manifest."""
         folder = self.root / "photos" / f"{batch_id} {seeds}"
         folder.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
@@ -65,14 +65,12 @@ class Library:
         assert self.project.command(command, str(self.ingest(batch_id, *seeds))) == 0
 
     def photo_id(self, seed: int) -> str:
-        """The id that `ingest` gives a photo: the digest of its file."""
+        """The id of an ingested photo: the digest of its file."""
         (path, *_) = (self.root / "photos").rglob(f"{seed}.png")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def traces(self, *texts: str) -> list[str]:
-        """The files of the data folder in which a text (a pattern) is found, in name or content; Dagster's and the log
-        aside.
-        """
+        """The files of the data folder with a pattern in name or content, except Dagster's and the log."""
         pattern, found = re.compile("|".join(texts).encode()), []
         for path in sorted(self.data.rglob("*")):
             name = path.relative_to(self.data).as_posix()

@@ -1,4 +1,4 @@
-"""A project that is used as people use it, with fake models, while everything that is said is listened to."""
+"""A project with fake models that is used by commands, with captured output and logs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from curation_features.weights import LazyModel
 
 @dataclass
 class Project:
-    """A project's folder, and what was said while it was used.
+    """A project's folder, and the output of its commands.
 
     Attributes:
         terminal: standard output and standard error of the commands.
-        logs: what was logged by `curation_features` and Pillow, at DEBUG.
+        logs: records of `curation_features` and Pillow, at DEBUG.
     """
 
     root: Path
@@ -58,7 +58,7 @@ class Project:
         return build_definitions(self.settings, resources={"stages": stages, "store": store})
 
     def tick(self, manifests: dict[str, str]) -> Any:
-        """Drop manifests, and let the sensor look at them; its events are kept as the daemon would."""
+        """Drop manifests, and run a tick of the sensor; its events are stored like by the daemon."""
         for name, text in manifests.items():
             submit(text.encode(), self.settings.data_path / "incoming", name)
         definitions = self.definitions()
@@ -75,7 +75,7 @@ class Project:
         return found
 
     def manifest(self, batch_id: str) -> dict[str, Any]:
-        """The manifest that `ingest` has written."""
+        """The manifest written by `ingest`."""
         manifest: dict[str, Any] = json.loads(self.manifest_path(batch_id).read_bytes())
         return manifest
 
@@ -84,7 +84,7 @@ class Project:
 
 
 class _Listener(logging.Handler):
-    """Keeps every record as text, its traceback too."""
+    """Stores every record as text with its traceback."""
 
     def __init__(self, texts: list[str]) -> None:
         super().__init__(logging.DEBUG)
@@ -96,7 +96,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def project_at(root: Path) -> Iterator[Project]:
-    """A project in an empty folder, with an instance of Dagster of its own."""
+    """A project in an empty folder, with a separate instance of Dagster."""
     fakes = (FakeClipEngine(), FakeQualityModel(), FakeBrisque())
     project = Project(root, Models(*(LazyModel.ready(fake, type(fake).__name__) for fake in fakes)))
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +107,7 @@ def project_at(root: Path) -> Iterator[Project]:
 
 @contextmanager
 def listening(project: Project) -> Iterator[None]:
-    """Keep what is logged in `project.logs`."""
+    """Store log records in `project.logs`."""
     listener, loggers = _Listener(project.logs), [logging.getLogger(name) for name in ("PIL", "curation_features")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -224,8 +224,8 @@ def test_labels_check_shows_separability(world, command, tmp_path, capsys):
     assert command("labels", "check", tmp_path / "mine.json") == 0
     told = capsys.readouterr().out
     assert "mine.json: 6 labels, 2 templates: valid\n" in told
-    assert "\n 1.000    1.0  bride / groom: cannot be told apart: drop or rename one\n" in told
-    assert "Confidence to expect of the right label\n" in told
+    assert "\n 1.000    1.0  bride / groom: " in told
+    assert "confidence of the right label\n" in told
     assert len(prompts) == 2 * len(WEDDINGS)
     assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -241,15 +241,15 @@ def test_labels_check_names_truncated_prompts(world, command, tmp_path, capsys):
     (tmp_path / "mine.json").write_text(json.dumps({"labels": [*WEDDINGS, *long], "templates": ["{}", "a {}"]}))
     assert command("labels", "check", tmp_path / "mine.json") == 0
     told = capsys.readouterr().out
-    assert "\nNot read whole\nThe model reads only the first 77 tokens of labels[6] 'rose rose" in told
-    assert "\nThe model cannot distinguish labels[6] 'rose rose" in told
+    assert "Not read completely\n" in told
+    assert told.count("labels[6] 'rose rose") >= 2
     assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["context_length"] == 77
     assert found["cut"] == [{"label": label, "templates": 2} for label in long]
     assert found["same"] == [{"first": long[0], "second": long[1]}]
     assert command("labels", "check", "weddings") == 0
-    assert "Not read whole" not in capsys.readouterr().out
+    assert "Not read completely" not in capsys.readouterr().out
 
 
 def test_labels_check_validates_before_loading_a_model(world, command, vocabularies, capsys):

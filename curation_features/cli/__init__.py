@@ -1,4 +1,4 @@
-"""The command line: `curation-features COMMAND`. A module for each group of commands."""
+"""The command line, `curation-features COMMAND`: one module per group of commands."""
 
 from curation_features.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Reads the arguments, runs the command, and tells how it ended: to people or machines, and by an exit code."""
+"""Parses the arguments, runs the command, and reports its outcome: as text or JSON, and by an exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from copy import copy
+from typing import Any
 
 from curation_features import __version__
 from curation_features.cli import (
@@ -42,32 +43,31 @@ from curation_features.settings import load_settings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `EXIT_CODES`)."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that its encoding lacks stops no run
+        sys.stdout.reconfigure(errors="replace")  # a character that the encoding lacks must not stop a run
     try:
         try:
-            return _ended([*(sys.argv[1:] if arguments is None else arguments)])
-        finally:  # now, not when Python ends, which would complain
+            return _run_and_report([*(sys.argv[1:] if arguments is None else arguments)])
+        finally:  # here, because a closed pipe at interpreter exit prints an error
             sys.stdout.flush()
             sys.stderr.flush()
     except BrokenPipeError:
-        _reader_is_gone()
+        _silence_closed_pipes()
         return READER_GONE
 
 
-def _ended(given: Sequence[str]) -> int:
-    """The exit code of a command, once it has run and it is said what went wrong."""
+def _run_and_report(given: Sequence[str]) -> int:
     failure: BaseException | None
     try:
         failure = _run(given)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+        if isinstance(error, BrokenPipeError) and _silence_closed_pipes():
             raise
         failure = error
         if "--json" in given:
-            print(_json({}, failure))
+            print(_to_json({}, failure))
     if failure is None:
         return 0
-    complain(_told(failure))
+    complain(_describe(failure))
     return failure_kind(failure)[1]
 
 
@@ -77,9 +77,12 @@ def _run(given: Sequence[str]) -> CurationError | None:
     _start_logging(logging.INFO if verbose else logging.WARNING)
     try:
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
-            outcome = _outcome(args)
+            settings = load_settings(getattr(args, "root", None))
+            if getattr(args, "allow_degraded", False):
+                settings = settings.replace(on_missing_weights="degrade")
+            outcome: Outcome = args.command(args, settings)
         if args.json:
-            print(_json(outcome.fields, outcome.failure))
+            print(_to_json(outcome.fields, outcome.failure))
         else:
             outcome.show()
     except Exception:
@@ -89,55 +92,44 @@ def _run(given: Sequence[str]) -> CurationError | None:
     return outcome.failure
 
 
-def _outcome(args: argparse.Namespace) -> Outcome:
-    settings = load_settings(getattr(args, "root", None))
-    if getattr(args, "allow_degraded", False):
-        settings = settings.replace(on_missing_weights="degrade")
-    outcome: Outcome = args.command(args, settings)
-    return outcome
-
-
-def _json(fields: object, failure: BaseException | None) -> str:
-    """What machines are told: plain ASCII in one line."""
-    found = dict(fields) if isinstance(fields, dict) else {}
+def _to_json(fields: Mapping[str, Any], failure: BaseException | None) -> str:
+    """The output of `--json`: one line of ASCII."""
+    error = {}
     if failure is not None:
         kind, code = failure_kind(failure)
-        found["error"] = {"kind": kind, "message": _told(failure), "exit_code": code}
-    return json.dumps(found, default=str)
+        error = {"error": {"kind": kind, "message": _describe(failure), "exit_code": code}}
+    return json.dumps({**fields, **error}, default=str)
 
 
-def _told(failure: BaseException) -> str:
-    """What is wrong and what to do, for a person."""
+def _describe(failure: BaseException) -> str:
+    """An error message with its remedy."""
     if isinstance(failure, CurationError):
         return str(failure)
     if isinstance(failure, KeyboardInterrupt):
-        return str(failure) or "interrupted; the same command goes on from what is done"
+        return str(failure) or "interrupted; run the same command again to continue"
     if isinstance(failure, MemoryError):
-        return "memory does not suffice; close other programs, or set a smaller batch_size or fewer workers"
+        return "out of memory; close other programs, or set a smaller batch_size or fewer workers"
     if isinstance(failure, OSError):
-        return f"{failure}; see to that file, device or connection and run again (-v shows where it came from)"
+        return f"{failure}; check that file, device or connection, and run again (-v shows a traceback)"
     error = f"{type(failure).__name__}: {failure}"
-    return f"an unexpected error ({error}); this is a defect: run again with -v, and report what that shows"
+    return f"an unexpected error ({error}); this is a defect: run again with -v and report the output"
 
 
-def _reader_is_gone() -> bool:
-    """Whether whoever read the output has gone away; what is left to be written goes nowhere then."""
-    gone = False
+def _silence_closed_pipes() -> bool:
+    """Redirect standard output and error to /dev/null if they are closed pipes; returns whether one was."""
+    is_closed = False
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # no such call, or no file in its place
-            end = select.poll()
-            end.register(stream.fileno(), 0)
-            if any(state & (select.POLLERR | select.POLLHUP) for _, state in end.poll(0)):
-                gone = True
+        with suppress(AttributeError, OSError, ValueError):  # no `poll`, or the stream is not a file
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0)):
+                is_closed = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return gone
+    return is_closed
 
 
 class _Log(logging.Handler):
-    """Writes to standard error as it is at that moment: a progress bar puts itself in its place.
-
-    Tracebacks are left out where nobody has asked for what happens.
-    """
+    """Writes to the current `sys.stderr`, which a progress bar replaces. Tracebacks are only written with `-v`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -157,7 +149,7 @@ class _Log(logging.Handler):
 
 def _start_logging(level: int) -> None:
     logging.basicConfig(format="%(levelname)s:%(name)s:%(message)s", handlers=[_Log()])
-    for handler in logging.getLogger().handlers:  # on the handler: Dagster sets the level of the package's logger
+    for handler in logging.getLogger().handlers:  # Dagster overwrites the level of the package's logger
         handler.setLevel(level)
     if level <= logging.INFO:
         logging.getLogger("curation_features").setLevel(level)
@@ -166,15 +158,15 @@ def _start_logging(level: int) -> None:
 def parser() -> Parser:
     """The parser of all commands."""
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
-    found = Parser(
+    main_parser = Parser(
         prog="curation-features",
         description="Turn batches of photos into CLIP labels and technical quality scores.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    global_options(found)
-    found.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = found.add_subparsers(title="commands", required=True, metavar=COMMAND)
+    global_options(main_parser)
+    main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
     for module in (ingest, batches, reports, lifecycle, backfills, vocabularies, weights, caches, configuration):
         module.register(commands)
-    return found
+    return main_parser

@@ -1,4 +1,4 @@
-"""Commands over one batch: `process`, `materialize`, `submit`."""
+"""Commands that process one batch: `process`, `materialize`, `submit`."""
 
 from __future__ import annotations
 
@@ -13,67 +13,62 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, UsageError, check_output, declare
+from curation_features.cli.command import Outcome, UsageError, allow_degraded, check_output, declare
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
-from curation_features.cli.results import RESULT_FIELDS, Finished, files_of, outcome_of
+from curation_features.cli.results import RESULT_FIELDS, RUN_FIELDS, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.manifest import Batch
-    from curation_features.pipeline import EnrichedBatch, FeatureStages
+    from curation_features.pipeline import FeatureStages
     from curation_features.schema import PhotoRecord
 
-SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: what the sensor will find"}
+SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manifest for the sensor"}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     command = declare(commands, "process", process, "curation-features process trip", RESULT_FIELDS)
-    _batch_arguments(command)
-    command.add_argument("--output", metavar="FILE", help="write the enriched JSON here only; - is standard output")
+    _add_batch_arguments(command)
+    command.add_argument("--output", metavar="FILE", help="write only the enriched JSON, here; - is standard output")
 
-    fields = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
-    command = declare(commands, "materialize", materialize, "curation-features materialize trip", fields)
-    _batch_arguments(command)
+    command = declare(commands, "materialize", materialize, "curation-features materialize trip", RUN_FIELDS)
+    _add_batch_arguments(command)
 
     command = declare(commands, "submit", submit, "curation-features submit trip", SUBMIT_FIELDS)
     command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
 
 
-def _batch_arguments(command: argparse.ArgumentParser) -> None:
+def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
-    command.add_argument(
-        "--vocabulary", metavar="NAME_OR_FILE", help="label with this one, whatever the manifest asks for"
-    )
+    command.add_argument("--vocabulary", metavar="NAME_OR_FILE", help="overrides the vocabulary of the manifest")
     command.add_argument(
         "--retry-failed",
         action="store_true",
-        help="read and measure only the photos that failed for a reason that may pass: missing, not permitted, an I/O "
-        "error, a time-out, out of memory",
+        help="read and measure only the photos that failed for a temporary reason: missing, permission denied, I/O "
+        "error, time-out, out of memory",
     )
-    command.add_argument(
-        "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
-    )
+    allow_degraded(command)
 
 
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
     from curation_features.events.outbox import Outbox
-    from curation_features.manifest import distinct_photos, read_manifest
+    from curation_features.manifest import read_manifest
     from curation_features.processing import accept_without_dagster, process_batch
     from curation_features.storage.artifacts import ArtifactStore
 
     to_stdout = args.output == "-"
     if to_stdout and args.json:
-        raise UsageError("--json and --output -: only one of them can be on standard output")
+        raise UsageError("--json and --output -: only one of them can use standard output")
     if args.output and args.retry_failed:
-        raise UsageError("--output and --retry-failed: leave one out; a retry needs the data folder")
+        raise UsageError("--output and --retry-failed cannot be combined: a retry needs the data folder")
     check_output(Path(args.output or "-"))
     batch = read_manifest(find_manifest(args.manifest, settings))
     stages, observer = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
-    stages.for_batch(batch)  # says at once what is wrong with its vocabulary
+    stages.for_batch(batch)  # fails early if the vocabulary is invalid
     if args.output:
         return _process_to_file(batch, stages, observer, args.output)
     store, outbox = ArtifactStore(settings.data_path), Outbox.from_settings(settings)
@@ -83,62 +78,61 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         with bar.waiting("another run of this batch"):
             locked.enter_context(store.exclusive(batch.batch_id))
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
-    finished = Finished(
+    return outcome_of(
+        batch,
         made.merged.document,
-        photos=len(distinct_photos(batch)),
+        files_of(batch.batch_id, settings.data_path / "features"),
         cached=made.cached,
         partly_cached=made.partly_cached,
         seconds=time.monotonic() - start,
         records=made.merged.records,
     )
-    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
 def _process_to_file(batch: Batch, stages: FeatureStages, observer: RunObserver, output: str) -> Outcome:
-    """Write the enriched batch to one file, or to standard output, and nothing else."""
-    from curation_features.manifest import to_json
-
-    with observer.showing(batch):
-        merged, finished = _measured(batch, stages)
-    _write_output(output, to_json(merged.document))
-    to_stdout = output == "-"
-    return outcome_of(finished, {} if to_stdout else {"features": Path(output)}, silent=to_stdout)
-
-
-def _measured(batch: Batch, stages: FeatureStages) -> tuple[EnrichedBatch, Finished]:
-    """The features of a batch, and the numbers of the run. Raises `StorageAwayError`, as `build_assets` does."""
+    """Write only the enriched batch, to a file or standard output. Raises `StorageAwayError`."""
+    from curation_features.atomic_files import store_bytes, sweep
     from curation_features.build import check_storage
-    from curation_features.manifest import distinct_photos
+    from curation_features.manifest import to_json
     from curation_features.service import FeaturesService
 
-    photos, start = len(distinct_photos(batch)), time.monotonic()
-    merged = FeaturesService(stages=stages).run(batch)
-    distinct = list(check_storage({id(record): record for record in merged.records}.values(), batch.batch_id))
-    return merged, Finished(
+    with observer.showing(batch):
+        start = time.monotonic()
+        merged = FeaturesService(stages=stages).run(batch)
+        distinct = list(check_storage({id(record): record for record in merged.records}.values(), batch.batch_id))
+        seconds = time.monotonic() - start
+    if output == "-":
+        sys.stdout.buffer.write(to_json(merged.document))
+    else:
+        sweep(Path(output).parent)
+        store_bytes(Path(output), to_json(merged.document))
+    return outcome_of(
+        batch,
         merged.document,
-        photos=photos,
+        {"features": Path(output)} if output != "-" else {},
         cached=sum(record.is_cached for record in distinct),
         partly_cached=sum(record.partly_cached for record in distinct),
-        seconds=time.monotonic() - start,
+        seconds=seconds,
         records=merged.records,
+        silent=output == "-",
     )
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
-    from curation_features.manifest import distinct_photos, read_manifest
+    from curation_features.manifest import read_manifest
     from curation_features.settings import packaged_file
     from curation_features.storage.artifacts import ArtifactStore
 
     with ExitStack() as opened:
-        with _no_collections():
+        with _disable_gc():
             with doing("starting Dagster"):
                 from curation_features.orchestration import launch
                 from curation_features.orchestration.project import build_definitions
             batch = read_manifest(find_manifest(args.manifest, settings))
             stages, observer = stages_of_run(settings, args.vocabulary)
             store = ArtifactStore(settings.data_path)
-            stages.for_batch(batch)  # says at once what is wrong with its vocabulary
+            stages.for_batch(batch)  # fails early if the vocabulary is invalid
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
             instance = opened.enter_context(launch.project_instance(settings, packaged_file("dagster.yaml")))
         launch.accept(batch, store, instance)
@@ -147,19 +141,19 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             result = launch.materialize(batch, definitions, instance, retry_failed=args.retry_failed)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
-    finished = Finished(
+    return outcome_of(
+        batch,
         json.loads(store.feature_paths(batch.batch_id)[0].read_bytes()),
-        photos=len(distinct_photos(batch)),
+        files_of(batch.batch_id, settings.data_path / "features"),
         cached=result.cached,
         partly_cached=result.partly_cached,
         seconds=time.monotonic() - start,
         run_id=result.run_id,
     )
-    return outcome_of(finished, files_of(batch.batch_id, settings.data_path / "features"))
 
 
 def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Hand a manifest to the sensor."""
+    """Submit a manifest to the sensor."""
     from curation_features.inbox.folders import submit as submit_manifest
     from curation_features.manifest import read_manifest
 
@@ -167,9 +161,8 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     batch = read_manifest(manifest)
     path = submit_manifest(manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
     fields = {"batch_id": batch.batch_id, "files": {"submitted": path}}
-    return Outcome(
-        fields, partial(say, f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it")
-    )
+    text = f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it"
+    return Outcome(fields, partial(say, text))
 
 
 class RunObserver:
@@ -225,18 +218,18 @@ class RunObserver:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
-    """No garbage collection while large libraries are imported, nor of what they left: none of that is ever garbage.
+def _disable_gc() -> Iterator[None]:
+    """Disable garbage collection during large imports, and exempt their objects from later collections.
 
-    Dagster imports SQLAlchemy only when an instance is opened. Without this, collections take a tenth of a cached run.
+    Dagster imports SQLAlchemy when an instance is opened. Otherwise, collections take 10% of a cached run.
     """
-    wanted = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
         gc.freeze()
     finally:
-        if wanted:
+        if was_enabled:
             gc.enable()
 
 
@@ -260,8 +253,8 @@ def stages_of_run(
         defaults = ", ".join(sorted({error.stage for error in missing.values()}))
         lines = [
             *(f"- {failure.summary}" for failure in observer.failures),
-            f"These will be defaults, and marked as such: {defaults}.",
-            "How to get the weights: curation-features models pull",
+            f"These values will be defaults: {defaults}.",
+            "To fetch the weights: curation-features models pull",
         ]
         panel = Panel(
             Text("\n".join(map(printable, lines))),
@@ -270,13 +263,3 @@ def stages_of_run(
         )
         console(to_stderr).print(panel)
     return stages, observer
-
-
-def _write_output(target: str, data: bytes) -> None:
-    from curation_features.atomic_files import store_bytes, sweep
-
-    if target == "-":
-        sys.stdout.buffer.write(data)
-        return
-    sweep(Path(target).parent)
-    store_bytes(Path(target), data)

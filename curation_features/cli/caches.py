@@ -1,4 +1,4 @@
-"""Commands over the per-photo cache: `cache stats`, `cache clear`."""
+"""Shows and clears the per-photo cache: `cache stats`, `cache clear`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from curation_features.cli.command import COMMAND, Outcome, declare
+from curation_features.cli.command import Outcome, add_group, declare
 from curation_features.cli.terminal import say
 from curation_features.settings import Settings
 
 STATS_FIELDS = {
-    "folder": "where the cache lies",
-    "photos": "how many photos it knows",
-    "bytes": "how large it is",
-    "label_embeddings": "how many vocabularies it has those of",
+    "folder": "the cache's folder",
+    "photos": "number of photos",
+    "bytes": "size",
+    "label_embeddings": "number of vocabularies with label embeddings",
 }
-CLEAR_FIELDS = {"folder": "where the cache lies", "deleted": "how many files were deleted"}
+CLEAR_FIELDS = {"folder": "the cache's folder", "deleted": "number of deleted files"}
 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    cache = commands.add_parser("cache", help="the per-photo cache").add_subparsers(required=True, metavar=COMMAND)
+    cache = add_group(commands, "cache", "the per-photo cache")
     declare(cache, "stats", cache_stats, "curation-features cache stats --json", STATS_FIELDS)
     command = declare(cache, "clear", cache_clear, "curation-features cache clear --all", CLEAR_FIELDS)
     command.add_argument("--all", action="store_true", help="the label embeddings too")
 
 
 def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Show what the cache holds."""
+    """Show the content of the cache."""
     from curation_features.storage.cache import FeatureCache
 
     stats = FeatureCache(settings.cache_path).stats()
-    kept = f"with label embeddings of {stats.label_embeddings}" if stats.label_embeddings else "without those of any"
-    told = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {kept} vocabularies"
-    return Outcome({"folder": settings.cache_path, **asdict(stats)}, partial(say, told))
+    embeddings = f"label embeddings of {stats.label_embeddings or 'no'} vocabularies"
+    text = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {embeddings}"
+    return Outcome({"folder": settings.cache_path, **asdict(stats)}, partial(say, text))
 
 
 def cache_clear(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Delete what the cache holds; artifacts stay."""
+    """Delete the content of the cache; artifacts stay."""
     from curation_features.storage.cache import FeatureCache
 
     count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
-    told = f"{settings.cache_path}: {count} files deleted"
-    return Outcome({"folder": settings.cache_path, "deleted": count}, partial(say, told))
+    fields = {"folder": settings.cache_path, "deleted": count}
+    return Outcome(fields, partial(say, f"{settings.cache_path}: {count} files deleted"))

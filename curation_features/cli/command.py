@@ -1,4 +1,4 @@
-"""How a command is declared, what it gives back, and the exit codes."""
+"""Declares commands, their outcomes and the exit codes."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from curation_features.errors import (
 )
 from curation_features.settings import Settings, nearest
 
-COMMAND = "COMMAND"  # what usage lines say for the name of a command
-READER_GONE = 141  # as of a program that SIGPIPE ends
+COMMAND = "COMMAND"  # placeholder in usage lines
+READER_GONE = 141  # 128 + SIGPIPE
 
 EXIT_CODES = {
-    0: "done (photos that could not be read are named in the result, and do not change the exit code)",
+    0: "done (unreadable photos are listed in the result, and do not change the exit code)",
     1: "the run failed",
     2: "wrong usage, settings or manifest; no command: the help is shown",
-    3: "model weights are missing and a degraded run is not permitted, or they could not be got",
+    3: "model weights are missing and cannot be fetched, and a degraded run is not allowed",
     130: "interrupted",
-    READER_GONE: "whoever read the output went away (`| head`)",
+    READER_GONE: "the process that reads the output has ended (`| head`)",
 }
 
 
 class UsageError(CurationError):
-    """Arguments that cannot be understood, or that exclude each other."""
+    """Arguments that are unknown, or exclude each other."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interruption whose message says what goes on and what does not; by default the command can be repeated."""
+    """An interruption with a message; without one, running the command again continues it."""
 
 
-FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for machines, and the exit code; first match
+FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # first match -> `kind` in JSON, exit code
     UsageError: ("usage", 2),
     SettingsError: ("settings", 2),
     ManifestError: ("manifest", 2),
@@ -64,12 +64,12 @@ FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # -> its name for m
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended.
+    """The outcome of a command.
 
     Attributes:
-        fields: for machines; the fields that `declare` was told of.
-        show: prints the same for people.
-        failure: why not all was done that was asked for.
+        fields: the output of `--json`, as declared.
+        show: prints the same as text.
+        failure: why only a part was done.
     """
 
     fields: Mapping[str, Any]
@@ -81,70 +81,70 @@ Command = Callable[[argparse.Namespace, Settings], Outcome]
 
 
 def failure_kind(error: BaseException) -> tuple[str, int]:
-    """The name of an error for machines, and the exit code."""
-    return next(found for kind, found in FAILURES.items() if isinstance(error, kind))
+    """The `kind` of an error in JSON, and the exit code."""
+    return next(failure for kind, failure in FAILURES.items() if isinstance(error, kind))
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises `UsageError` where `argparse` would print and exit, and takes no half names of options.
+    """A parser that raises `UsageError` instead of exiting, and accepts no abbreviated options.
 
-    What is unknown is answered with the nearest name, by the parser of the command that it was given to.
+    An unknown name is reported with the nearest known one, by the parser of its command.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
-        """Raise what is wrong, with the usage; where the command is missing, with all of the help."""
+        """Raise `UsageError` with the usage, or with the whole help if the command is missing."""
         shown = self.format_help() if message.endswith(f": {COMMAND}") else self.format_usage()
         raise UsageError(f"{message}\n{shown.rstrip()}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As `argparse`, but what a command does not know is that command's own error, and not that of its parent."""
-        found, unknown = super().parse_known_args(args, namespace)
+        """Parse like `argparse`, but report unknown arguments by the command's parser, not its parent's."""
+        known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
             hints = (nearest(word.partition("=")[0], options) for word in unknown if word.startswith("-"))
             self.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, hints), '')}")
-        return found, unknown
+        return known, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.metavar == COMMAND and action.choices is not None and value not in action.choices:
-            self.error(f"there is no command {value!r}{nearest(value, action.choices)}")
+            self.error(f"unknown command {value!r}{nearest(value, action.choices)}")
         super()._check_value(action, value)
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file that cannot be written to, before any work is done for it.
-
-    Raises:
-        InputError: its folder is not there, or it is a folder itself.
-    """
+    """Raise `InputError` if an output file cannot be written, before any work is done for it."""
     if not path.parent.is_dir():
-        raise InputError(f"{path}: cannot be written: there is no folder {path.parent}; make it first")
+        raise InputError(f"{path}: cannot be written: folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise InputError(f"{path}: cannot be written: it is a folder; name a file")
 
 
 def global_options(parser: argparse.ArgumentParser) -> None:
-    """The options that stand before or after the command. Without a default: what stands before it must last."""
-    parser.add_argument(
-        "--root", type=Path, default=argparse.SUPPRESS, help="the project's root (default: the current folder)"
-    )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="log what happens, and show tracebacks",
-    )
+    """Add the options allowed before and after the command; a default would overwrite the value given before it."""
+    missing, root = argparse.SUPPRESS, "the project's root (default: the current folder)"
+    parser.add_argument("--root", type=Path, default=missing, help=root)
+    parser.add_argument("-v", "--verbose", action="store_true", default=missing, help="log details, show tracebacks")
+
+
+def add_group(commands: Any, name: str, summary: str) -> Any:
+    """Add a command that only groups others, and return its commands."""
+    return commands.add_parser(name, help=summary).add_subparsers(required=True, metavar=COMMAND)
+
+
+def allow_degraded(command: argparse.ArgumentParser) -> None:
+    """Add `--allow-degraded`, which `main` applies to the settings."""
+    text = "continue without missing model weights; their values are defaults"
+    command.add_argument("--allow-degraded", action="store_true", help=text)
 
 
 def declare(commands: Any, name: str, run: Command, example: str, fields: Mapping[str, str]) -> argparse.ArgumentParser:
     """Add a command; its help is the docstring of `run`, with an example.
 
     Args:
-        fields: what `--json` prints: name -> meaning.
+        fields: the output of `--json`: name -> meaning.
     """
     summary = (run.__doc__ or "").strip()
     listed = "\n".join(f"  {name:18} {meaning}" for name, meaning in fields.items())
@@ -153,10 +153,10 @@ def declare(commands: Any, name: str, run: Command, example: str, fields: Mappin
         help=summary,
         description=summary,
         epilog=f"example:\n  {example}\n\nwith --json, one object on standard output:\n{listed}\n"
-        f"  {'error':18} only where it failed: {{kind, message, exit_code}}",
+        f"  {'error':18} only after a failure: {{kind, message, exit_code}}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(command=run)
-    command.add_argument("--json", action="store_true", help="print one JSON object for machines, and nothing else")
+    command.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     global_options(command)
     return command

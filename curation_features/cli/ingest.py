@@ -1,4 +1,4 @@
-"""Commands from photos: `ingest` makes a batch of them, `run` measures it, too."""
+"""Makes a batch of photos: `ingest`; and processes it: `run`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare
-from curation_features.cli.results import RESULT_FIELDS, SPEED_FIELDS, speed, told_speed
+from curation_features.cli.command import Outcome, allow_degraded, declare
+from curation_features.cli.results import RUN_FIELDS, SPEED_FIELDS, format_speed, speed
 from curation_features.cli.terminal import progress, say
 from curation_features.errors import require_extra
 from curation_features.settings import Settings
@@ -24,15 +24,15 @@ SAMPLES_ID = "first-run"
 
 INGEST_FIELDS = {
     "batch_id": "id of the batch",
-    "photos": "how many files it has",
-    "replaced": "how many photos the batch of that id had before; 0: it is new",
-    "added": "photos that it did not have",
-    "gone": "photos that it had, and has no more",
-    "rejected": "[{path, reason}]: files that cannot be read; they are in the batch, and will fail",
-    "skipped": "[{suffix, format, files, examples}]: photos of formats that are not read",
+    "photos": "number of files",
+    "replaced": "photos of the batch before; 0: it is new",
+    "added": "photos that the batch did not have before",
+    "gone": "photos that the batch no longer has",
+    "rejected": "[{path, reason}]: unreadable files; they are in the batch, and will fail",
+    "skipped": "[{suffix, format, files, examples}]: photos of unsupported formats",
     "left_out": "[{kind, entries, examples}]: other_programs, own_files, linked_folders, hidden",
     "unreadable_folders": "[{path, reason}]: folders that cannot be listed",
-    "files": "{manifest}: what was written",
+    "files": "{manifest}: the written file",
     **SPEED_FIELDS,
 }
 
@@ -40,42 +40,36 @@ INGEST_FIELDS = {
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
     command = declare(commands, "ingest", ingest, "curation-features ingest ~/Pictures/trip", INGEST_FIELDS)
-    _photo_arguments(command)
+    _add_photo_arguments(command)
 
-    fields = {**INGEST_FIELDS, **RESULT_FIELDS, "run_id": "id of the run in Dagster"}
-    fields["files"] = "{manifest, features, table, page}: those that were written"
+    fields = {**INGEST_FIELDS, **RUN_FIELDS, "files": "{manifest, features, table, page}: the written files"}
     command = declare(commands, "run", run, "curation-features run ~/Pictures/trip --allow-degraded", fields)
-    _photo_arguments(command)
-    command.add_argument(
-        "--allow-degraded", action="store_true", help="go on without missing model weights; their values are defaults"
-    )
+    _add_photo_arguments(command)
+    allow_degraded(command)
 
 
-def _photo_arguments(command: argparse.ArgumentParser) -> None:
+def _add_photo_arguments(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument(
-        "photos", nargs="*", default=[], type=_path, metavar="PATH", help="folders, read recursively, and photos"
+        "photos", nargs="*", default=[], type=_parse_path, metavar="PATH", help="folders, read recursively, and photos"
     )
-    where.add_argument("--samples", action="store_true", help="use the sample photos that scikit-image carries")
-    command.add_argument(
-        "--batch-id", metavar="ID", help=f"id of the batch (default: the folder's name; {SAMPLES_ID} for the samples)"
-    )
-    command.add_argument(
-        "--replace", action="store_true", help="replace a batch of that id, even if photos of it are not here"
-    )
-    command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary that the batch asks for")
+    where.add_argument("--samples", action="store_true", help="use the sample photos of scikit-image")
+    batch_id = f"id of the batch (default: the folder's name; {SAMPLES_ID} for the samples)"
+    command.add_argument("--batch-id", metavar="ID", help=batch_id)
+    command.add_argument("--replace", action="store_true", help="replace a batch of this id, even if it loses photos")
+    command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary of the batch")
 
 
-def _path(text: str) -> Path:
-    """A path; `~` is the home folder even where no shell has replaced it."""
+def _parse_path(text: str) -> Path:
+    """A path; `~` is expanded, if the shell has not done so."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # of a user whom nobody knows
+    except RuntimeError:  # unknown user
         return Path(text)
 
 
 def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make a batch out of photos and folders of photos."""
+    """Make a batch of photos and folders of photos."""
     from curation_features.ingest.discovery import scan
     from curation_features.ingest.folder import batch_id_of
     from curation_features.ingest.folder import ingest as ingest_photos
@@ -97,7 +91,7 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
             vocabulary=args.vocabulary,
             replace=args.replace,
             progress=bar.advance,
-            comparing=bar.waiting("comparing with the batch before"),
+            comparing=bar.waiting("comparing with the previous batch"),
         )
     fields = {
         "batch_id": batch_id,
@@ -116,7 +110,7 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make a batch out of photos and measure it through Dagster, now."""
+    """Make a batch of photos and process it through Dagster, now."""
     from curation_features.cli.batches import materialize
 
     require_extra("dagster")  # before photos are copied
@@ -134,13 +128,13 @@ def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
         say(line, style="yellow")
     rejected = fields["rejected"]
     for photo in rejected[:MOST_REJECTED]:
-        say(f"cannot be read, and will be marked as failed: {photo['path']}: {photo['reason']}", style="yellow")
+        say(f"unreadable, will be marked as failed: {photo['path']}: {photo['reason']}", style="yellow")
     if len(rejected) > MOST_REJECTED:
         say(f"... and {len(rejected) - MOST_REJECTED} more, {len(rejected)} in all", style="yellow")
     if fields["gone"]:
-        told = f"{fields['gone']} gone, {fields['added']} added"
-        say(f"replaces batch {fields['batch_id']!r} ({fields['replaced']} photos): {told}", style="yellow")
+        change = f"{fields['gone']} removed, {fields['added']} added"
+        say(f"replaces batch {fields['batch_id']!r} ({fields['replaced']} photos): {change}", style="yellow")
     elif fields["replaced"] and fields["added"]:
         say(f"adds {fields['added']} photos to batch {fields['batch_id']!r} ({fields['replaced']} before)")
     say(f"{fields['photos']} photos in batch {fields['batch_id']}: {fields['files']['manifest']}")
-    say(told_speed(fields), style="dim")
+    say(format_speed(fields), style="dim")

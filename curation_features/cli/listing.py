@@ -1,13 +1,12 @@
-"""What commands over batches and their files share: batches that are there, and tables of files."""
+"""Helpers of the commands over batches: known batches, and files by kind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.terminal import console, printable, size
+from curation_features.cli.terminal import LEFT, RIGHT, console, make_table, size
 from curation_features.errors import InputError
 from curation_features.settings import Settings, nearest
 
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
     from curation_features.inventory import BatchFile
     from curation_features.orchestration.records import BatchRecords
 
-KINDS = "{kind: {files, bytes, first}}: what was deleted, or would be; first: a few paths"
-"""What `kinds_as_json` gives, for help texts."""
+KINDS = "{kind: {files, bytes, first}}: files that are deleted, or would be; first: a few paths"
+"""Help text for the result of `group_by_kind`."""
 
 _FIRST_PATHS = 3
 
 
 def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchRecords | None) -> None:
-    """Raises `InputError` if there is nothing of a batch, here or in Dagster."""
+    """Raise `InputError` if a batch has neither a file nor a partition in Dagster."""
     from curation_features.inventory import batch_files, known_batch_ids, list_places
     from curation_features.manifest import is_batch_id
 
@@ -32,74 +31,28 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
             continue
         known = known_batch_ids(list_places(settings.data_path))
         remedy = nearest(Path(batch_id).stem, known) or "; curation-features batches list shows all"
-        raise InputError(f"there is no batch {batch_id!r} in {settings.data_path}{remedy}")
+        raise InputError(f"unknown batch {batch_id!r} in {settings.data_path}{remedy}")
 
 
-@dataclass
-class Kind:
-    """Files of one kind: how many, their size in bytes, and the first few paths."""
-
-    files: int
-    bytes: int
-    paths: Sequence[Path]
-
-
-def by_kind(files: Iterable[BatchFile]) -> dict[str, Kind]:
-    """Files counted by kind, in the order in which the kinds occur."""
+def group_by_kind(files: Iterable[BatchFile]) -> dict[str, dict[str, Any]]:
+    """Number, size and first paths of files by kind, for JSON; see `KINDS`."""
     from curation_features.inventory import total_bytes
 
-    found: dict[str, list[BatchFile]] = {}
+    groups: dict[str, list[BatchFile]] = {}
     for file in files:
-        found.setdefault(file.kind, []).append(file)
+        groups.setdefault(file.kind, []).append(file)
     return {
-        kind: Kind(len(group), total_bytes(group), [file.path for file in group[:_FIRST_PATHS]])
-        for kind, group in found.items()
+        kind: {"files": len(group), "bytes": total_bytes(group), "first": [file.path for file in group[:_FIRST_PATHS]]}
+        for kind, group in groups.items()
     }
 
 
-def kinds_as_json(files: Iterable[BatchFile]) -> dict[str, dict[str, Any]]:
-    """The same for machines: see `KINDS`."""
-    counted = by_kind(files).items()
-    return {kind: {"files": found.files, "bytes": found.bytes, "first": found.paths} for kind, found in counted}
-
-
 def show_kinds(files: Iterable[BatchFile]) -> None:
-    """The same for people, with names as far as they fit into the line."""
+    """Print the groups of `group_by_kind`, with as many names as fit."""
     rows = [
-        (kind, f"{found.files:,}", size(found.bytes), ", ".join(path.name for path in found.paths))
-        for kind, found in by_kind(files).items()
+        (kind, f"{group['files']:,}", size(group["bytes"]), ", ".join(path.name for path in group["first"]))
+        for kind, group in group_by_kind(files).items()
     ]
     if rows:
-        print_table(("kind", "files", "size", "names"), rows, right=("files", "size"), cut=("names",))
-
-
-def print_table(
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    right: Sequence[str] = (),
-    folded: Sequence[str] = (),
-    cut: Sequence[str] = (),
-) -> None:
-    """Print rows as a table.
-
-    Args:
-        right: columns of numbers.
-        folded: columns that take more lines where they are too narrow.
-        cut: columns that are cut where they are too narrow; all others keep their width.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=bool(cut))
-    for name in header:
-        table.add_column(
-            name,
-            ratio=1 if name in cut else None,
-            justify="right" if name in right else "left",
-            no_wrap=name not in folded,
-            overflow="fold" if name in folded else "ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console().print(table)
+        columns = {"kind": LEFT, "files": RIGHT, "size": RIGHT, "names": {"ratio": 1}}
+        console().print(make_table(columns, rows, gap=2, expand=True))

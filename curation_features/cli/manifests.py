@@ -1,8 +1,7 @@
-"""What people call a batch on the command line: its id, or the path of one of its files."""
+"""Resolves the name of a batch on the command line: its id, or the path of one of its files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +17,12 @@ BATCH_HELP = "id of a batch, or the path of its manifest or of a file of its fea
 
 
 def find_manifest(given: str, settings: Settings) -> Path:
-    """The manifest that a person means: a file, or that of a batch with this id.
+    """The path of a manifest, given as a file or as the id of its batch.
 
-    What was ingested last goes before what was accepted last: it is what the person has made since.
+    The manifest ingested last is preferred to the one accepted last, as it is newer.
 
     Raises:
-        ManifestError: there is neither; names the batch whose id is nearest.
+        ManifestError: neither exists; names the batch with the nearest id.
     """
     if _is_file(Path(given)):
         return Path(given)
@@ -32,13 +31,15 @@ def find_manifest(given: str, settings: Settings) -> Path:
         if "/" not in given and _is_file(path):
             return path
     folders = " or ".join(map(str, _folders(settings)))
-    missing = "no such file" if _is_path(given) else f"no such file, and no batch of this id in {folders}"
-    hint = nearest(Path(given).stem, _known(settings))
+    is_path = "/" in given or given.endswith(".json")
+    missing = "no such file" if is_path else f"no such file, and no batch of this id in {folders}"
+    known = (path.stem for folder in _folders(settings) for path in sorted(folder.glob("[A-Za-z0-9]*.json")))
+    hint = nearest(Path(given).stem, known)
     raise ManifestError("", f"{printable(given)}: cannot be read: {missing}{hint}")
 
 
 def batch_id_of(given: str, settings: Settings) -> str:
-    """The id of the batch that a person means: the id itself, or that of the manifest or features in a file.
+    """The id of a batch, given as the id itself or as the path of its manifest or features.
 
     Raises:
         ManifestError: the file is not a manifest.
@@ -56,18 +57,8 @@ def _folders(settings: Settings) -> tuple[Path, Path]:
     return settings.data_path / "batches", settings.data_path / "manifests"
 
 
-def _known(settings: Settings) -> Iterator[str]:
-    """The ids of the batches that have a manifest."""
-    for folder in _folders(settings):
-        yield from sorted(path.stem for path in folder.glob("[A-Za-z0-9]*.json"))
-
-
-def _is_path(given: str) -> bool:
-    return "/" in given or given.endswith(".json")
-
-
 def _is_file(path: Path) -> bool:
-    """Whether a path exists and is not a folder: a folder of photos often has the name of its batch."""
+    """Whether a path exists and is not a folder; a folder of photos often has the name of its batch."""
     with suppress(OSError, ValueError):  # a name that is too long; a NUL
         return path.exists() and not path.is_dir()
     return False

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: text that cannot drive it, progress, sizes."""
+"""Terminal output: safe text, tables, progress, sizes."""
 
 from __future__ import annotations
 
@@ -6,55 +6,85 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from curation_features.text import printable as printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+    from rich.text import Text
 
     from curation_features.schema import PhotoRecord
 
-_LINE_EVERY_S = 60.0  # of a long run that no terminal shows
-_WARM_UP = 0.1  # of the time to the first photo: what comes so soon after it is of its group
-_PACE_OVER_S = 300.0  # long against the time of one group of photos, which are finished together
+_LINE_EVERY_S = 60.0  # progress line of a long run without a terminal
+_WARM_UP = 0.1  # fraction of the time to the first photo; photos that follow so soon belong to its group
+_PACE_OVER_S = 300.0  # long compared with one group of photos, which finish together
+
+LEFT: Mapping[str, Any] = {}
+RIGHT: Mapping[str, Any] = {"justify": "right"}
+FOLD: Mapping[str, Any] = {"overflow": "fold"}  # wraps instead of being cut
 
 
 def console(to_stderr: bool = False, file: TextIO | None = None) -> Console:
-    """The terminal, or where output goes instead; nothing is coloured by what it looks like."""
+    """A console on standard output or error, or a file, without syntax highlighting."""
     from rich.console import Console
 
     class Terminal(Console):
         def on_broken_pipe(self) -> None:
-            raise  # where rich would end the process: `main` does
+            raise  # rich would exit here; `main` handles it
 
     return Terminal(highlight=False, stderr=to_stderr, file=file)
 
 
 def moving(terminal: Console) -> bool:
-    """Whether bars may move on it: it is a terminal that can do that, and no log of a CI service."""
+    """Whether to show moving bars: on a terminal that supports them, but not in CI."""
     return terminal.is_interactive and terminal.file.isatty() and "CI" not in os.environ
 
 
 def say(text: str, style: str = "") -> None:
-    """Say a line on standard output."""
+    """Print a line on standard output."""
     console().print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """Say on standard error what is wrong; it may have several lines."""
+    """Print an error, of one or more lines, on standard error."""
     print("\n".join(map(printable, f"curation-features: {text}".split("\n"))), file=sys.stderr)
 
 
-class Bar:
-    """Counts what is done of a whole, and tells how fast that goes and how long it will take.
+def make_table(
+    columns: Mapping[str, Mapping[str, Any]],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    gap: int = 1,
+    expand: bool = False,
+) -> Table:
+    """A table without borders.
 
-    A terminal shows a bar; where there is none, a long run says a line now and then. The pace counts from the end of
-    the first group of photos, at the start and after each wait: models that were just loaded take longer for it.
+    Args:
+        columns: header -> options of rich's `add_column`; see `LEFT`, `RIGHT`, `FOLD`. Only `FOLD` columns wrap.
+        gap: spaces between columns.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", expand=expand)
+    for name, options in columns.items():
+        table.add_column(name, **{"no_wrap": "overflow" not in options, **options})
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+class Bar:
+    """A progress bar with the pace and the time left.
+
+    Without a terminal, a long run prints a line every minute. The pace excludes the first group of photos after the
+    start and after each wait, because freshly loaded models are slower.
     """
 
     def __init__(self, bars: Progress, label: str, total: int, unit: str) -> None:
@@ -65,26 +95,26 @@ class Bar:
         self._worked = bars.add_task("", total=None, visible=False)
         self._waits: list[str] = []
         self._lock = threading.Lock()
-        self._said = self._began = bars.get_time()
-        self._warm: float | None = None  # from then on photos count for the pace
+        self._printed = self._started = bars.get_time()
+        self._warm: float | None = None  # time from which photos count for the pace
 
     def advance(self, count: int = 1, *, worked: bool = True) -> None:
-        """So much more is done; what took no work says nothing of how fast it goes."""
+        """Count finished units; those that took no work (cached photos) are excluded from the pace."""
         with self._lock:
             if worked:
                 self._count(count)
             self._bars.start_task(self._task)
             self._bars.advance(self._task, count)
             self._bars.update(self._task, pace=self._pace())
-        if self._bars.disable and self._bars.get_time() - self._said >= _LINE_EVERY_S:
-            self._said = self._bars.get_time()
+        if self._bars.disable and self._bars.get_time() - self._printed >= _LINE_EVERY_S:
+            self._printed = self._bars.get_time()
             task = self._bars.tasks[self._task]
-            told = f"{self._label}: {task.completed:.0f} of {task.total:.0f} {self._unit}  {task.fields['pace']}"
-            self._bars.console.file.write(f"{told.rstrip()}\n")
+            line = f"{self._label}: {task.completed:.0f} of {task.total:.0f} {self._unit}  {task.fields['pace']}"
+            self._bars.console.file.write(f"{line.rstrip()}\n")
             self._bars.console.file.flush()
 
     def later(self, label: str, total: int) -> Callable[[int], None]:
-        """A function that counts what is done of a later step, on a bar of its own that appears with the first."""
+        """A callback that counts the units of a later step, on a second bar that appears with the first unit."""
         bar: list[Bar] = []
 
         def advance(count: int) -> None:
@@ -95,30 +125,30 @@ class Bar:
         return advance
 
     def photo(self, record: PhotoRecord) -> None:
-        """One more photo is done."""
+        """Count a finished photo."""
         self.advance(worked=not record.cached)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what is waited for in the block; that time is none of the pace's."""
-        self._told(self._waits.append, what)
+        """Show what the block waits for; that time is excluded from the pace."""
+        self._change_waits(self._waits.append, what)
         try:
             yield
         finally:
-            self._told(self._waits.remove, what)
+            self._change_waits(self._waits.remove, what)
 
-    def _told(self, change: Callable[[str], None], what: str) -> None:
+    def _change_waits(self, change: Callable[[str], None], what: str) -> None:
         with self._lock:
             change(what)
             self._bars.update(self._task, description=self._waits[-1] if self._waits else self._label, refresh=True)
             self._bars.reset(self._worked)
-            self._began, self._warm = self._bars.get_time(), None
+            self._started, self._warm = self._bars.get_time(), None
 
     def _count(self, count: int) -> None:
-        """Count photos that took work; those of the first group only tell when the others begin."""
+        """Count units for the pace; those of the first group only start the clock."""
         now = self._bars.get_time()
         if self._warm is None:
-            self._warm = now + _WARM_UP * (now - self._began)
+            self._warm = now + _WARM_UP * (now - self._started)
         if now <= self._warm:
             self._bars.reset(self._worked)
             count = 0
@@ -136,7 +166,7 @@ class Bar:
 def progress(
     label: str, total: int, unit: str = "photos", get_time: Callable[[], float] = time.monotonic
 ) -> Iterator[Bar]:
-    """Progress on standard error: see `Bar`."""
+    """Show a `Bar` on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
@@ -156,10 +186,10 @@ def progress(
 
 @contextmanager
 def _standard_error() -> Iterator[TextIO]:
-    """Standard error as it is now, whatever is put in its place: while a step of Dagster runs, that is a log file."""
+    """A copy of the current standard error; Dagster redirects the original to a log file during a step."""
     try:
         own = os.dup(sys.stderr.fileno())
-    except (OSError, ValueError):  # no file
+    except (OSError, ValueError):  # not a file
         yield sys.stderr
         return
     with os.fdopen(own, "w", encoding=sys.stderr.encoding, errors="replace") as stream:
@@ -168,7 +198,7 @@ def _standard_error() -> Iterator[TextIO]:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say on a terminal what goes on in the block, for as long as it does."""
+    """Show a spinner on a terminal during the block."""
     terminal = console(to_stderr=True)
     if not moving(terminal):
         yield
@@ -179,17 +209,17 @@ def doing(what: str) -> Iterator[None]:
 
 @contextmanager
 def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar for every file on the terminal's standard error; where there is none, a line when one is here."""
+    """Show a progress bar for each download on standard error. Without a terminal, print one line per finished file."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    looking = True
+    is_searching = True
 
     class Downloads(Progress):
         def get_renderables(self) -> Iterator[RenderableType]:
-            """Until there is a file to show, what is done to find it: a network that does not answer takes its time."""
+            """Show a message until the first file: an unreachable network takes a while to fail."""
             if self.tasks:
                 yield self.make_tasks_table(self.tasks)
-            elif looking:
+            elif is_searching:
                 yield "looking for model weights"
 
     terminal = console(to_stderr=True)
@@ -207,10 +237,10 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
         try:
             yield show
         finally:
-            looking = False
+            is_searching = False
 
 
 def size(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes."""
     unit, factor = next(((unit, factor) for unit, factor in (("GB", 1e9), ("MB", 1e6)) if count >= factor), ("kB", 1e3))
     return f"{count / factor:.1f} {unit}"

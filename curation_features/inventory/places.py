@@ -1,4 +1,4 @@
-"""Where the files of a batch lie: a place for each kind, one file per batch in each of them."""
+"""Places in the data folder: each holds one file per batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curation_features.manifest import EVENT_TYPE
 from curation_features.storage.tables import STAGE_TABLES
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # as itself: its hash is asked for hundreds of thousands of times
+@dataclass(frozen=True, slots=True, eq=False)  # identity hash: it is computed hundreds of thousands of times
 class Place:
     """Files `{folder}/{batch_id}{suffix}` in the data folder."""
 
@@ -25,11 +25,11 @@ class Place:
 
     def path(self, data_path: Path, batch_id: str) -> Path:
         """The file of a batch."""
-        return Path(f"{data_path}/{self.folder}/{batch_id}{self.suffix}")  # in one piece: there are many
+        return Path(f"{data_path}/{self.folder}/{batch_id}{self.suffix}")  # faster than `/` for many batches
 
 
 class Found(NamedTuple):
-    """A file that is there: its size in bytes, and when it was last written (ns since 1970)."""
+    """An existing file: size in bytes, time of the last write in ns since 1970."""
 
     bytes: int
     written: int
@@ -45,36 +45,48 @@ STAGES = tuple(Place(stage, f"stages/{stage}", ".parquet") for stage in STAGE_TA
 LATEST_EVENT = Place("latest_event", "events/latest", ".json")
 ADOPTION = Place("adoption", "adoptions", ".json")
 
+BATCHES = (INGESTED, ACCEPTED, FEATURES)
+"""A batch exists if it has a file in one of these."""
+TABLES = (TABLE, *STAGES, EMBEDDINGS)
 PLACES = (INGESTED, ACCEPTED, FEATURES, TABLE, PAGE, EMBEDDINGS, *STAGES, LATEST_EVENT, ADOPTION)
 
 Listing = Mapping[Place, Mapping[str, Found]]
-"""For each place the files that are there, by the id of their batch."""
+"""Existing files by place and batch id."""
 
 
 def list_places(data_path: Path) -> Listing:
-    """What is in every place."""
+    """List the files of all places."""
     listing: dict[Place, dict[str, Found]] = {place: {} for place in PLACES}
-    by_folder: dict[str, list[Place]] = {}
+    by_folder: dict[str, dict[str, dict[str, Found]]] = {}
     for place in PLACES:
-        by_folder.setdefault(place.folder, []).append(place)
-    for folder, places in by_folder.items():
-        suffixes = {place.suffix[1:]: listing[place] for place in places}
+        by_folder.setdefault(place.folder, {})[place.suffix[1:]] = listing[place]
+    for folder, by_suffix in by_folder.items():
         for entry in files_in(data_path / folder):
             name, _, suffix = entry.name.rpartition(".")
-            if suffix in suffixes:
+            if suffix in by_suffix:
                 try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # deleted meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # deleted since the listing
                     continue
-                suffixes[suffix][name] = Found(found.st_size, found.st_mtime_ns)
+                by_suffix[suffix][name] = Found(status.st_size, status.st_mtime_ns)
     return listing
 
 
+def files_of(listing: Listing, batch_id: str) -> dict[Place, Found]:
+    """The files of one batch by place."""
+    return {place: names[batch_id] for place, names in listing.items() if batch_id in names}
+
+
+def is_announced(files: Mapping[Place, Found]) -> bool:
+    """Whether the latest event was written after the features. If not, a run may have died in between."""
+    return LATEST_EVENT in files and files[LATEST_EVENT].written >= files[FEATURES].written
+
+
 def files_in(folder: Path, *, hidden: bool = False) -> Iterator[os.DirEntry[str]]:
-    """The files in a folder, links among them; none if the folder is not there.
+    """The files in a folder, including links; none if the folder does not exist.
 
     Args:
-        hidden: those whose names begin with a dot instead of the others.
+        hidden: only files whose names begin with a dot, instead of the others.
 
     Raises:
         StoreError: the folder cannot be listed.
@@ -91,17 +103,17 @@ def files_in(folder: Path, *, hidden: bool = False) -> Iterator[os.DirEntry[str]
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file; opening it never waits. Raises `OSError`, also for a file that is not regular."""
+    """Read a regular file without blocking. Raises `OSError`, also if the file is not regular."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; of a manifest that came as an event, the manifest.
+    """The JSON object in a file; of a manifest in a CloudEvent, its `data`.
 
     Raises:
-        StoreError: it cannot be read, or holds no JSON object; the message names it.
-        FileNotFoundError: it is not there.
+        StoreError: it cannot be read, or is not a JSON object; names the file.
+        FileNotFoundError: it does not exist.
     """
     try:
         return parse_object(path, read_regular(path))
@@ -112,7 +124,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(path: Path, data: bytes) -> dict[str, Any]:
-    """The same of the bytes that were read from `path`. Raises `StoreError`."""
+    """The JSON object in `data`, the content of `path`. Raises `StoreError`."""
     try:
         document = _DECODER.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -120,15 +132,15 @@ def parse_object(path: Path, data: bytes) -> dict[str, Any]:
     if isinstance(document, dict) and document.get("type") == EVENT_TYPE and isinstance(document.get("data"), dict):
         document = document["data"]
     if not isinstance(document, dict):
-        raise _unreadable(path, "it holds no JSON object")
+        raise _unreadable(path, "not a JSON object")
     return document
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)  # made once: with an option, `json.loads` makes one at each call
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # `json.loads` with an option makes one at each call
 
 
 def _unreadable(path: Path, reason: object) -> StoreError:

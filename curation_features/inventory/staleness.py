@@ -1,53 +1,43 @@
-"""Why a batch is not what a run would make of it now."""
+"""Finds out why a run now would give another result for a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError, StoreError
+from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
-from curation_features.inventory.places import (
-    ACCEPTED,
-    EMBEDDINGS,
-    FEATURES,
-    INGESTED,
-    PAGE,
-    TABLE,
-    Found,
-    Place,
-    parse_object,
-    read_object,
-    read_regular,
-)
-from curation_features.inventory.versions import CurrentVersions
-from curation_features.manifest import document_digest
-from curation_features.pipeline.plan import TECHNICAL_PARTS
+from curation_features.manifest import Batch, document_digest
+from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline.observer import SilentObserver
+from curation_features.pipeline.plan import ALL_PARTS, TECHNICAL_PARTS
 from curation_features.schema import RETRYABLE_REASONS
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
 
 REASONS: Mapping[str, str] = {
-    "never_finished": "was accepted, and has no features",
-    "newer_manifest": "the accepted manifest is another one than the features were made from",
-    "not_accepted": "was ingested, and not processed since",
-    "files_missing": "a file is missing beside the features",
+    "never_finished": "accepted, but without features",
+    "newer_manifest": "the features were made from another manifest than the accepted one",
+    "not_accepted": "ingested, but not processed since",
+    "files_missing": "a file of the features is missing",
     "technical": "a metric, its constants or its weights have changed",
     "model": "the CLIP model or its weights have changed, or were missing",
     "labels": "the labels, templates or temperature have changed",
-    "unknown": "cannot be told",
-    "retryable": "photos failed for a reason that may have passed",
+    "unknown": "cannot be determined",
+    "retryable": "photos failed for a temporary reason",
 }
-"""Why a batch is stale: a short name for programs, and words."""
+"""Why a batch is stale: machine-readable reason -> message."""
 
 _CLIP_PARTS = frozenset({"embedding", "labels"})
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """One reason why a batch is stale: one of `REASONS`, and words for people."""
+    """One reason why a batch is stale: a key of `REASONS`, and a message for the user."""
 
     reason: str
     message: str
@@ -55,13 +45,13 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is known of finished features.
+    """Finished features at a glance.
 
     Attributes:
-        statuses: how many photos are `ok`, `degraded` and `failed`.
-        version: `technical` and `clip`.
-        retryable: how many photos have an error that another run may not meet; None: not known.
-        manifest: digest of the manifest that they were made from; empty: not known.
+        statuses: number of `ok`, `degraded` and `failed` artifacts.
+        version: of the parts `technical` and `clip`.
+        retryable: number of photos with an error that another run may not meet; None: unknown.
+        manifest: digest of the manifest that the features were made from; empty: unknown.
     """
 
     statuses: Mapping[str, int]
@@ -70,146 +60,183 @@ class Summary:
     manifest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+class Versions(NamedTuple):
+    """Versions of the five scores together, the labels, and the embeddings; parts whose weights are missing."""
+
+    technical: str
+    clip: str
+    embedding: str | None
+    missing: frozenset[str]
+
+
+class CurrentVersions:
+    """The versions of a run that would start now, by vocabulary. No model is loaded or downloaded.
+
+    Attributes:
+        embeddings: label version -> embedding version, of batches read so far.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.embeddings: dict[str, str | None] = {}
+        self._settings = settings
+        self._versions: dict[str | None, Versions | SettingsError] = {}
+
+    def of(self, vocabulary: str | None) -> Versions:
+        """The versions with a named vocabulary; None: with the project's own.
+
+        Raises:
+            SettingsError: the vocabulary does not exist or cannot be used.
+        """
+        if vocabulary not in self._versions:
+            stages = self._stages
+            try:
+                plan = stages.for_batch(Batch("", (), {}, "", vocabulary)).plan(ALL_PARTS)
+                self._versions[vocabulary] = Versions(
+                    plan.technical_version, plan.clip_version, plan.versions.get("embedding"), frozenset(plan.missing)
+                )
+            except SettingsError as error:
+                self._versions[vocabulary] = error
+        versions = self._versions[vocabulary]
+        if isinstance(versions, SettingsError):
+            raise versions
+        return versions
+
+    @cached_property
+    def has_vocabularies(self) -> bool:
+        """Whether the project has named vocabularies."""
+        return bool(vocabulary_names(self._settings))
+
+    @cached_property
+    def _stages(self) -> FeatureStages:
+        settings = self._settings.replace(on_missing_weights="degrade")
+        models = Models.from_settings(settings, None, False)
+        return FeatureStages(settings, models=models, observer=SilentObserver())
+
+
+@dataclass(frozen=True)
 class StalenessOf:
     """The reasons why one batch is stale.
 
     Args:
-        files: those that are there, of the places that hold one file per batch.
-        made: what is known of its features; None: there are none, or nothing is known.
-        exact: compare manifests whatever the times of their files say.
+        files: the existing files of the places.
+        summary: of the features; None: there are none, or they cannot be read.
+        exact: compare manifests regardless of the times of their files.
     """
 
     settings: Settings
     batch_id: str
-    files: Mapping[Place, Found]
-    made: Summary | None
+    files: Mapping[places.Place, places.Found]
+    summary: Summary | None
     versions: CurrentVersions
     exact: bool
 
     def reasons(self) -> tuple[Stale, ...]:
-        """All that there are, in the order of `REASONS`."""
-        found: list[Stale] = []
+        """Why a run now would give another result, in the order of `REASONS`; none: it would not."""
+        problems: list[Stale] = []
         try:
-            found += self._of_manifests()
+            problems += self._compare_manifests()
         except StoreError as error:
-            found.append(_stale("unknown", str(error)))
-        if FEATURES in self.files:
-            found += self._of_files()
-            if self.made is not None:
-                found += [*self._of_versions(self.made), *self._of_photos(self.made)]
+            problems.append(_stale("unknown", str(error)))
+        if places.FEATURES in self.files:
+            wanted = [places.TABLE, places.EMBEDDINGS, *([places.PAGE] if self.settings.contact_sheet else [])]
+            if missing := [place.kind for place in wanted if place not in self.files]:
+                problems.append(_stale("files_missing", ", ".join(missing)))
+            if self.summary is not None:
+                problems += [*self._compare_versions(self.summary), *self._count_retryable(self.summary)]
         order = list(REASONS)
-        return tuple(sorted(dict.fromkeys(found), key=lambda stale: order.index(stale.reason)))
+        return tuple(sorted(dict.fromkeys(problems), key=lambda stale: order.index(stale.reason)))
 
-    # Manifests
-
-    def _of_manifests(self) -> Iterator[Stale]:
-        accepted, ingested, features = (self.files.get(place) for place in (ACCEPTED, INGESTED, FEATURES))
-        origin = _Origin(self)
+    def _compare_manifests(self) -> Iterator[Stale]:
+        accepted, ingested, features = (
+            self.files.get(place) for place in (places.ACCEPTED, places.INGESTED, places.FEATURES)
+        )
         if accepted and not features:
             yield _stale("never_finished")
-        elif accepted and self._is_due(accepted, features) and not origin.is_of(self._document(ACCEPTED)):
+        elif accepted and self._is_due(accepted, features) and not self._is_origin(self._document(places.ACCEPTED)):
             yield _stale("newer_manifest")
         if ingested and self._is_due(ingested, accepted or features):
-            document = self._document(INGESTED)
-            same = accepted and document_digest(document) == document_digest(self._document(ACCEPTED))
-            if not same and not (features and origin.is_of(document)):
+            document = self._document(places.INGESTED)
+            is_accepted = accepted and document_digest(document) == document_digest(self._document(places.ACCEPTED))
+            if not is_accepted and not (features and self._is_origin(document)):
                 yield _stale("not_accepted")
 
-    def _is_due(self, manifest: Found, made: Found | None) -> bool:
-        """Whether a manifest is to be compared with what was made later. One that is older is taken to be its source:
-        to read every manifest takes minutes where there are many.
+    def _is_due(self, manifest: places.Found, result: places.Found | None) -> bool:
+        """Whether to compare a manifest with its result. An older manifest is assumed to be its origin: to read all
+        manifests of a large project takes minutes.
         """
-        return self.exact or made is None or manifest.written > made.written
+        return self.exact or result is None or manifest.written > result.written
 
-    def _document(self, place: Place) -> dict[str, Any]:
+    def _document(self, place: places.Place) -> dict[str, Any]:
         try:
-            return read_object(place.path(self.settings.data_path, self.batch_id))
-        except FileNotFoundError:  # deleted meanwhile
+            return places.read_object(place.path(self.settings.data_path, self.batch_id))
+        except FileNotFoundError:  # deleted since the listing
             return {}
 
-    # Files
+    def _is_origin(self, document: Mapping[str, Any]) -> bool:
+        """Whether the features were made from this manifest; without a known digest, artifacts are compared."""
+        if self.summary and self.summary.manifest:
+            return document_digest(document) == self.summary.manifest
+        return document_digest(without_features(document)) == self._origin_digest
 
-    def _of_files(self) -> Iterator[Stale]:
-        wanted = [TABLE, EMBEDDINGS, *([PAGE] if self.settings.contact_sheet else [])]
-        if missing := [place.kind for place in wanted if place not in self.files]:
-            yield _stale("files_missing", ", ".join(missing))
+    @cached_property
+    def _origin_digest(self) -> str:
+        path = places.FEATURES.path(self.settings.data_path, self.batch_id)
+        return document_digest(without_features(places.read_object(path)))
 
-    # Versions
-
-    def _of_versions(self, made: Summary) -> Iterator[Stale]:
+    def _compare_versions(self, summary: Summary) -> Iterator[Stale]:
         try:
             now = self.versions.of(self._vocabulary())
         except (SettingsError, StoreError) as error:
             yield _stale("unknown", str(error))
             return
-        if made.version["technical"] != now.technical:
+        if summary.version["technical"] != now.technical:
             yield _NO_WEIGHTS if now.missing & TECHNICAL_PARTS else _stale("technical")
-        if made.version["clip"] != now.clip:
+        if summary.version["clip"] != now.clip:
             if now.missing & _CLIP_PARTS:
                 yield _NO_WEIGHTS
             else:
-                yield _stale("labels" if self._embedding_version(made) == now.embedding else "model")
+                is_same_model = self._embedding_version(summary.version["clip"]) == now.embedding
+                yield _stale("labels" if is_same_model else "model")
 
     def _vocabulary(self) -> str | None:
-        """The vocabulary that the batch asks for. Without named vocabularies, which are rare, nothing is read."""
-        if not self.versions.are_named:
+        """The vocabulary named by the batch. Nothing is read if the project has no named vocabularies."""
+        if not self.versions.has_vocabularies:
             return None
-        place = next(place for place in (ACCEPTED, INGESTED, FEATURES) if place in self.files)
+        place = next(place for place in (places.ACCEPTED, places.INGESTED, places.FEATURES) if place in self.files)
         path = place.path(self.settings.data_path, self.batch_id)
         try:
-            data = read_regular(path)
+            data = places.read_regular(path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-        name = parse_object(path, data).get("vocabulary") if b'"vocabulary"' in data else None
+        name = places.parse_object(path, data).get("vocabulary") if b'"vocabulary"' in data else None
         return name if isinstance(name, str) else None
 
-    def _embedding_version(self, made: Summary) -> str | None:
-        """Version of the image vectors, which tells a new model from new labels; that of the labels follows from it."""
-        known, clip = self.versions.embeddings, made.version["clip"]
-        if clip not in known:
+    def _embedding_version(self, clip_version: str) -> str | None:
+        """The embedding version that a label version includes; it distinguishes a new model from new labels."""
+        known = self.versions.embeddings
+        if clip_version not in known:
             try:
-                metadata = read_metadata(EMBEDDINGS.path(self.settings.data_path, self.batch_id))
-                known[clip] = metadata.get("version")
+                metadata = read_metadata(places.EMBEDDINGS.path(self.settings.data_path, self.batch_id))
+                known[clip_version] = metadata.get("version")
             except (OSError, ValueError, KeyError):
                 return None
-        return known[clip]
+        return known[clip_version]
 
-    # Photos
-
-    def _of_photos(self, made: Summary) -> Iterator[Stale]:
-        count = made.retryable
+    def _count_retryable(self, summary: Summary) -> Iterator[Stale]:
+        count = summary.retryable
         if count is None:
-            table = TABLE.path(self.settings.data_path, self.batch_id)
+            rows = table_rows(places.TABLE.path(self.settings.data_path, self.batch_id), ("errors",))
+            reasons = RETRYABLE_REASONS
             try:
-                count = sum(map(_may_succeed, table_rows(table, ("errors",))))
+                count = sum(any(error["reason"] in reasons for error in row["errors"] or ()) for row in rows)
             except StoreError as error:
                 yield _stale("unknown", str(error))
         if count:
             yield _stale("retryable", f"{count}")
 
 
-class _Origin:
-    """The manifest that a batch's features were made from; where its digest is not known, the artifacts tell it."""
-
-    def __init__(self, batch: StalenessOf) -> None:
-        self._batch = batch
-        self._digest = batch.made.manifest if batch.made else ""
-
-    def is_of(self, document: Mapping[str, Any]) -> bool:
-        """Whether the features were made from this manifest."""
-        if self._digest:
-            return document_digest(document) == self._digest
-        return document_digest(without_features(document)) == self._content
-
-    @cached_property
-    def _content(self) -> str:
-        path = FEATURES.path(self._batch.settings.data_path, self._batch.batch_id)
-        return document_digest(without_features(read_object(path)))
-
-
 def without_features(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document as it was before features were added, but for `features` that its artifacts already had."""
+    """A document without the `features` of its artifacts."""
     artifacts = [
         {name: value for name, value in artifact.items() if name != "features"}
         for artifact in document.get("artifacts", ())
@@ -217,12 +244,8 @@ def without_features(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "artifacts": artifacts}
 
 
-def _may_succeed(row: Mapping[str, Any]) -> bool:
-    return any(error["reason"] in RETRYABLE_REASONS for error in row["errors"] or ())
-
-
 def _stale(reason: str, detail: str = "") -> Stale:
     return Stale(reason, f"{REASONS[reason]}: {detail}" if detail else REASONS[reason])
 
 
-_NO_WEIGHTS = _stale("unknown", "model weights are not here: curation-features models pull")
+_NO_WEIGHTS = _stale("unknown", "model weights are missing: curation-features models pull")

@@ -1,8 +1,8 @@
-"""One batch, deleted everywhere.
+"""Deletes a batch with all of its files.
 
-The order of its files lets an interrupted deletion be completed: first what would make or announce the batch again,
-then the features, then what was made of its photos (which tables and manifests name), then the tables, the partition in
-Dagster, and the manifests at the very end.
+The order of deletion lets the same call complete an interrupted one: first files that would make or announce the batch
+again, then the features, then the files of its photos (which tables and manifests name), then the tables, the partition
+in Dagster, and the manifests last.
 """
 
 from __future__ import annotations
@@ -15,64 +15,36 @@ from pathlib import Path, PurePath
 from filelock import FileLock, Timeout
 
 from curation_features.errors import StoreError
-from curation_features.inventory.batch_files import (
-    BatchFile,
-    archived_manifests,
-    batch_files,
-    incoming_files,
-    incoming_folders,
-    photo_files,
-    waiting_footprints,
-)
-from curation_features.inventory.footprint import Footprint, footprint_of, footprints
-from curation_features.inventory.places import (
-    ACCEPTED,
-    ADOPTION,
-    EMBEDDINGS,
-    FEATURES,
-    INGESTED,
-    LATEST_EVENT,
-    PAGE,
-    STAGES,
-    TABLE,
-    list_places,
-    read_object,
-)
-from curation_features.removal.deleting import DataFolder
+from curation_features.inventory import places
+from curation_features.inventory.batch_files import BatchFile, batch_files, incoming_files, incoming_folders
+from curation_features.inventory.footprint import Footprint, References, footprint_of, photo_files
+from curation_features.removal.files import DataFolder, event_sequence
 from curation_features.settings import Settings
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import last_sequence, record_deletion
 
-_FIRST = (
-    "incoming",
-    "quarantine_reason",
-    "quarantined",
-    "pending_event",
-    "event",
-    LATEST_EVENT.kind,
-    ADOPTION.kind,
-    PAGE.kind,
-    FEATURES.kind,
+_MANIFESTS = (places.INGESTED.kind, places.ACCEPTED.kind)
+_ORDER = (
+    *("incoming", "quarantine_reason", "quarantined", "pending_event", "event"),
+    *(place.kind for place in (places.LATEST_EVENT, places.ADOPTION, places.PAGE, places.FEATURES)),
+    *("thumbnail", "cache", "copy"),
+    *(place.kind for place in (places.EMBEDDINGS, *places.STAGES, places.TABLE)),
+    *_MANIFESTS,
 )
-_PHOTOS = ("thumbnail", "cache", "copy")
-_THEN = (EMBEDDINGS.kind, *(place.kind for place in STAGES), TABLE.kind)
-_LAST = (INGESTED.kind, ACCEPTED.kind)
-_ORDER = (*_FIRST, *_PHOTOS, *_THEN, *_LAST)
-
 _INCOMING_LOCK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRemoval:
-    """What goes with a batch.
+    """The deletion of a batch.
 
     Attributes:
-        photos: how many photos it has.
-        files: those to be deleted, in this order.
-        shared: how many of its photos other batches have, too: what was made of these stays.
-        kept: files of the batch outside the data folder, where nothing is deleted.
-        sequence: of its last event, or of those of a batch of that name that was deleted before; None: there was none.
+        photos: number of photos of the batch.
+        files: the files to delete, in this order.
+        shared: number of its photos that other batches have, too; the files of these photos stay.
+        kept: files of the batch outside the data folder, which stay.
+        sequence: of its last event, or of a deleted batch with the same id; None: it never had one.
     """
 
     batch_id: str
@@ -84,12 +56,10 @@ class BatchRemoval:
 
 
 class SharedPhotos:
-    """Which photos of batches that are to be deleted other batches have, too.
-
-    Only the ids and names of the batches' own photos are kept.
+    """Photos of batches to delete that other batches have, too. Of other photos nothing is stored.
 
     Attributes:
-        others: the batches whose manifests `find` will read.
+        others: the batches whose manifests `find` reads.
 
     Raises:
         StoreError: a manifest that waits for the sensor cannot be read.
@@ -97,71 +67,65 @@ class SharedPhotos:
 
     def __init__(self, settings: Settings, batch_ids: Iterable[str]) -> None:
         self._settings = settings
-        self._own = {batch_id: self._own_footprint(batch_id) for batch_id in batch_ids}
-        self._photos: dict[str, set[str]] = {}  # -> the batches that have it
-        self._names: dict[str, set[str]] = {}  # of copies -> the batches that refer to them
-        for batch_id, own in self._own.items():
-            for known, used in ((self._photos, own.photos), (self._names, own.names)):
-                for key in used:
-                    known.setdefault(key, set()).add(batch_id)
-        for batch_id, waiting in waiting_footprints(settings):
-            self._add(batch_id, waiting)
-        self._archived = archived_manifests(settings)
-        self._listing = list_places(settings.data_path)
-        ids = {batch_id for found in self._listing.values() for batch_id in found}
-        self.others = sorted(ids.union(self._archived).difference(self._own))
-
-    def _own_footprint(self, batch_id: str) -> Footprint:
-        """The photos of a batch that is to be deleted, and the names of its copies."""
-        found = footprint_of(self._settings, batch_id, incoming_files(self._settings, batch_id))
-        return Footprint(found.photos, {PurePath(name).name for name in found.copies})
+        self._own: dict[str, tuple[set[str], set[str]]] = {}  # photos of each batch, and names of copies
+        self._users: tuple[dict[str, set[str]], dict[str, set[str]]] = ({}, {})  # photo, and name -> batches
+        for batch_id in batch_ids:
+            own = footprint_of(settings, batch_id, incoming_files(settings, batch_id))
+            self._own[batch_id] = (own.photos, {PurePath(name).name for name in own.copies})
+            for users, keys in zip(self._users, self._own[batch_id], strict=True):
+                for key in keys:
+                    users.setdefault(key, set()).add(batch_id)
+        self._references = References(settings)
+        for batch_id, footprint in self._references.waiting:
+            self._add(batch_id, footprint)
+        self.others = sorted({*self._references.batch_ids}.difference(self._own))
 
     def find(self, progress: Callable[[int], None] | None = None) -> None:
-        """Read what the other batches refer to.
+        """Read the references of the other batches.
 
         Args:
-            progress: called with 1 for each of them.
+            progress: called with 1 for each batch.
 
         Raises:
-            StoreError: a document cannot be read, so that what its batch refers to would be deleted.
+            StoreError: a document cannot be read, and files that it refers to would be deleted.
         """
-        for batch_id, found in footprints(self._settings, self._listing, self.others, self._archived):
-            self._add(batch_id, found)
-            if progress:
-                progress(1)
+        for batch_id, footprint in self._references.footprints(self.others, progress=progress):
+            self._add(batch_id, footprint)
 
     def of(self, batch_id: str) -> tuple[int, int, list[BatchFile]]:
-        """How many photos a batch has, how many of them others have, too, and the files of its photos alone."""
-        own, documents = self._own[batch_id], incoming_files(self._settings, batch_id)
-        alone = {photo_id for photo_id in own.photos if self._photos[photo_id] == {batch_id}}
-        found = footprint_of(self._settings, batch_id, documents, alone)
-        if shared := own.photos - alone:
-            found.digests -= footprint_of(self._settings, batch_id, documents, shared).digests
-        names = {name for name in own.names if self._names[name] == {batch_id}}
-        found.copies = {name for name in found.copies if PurePath(name).name in names}
-        return len(own.photos), len(shared), photo_files(self._settings, found)
+        """The number of photos of a batch, the number of shared ones, and the files of the others."""
+        (photos, names), documents = self._own[batch_id], incoming_files(self._settings, batch_id)
+        alone = {photo_id for photo_id in photos if self._users[0][photo_id] == {batch_id}}
+        footprint = footprint_of(self._settings, batch_id, documents, alone)
+        if shared := photos - alone:
+            footprint.digests -= footprint_of(self._settings, batch_id, documents, shared).digests
+        names = {name for name in names if self._users[1][name] == {batch_id}}
+        footprint.copies = {name for name in footprint.copies if PurePath(name).name in names}
+        return len(photos), len(shared), photo_files(self._settings, footprint)
 
-    def is_gone(self, batch_id: str) -> None:
-        """Note that a batch was deleted: what it shared with one other batch is that one's alone now."""
-        own = self._own[batch_id]
-        for known, used in ((self._photos, own.photos), (self._names, own.names)):
-            for key in used:
-                known[key].discard(batch_id)
+    def forget(self, batch_id: str) -> None:
+        """Note that a batch was deleted: photos that only one other batch has are no longer shared."""
+        for users, keys in zip(self._users, self._own[batch_id], strict=True):
+            for key in keys:
+                users[key].discard(batch_id)
 
-    def _add(self, batch_id: str, found: Footprint) -> None:
-        for known, used in ((self._photos, found.photos), (self._names, found.names)):
-            for key in known.keys() & used:
-                known[key].add(batch_id)
+    def _add(self, batch_id: str, footprint: Footprint) -> None:
+        for users, keys in zip(self._users, (footprint.photos, footprint.names), strict=True):
+            for key in users.keys() & keys:
+                users[key].add(batch_id)
 
 
 def plan_removal(settings: Settings, batch_id: str, shared: SharedPhotos) -> BatchRemoval:
-    """What goes with a batch, as it is now."""
+    """The deletion of a batch as it is now."""
     folder = DataFolder(settings.data_path)
     photos, count, of_photos = shared.of(batch_id)
     found = [*batch_files(settings, batch_id), *of_photos]
     files = sorted((file for file in found if folder.holds(file.path)), key=lambda file: _ORDER.index(file.kind))
     kept = tuple(file.path for file in found if not folder.holds(file.path))
-    return BatchRemoval(batch_id, photos, tuple(files), count, kept, _sequence(settings.data_path, found, batch_id))
+    events = [file.path for file in found if file.kind in ("event", places.LATEST_EVENT.kind)]
+    sequences = [last_sequence(settings.data_path, batch_id), *map(event_sequence, events)]
+    sequence = max((number for number in sequences if number is not None), default=None)
+    return BatchRemoval(batch_id, photos, tuple(files), count, kept, sequence)
 
 
 def remove_batch(
@@ -171,10 +135,10 @@ def remove_batch(
     shared: SharedPhotos,
     forget: Callable[[str], None] | None = None,
 ) -> BatchRemoval:
-    """Delete a batch everywhere, and write that to the log.
+    """Delete a batch with all of its files, and log it.
 
     Args:
-        forget: deletes its partition in Dagster; called after all files but the manifests are gone.
+        forget: deletes its partition in Dagster; called when only manifests are left.
 
     Raises:
         StoreError: the batch is being made now, or a file cannot be deleted; the same call completes the deletion.
@@ -184,27 +148,27 @@ def remove_batch(
         removal = plan_removal(settings, batch_id, shared)
         folder.check(file.path for file in removal.files)
         record_deletion(settings.data_path, batch_id=batch_id, photos=removal.photos, sequence=removal.sequence)
-        with alone_in(incoming_folders(settings)):  # where the sensor may have moved them meanwhile
+        with locked_folders(settings):  # listed again: the sensor may have moved manifests
             for path in filter(folder.holds, incoming_files(settings, batch_id)):
                 folder.delete(path)
-        manifests = [file.path for file in removal.files if file.kind in _LAST]
-        with Adoptions(settings.data_path).take(batch_id):  # no partition may come from an adoption under way
+        with Adoptions(settings.data_path).take(batch_id):  # a concurrent adoption must not add the partition
             for file in removal.files:
-                if file.kind not in (*_LAST, "incoming"):
+                if file.kind not in (*_MANIFESTS, "incoming"):
                     folder.delete(file.path)
         if forget is not None:
             forget(batch_id)
-        for path in manifests:
-            folder.delete(path)
-    shared.is_gone(batch_id)
+        for file in removal.files:
+            if file.kind in _MANIFESTS:
+                folder.delete(file.path)
+    shared.forget(batch_id)
     return removal
 
 
 @contextmanager
-def alone_in(folders: Iterable[Path]) -> Iterator[None]:
-    """Keep the sensor out of the folders that it empties. Raises `StoreError`: it is at work in one of them."""
+def locked_folders(settings: Settings) -> Iterator[None]:
+    """Lock the drop folders against the sensor. Raises `StoreError`: it is working in one of them."""
     with ExitStack() as locks:
-        for folder in folders:
+        for folder in incoming_folders(settings):
             claimed = folder / ".claimed"
             if claimed.is_dir():
                 try:
@@ -212,20 +176,3 @@ def alone_in(folders: Iterable[Path]) -> Iterator[None]:
                 except (Timeout, OSError) as error:
                     raise StoreError(f"{folder}: is in use by the sensor ({error}): try again") from error
         yield
-
-
-def _sequence(data_path: Path, files: Iterable[BatchFile], batch_id: str) -> int | None:
-    """The highest `sequence` of a batch's events; of those that were deleted before, the log tells."""
-    events = [file.path for file in files if file.kind in ("event", LATEST_EVENT.kind)]
-    found = [last_sequence(data_path, batch_id), *map(event_sequence, events)]
-    return max((number for number in found if number is not None), default=None)
-
-
-def event_sequence(path: Path) -> int | None:
-    """The `sequence` of an event; None if it has none, or cannot be read."""
-    try:
-        data = read_object(path).get("data")
-    except (StoreError, OSError):
-        return None
-    sequence = data.get("sequence") if isinstance(data, dict) else None
-    return sequence if type(sequence) is int else None

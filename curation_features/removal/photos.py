@@ -1,47 +1,62 @@
-"""One photo, deleted from the batches that have it, with what was made of it; its original stays."""
+"""Deletes one photo from the batches that have it, and the files made of it; its original stays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from curation_features.errors import InputError
+from curation_features.atomic_files import store_bytes
+from curation_features.errors import InputError, StoreError
+from curation_features.events.outbox import Outbox
+from curation_features.finish import write_batch
+from curation_features.inventory import places
 from curation_features.inventory.batch_files import (
-    QUARANTINE,
     THUMBNAILS,
     BatchFile,
     archived_manifests,
+    existing,
     incoming_files,
-    incoming_folders,
     named_batch,
-    photo_files,
-    there,
-    waiting_footprints,
+    quarantined_manifests,
+    with_reason,
 )
-from curation_features.inventory.footprint import Footprint, footprint_of, footprints, is_unicode
-from curation_features.inventory.places import FEATURES, files_in, list_places
-from curation_features.manifest import Batch, is_batch_id
+from curation_features.inventory.footprint import (
+    Footprint,
+    References,
+    artifacts_of,
+    footprint_of,
+    is_unicode,
+    photo_files,
+    table_rows,
+)
+from curation_features.inventory.staleness import without_features
+from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, is_batch_id, to_json
 from curation_features.photos.reader import RANKING_FOLDER
-from curation_features.removal.batches import alone_in
-from curation_features.removal.deleting import DataFolder
-from curation_features.removal.shortening import holds_photo, remove_from_batch, shorten_incoming
+from curation_features.pipeline import EnrichedBatch
+from curation_features.removal.batches import locked_folders
+from curation_features.removal.files import DataFolder
+from curation_features.schema import Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import deletions, record_deletion
+from curation_features.storage.tables import STAGE_TABLES, read_metadata, record_of
+
+Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoRemoval:
-    """What goes with a photo.
+    """The deletion of a photo.
 
     Attributes:
-        batches: those that lose it.
-        others: those that keep it; what was made of it stays then.
-        files: to be deleted: thumbnails, cache entry, copies, and quarantined manifests that hold it.
-        kept: manifests outside the data folder that hold it, where nothing is changed.
-        begun: batches that the last removal of this photo may not have announced, as it was interrupted.
+        batches: the batches that lose it.
+        others: the batches that keep it; the files made of it stay then.
+        files: files to delete: thumbnails, cache entry, copies, and quarantined manifests that hold it.
+        kept: manifests outside the data folder that hold it, and stay unchanged.
+        begun: batches of an earlier, interrupted removal of this photo, which may not be announced yet.
     """
 
     photo_id: str
@@ -53,13 +68,13 @@ class PhotoRemoval:
 
 
 class PhotoSearch:
-    """A search for all that refers to a photo.
+    """A search for all references to a photo.
 
     Args:
-        only: leave it out of this batch alone; None: out of all.
+        only: remove it from this batch alone; None: from all.
 
     Attributes:
-        batch_ids: the batches whose documents `find` will read.
+        batch_ids: the batches whose documents `find` reads.
 
     Raises:
         InputError: no photo can have this id.
@@ -74,12 +89,11 @@ class PhotoSearch:
         self._only = only
         self._holders: set[str] = set()
         self._others = Footprint(apart=photo_id)
-        for batch_id, found in waiting_footprints(settings, photo_id):
-            self._note(batch_id, found)
-        self._archived = archived_manifests(settings)
-        self._listing = list_places(settings.data_path)
-        ids = {batch_id for found in self._listing.values() for batch_id in found}
-        self.batch_ids = sorted(ids.union(self._archived))
+        self._references = References(settings, photo_id)
+        self._log = [line for line in deletions(settings.data_path) if line.get("photo_id") == photo_id]
+        for batch_id, footprint in self._references.waiting:
+            self._add(batch_id, footprint)
+        self.batch_ids = self._references.batch_ids
 
     def find(self, progress: Callable[[int], None] | None = None) -> PhotoRemoval:
         """Read the documents of all batches.
@@ -91,78 +105,61 @@ class PhotoSearch:
             StoreError: a document or table cannot be read, and might hold the photo.
             InputError: the batch does not have the photo, or nothing refers to it.
         """
-        scan = footprints(
-            self._settings, self._listing, self.batch_ids, self._archived, tables=True, apart=self._photo_id
-        )
-        for batch_id, found in scan:
-            self._note(batch_id, found)
-            if progress:
-                progress(1)
+        for batch_id, footprint in self._references.footprints(self.batch_ids, tables=True, progress=progress):
+            self._add(batch_id, footprint)
         if self._only is not None and self._only not in self._holders:
             raise InputError(f"batch {self._only!r} has no photo {self._photo_id!r}")
         batches = {self._only} if self._only is not None else self._holders
-        begun = {batch for line in self._earlier()[-1:] for batch in line.get("batches", ())}
+        begun = {batch for line in self._log[-1:] for batch in line.get("batches", ())}
         others = self._holders - batches
-        files = [*self._quarantined(), *([] if others else self._files(batches))]
+        files = [*self._quarantined_files(), *([] if others else self._photo_files(batches))]
         if not batches and not files:
             raise InputError(f"nothing in {self._settings.data_path} refers to a photo {self._photo_id!r}")
         folder = DataFolder(self._settings.data_path)
-        kept = [path for batch_id in batches for path in incoming_files(self._settings, batch_id)]
+        manifests = [path for batch_id in batches for path in incoming_files(self._settings, batch_id)]
         return PhotoRemoval(
             self._photo_id,
             tuple(sorted(batches)),
             tuple(sorted(others)),
             tuple(files),
-            tuple(path for path in kept if not folder.holds(path) and holds_photo(path, self._photo_id)),
-            tuple(sorted(begun.intersection(self._listing[FEATURES]) - batches)),
+            tuple(path for path in manifests if not folder.holds(path) and holds_photo(path, self._photo_id)),
+            tuple(sorted(begun.intersection(self._references.listing[places.FEATURES]) - batches)),
         )
 
-    def _note(self, batch_id: str, found: Footprint) -> None:
-        self._others.update(found)
-        if self._photo_id in found.photos and is_batch_id(batch_id):
+    def _add(self, batch_id: str, footprint: Footprint) -> None:
+        self._others.update(footprint)
+        if self._photo_id in footprint.photos and is_batch_id(batch_id):
             self._holders.add(batch_id)
 
-    def _files(self, batches: set[str]) -> list[BatchFile]:
-        """What was made of the photo, and of no other one."""
+    def _photo_files(self, batches: set[str]) -> list[BatchFile]:
+        """The files made of this photo alone, including those that an interrupted removal has logged."""
         own = Footprint({self._photo_id})
         for batch_id in batches or {""}:
             documents = incoming_files(self._settings, batch_id)
             own.update(footprint_of(self._settings, batch_id, documents, {self._photo_id}))
         own.digests -= self._others.digests
         own.copies = {name for name in own.copies if PurePath(name).name not in self._others.names}
-        logged = [name for line in self._earlier() for name in line.get("files", ())]
-        known = photo_files(self._settings, own)
-        return [*known, *(file for file in self._logged(logged) if file not in known)]
+        files = photo_files(self._settings, own)
+        return [*files, *(file for file in self._logged_files() if file not in files)]
 
-    def _logged(self, names: list[str]) -> Iterator[BatchFile]:
-        """Files that an earlier removal meant to delete, and that are of no other photo."""
+    def _logged_files(self) -> Iterator[BatchFile]:
         kinds = {RANKING_FOLDER: "copy", str(THUMBNAILS): "thumbnail"}
-        for path in (PurePath(name) for name in names):
+        for path in (PurePath(name) for line in self._log for name in line.get("files", ())):
             kind = next((kind for folder, kind in kinds.items() if path.is_relative_to(folder)), None)
             in_use = path.name in self._others.names or path.name.partition("-")[0] in self._others.digests
             if kind and not in_use and ".." not in path.parts:
-                yield from there([(kind, self._settings.data_path / path)])
+                yield from existing([(kind, self._settings.data_path / path)])
 
-    def _earlier(self) -> list[dict[str, Any]]:
-        """The log's lines about this photo."""
-        found = deletions(self._settings.data_path)
-        return [line for line in found if line.get("photo_id") == self._photo_id]
-
-    def _quarantined(self) -> Iterator[BatchFile]:
-        """Manifests in quarantine that hold the photo; the reason of each comes before it."""
-        folder = self._settings.data_path / QUARANTINE
-        for entry in sorted(files_in(folder), key=lambda entry: entry.name):
-            path = folder / entry.name
-            wanted = entry.name.endswith(".json") and not entry.name.endswith(".reason.json")
-            if wanted and holds_photo(path, self._photo_id) and self._only in (None, named_batch(path)):
-                reason = path.with_name(f"{entry.name.removesuffix('.json')}.reason.json")
-                yield from there([("quarantine_reason", reason), ("quarantined", path)])
+    def _quarantined_files(self) -> Iterator[BatchFile]:
+        for path in quarantined_manifests(self._settings.data_path):
+            if holds_photo(path, self._photo_id) and self._only in (None, named_batch(path)):
+                yield from existing(with_reason(path))
 
 
 def remove_photo(
     settings: Settings, store: ArtifactStore, removal: PhotoRemoval, accept: Callable[[Batch], None]
 ) -> None:
-    """Delete a photo, and write that to the log. What was made of it goes once no batch has it any more.
+    """Delete a photo, and log it. The files made of it are deleted once no batch has it.
 
     Args:
         accept: takes the new manifest of each batch that was accepted.
@@ -171,15 +168,145 @@ def remove_photo(
         StoreError: a batch is being made now, or a file cannot be read, written or deleted; the same call again
             completes the removal.
     """
-    data_path = settings.data_path
-    folder = DataFolder(data_path)
+    data_path, photo_id = settings.data_path, removal.photo_id
+    folder, batches = DataFolder(data_path), [*removal.batches, *removal.begun]
     folder.check(file.path for file in removal.files)
     made = [str(file.path.relative_to(data_path)) for file in removal.files if file.kind in ("copy", "thumbnail")]
-    record_deletion(data_path, photo_id=removal.photo_id, batches=[*removal.batches, *removal.begun], files=made)
-    for batch_id in (*removal.batches, *removal.begun):
+    record_deletion(data_path, photo_id=photo_id, batches=batches, files=made)
+    for batch_id in batches:
         with store.exclusive(batch_id, wait=False):
-            with alone_in(incoming_folders(settings)):
-                shorten_incoming(settings, batch_id, removal.photo_id)
-            remove_from_batch(settings, store, batch_id, removal.photo_id, accept)
+            with locked_folders(settings):
+                shorten_incoming(settings, batch_id, photo_id)
+            remove_from_batch(settings, store, batch_id, photo_id, accept)
     for file in removal.files:
         folder.delete(file.path)
+
+
+# One batch -----------------------------------------------------------------------------------------------------------
+
+
+def remove_from_batch(
+    settings: Settings, store: ArtifactStore, batch_id: str, photo_id: str, accept: Callable[[Batch], None]
+) -> None:
+    """Remove a photo from a batch, which the caller has locked.
+
+    Manifests are written last, so that an interrupted removal still finds the photo.
+
+    Args:
+        accept: takes the new accepted manifest, if there was one.
+
+    Raises:
+        StoreError: a file cannot be read or written; the same call completes the removal.
+    """
+    digests: dict[str, str] = {}
+    shorter: dict[Path, Document] = {}
+    for place in (places.ACCEPTED, places.INGESTED):
+        path = place.path(settings.data_path, batch_id)
+        try:
+            document = places.read_object(path)
+        except FileNotFoundError:
+            continue
+        shorter[path] = _without(document, photo_id)
+        digests[document_digest(document)] = document_digest(shorter[path])
+    _shorten_features(settings, store, batch_id, photo_id, list(shorter.values()))
+    for stage in STAGE_TABLES:
+        store.remove_from_stage(stage, batch_id, photo_id, digests)
+    for path, document in shorter.items():
+        if path == places.ACCEPTED.path(settings.data_path, batch_id):
+            accept(batch_from(document))
+        else:
+            store_bytes(path, to_json(document))
+
+
+def shorten_incoming(settings: Settings, batch_id: str, photo_id: str) -> None:
+    """Remove a photo from the manifests of a batch in the drop folders, which the caller has locked."""
+    folder = DataFolder(settings.data_path)
+    archived = {path for path, _ in archived_manifests(settings).get(batch_id, ())}
+    for path in filter(folder.holds, incoming_files(settings, batch_id)):
+        if not holds_photo(path, photo_id):
+            continue
+        folder.check([path])
+        document = json.loads(places.read_regular(path).decode("utf-8-sig"))
+        is_event = document.get("type") == EVENT_TYPE and isinstance(document.get("data"), dict)
+        manifest = _without(document["data"] if is_event else document, photo_id)
+        name = f"{batch_id}-{document_digest(manifest)[:12]}.json" if path in archived else path.name
+        store_bytes(path.with_name(name), to_json({**document, "data": manifest} if is_event else manifest))
+        if name != path.name:
+            folder.delete(path)
+
+
+def holds_photo(path: Path, photo_id: str) -> bool:
+    """Whether a JSON file, valid or not, holds a photo's id as a string."""
+    try:
+        data = places.read_regular(path)
+    except OSError:
+        return False
+    return any(json.dumps(photo_id, ensure_ascii=escaped).encode() in data for escaped in (True, False))
+
+
+def _without(document: Mapping[str, Any], photo_id: str) -> Document:
+    kept = [item for item in artifacts_of(document) if not isinstance(item, dict) or item.get("photo_id") != photo_id]
+    return {**document, "artifacts": kept}
+
+
+def _shorten_features(
+    settings: Settings, store: ArtifactStore, batch_id: str, photo_id: str, manifests: Sequence[Document]
+) -> None:
+    """Write and announce the finished features of a batch without a photo, if there are any.
+
+    Args:
+        manifests: of the batch, without the photo. The origin of the features is the one with the same artifacts.
+    """
+    json_path, table_path = store.feature_paths(batch_id)
+    try:
+        shorter = _without(places.read_object(json_path), photo_id)
+    except FileNotFoundError:  # the other files are not valid without it
+        for place in (places.PAGE, places.TABLE, places.EMBEDDINGS):
+            DataFolder(settings.data_path).delete(place.path(settings.data_path, batch_id))
+        return
+    plain = without_features(shorter)
+    batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
+    merged, path = _enriched(shorter, table_path, photo_id), store.embeddings_path(batch_id)
+    try:
+        source = read_metadata(path) if path.is_file() else {}
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from error
+    with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:
+        for record in _embedded_records(path) if source else merged.records:
+            if record.photo_id != photo_id:
+                embeddings.add(record)
+        written = write_batch(batch, merged, store, embeddings, settings)
+    written.announce(Outbox.from_settings(settings), settings.root)
+
+
+def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
+    """Restore the records of finished features from their table, without a photo."""
+    technical = STAGE_TABLES["technical_metrics"]
+    columns = (*technical.columns, "clip_labels", "label_margin", "label_cosines")
+    records = []
+    try:
+        metadata = read_metadata(table)
+        version, vocabulary = dict(metadata["version"]), list(metadata["labels"])
+        for row in table_rows(table, columns):
+            if row["photo_id"] != photo_id:
+                record = record_of(row)
+                technical.restore(record, row)
+                labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
+                record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
+                records.append(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(table, error) from error
+    if [record.photo_id for record in records] != [artifact["photo_id"] for artifact in document["artifacts"]]:
+        raise StoreError(f"{table}: has other photos than the JSON file: make the features of this batch again")
+    return EnrichedBatch(document, records, version, vocabulary)
+
+
+def _embedded_records(path: Path) -> Iterator[PhotoRecord]:
+    """Read records that have only embeddings."""
+    for row in table_rows(path, ("photo_id", "sha256", "embedding")):
+        info = PhotoInfo(row["sha256"], "", 0, 0) if row["sha256"] else None
+        yield PhotoRecord(row["photo_id"], "", info, embedding=Embedding(row["embedding"]))
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: cannot be read ({error}): make the features of this batch again")

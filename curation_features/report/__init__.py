@@ -1,1 +1,1 @@
-"""The contact sheet: a batch as one HTML page to look through."""
+"""The contact sheet: a batch as one HTML page."""

@@ -57,7 +57,7 @@
     photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
   });
 
-  // What every photo lacks that could be read is said once, and is no photo's own problem.
+  // An error of every readable photo is shown once, and not as a problem of each photo.
   const readable = photos.filter(({ status }) => status !== "failed");
   const shared = (readable.length > 1 ? readable[0].reasons : []).filter((reason) => readable.every(({ reasons }) => reasons.includes(reason)));
   for (const photo of photos) {
@@ -117,7 +117,7 @@
     });
   }
 
-  // ---- the view: what is asked for, and what of it goes into the address -------------------------------------------
+  // ---- the view: the current selection, and its form in the address -----------------------------------------------
 
   const DEFAULT_ORDER = "problems";
   /** The ways to choose photos by a value: the values of a photo, and how one is said. Those of capture are in `ORIGINS`. */
@@ -198,7 +198,7 @@
   const STEPS_KEPT = 100;
   const STEPS_LENGTH = 300_000; // characters; browsers keep some five million of all pages together
   const SEEN_KEPT = 1000;
-  let marks = new Set(); // keys, also those of photos that are not on this page at present
+  let marks = new Set(); // keys, also those of photos that are not on this page now
   let steps = []; // each: the keys that it marked, and those that it unmarked
   let undone = [];
   let seen = []; // keys of the marks as an address writes them, of all that were kept before
@@ -276,7 +276,7 @@
 
   function redo() {
     readKept();
-    again(undone, steps, "Done again", (step) => step);
+    again(undone, steps, "Redone", (step) => step);
   }
 
   function again(from, to, word, turn) {
@@ -290,7 +290,7 @@
     marksChanged();
   }
 
-  /** Take the marks of an address, unless they were here before. An address of other photos means nothing here. */
+  /** Replace the marks by those of an address, unless they are known. An address of other photos is ignored. */
   function takeMarks(written, isWanted = false) {
     const keys = new Set(keysIn(written));
     const named = photos.filter(({ key }) => keys.has(key));
@@ -298,17 +298,17 @@
     if (!named.length || (!others.length && named.every(isMarked))) return;
     const number = count(named.length, "mark");
     if (seen.includes(keyOf(written)) && !isWanted) {
-      const text = `The address has ${number} from earlier. Those that are kept here are newer.`;
-      return tell(text, "Take the earlier ones", () => takeMarks(written, true));
+      const text = `The address has ${number} from an earlier state. The stored marks are newer.`;
+      return tell(text, "Use the earlier marks", () => takeMarks(written, true));
     }
     change(named, others);
     writeKept(written);
-    tell(others.length ? `The address brought ${number} in place of those that were kept here.` : "", "Undo", undo);
+    tell(others.length ? `The address replaced the stored marks by ${number}.` : "", "Undo", undo);
   }
 
-  /** Say something about the marks, with something to do about it; until the next change of them, or until it is closed. */
+  /** Show a message about the marks, with an action, until their next change or until it is closed. */
   function tell(text, title = "", action = null) {
-    const refused = keeps ? "" : " This browser keeps no marks of this page: only its address has them. Save them to a file (List).";
+    const refused = keeps ? "" : " This browser cannot store marks: they are only in the address. Save them to a file (List).";
     $("told").value = text || (!keeps && steps.length === 1) ? `${text}${refused}`.trim() : "";
     $("toast").hidden = !$("told").value;
     $("toast-action").hidden = !action;
@@ -412,7 +412,7 @@
   /** What no photo has, once, with the remedy. */
   function showShared() {
     const lines = reasonLines(shared.map((reason) => JSON.parse(reason)));
-    const remedies = new Set(shared.map((reason) => sheet.remedies[JSON.parse(reason)[1]] ?? "The details of each photo say more."));
+    const remedies = new Set(shared.map((reason) => sheet.remedies[JSON.parse(reason)[1]] ?? "See the details of a photo."));
     $("shared").hidden = !shared.length;
     const parts = `No photo has ${lines.join("; ")}. ${[...remedies].join(" ")}`.split("`");
     $("shared").replaceChildren(...parts.map((part, i) => (i % 2 ? make("code", { textContent: part }) : part)));
@@ -516,7 +516,7 @@
   function showChips() {
     const chips = [];
     const chip = (text, remove) =>
-      chips.push(make("button", { type: "button", class: "chip", title: "Take this filter away", onclick: () => (remove(), update(), focusChip()) }, text));
+      chips.push(make("button", { type: "button", class: "chip", title: "Remove this filter", onclick: () => (remove(), update(), focusChip()) }, text));
     if (view.text) chip(`name: ${plain(view.text)}`, () => (view.text = ""));
     for (const [name, [, said]] of Object.entries(FACETS))
       for (const value of view.chosen[name]) {
@@ -543,7 +543,7 @@
       const [stage, reason] = JSON.parse(key);
       return stage === "photo" ? reasonWords(reason) : `${stageWords(stage)}: ${reasonWords(reason)}`;
     } catch {
-      return plain(key); // somebody's own address
+      return plain(key); // an address of unknown origin
     }
   }
 
@@ -983,7 +983,7 @@
       if (!shown[active + step]) return;
       active += step;
       showDetail();
-      if (document.activeElement.disabled) $("detail-body").focus(); // else keys would go nowhere
+      if (document.activeElement.disabled) $("detail-body").focus(); // otherwise keys have no target
     };
     $("previous").addEventListener("click", () => go(-1));
     $("next").addEventListener("click", () => go(1));

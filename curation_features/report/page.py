@@ -1,12 +1,11 @@
-"""The page of the contact sheet: one HTML file that needs nothing beside it and asks nobody for anything.
+"""The page of the contact sheet: one self-contained HTML file that makes no requests.
 
-    page.html    the frame, with $names where the rest goes
-    page.css     how it looks
-    page.js      sorts, filters, marks and shows; makes every text with `textContent`, and none of it is ever HTML
+    page.html    the frame, a template with $names
+    page.css     the style
+    page.js      sorts, filters, marks and shows; inserts texts only as `textContent`, never as HTML
 
-A browser may run and apply those two files and nothing else: the page's policy names them by their digests. What is
-known of the photos is JSON that no text can end. The pictures stand behind it, so that the page is in use before
-the browser has read them.
+The Content-Security-Policy names the digests of the style and the script; a browser runs and applies nothing else.
+Photos are JSON with escaped `<`, `>` and `&`. Pictures come last, so that the page is usable before they are loaded.
 """
 
 from __future__ import annotations
@@ -26,77 +25,66 @@ from typing import IO, Any
 from curation_features.text import printable
 
 REASONS: Mapping[str, str] = {
-    "missing": "the file is not there",
-    "not_a_file": "that is no file",
-    "permission_denied": "the file may not be read",
+    "missing": "the file does not exist",
+    "not_a_file": "not a regular file",
+    "permission_denied": "no permission to read the file",
     "io_error": "the disk or the network failed",
     "timed_out": "the storage did not answer in time",
-    "forbidden_path": "the file is outside the folders that may be read",
-    "unsupported_uri": "nothing here opens such an address",
-    "unsupported_format": "not an image format that is read",
-    "too_large": "larger than the limits allow",
-    "too_slow": "decoding took more work than the limit",
+    "forbidden_path": "the file is outside the allowed folders",
+    "unsupported_uri": "no reader for this URI scheme",
+    "unsupported_format": "unsupported image format",
+    "too_large": "larger than the limits",
+    "too_slow": "decoding exceeded the work limit",
     "truncated": "the file ends before the image does",
-    "unreadable": "damaged, empty or no image",
-    "flat_image": "nothing to measure in an even picture",
-    "too_small": "the picture is too small to measure",
-    "undefined_statistics": "has no value for such a picture",
+    "unreadable": "damaged, empty or not an image",
+    "flat_image": "undefined for a flat image",
+    "too_small": "the image is too small",
+    "undefined_statistics": "undefined for this image",
     "missing_weights": "the model's weights are missing",
     "invalid_weights": "the model's weights are damaged",
     "load_failed": "the model could not be loaded",
     "model_error": "the model failed",
-    "out_of_memory": "memory ran out",
+    "out_of_memory": "out of memory",
     "not_finite": "the result was not a number",
     "out_of_range": "the result was out of range",
-    "not_computed": "was not computed in this run",
-    "photo_changed": "the photo changed meanwhile",
-    "invalid_embedding": "the kept image vector does not fit the model",
+    "not_computed": "not computed in this run",
+    "photo_changed": "the photo changed during the run",
+    "invalid_embedding": "the cached embedding does not fit the model",
     "internal_error": "an unexpected error",
 }
-"""Why a value is missing, by `FeatureError.reason`, in plain words; the page shows other reasons as they are."""
+"""Text of each `FeatureError.reason`; the page shows other reasons unchanged."""
 
 _PULL = "`curation-features models pull`"
 REMEDIES: Mapping[str, str] = {
-    "missing_weights": f"{_PULL} fetches them; process the batch again after that.",
-    "invalid_weights": f"{_PULL} fetches them again; process the batch again after that.",
+    "missing_weights": f"Fetch them with {_PULL}, then process the batch again.",
+    "invalid_weights": f"Fetch them again with {_PULL}, then process the batch again.",
     "not_computed": "Process the batch again.",
 }
-"""What to do about a value that all photos of a batch lack, by `FeatureError.reason`; `code` between backticks."""
+"""Remedies for a value that all photos of a batch lack, by `FeatureError.reason`; backticks enclose code."""
 
-_IN_MEMORY = 4 * 2**20  # bytes of pictures that wait for their turn; more of them wait in a file
+_IN_MEMORY = 4 * 2**20  # bytes of pictures; more are buffered in a temporary file
 _PIECE = 2**18
-_LOCAL_LINK = re.compile(r"(?!/)[A-Za-z0-9._~!$&'()*+,;=@%/-]+")  # no scheme, host, query or space can be in it
+_LOCAL_LINK = re.compile(r"(?!/)[A-Za-z0-9._~!$&'()*+,;=@%/-]+")  # excludes scheme, host, query and space
 
 
 def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
-    """The HTML file in pieces, so that memory does not grow with the photos.
+    """Render the HTML file in pieces, with memory independent of the number of photos.
 
     Args:
-        sheet: the batch as `report.sheet` makes it. Its texts are not trusted. `sheet["photos"]` may be any iterable;
-            it is consumed once.
+        sheet: the batch, from `report.sheet.contents`, with untrusted texts. `sheet["photos"]` is iterated once.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot hold.
-        OSError: the pictures of a large batch wait in a temporary file, which could not be written.
+        ValueError: a number is not finite.
+        OSError: the temporary file for pictures cannot be written.
     """
-    style, script = _part("page.css"), _part("page.js")
-    head, middle, end = re.split(r"\$(?:photos|pictures)", _part("page.html"))
-    known = {name: value for name, value in sheet.items() if name != "photos"} | {
-        "reasons": dict(REASONS),
-        "remedies": dict(REMEDIES),
-    }
-    yield (
-        Template(head)
-        .substitute(
-            policy=policy(style, script),
-            title=escape(printable(str(sheet["batch_id"]), "\ufffd")),
-            style=style,
-            sheet=_json(known),
-        )
-        .encode()
-    )
+    style, script = _read_part("page.css"), _read_part("page.js")
+    head, middle, end = re.split(r"\$(?:photos|pictures)", _read_part("page.html"))
+    batch = {name: value for name, value in sheet.items() if name != "photos"}
+    data = _json({**batch, "reasons": dict(REASONS), "remedies": dict(REMEDIES)})
+    title = escape(printable(str(sheet["batch_id"]), "\ufffd"))
+    yield Template(head).substitute(policy=policy(style, script), title=title, style=style, sheet=data).encode()
     with SpooledTemporaryFile(_IN_MEMORY) as pictures:
-        yield from _photos(sheet["photos"], pictures)
+        yield from _render_photos(sheet["photos"], pictures)
         yield Template(middle).substitute(script=script).encode()
         pictures.seek(0)
         yield from iter(partial(pictures.read, _PIECE), b"")
@@ -104,15 +92,15 @@ def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 def policy(style: str, script: str) -> str:
-    """The Content-Security-Policy of a page: that style, that script and `data:` pictures, and nothing else."""
+    """The Content-Security-Policy: this style, this script and `data:` pictures only."""
     return (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _photos(photos: Any, pictures: IO[bytes]) -> Iterator[bytes]:
-    """The photos as the items of a JSON array; their pictures go to a file, each in a block of its own."""
+def _render_photos(photos: Any, pictures: IO[bytes]) -> Iterator[bytes]:
+    """Yield the photos as items of a JSON array, and write their pictures to a file, one block each."""
     for number, photo in enumerate(photos):
         mime, text, width, height = photo["thumbnail"] or (None, None, None, None)
         if mime:
@@ -128,7 +116,7 @@ def _photos(photos: Any, pictures: IO[bytes]) -> Iterator[bytes]:
 
 
 def _json(value: Any) -> str:
-    """JSON in ASCII that stays inside of a `<script>` element, whatever texts are in it."""
+    """ASCII JSON that is safe inside a `<script>` element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -137,5 +125,5 @@ def _digest(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _part(name: str) -> str:
+def _read_part(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")

@@ -1,9 +1,9 @@
-"""The contact sheet of a batch, beside its finished features: made of the table that lies there, a row group at a time.
+"""The contact sheet of a batch, made from the table of its features, one row group at a time.
 
     data/features/{batch_id}.html    the page, in one file
 
-It shows what consumers read, and is the same whether a run or a person asks for it. Of a photo's EXIF it tells the
-fields of `TEXTS` and `EXPOSURE` and nothing else: no place, no owner, no serial number, no comment.
+A run and the command `report` make the same page. Of EXIF it shows only the fields of `TEXTS` and `EXPOSURE`: no
+position, owner, serial number or comment.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, r
 
 TEXTS = {"Taken": "datetime", "Camera": "camera", "Lens": "lens"}
 EXPOSURE = {"shutter_speed": "{} s", "aperture": "f/{}", "iso": "ISO {}", "focal_length": "{}mm"}
-"""With `TEXTS`: the fields of an artifact's `exif` that a page may tell; plain numbers get their unit."""
+"""With `TEXTS`: the fields of `exif` on a page. Plain numbers get a unit."""
 
 _NAME_LENGTH, _FACT_LENGTH, _MESSAGE_LENGTH = 120, 60, 400  # characters
 _LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
@@ -58,21 +58,20 @@ log = logging.getLogger(__name__)
 
 
 def sheet_path(table: Path) -> Path:
-    """Where the contact sheet of the features in a table lies: beside it."""
+    """The path of the contact sheet, next to the table."""
     return table.with_suffix(".html")
 
 
 def refresh(
     features: FeatureArtifact, settings: Settings, progress: Callable[[int], None] | None = None
 ) -> Path | None:
-    """See to it that the right contact sheet, or none, lies beside features that were just written.
+    """Bring the contact sheet up to date with features that were just written.
 
-    A page that was made of the same features by the same code is left alone. Any other goes before the new one is made,
-    so that none shows what does not lie beside it, and goes for good where `settings.contact_sheet` is off. A page that
-    cannot be made costs a warning.
+    An up-to-date page is kept. A stale one is deleted before the new one is written, and is not replaced if
+    `settings.contact_sheet` is off. If a page cannot be made, a warning is logged.
 
     Args:
-        progress: called with 1 for each photo that is on a page that is made.
+        progress: called with 1 for each photo on a new page.
 
     Returns:
         The page; None if there is none.
@@ -94,30 +93,30 @@ def refresh(
 def write_sheet(
     page: Path, table: Path, digest: str, settings: Settings, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Write the contact sheet of finished features, whole or not at all. Memory does not grow with the photos.
+    """Write the contact sheet of finished features atomically, with memory independent of the number of photos.
 
     Args:
         page: the file to write.
         table: the features, as `ArtifactStore` writes them.
         digest: of these features.
-        progress: called with 1 for each photo that is on the page.
+        progress: called with 1 for each photo on the page.
 
     Raises:
-        StoreError: the table cannot be read, or the page cannot be written; names it.
+        StoreError: the table cannot be read, or the page cannot be written; names the file.
     """
     folder = Path(os.path.abspath(page)).parent  # noqa: PTH100 (a link keeps its own name)
     sheet = contents(table, digest, settings, folder)
     with closing(sheet["photos"]) as photos:
         try:
             with replacing(page, durable=False) as temporary, temporary.open("wb") as file:
-                file.writelines(render({**sheet, "photos": _counted(photos, progress) if progress else photos}))
+                file.writelines(render({**sheet, "photos": _count_photos(photos, progress) if progress else photos}))
                 file.write(_mark(digest))
         except OSError as error:
             raise cannot_write(page, error) from error
 
 
 def photo_count(table: Path) -> int:
-    """How many photos there are in a table of features. Raises `StoreError`: it cannot be read."""
+    """The number of photos in a table of features. Raises `StoreError`: it cannot be read."""
     try:
         return row_count(table)
     except (OSError, ValueError) as error:
@@ -125,22 +124,22 @@ def photo_count(table: Path) -> int:
 
 
 def _mark(digest: str) -> bytes:
-    """The end of a page: what it was made of, and by what."""
+    """The last line of a page: the digest of the features and of the code."""
     return f"\n<!-- features {digest} page {_page_version()} -->\n".encode()
 
 
 @cache
 def _page_version() -> str:
-    """A digest of the code that makes pages."""
-    found = hashlib.sha256(repr(PREVIEW).encode())
+    """The digest of the code of this package."""
+    digest = hashlib.sha256(repr(PREVIEW).encode())
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".py", ".html", ".css", ".js"):
-            found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()[:16]
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _ends_with(path: Path, end: bytes) -> bool:
-    """Whether a file ends so; a folder or a FIFO does not, and is not waited for."""
+    """Whether a regular file ends with `end`; a FIFO is not opened."""
     if not path.is_file() or path.stat().st_size < len(end):
         return False
     with path.open("rb") as file:
@@ -148,14 +147,14 @@ def _ends_with(path: Path, end: bytes) -> bool:
         return file.read() == end
 
 
-# What the page shows -------------------------------------------------------------------------------------------------
+# The content of the page ---------------------------------------------------------------------------------------------
 
 
 def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict[str, Any]:
-    """What a page in `folder` shows, as `page.render` takes it; the photos are made as they are asked for.
+    """The content of a page in `folder`, for `page.render`; photos are a lazy iterator.
 
     Raises:
-        StoreError: the table cannot be read, now or when a photo is asked for.
+        StoreError: the table cannot be read, now or during the iteration.
     """
     try:
         metadata = read_metadata(table)
@@ -169,21 +168,21 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
         "metrics": [asdict(metric) for metric in METRICS],
         "labels": labels,
         "digest": digest,
-        "photos": _photos(table, folders, folder, settings),
+        "photos": _read_photos(table, folders, folder, settings),
     }
 
 
 def _uri(row: Row) -> str:
-    """Where a photo was found; if its artifact does not say so, the image that was analysed."""
+    """The URI of the original photo, or else of the analysed image."""
     return str(row["original_uri"] or row["image_uri"])
 
 
-def _photos(table: Path, folders: Folders, folder: Path, settings: Settings) -> Generator[dict[str, Any]]:
+def _read_photos(table: Path, folders: Folders, folder: Path, settings: Settings) -> Generator[dict[str, Any]]:
     workers = worker_count(settings.workers)
     root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
-    shown = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
+    describe = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
     try:
-        yield from bounded_map(shown, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
+        yield from bounded_map(describe, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(table, error) from error
 
@@ -192,14 +191,14 @@ def _unreadable(table: Path, error: Exception) -> StoreError:
     return StoreError(f"{table}: cannot be read ({one_line(str(error))}): make the features of this batch again")
 
 
-def _counted(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+def _count_photos(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
     for photo in photos:
         yield photo
         progress(1)
 
 
 def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, root: Path) -> dict[str, Any]:
-    """One photo: its place, its measurements, and what may be told of its file."""
+    """One photo of the page: its position, measurements, and public facts of its file."""
     record = record_of(row)
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
@@ -223,11 +222,11 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "taken": row["taken"] and row["taken"].isoformat(" "),
         "iso": row["iso"],
         "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
-        "thumbnail": _picture(record, thumbnails),
+        "thumbnail": _encode_picture(record, thumbnails),
     }
 
 
-def _picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | None:
+def _encode_picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | None:
     data = thumbnails(record)
     if data is None:
         return None
@@ -235,14 +234,14 @@ def _picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | None:
 
 
 def _link(uris: Iterable[Any], folder: Path, root: Path) -> str | None:
-    """A relative link from a page in `folder` to the first of the files that are there, both in the project's `root`.
+    """A relative link from a page in `folder` to the first existing file, if both are in the project's `root`.
 
-    What is not called like a picture is never linked: a browser might take it for a page, and run what is in it.
+    Only names with the suffix of an image are linked: a browser might open others as pages and run their scripts.
     """
     for uri in uris:
         if not folder.is_relative_to(root) or not isinstance(uri, str) or is_remote(uri):
             continue
-        with suppress(PhotoError, OSError, ValueError):  # another machine; a NUL, or a name that is too long
+        with suppress(PhotoError, OSError, ValueError):  # URI of another machine; NUL; name too long
             path = Path(os.path.abspath(root / local_path(uri)))  # noqa: PTH100 (a link keeps its own name)
             if path.is_relative_to(root) and path.suffix.lower() in _LINKED and path.is_file():
                 return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
@@ -253,23 +252,23 @@ def _link(uris: Iterable[Any], folder: Path, root: Path) -> str | None:
 
 
 def facts(artifact: Mapping[str, Any]) -> list[list[str]]:
-    """What may be told of how a photo was taken, as title and text.
+    """The public facts of how a photo was taken, as title and text.
 
-    Services disagree on what EXIF looks like: what is neither a short text nor a finite number is left out.
+    Services format EXIF differently: values other than short texts and finite numbers are skipped.
     """
     exif = artifact.get("exif")
     known = exif if isinstance(exif, Mapping) else {}
-    found = {title: _fact(known.get(name)) for title, name in TEXTS.items()}
-    found["Taken"] = _DATE.sub(r"\1-\2-\3 ", found["Taken"])
-    exposure = ((_fact(known.get(name)), unit) for name, unit in EXPOSURE.items())
+    lines = {title: _format_fact(known.get(name)) for title, name in TEXTS.items()}
+    lines["Taken"] = _DATE.sub(r"\1-\2-\3 ", lines["Taken"])
+    exposure = ((_format_fact(known.get(name)), unit) for name, unit in EXPOSURE.items())
     parts = (unit.format(text) if _NUMBER.fullmatch(text) else text for text, unit in exposure)
-    found["Exposure"] = ", ".join(filter(None, parts))
-    found["Original"] = _original_size(artifact)
-    return [[title, text] for title, text in found.items() if text]
+    lines["Exposure"] = ", ".join(filter(None, parts))
+    lines["Original"] = _original_size(artifact)
+    return [[title, text] for title, text in lines.items() if text]
 
 
-def _fact(value: Any) -> str:
-    """A field as text; empty where it says nothing."""
+def _format_fact(value: Any) -> str:
+    """Format a field as text; empty if it has no usable value."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9:  # NaN fails, too
         value = f"{value:g}" if value < 1e6 else str(round(value))
     text = one_line(value, _FACT_LENGTH) if isinstance(value, str) else ""

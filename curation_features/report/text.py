@@ -1,4 +1,4 @@
-"""Text from outside, as people may be shown it: file names, paths, and lines without control characters and secrets."""
+"""Makes untrusted text safe to display: file names, paths, and lines without control characters and secrets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from curation_features.text import one_line as one_line
 PATH_LENGTH = 120  # characters
 
 Folders = Mapping[str, list[str]]
-"""For each kind of address the folder that all photos with such an address are in, as the names of its folders."""
+"""The deepest common folder of all photos, as a list of names, for each kind of URI."""
 
 
 def file_name(artifact: Mapping[str, Any], record: PhotoRecord, length: int) -> str:
-    """The name of the file that a photo came in, without its folder; the photo's id where there is no name.
+    """The file name of a photo without its folder, or else the photo's id; never empty.
 
     Args:
-        length: characters, at most. It is never empty.
+        length: maximum number of characters.
     """
     uri = str(artifact.get("original_uri") or record.image_uri)
     path = unquote(uri.partition("?")[0]) if "://" in uri else uri
@@ -33,16 +33,16 @@ def file_name(artifact: Mapping[str, Any], record: PhotoRecord, length: int) -> 
 
 
 def display_paths(artifacts: Iterable[Mapping[str, Any]], length: int = PATH_LENGTH) -> list[str]:
-    """The paths of a batch's photos within the deepest folder that all of them are in, as people may be shown them.
+    """The paths of a batch's photos within their deepest common folder, safe to display.
 
-    Photos of one name in two folders differ, and no folder above the common one is told. A single photo has its name.
+    They distinguish photos of one name in two folders, and show no folder above the common one.
 
     Args:
         artifacts: of a whole batch: the common folder depends on all of them.
-        length: characters of a path, at most; of a longer one the end is shown.
+        length: maximum number of characters; of a longer path the end is shown.
 
     Returns:
-        One text of one line for each artifact, in order; the photo's id where a path has no printable character.
+        One line for each artifact, in order; the photo's id if a path has no printable character.
     """
     batch = list(artifacts)
     folders = common_folders(map(_photo_uri, batch))
@@ -56,35 +56,35 @@ def _display_path(artifact: Mapping[str, Any], folders: Folders, length: int) ->
 
 
 def _photo_uri(artifact: Mapping[str, Any]) -> str:
-    """Where a photo was found; if an artifact does not say so, the image that is analysed."""
+    """The URI of the original photo, or else of the analysed image."""
     return str(next(filter(None, map(artifact.get, ("original_uri", *URI_FIELDS))), ""))
 
 
 def common_folders(uris: Iterable[str]) -> Folders:
-    """The deepest folder that all photos of a batch are in, of each kind of address; memory does not grow with them."""
-    found: dict[str, list[str]] = {}
+    """The deepest common folder of all photos of a batch; memory is independent of their number."""
+    folders: dict[str, list[str]] = {}
     for uri in uris:
-        kind, path = _path(uri)
-        pairs = zip(found.get(kind, path), path[:-1], strict=False)
-        found[kind] = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-    return found
+        kind, path = _split_uri(uri)
+        pairs = zip(folders.get(kind, path), path[:-1], strict=False)
+        folders[kind] = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return folders
 
 
 def path_within(uri: str, folders: Folders) -> str:
-    """A photo's path within the common folder, exactly: it may hold any character, and surrogates for other bytes.
+    """The exact path of a photo within the common folder, with any character, and surrogates for other bytes.
 
     Args:
         folders: the `common_folders` of the batch.
     """
-    kind, path = _path(uri)
+    kind, path = _split_uri(uri)
     return "/".join(path[len(folders[kind]) :])
 
 
-def _path(uri: str) -> tuple[str, list[str]]:
-    """The kind of an address, and its path as a list of names, without user, password and query."""
+def _split_uri(uri: str) -> tuple[str, list[str]]:
+    """The kind of a URI, and its path as a list of names, without user, password and query."""
     try:
         path = None if is_remote(uri) else local_path(uri)
-    except PhotoError:  # on another machine
+    except PhotoError:  # a path on another machine
         path = None
     if path is None:
         host, _, rest = uri.partition("?")[0].partition("://")[2].partition("/")

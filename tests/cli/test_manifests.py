@@ -1,4 +1,4 @@
-"""A batch is called by its id or by the path of one of its files, by every command alike."""
+"""Commands take a batch by its id or by the path of one of its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(path: Path, batch_id: str = "trip") -> Path:
 
 @pytest.fixture
 def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project, which is the current folder."""
+    """An empty project; it is the current folder."""
     monkeypatch.chdir(settings.root)
     return settings.root
 
@@ -38,13 +38,13 @@ def test_an_id_is_the_manifest_that_was_ingested_else_accepted(here: Path, setti
 
 
 @pytest.mark.parametrize("given", ["trip", "./trip", "sub/manifest.txt"])
-def test_a_file_goes_before_an_id(here: Path, settings: Settings, given: str) -> None:
+def test_a_file_is_preferred_to_an_id(here: Path, settings: Settings, given: str) -> None:
     write(here / "data/batches/trip.json")
     write(here / given, "other")
     assert find_manifest(given, settings) == Path(given)
 
 
-def test_a_folder_that_is_called_like_a_batch_is_no_manifest(here: Path, settings: Settings) -> None:
+def test_a_folder_named_like_a_batch_is_not_a_manifest(here: Path, settings: Settings) -> None:
     (here / "trip").mkdir()
     ingested = write(here / "data/batches/trip.json")
     assert find_manifest("trip", settings) == ingested
@@ -67,7 +67,7 @@ def test_a_folder_that_is_called_like_a_batch_is_no_manifest(here: Path, setting
         ("", "cannot be read"),
     ],
 )  # fmt: skip
-def test_what_is_neither_is_an_error_with_the_nearest(here: Path, settings: Settings, given: str, said: str) -> None:
+def test_an_unknown_name_is_an_error_with_a_hint(here: Path, settings: Settings, given: str, said: str) -> None:
     write(here / "data/batches/trip.json")
     write(here / "data/manifests/walk.json", "walk")
     with pytest.raises(ManifestError) as caught:
@@ -83,7 +83,7 @@ def test_what_is_neither_is_an_error_with_the_nearest(here: Path, settings: Sett
     ["trip", "data/batches/trip.json", "data/manifests/trip.json", "data/features/trip.json", "mine.json",
      "data/features/trip.parquet", "data/features/trip.html", "data/features/embeddings/trip.parquet"],
 )  # fmt: skip
-def test_every_file_of_a_batch_tells_its_id(here: Path, settings: Settings, given: str) -> None:
+def test_every_file_of_a_batch_gives_its_id(here: Path, settings: Settings, given: str) -> None:
     for folder in ("batches", "manifests", "features", "features/embeddings"):
         for suffix in ("json", "parquet", "html"):
             write(here / "data" / folder / f"trip.{suffix}", "not read")
@@ -91,7 +91,7 @@ def test_every_file_of_a_batch_tells_its_id(here: Path, settings: Settings, give
     assert batch_id_of(given, settings) == "trip"
 
 
-def test_a_file_that_is_no_manifest_tells_no_id(here: Path, settings: Settings) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(here: Path, settings: Settings) -> None:
     (here / "photo.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(ManifestError, match=r"^photo\.jpg: is not UTF-8 text"):
         batch_id_of("photo.jpg", settings)
@@ -110,7 +110,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
         yield found
 
 
-@pytest.mark.parametrize("command", ["process", "materialize", "submit"])
+@pytest.mark.parametrize("command", ["process", "submit"])
 def test_commands_take_an_id_from_any_folder(project: Project, command: str) -> None:
     assert project.command(command, "trip") == 0
     made = "incoming" if command == "submit" else "features"

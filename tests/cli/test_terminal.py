@@ -1,4 +1,4 @@
-"""What commands show: bars on a real terminal and nothing of them elsewhere, the summary of a batch, JSON, errors."""
+"""Command output: progress on a real terminal, the summary of a batch, JSON, errors."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 
 
 class Terminal:
-    """A terminal: what is written to `stream` goes to a real one, and `text` is what it was told, at the end."""
+    """A pseudo-terminal with a `stream` to write to; `text` is everything written, and closes it."""
 
     def __init__(self) -> None:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
         self.stream = os.fdopen(slave, "w", encoding="utf-8")
-        self._said = bytearray()
+        self._output = bytearray()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         try:
             while data := os.read(self._master, 65536):
-                self._said += data
+                self._output += data
         except OSError:  # the other end is closed
             pass
 
@@ -57,28 +57,28 @@ class Terminal:
     def text(self) -> str:
         self.stream.close()
         self._reader.join()
-        return self._said.decode()
+        return self._output.decode()
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal]]:
-    """Put a terminal in the place of standard error, or of both."""
+    """Replace standard error, or both streams, by a terminal."""
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
 
     def replace(*streams: str) -> Terminal:
-        found = Terminal()
+        screen = Terminal()
         for stream in streams or ("stderr",):
-            monkeypatch.setattr(sys, stream, found.stream)
-        return found
+            monkeypatch.setattr(sys, stream, screen.stream)
+        return screen
 
     return replace
 
 
 class Project:
-    """A project with fake models that load when they are needed."""
+    """A project with lazy fake models."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,13 +105,13 @@ class Project:
 
 @pytest.fixture(scope="module")
 def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One instance for all tests: it takes long to make."""
+    """One instance for all tests, as it is slow to make."""
     return tmp_path_factory.mktemp("dagster")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_home: Path) -> Project:
-    """Such a project in an empty folder, which is the current one."""
+    """An empty project; it is the current folder."""
     found = Project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
@@ -128,23 +128,23 @@ MATERIALIZE = ["materialize", "data/batches/trip.json"]
 
 
 @pytest.mark.parametrize("arguments", [["ingest", "photos", "--batch-id", "trip"], PROCESS, MATERIALIZE])
-def test_a_terminal_shows_how_far_a_command_is(project: Project, terminal, capsys, arguments: list[str]) -> None:
+def test_a_terminal_shows_the_progress_of_a_command(project: Project, terminal, capsys, arguments: list[str]) -> None:
     project.ingested(3)
     capsys.readouterr()
     screen = terminal()
     assert main(arguments) == 0
     shown = CONTROL.sub("", screen.text)
     assert " 3/3 " in shown
-    said = ["ingesting "]
+    steps = ["ingesting "]
     if arguments[0] != "ingest":
         loaded = [f"loading {name} " for name in ("CLIP", "CLIP-IQA", "BRISQUE")]
-        said = [*loaded, "embedding labels ", "measuring ", "contact sheet "]
-    assert [text for text in said if text not in shown] == []
+        steps = [*loaded, "embedding labels ", "measuring ", "contact sheet "]
+    assert [text for text in steps if text not in shown] == []
     assert ("starting Dagster" in shown) == (arguments == MATERIALIZE)
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_a_page_that_need_not_be_made_has_no_bar(project: Project, terminal) -> None:
+def test_an_unchanged_page_has_no_bar(project: Project, terminal) -> None:
     project.ingested(3)
     screens = []
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_a_page_that_need_not_be_made_has_no_bar(project: Project, terminal) -> 
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"COLUMNS": "40"}])
-def test_nothing_moves_where_there_is_no_terminal(project: Project, capsys, monkeypatch, variables) -> None:
+def test_without_a_terminal_there_is_no_bar(project: Project, capsys, monkeypatch, variables) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -169,7 +169,7 @@ def test_nothing_moves_where_there_is_no_terminal(project: Project, capsys, monk
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"CI": "true"}])
-def test_a_terminal_that_nobody_watches_gets_no_bar(project: Project, terminal, monkeypatch, variables) -> None:
+def test_ci_and_dumb_terminals_get_no_bar(project: Project, terminal, monkeypatch, variables) -> None:
     project.ingested(2)
     screen = terminal()
     for name, value in variables.items():
@@ -178,7 +178,7 @@ def test_a_terminal_that_nobody_watches_gets_no_bar(project: Project, terminal, 
     assert screen.text == ""
 
 
-def test_a_bar_has_no_colours_where_none_are_wanted(terminal, monkeypatch) -> None:
+def test_no_color_is_respected(terminal, monkeypatch) -> None:
     def bar() -> str:
         screen = terminal()
         with progress("measuring", 2) as shown:
@@ -193,7 +193,7 @@ def test_a_bar_has_no_colours_where_none_are_wanted(terminal, monkeypatch) -> No
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -206,7 +206,7 @@ def record(*, cached: bool) -> PhotoRecord:
     return PhotoRecord("id", "uri", cached=cached)
 
 
-def test_a_long_run_without_a_terminal_says_a_line_a_minute(capsys) -> None:
+def test_a_long_run_without_a_terminal_prints_a_line_a_minute(capsys) -> None:
     clock = Clock()
     with progress("measuring", 1000, get_time=clock) as bar:
         for _ in range(300):
@@ -219,7 +219,7 @@ def test_a_long_run_without_a_terminal_says_a_line_a_minute(capsys) -> None:
     ]
 
 
-def test_what_came_out_of_the_cache_and_what_was_waited_for_is_no_part_of_the_pace(capsys) -> None:
+def test_the_pace_excludes_cached_photos_and_waits(capsys) -> None:
     clock = Clock()
     with progress("measuring", 1000, get_time=clock) as bar:
         for _ in range(500):
@@ -230,7 +230,7 @@ def test_what_came_out_of_the_cache_and_what_was_waited_for_is_no_part_of_the_pa
         for _ in range(100):
             clock.now += 0.001
             bar.photo(record(cached=True))
-        for _ in range(5):  # groups of two, which are finished together
+        for _ in range(5):  # groups of two
             clock.now += 4
             bar.photo(record(cached=False))
             bar.photo(record(cached=False))
@@ -238,8 +238,8 @@ def test_what_came_out_of_the_cache_and_what_was_waited_for_is_no_part_of_the_pa
     assert line.startswith("measuring: 609 of 1000 photos  0.4 photos/s  0:14:")
 
 
-def test_the_first_group_after_a_wait_is_no_part_of_the_pace(terminal) -> None:
-    """Models that were just loaded take ten times as long for it: it would tell of an hour where minutes are left."""
+def test_the_pace_excludes_the_first_group_after_a_wait(terminal) -> None:
+    """Freshly loaded models take ten times as long for it."""
     clock, screen = Clock(), terminal()
     with progress("measuring", 2000, get_time=clock) as bar:
         with bar.waiting("loading CLIP"):
@@ -247,14 +247,14 @@ def test_the_first_group_after_a_wait_is_no_part_of_the_pace(terminal) -> None:
         for seconds in (3.3, *[0.37] * 10):
             clock.now += seconds
             for _ in range(2):
-                clock.now += 0.001  # the photos of a group are finished one after the other
+                clock.now += 0.001
                 bar.photo(record(cached=False))
     paces = re.findall(r"([\d.]+) photos/s  (\S+) left", CONTROL.sub("", screen.text))
     assert {pace for pace, _ in paces} <= {"5.4", "5.3"}
     assert {left[:4] for _, left in paces} == {"0:06"}
 
 
-def test_a_bar_says_what_is_waited_for_until_it_is_there(terminal) -> None:
+def test_a_bar_shows_what_it_waits_for(terminal) -> None:
     screen = terminal()
     with progress("measuring", 1) as bar:
         with bar.waiting("loading CLIP"), bar.waiting("loading BRISQUE"):
@@ -266,7 +266,7 @@ def test_a_bar_says_what_is_waited_for_until_it_is_there(terminal) -> None:
     assert order[0] < order[1]
 
 
-def test_downloads_are_shown_and_said_where_there_is_no_terminal(terminal, capsys) -> None:
+def test_downloads_have_a_bar_or_a_line(terminal, capsys) -> None:
     with downloads() as show:
         show("model\x1b[2J.pt", 5_000_000, 10_000_000)
         show("model\x1b[2J.pt", 10_000_000, 10_000_000)
@@ -284,7 +284,7 @@ def test_downloads_are_shown_and_said_where_there_is_no_terminal(terminal, capsy
 # --- the summary of a batch ---------------------------------------------------------------------------------------
 
 
-def test_a_small_batch_is_listed_whole_what_failed_first(project: Project, capsys) -> None:
+def test_a_small_batch_is_listed_completely(project: Project, capsys) -> None:
     project.photos(3, "photo [bold] ")
     (project.root / "photos" / "zz.png").write_bytes(b"no photo")
     main(["ingest", "photos", "--batch-id", "trip"])
@@ -295,18 +295,15 @@ def test_a_small_batch_is_listed_whole_what_failed_first(project: Project, capsy
     folded = [word for number in range(3) for word in ("photo", f"00{number}.png")]
     assert [row.split()[0] for row in rows] == ["zz.png", *folded]
     assert rows[0].split() == ["zz.png", "failed", "unreadable"]
-    assert re.search(r"^photo +status +reason", shown, re.MULTILINE)
-    assert "1 x photo: unreadable" in shown
     assert "4 photos in batch trip: 3 ok, 1 failed" in shown
-    assert "0 of 4 photos came out of the cache" in shown
-    assert re.search(r"^\d+\.\d s, \d+\.\d photos/s; ", shown, re.MULTILINE)
+    assert re.search(r"^\d+\.\d s, \d+\.\d photos/s; 0 of 4 photos", shown, re.MULTILINE)
 
 
 EXTREME = re.compile(r"^(sharpness|exposure|noise|clip_iqa|brisque) +([^()]+) \((.+?) ([\d.]+)\) +(\S+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [PROCESS, [*PROCESS, "--output", "out.json"], MATERIALIZE])
-def test_of_a_large_batch_the_extremes_are_listed(project: Project, capsys, command) -> None:
+@pytest.mark.parametrize("command", [PROCESS, MATERIALIZE])
+def test_a_large_batch_lists_extremes(project: Project, capsys, command) -> None:
     project.photos(24)
     for number in range(12):
         (project.root / "photos" / f"bad{number:02}.png").write_bytes(b"no photo")
@@ -314,10 +311,9 @@ def test_of_a_large_batch_the_extremes_are_listed(project: Project, capsys, comm
     assert "bad11.png" in capsys.readouterr().out
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert shown.index("failed: 12, of which these are the first 10\n") < shown.index("look at these first")
+    assert shown.index("failed: 12, the first 10\n") < shown.index("look at these first")
     assert shown.count(" failed ") == 10
-    assert "All 36 photos are in the files below." in shown
-    assert "mean of their scores" not in shown
+    assert "All 36 photos" in shown
     found = EXTREME.findall(shown)
     assert [metric for metric, *_ in found] == [name for name in METRIC_NAMES for _ in range(3)]
     assert {cause for metric, cause, *_ in found if metric == "sharpness"} == {"least sharp"}
@@ -333,7 +329,7 @@ def test_of_a_large_batch_the_extremes_are_listed(project: Project, capsys, comm
             assert [row[4] for row in found if row[0] == metric] == [Path(row["original_uri"]).name for row in ranked]
 
 
-def test_a_name_is_told_with_its_folder_where_there_are_several(project: Project, capsys) -> None:
+def test_photos_of_several_folders_have_their_paths(project: Project, capsys) -> None:
     for number, folder in enumerate(("100CANON", "101CANON")):
         (project.root / "photos" / folder).mkdir(parents=True)
         Image.effect_noise((64, 48), 20 + number).convert("RGB").save(project.root / "photos" / folder / "IMG_0001.png")
@@ -349,7 +345,7 @@ def test_a_name_is_told_with_its_folder_where_there_are_several(project: Project
     assert re.search(r"^….*/x\.png +failed +unreadable$", shown, re.MULTILINE)
 
 
-def test_labels_and_scores_are_summed_up_and_files_are_named(project: Project, capsys) -> None:
+def test_labels_scores_and_files_are_summarised(project: Project, capsys) -> None:
     project.ingested(6)
     capsys.readouterr()
     assert main(PROCESS) == 0
@@ -368,7 +364,7 @@ def test_labels_and_scores_are_summed_up_and_files_are_named(project: Project, c
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_summary_is_at_most_80_columns_wide_in_any_encoding(project, monkeypatch, encoding: str, tmp_path) -> None:
+def test_a_summary_is_at_most_80_columns_wide(project, monkeypatch, encoding: str, tmp_path) -> None:
     project.ingested(3, "ein sehr langer Name für ein Bild, das es gibt \u202e ")
     monkeypatch.delenv("COLUMNS", raising=False)
     with (tmp_path / "out").open("w", encoding=encoding) as file:
@@ -384,7 +380,7 @@ def test_a_summary_is_at_most_80_columns_wide_in_any_encoding(project, monkeypat
 
 
 def declared(capsys, command: list[str]) -> dict[str, str]:
-    """The fields that the help of a command tells of, with their meaning."""
+    """The JSON fields in the help of a command, with their meaning."""
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     listed = capsys.readouterr().out.split("with --json, one object on standard output:\n")[1]
@@ -394,60 +390,39 @@ def declared(capsys, command: list[str]) -> dict[str, str]:
 
 
 def inner_names(meaning: str) -> set[str]:
-    """The names that a field is said to hold: those between its innermost braces."""
+    """The names in the innermost braces of a meaning."""
     braces = re.search(r"\{([^{}]*)\}", meaning)
     return set(braces[1].split(", ")) if braces else set()
 
 
 def inner_keys(meaning: str, value: Any) -> set[str]:
-    """The names that a field does hold, as deep as its meaning goes."""
+    """The keys of a value at the depth of the innermost braces of its meaning."""
     if isinstance(value, list):
         return set().union(*(inner_keys(meaning, item) for item in value))
-    if re.match(r"\{\w+: \{", meaning):  # under names that are not told
+    if re.match(r"\{\w+: \{", meaning):  # a mapping with any keys
         return set().union(*map(set, value.values()))
     return set(value)
 
 
-def test_what_a_meaning_says_is_understood() -> None:
-    assert inner_names("{metric: {p05, p50}}: percentiles") == {"p05", "p50"}
-    nested = {"noise": {"p05": 1}, "brisque": {"p50": 1}}
-    assert inner_keys("{metric: {p05, p50}}: percentiles", nested) == {"p05", "p50"}
-    assert inner_names("[{a, b}]: a list") == inner_keys("[{a, b}]: a list", [{"a": 1}, {"b": 2}]) == {"a", "b"}
-    assert inner_keys("{page}: written", {"page": "x"}) == {"page"}
-    assert inner_names("no braces") == set()
-
-
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["ingest", "photos", "--batch-id", "new"],
-        PROCESS,
-        [*PROCESS, "--output", "out.json"],
-        MATERIALIZE,
-        ["submit", "data/batches/trip.json"],
-        ["models", "list"],
-        ["models", "status"],
-        ["cache", "stats"],
-        ["cache", "clear"],
-        ["config", "show"],
-        ["labels", "list"],
-        ["labels", "check"],
-    ],
-    ids=" ".join,
-)
-def test_machines_get_one_object_with_the_fields_of_the_help(project: Project, capsys, arguments: list[str]) -> None:
+    "command",
+    ["ingest photos --batch-id new", "process trip", "process trip --output out.json", "materialize trip",
+     "submit trip", "models list", "models status", "cache stats", "cache clear", "config show", "labels list",
+     "labels check"],
+)  # fmt: skip
+def test_json_has_the_fields_of_the_help(project: Project, capsys, command: str) -> None:
     project.ingested(2)
     encode = project.clip.encode_images
     project.clip.encode_images = lambda batch: print("a library talks") or encode(batch)  # type: ignore[method-assign]
     capsys.readouterr()
+    arguments = command.split()
     assert main([*arguments, "--json"]) == 0
     shown = capsys.readouterr()
     [line] = shown.out.splitlines()
     fields = json.loads(line)
-    named = [word for word in arguments[:2] if word.isalpha() and word != "photos"]
-    told = declared(capsys, named)
-    assert set(fields) == set(told)
-    for name, meaning in told.items():
+    meanings = declared(capsys, [word for word in arguments[:2] if word not in ("photos", "trip")])
+    assert set(fields) == set(meanings)
+    for name, meaning in meanings.items():
         if (names := inner_names(meaning)) and fields[name]:
             found = inner_keys(meaning, fields[name])
             assert found <= names if "--output" in arguments and name == "files" else found == names, name
@@ -459,7 +434,7 @@ def test_machines_get_one_object_with_the_fields_of_the_help(project: Project, c
         assert set(fields["scores"]) == {"sharpness", "exposure", "noise", "clip_iqa", "brisque"}
 
 
-def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, capsys) -> None:
+def test_json_names_rejected_and_failed_photos(project: Project, capsys) -> None:
     project.photos(1)
     (project.root / "photos" / "z [red].png").write_bytes(b"no photo")
     assert main(["ingest", "photos", "--batch-id", "trip", "--json"]) == 0
@@ -472,53 +447,11 @@ def test_machines_are_told_what_was_rejected_and_what_failed(project: Project, c
     assert fields["errors"] == [{"stage": "photo", "reason": "unreadable", "artifacts": 1}]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "kind", "said"),
-    [
-        (["process", "absent.json"], 2, "manifest", "absent.json: cannot be read"),
-        (["ingest", "absent"], 2, "input", "absent"),
-        (["ingest"], 2, "usage", "PATH --samples is required"),
-        (["nonsense"], 2, "usage", "nonsense"),
-        (["config", "show", "devce"], 2, "input", "did you mean 'device'?"),
-        ([*PROCESS, "--output", "-"], 2, "usage", "--output -"),
-        ([*PROCESS, "--output", "photos"], 2, "input", "cannot be written"),
-        (["backfill", "--url", "http://[::1"], 1, "failed", "http://[::1"),
-    ],
-)
-def test_machines_are_told_of_errors(project: Project, capsys, arguments, code: int, kind: str, said: str) -> None:
-    project.ingested(1)
-    capsys.readouterr()
-    assert main([*arguments, "--json"]) == code
-    shown = capsys.readouterr()
-    error = json.loads(shown.out)["error"]
-    assert (error["kind"], error["exit_code"]) == (kind, code)
-    assert said in error["message"]
-    assert "curation-features: " in shown.err
-    assert "Traceback" not in shown.err
-
-
-def test_wrong_settings_and_missing_weights_are_errors_for_machines(project: Project, capsys, monkeypatch) -> None:
-    project.ingested(1)
-    monkeypatch.undo()
-    monkeypatch.chdir(project.root)
-    for name in ("MODEL", "CLIP_IQA_WEIGHTS", "BRISQUE_WEIGHTS"):
-        monkeypatch.setenv(f"CURATION_FEATURES_{name}", "local-dir:nowhere" if name == "MODEL" else "nowhere.pt")
-    capsys.readouterr()
-    for arguments in (PROCESS, ["models", "pull"]):
-        assert main([*arguments, "--json"]) == 3
-        fields = json.loads(capsys.readouterr().out)
-        assert fields["error"]["kind"] == "missing_weights"
-    assert [model["reason"] for model in fields["models"]] == ["missing_weights"] * 3
-    monkeypatch.setenv("CURATION_FEATURES_DEVCE", "cpu")
-    assert main(["cache", "stats", "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "settings"
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [["-v", *PROCESS], [*PROCESS, "-v"], [*PROCESS, "--verbose"], PROCESS])
-def test_a_traceback_is_shown_to_those_who_ask_for_it(
+def test_a_traceback_is_logged_only_with_verbose(
     project: Project, capsys, caplog, monkeypatch, place: list[str]
 ) -> None:
     project.ingested(1)
@@ -530,26 +463,21 @@ def test_a_traceback_is_shown_to_those_who_ask_for_it(
     monkeypatch.setattr(Models, "from_settings", broken)
     assert main(place) == 1
     error = capsys.readouterr().err
-    assert error.startswith("curation-features: an unexpected error (KeyError: ")
-    assert "run again with -v" in error
-    assert len(error.splitlines()) == 1
+    [line] = error.splitlines()
+    assert "KeyError" in line
     assert "\x1b" not in error
     assert ("Traceback" in caplog.text) == (place != PROCESS)
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "named"),
     [
-        (MemoryError(), "resource", "memory does not suffice; close other programs"),
-        (PermissionError(13, "Permission denied", "/x/y"), "system", "Permission denied: '/x/y'; see to that file"),
-        (
-            ZeroDivisionError("division by zero"),
-            "internal",
-            "an unexpected error (ZeroDivisionError: division by zero)",
-        ),
+        (MemoryError(), "resource", "memory"),
+        (PermissionError(13, "Permission denied", "/x/y"), "system", "Permission denied: '/x/y'"),
+        (ZeroDivisionError("division by zero"), "internal", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_nobody_foresaw_is_said_in_a_line(project: Project, capsys, monkeypatch, error, kind: str, said: str):
+def test_an_unexpected_error_is_one_line(project: Project, capsys, monkeypatch, error, kind: str, named: str):
     def broken(*_: Any) -> Models:
         raise error
 
@@ -560,11 +488,11 @@ def test_what_nobody_foresaw_is_said_in_a_line(project: Project, capsys, monkeyp
     shown = capsys.readouterr()
     assert json.loads(shown.out)["error"]["kind"] == kind
     [line] = shown.err.splitlines()
-    assert said in line
+    assert named in line
 
 
-def test_what_goes_wrong_with_a_photo_is_logged_in_a_line(project: Project, tmp_path: Path) -> None:
-    """In a process of its own: here pytest listens to what is logged."""
+def test_a_defect_in_one_photo_is_logged_in_a_line(project: Project) -> None:
+    """In a separate process, because pytest captures the log here."""
     project.ingested(1)
     code = (
         "import sys\n"
@@ -598,12 +526,12 @@ def test_an_interruption_is_a_line_and_code_130(project: Project, capsys, comman
         return encode(prompts)
 
     project.clip.encode_texts = interrupted  # type: ignore[method-assign]
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore SIGINT
     try:
         assert main([*command, "--json"]) == 130
         shown = capsys.readouterr()
         assert json.loads(shown.out)["error"]["kind"] == "interrupted"
-        assert shown.err == "curation-features: interrupted; the same command goes on from what is done\n"
+        assert re.fullmatch("curation-features: interrupted.*\n", shown.err)
         project.clip.encode_texts = encode  # type: ignore[method-assign]
         assert main([*command, "--json"]) == 0
     finally:
@@ -611,7 +539,7 @@ def test_an_interruption_is_a_line_and_code_130(project: Project, capsys, comman
     assert json.loads(capsys.readouterr().out)["statuses"]["ok"] == 1
 
 
-def test_what_fails_in_dagster_is_said_in_a_line(project: Project, capsys, monkeypatch) -> None:
+def test_a_failure_in_dagster_is_one_line(project: Project, capsys, monkeypatch) -> None:
     project.ingested(1)
     capsys.readouterr()
 
@@ -620,12 +548,12 @@ def test_what_fails_in_dagster_is_said_in_a_line(project: Project, capsys, monke
 
     project.clip.encode_texts = broken  # type: ignore[method-assign]
     assert main(MATERIALIZE) == 1
-    error = capsys.readouterr().err
-    assert error == "curation-features: photo_features failed: trip: RuntimeError: a defect\n"
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("photo_features failed: trip: RuntimeError: a defect")
 
 
 @pytest.mark.parametrize("arguments", [PROCESS, [*PROCESS, "--json"], [*PROCESS, "--output", "-"], ["process"]])
-def test_a_reader_that_goes_away_ends_a_command_quietly(project: Project, monkeypatch, capsys, arguments) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(project: Project, monkeypatch, capsys, arguments) -> None:
     project.ingested(1)
     capsys.readouterr()
     with ExitStack() as pipes:
@@ -641,7 +569,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(project: Project, monkey
 # --- config show ------------------------------------------------------------------------------------------------------
 
 
-def test_settings_are_shown_with_where_they_came_from_and_no_secret(project: Project, capsys, monkeypatch) -> None:
+def test_settings_are_shown_with_their_origin(project: Project, capsys, monkeypatch) -> None:
     (project.root / "config").mkdir()
     (project.root / "config" / "settings.toml").write_text('workers = 3\nlabels_file = "a\\u001b[2J.json"\n')
     monkeypatch.setenv("CURATION_FEATURES_EVENT_WEBHOOK_TOKEN", "hidden")
@@ -656,33 +584,28 @@ def test_settings_are_shown_with_where_they_came_from_and_no_secret(project: Pro
     assert rows["event_webhook"].split() == ["unset", "default"]
     assert "\x1b" not in shown
     assert main(["config", "show", "--all", "--json"]) == 0
-    told = capsys.readouterr().out
-    assert "hidden" not in shown + told
-    settings = {setting["name"]: setting for setting in json.loads(told)["settings"]}
+    output = capsys.readouterr().out
+    assert "hidden" not in shown + output
+    settings = {setting["name"]: setting for setting in json.loads(output)["settings"]}
     assert settings["precision"]["recomputes"] == ["embedding", "labels"]
     assert settings["workers"]["origin"] == f"{project.root / 'config' / 'settings.toml'}:1"
     assert (settings["event_webhook_token"]["value"], settings["event_webhook"]["value"]) == ("(set)", None)
 
 
-def test_a_setting_tells_all_of_itself(project: Project, capsys) -> None:
+def test_a_named_setting_is_shown_with_its_details(project: Project, capsys) -> None:
     assert main(["config", "show", "device", "temperature"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        'device = "cpu"',
-        "  where models run; auto: MPS, else CUDA, else CPU",
-        "  from: CURATION_FEATURES_DEVICE",
-        '  default: "auto"; legal: one of auto, mps, cuda, cpu',
-        "  a change recomputes: embedding, labels",
-        "  in the environment: CURATION_FEATURES_DEVICE",
-        "temperature = unset",
-        "  softmax scale over labels; unset: the model's learned scale",
-        "  from: default",
-        "  default: unset; legal: a number greater than 0",
-        "  a change recomputes: labels",
-        "  in the environment: CURATION_FEATURES_TEMPERATURE",
-    ]
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line[0] != " "] == ['device = "cpu"', "temperature = unset"]
+    for detail in (
+        "one of auto, mps, cuda, cpu",
+        "embedding, labels",
+        "CURATION_FEATURES_TEMPERATURE",
+        "from: default",
+    ):
+        assert detail in shown
 
 
-def test_showing_settings_loads_nothing_heavy(project: Project) -> None:
+def test_showing_settings_imports_no_large_library(project: Project) -> None:
     code = (
         "import sys; from curation_features.cli import main\nassert main(['config', 'show']) == 0\n"
         "print(sorted({'torch', 'dagster', 'pandas', 'cv2', 'pyarrow', 'numpy'} & sys.modules.keys()))"

@@ -35,16 +35,16 @@ def test_its_commands_work_in_their_order(tmp_path: Path, small_models: dict[str
     (tmp_path / "my photos").mkdir()
     for number in range(3):
         Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
-    told = []
+    outputs = []
     for command in (line for block in blocks("sh") for line in block.splitlines() if line):
         done = subprocess.run(
             ["bash", "-c", command], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        told.append(done.stdout)
-    assert len(told) == 7
-    assert "weddings: 7 labels, 6 templates" in told[2]
-    assert "Nearest pairs" in told[3]
+        outputs.append(done.stdout)
+    assert len(outputs) == 7
+    assert "weddings: 7 labels, 6 templates" in outputs[2]
+    assert "Nearest pairs" in outputs[3]
     labels = set(json.loads((tmp_path / "config" / "vocabularies" / "weddings.json").read_bytes())["labels"])
     document = json.loads((tmp_path / "data" / "features" / "party.json").read_bytes())
     assert document["vocabulary"] == "weddings"
@@ -78,7 +78,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 class Recorded:
-    """Photos and names of a real model, ViT-B/32, that others recorded."""
+    """Recorded embeddings of photos and names by a real model, ViT-B/32."""
 
     def __init__(self, folder: Path) -> None:
         folder = folder / "clip" / "recorded_vitb32"
@@ -106,14 +106,14 @@ def recorded(shared_data: Path) -> Recorded:
 
 
 def row_of(photo: str, cells: int) -> list[str]:
-    """The cells of a photo's row in the table with so many of them."""
+    """The cells of a photo's row in the table with `cells` columns."""
     rows = [line.strip("| ").split(" | ") for line in GUIDE.read_text(encoding="utf-8").splitlines()]
     [row] = (row for row in rows if row[0] == ROWS[photo] and len(row) == cells)
     return row
 
 
 @pytest.mark.parametrize(("photo", "label"), [(FACE, "Cat"), (HALF, "Cat"), (PALMS, "Palm tree")])
-def test_confidence_falls_with_the_number_of_labels_as_its_table_says(recorded, photo, label) -> None:
+def test_confidence_falls_with_the_number_of_labels(recorded, photo, label) -> None:
     right = recorded.names.index(label)
     others = [place for place in range(500) if place != right]
     generator = np.random.default_rng(1)
@@ -122,8 +122,8 @@ def test_confidence_falls_with_the_number_of_labels_as_its_table_says(recorded, 
         chosen = [[right, *generator.choice(others, count - 1, replace=False)] for _ in range(400)]
         cosine = np.stack([recorded.things[places] @ recorded.photos[photo] for places in chosen])
         medians.append(float(np.median(scipy.special.softmax(100.0 * cosine, axis=1)[:, 0])))
-    _, told, cosine, *figures = row_of(photo, 10)
-    assert (told, float(cosine)) == (label, pytest.approx(recorded.things[right] @ recorded.photos[photo], abs=5e-4))
+    _, name, cosine, *figures = row_of(photo, 10)
+    assert (name, float(cosine)) == (label, pytest.approx(recorded.things[right] @ recorded.photos[photo], abs=5e-4))
     assert [float(figure) for figure in figures] == pytest.approx(medians, abs=0.02)  # of draws
     assert float(figures[-1]) == pytest.approx(medians[-1], abs=0.005)  # of all
 
@@ -133,9 +133,9 @@ def test_near_synonyms_share_the_confidence_as_its_table_says(recorded, photo) -
     sets = ((), ("kitten",), ("kitten", "tiger", "cougar"))
     for cell, more in zip(row_of(photo, 4)[1:], sets, strict=True):
         (first, most), (_, second), *_ = shares = recorded.shares(photo, *more)
-        *told, margin = re.findall(r"([A-Za-z]+) (\d\.\d\d)", cell)
-        assert told[0][0] == first
-        for name, figure in told:
+        *entries, margin = re.findall(r"([A-Za-z]+) (\d\.\d\d)", cell)
+        assert entries[0][0] == first
+        for name, figure in entries:
             assert float(figure) == pytest.approx(dict(shares)[name], abs=0.0051)
         assert (margin[0], float(margin[1])) == ("margin", pytest.approx(most - second, abs=0.0051))
     both = dict(recorded.shares(photo, "kitten"))

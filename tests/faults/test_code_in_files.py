@@ -1,4 +1,4 @@
-"""Nothing in a file is ever executed: a whole run over hostile caches and weights, watched by Python's audit hook."""
+"""No code in files is executed: a run over hostile caches and weights under Python's audit hook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes and threads at once: on one batch, on batches that share photos, on a cache that is cleared."""
+"""Concurrent processes and threads: on one batch, on batches with shared photos, while the cache is cleared."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def entries(root: Path) -> set[str]:
     return {path.name for path in root.glob("data/cache/features/*")}
 
 
-def test_processes_at_work_on_one_batch_all_finish_and_make_it_once(codes) -> None:
+def test_processes_on_one_batch_make_it_once(codes) -> None:
     folder, found = codes
     assert found["alone"] == [0, 0, 0, 0]
     assert found["same"] == [0, 0, 0], said(folder / "same")
@@ -112,29 +112,29 @@ def test_processes_at_work_on_one_batch_all_finish_and_make_it_once(codes) -> No
     assert len(expected) == 6
 
 
-def test_processes_whose_batches_share_photos_make_what_each_makes_alone(codes) -> None:
+def test_processes_with_shared_photos_give_equal_results(codes) -> None:
     folder, found = codes
     assert found["shared"] == [0, 0, 0, 0], said(folder / "shared")
     assert outputs(folder / "shared") == outputs(folder / "alone")
-    assert entries(folder / "shared") == entries(folder / "alone")  # and nothing temporary; one set of label vectors
+    assert entries(folder / "shared") == entries(folder / "alone")  # no temporary files; one set of label embeddings
     assert len(entries(folder / "alone")) == 12 + 1
-    assert "WARNING" not in said(folder / "shared")  # each could write its entries and the label vectors
+    assert "WARNING" not in said(folder / "shared")
 
 
 @pytest.mark.parametrize("way", ["cleared", "removed"])
-def test_a_cache_that_is_cleared_all_the_time_costs_no_result(codes, way: str) -> None:
+def test_a_cache_that_is_cleared_during_runs_changes_no_result(codes, way: str) -> None:
     folder, found = codes
     assert found[way] == [0, 0, 0, 0], said(folder / way)
     assert outputs(folder / way) == outputs(folder / "alone")
 
 
-def test_threads_in_one_service_give_what_one_gives_and_load_each_model_once(world) -> None:
+def test_threads_share_models_and_give_equal_results(world) -> None:
     loads: list[str] = []
 
     def counted(name: str, model: T) -> LazyModel[T]:
         def load(_: Weights) -> T:
             loads.append(name)
-            time.sleep(0.05)  # all the others come meanwhile
+            time.sleep(0.05)  # until all other threads wait
             return model
 
         return LazyModel(lambda: Weights(name, Path(), ""), load)
@@ -160,6 +160,3 @@ def test_threads_in_one_service_give_what_one_gives_and_load_each_model_once(wor
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(together.process, batches * 2)) == expected * 2
     assert sorted(loads) == ["brisque", "clip", "clip_iqa"]
-
-
-# --- what others do to a batch meanwhile ------------------------------------------------------------------------------

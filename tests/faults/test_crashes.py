@@ -1,4 +1,4 @@
-"""`kill -9` in the middle of runs, and of the making of Dagster's databases. `tools/kills/kills.py` does more of it."""
+"""`kill -9` during runs, and during the creation of Dagster's databases. `tools/kills/kills.py` tries more."""
 
 from __future__ import annotations
 
@@ -55,13 +55,15 @@ print(json.dumps({"problems": problems, "made": made}))
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came of all kills; in one process, as it has much to import."""
-    found: dict[str, Any] = json.loads(ran("-c", SCRIPT, str(tmp_path_factory.mktemp("instances"))).splitlines()[-1])
+    """The results of all kills, from one process to import once."""
+    found: dict[str, Any] = json.loads(
+        run_python("-c", SCRIPT, str(tmp_path_factory.mktemp("instances"))).splitlines()[-1]
+    )
     return found
 
 
-def ran(*arguments: str) -> str:
-    """The output of a Python process that finds the harness."""
+def run_python(*arguments: str) -> str:
+    """The output of a Python process that can import the harness."""
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tools" / "kills")])
     environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     done = subprocess.run(
@@ -71,11 +73,11 @@ def ran(*arguments: str) -> str:
     return done.stdout
 
 
-def test_a_killed_run_is_finished_by_the_next_one_with_the_same_bytes_and_leaves_nothing(outcome) -> None:
+def test_a_killed_run_is_finished_by_the_next_one(outcome) -> None:
     assert outcome["problems"] == []
 
 
-def test_an_instance_of_dagster_whose_making_was_killed_is_made_by_the_next_run(outcome) -> None:
+def test_a_killed_creation_of_an_instance_is_completed(outcome) -> None:
     assert {name: codes for name, (codes, _) in outcome["made"].items()} == {
         "sqlite3.connect-31": [-9, 0],
         "os.rename-1": [-9, 0],
@@ -86,6 +88,6 @@ def test_an_instance_of_dagster_whose_making_was_killed_is_made_by_the_next_run(
 
 @pytest.mark.slow
 def test_the_same_through_dagster() -> None:
-    assert "problems 0" in ran(
+    assert "problems 0" in run_python(
         str(REPOSITORY / "tools" / "kills" / "kills.py"), "--ways", "materialize", "--kills", "4"
     )

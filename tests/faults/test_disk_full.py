@@ -1,4 +1,4 @@
-"""Full and read-only disks: small file systems in the place of one folder after the other. Descriptors; memory."""
+"""Full and read-only disks, simulated by small file systems on single folders. File descriptors; memory."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Disk:
         subprocess.run(["mount", *arguments], capture_output=True, text=True, check=True)
 
     def spoil(self, state: str, *, leaving: int = 0) -> None:
-        """Make it full, but for some bytes, or read-only."""
+        """Fill it, leaving some bytes, or make it read-only."""
         if state == "read-only":
-            self._mount("-o", "remount,ro", str(self.folder))  # fails where a run has left a file open
+            self._mount("-o", "remount,ro", str(self.folder))  # fails if a run has left a file open
             return
         with (self.folder / "filler").open("wb", buffering=0) as file:
             with suppress(OSError):
@@ -59,7 +59,7 @@ class Disk:
             file.truncate(file.tell() - leaving)
 
     def heal(self) -> None:
-        """Make it writable, and give room."""
+        """Make it writable, and free space."""
         self._mount("-o", "remount,rw", str(self.folder))
         (self.folder / "filler").unlink(missing_ok=True)
 
@@ -83,7 +83,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
 
 @pytest.fixture
 def project(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A project, the current one, with fake models and two versions of a batch."""
+    """A project with fake models and two versions of a batch; it is the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setattr(Models, "from_settings", lambda *_: world.models())
@@ -96,7 +96,7 @@ def project(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 # --- outputs ----------------------------------------------------------------------------------------------------------
 
 OUTPUTS = ("data/locks", "data/manifests", "data/stages", "data/features", "data/events", "data/dagster")
-FAULTS = {  # the events come last: by then the new features are there
+FAULTS = {  # events come last, after the new features are written
     "process": [
         ("data/locks", "read-only"),
         *(("data/features", state) for state in STATES),
@@ -112,7 +112,7 @@ FAULTS = {  # the events come last: by then the new features are there
 
 
 @pytest.mark.parametrize("command", FAULTS)
-def test_an_output_that_cannot_be_written_fails_the_run_in_a_line_and_leaves_the_old_ones(
+def test_an_unwritable_output_fails_and_leaves_the_old_files(
     project: Path, disk, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disks = {name: disk(name) for name in OUTPUTS}
@@ -139,13 +139,13 @@ def test_an_output_that_cannot_be_written_fails_the_run_in_a_line_and_leaves_the
     assert (project / "elsewhere/new.json").read_bytes() == features(project)[0]
 
 
-def test_a_table_and_its_json_file_are_replaced_together_or_not_at_all(project: Path, disk) -> None:
-    """Room for the table alone is no room."""
+def test_table_and_json_are_replaced_together(project: Path, disk) -> None:
+    """With space for the table only."""
     place = disk("data/features")
     assert main(["process", "old.json"]) == 0
     old = features(project)
     document = json.loads((project / "new.json").read_text())
-    (project / "new.json").write_text(json.dumps({**document, "note": "x" * 100_000}))  # is in the JSON file alone
+    (project / "new.json").write_text(json.dumps({**document, "note": "x" * 100_000}))  # only in the JSON file
     place.spoil("full", leaving=65536)
     assert main(["process", "new.json"]) == 1
     assert features(project) == old
@@ -177,7 +177,7 @@ def events(project: Path) -> list[Any]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
-def test_other_commands_say_it_in_a_line_too(
+def test_other_commands_report_it_in_a_line(
     project: Path, disk, arguments: list[str], folder: str, state: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = disk(folder)
@@ -189,7 +189,7 @@ def test_other_commands_say_it_in_a_line_too(
     assert "cannot be written (No space left" in said or "cannot be written (Read-only" in said
     place.heal()
     assert [name for name in place.names() if "." in name] == ["older.json"]
-    if folder != "data/input":  # it would take long
+    if folder != "data/input":  # too slow
         assert main(arguments) == 0
 
 
@@ -207,15 +207,13 @@ def test_a_cache_that_cannot_be_cleared_says_so(project: Path, disk, capsys: pyt
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_cache_that_cannot_be_written_is_a_warning_and_changes_no_result(
-    project: Path, disk, state: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_cache_is_a_warning(project: Path, disk, state: str, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["process", "new.json"]) == 0
     expected = features(project)
     shutil.rmtree(project / "data")
     place = disk("data/cache")
     place.spoil(state)
-    command = "materialize" if state == "full" else "process"  # the former makes thumbnails, too
+    command = "materialize" if state == "full" else "process"  # the former writes thumbnails, too
     with caplog.at_level(logging.WARNING):
         assert main([command, "new.json"]) == 0
     assert features(project) == expected
@@ -243,7 +241,7 @@ def weights(disk, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return place
 
 
-def test_a_download_for_which_there_is_no_room_goes_on_once_there_is(hub, weights: Disk) -> None:
+def test_a_download_continues_when_there_is_space(hub, weights: Disk) -> None:
     content = b"\x80\x02" + bytes(1_000_000)
     hub.plain["x.pt"] = content
     known = KnownFile("x", f"{hub.url}/files/x.pt", "x.pt", Path(), "x", hashlib.sha256(content).hexdigest())
@@ -261,7 +259,7 @@ def test_a_download_for_which_there_is_no_room_goes_on_once_there_is(hub, weight
     assert [request.range is None for request in hub.gets("x.pt")] == [False]
 
 
-def test_weights_that_are_carried_in_where_there_is_no_room_leave_nothing(
+def test_imported_weights_without_space_leave_nothing(
     project: Path, weights: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(project / "torch"))
@@ -275,9 +273,7 @@ def test_weights_that_are_carried_in_where_there_is_no_room_leave_nothing(
     assert [name for name in weights.names() if "brisque" in name] == []
 
 
-def test_a_copy_of_weights_for_which_there_is_no_room_costs_time_alone(
-    settings, weights: Disk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_weights_copy_without_space_is_a_warning(settings, weights: Disk, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
     tensors = {"a": torch.ones(100_000)}
@@ -347,7 +343,7 @@ print(json.dumps([outcome(decoded, 0), outcomes, outcome(process, None)]))
 """
 
 
-def test_a_process_without_file_descriptors_blames_no_photo_and_keeps_nothing_of_it(project: Path) -> None:
+def test_without_file_descriptors_no_photo_is_blamed(project: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     decoded, outcomes, healed = json.loads(done.stdout)
@@ -364,7 +360,7 @@ def test_a_process_without_file_descriptors_blames_no_photo_and_keeps_nothing_of
 
 
 def test_the_pixels_of_a_long_batch_are_not_kept(world, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many images at once for 120 photos as for 40: those that are read ahead."""
+    """As many images at once for 120 photos as for 40."""
     alive: list[int] = []
     lock = threading.Lock()
     counted = preparation.decode

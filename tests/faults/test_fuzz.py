@@ -1,4 +1,4 @@
-"""A small, seeded share of `fuzz/`, in this process; `python fuzz/images.py` and `fuzz/manifests.py` try thousands."""
+"""A small, seeded sample of the fuzzers, which try thousands of files."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_damaged_images_are_measured_or_refused_with_a_reason(tmp_path: Path, wh
     assert {"measured", "truncated", "unreadable"} <= outcomes
 
 
-def test_damaged_manifests_are_accepted_whole_or_wait_or_are_refused(tmp_path: Path) -> None:
+def test_damaged_manifests_are_accepted_waited_for_or_refused(tmp_path: Path) -> None:
     assert run(150, SEED, Manifests(tmp_path)).keys() == {"accepted", "refused", "waits"}

@@ -1,7 +1,7 @@
-"""Labels, names, ids and EXIF that want to be HTML, Markdown, a formula, a terminal's orders or a second log line.
+"""Labels, names, ids and EXIF with HTML, Markdown, formulas, terminal escapes or line breaks.
 
-All of it goes through the command line, the sensor and Dagster for real. It has to come out of the artifact as it went
-in, and to be plain text wherever people look.
+They go through the command line, the sensor and Dagster. The artifact keeps them unchanged; every display shows them
+as plain text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from contact_sheets import Elements
 from markdown_it import MarkdownIt
 from PIL import ExifTags, Image
 from projects import Project, listening, project_at
@@ -30,18 +30,18 @@ LINES = "a\nERROR:curation_features:forged\r\nb\u2028c"
 RICH = "[bold red on white][link=http://evil.example]x[/link][/][/nonsense]"
 TEXTS = [HTML, MARKDOWN, FORMULA, TERMINAL, LINES, RICH]
 
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # \n stands between lines
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # \n separates lines
 
 
 def file_names() -> list[str]:
-    """Names that a file system takes; a photo with control characters in its name is refused and told of."""
+    """Valid file names; a photo with control characters in its name is refused and reported."""
     return [text.replace("/", "\u2215").replace("\x00", "")[:120] + ".png" for text in TEXTS]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with project_at(tmp_path_factory.mktemp("hostile")) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "160")  # room for whole names
+        patch.setenv("COLUMNS", "160")  # wide enough for whole names
         prepare(found.root)
         with listening(found):
             use(found)
@@ -94,7 +94,7 @@ def documents(project: Project) -> dict[str, Any]:
     return json.loads((project.settings.data_path / "features" / f"{BATCH}.json").read_bytes())
 
 
-def test_it_comes_out_of_the_artifact_as_it_went_in(project) -> None:
+def test_the_artifact_keeps_it_unchanged(project) -> None:
     document = documents(project)
     rows = pq.read_table(project.settings.data_path / "features" / f"{BATCH}.parquet").to_pylist()
     features = [artifact.pop("features") for artifact in document["artifacts"]]
@@ -111,7 +111,7 @@ def test_it_comes_out_of_the_artifact_as_it_went_in(project) -> None:
 
 def test_no_file_is_named_by_it(project) -> None:
     given = {"photos", "config"}
-    dropped = project.settings.data_path / "quarantine"  # these keep the names that they were dropped under
+    dropped = project.settings.data_path / "quarantine"  # quarantined files keep their names
     made = [path for path in project.root.rglob("*") if path.relative_to(project.root).parts[0] not in given]
     assert len(made) > 40
     for path in made:
@@ -121,13 +121,13 @@ def test_no_file_is_named_by_it(project) -> None:
     assert len(list(dropped.glob("*.reason.json"))) == len(TEXTS) + 1
 
 
-def test_the_terminal_shows_it_and_does_not_obey(project) -> None:
+def test_the_terminal_shows_it_as_plain_text(project) -> None:
     said = project.terminal.getvalue()
     assert not CONTROL.search(said)
     assert not [line for line in said.splitlines() if line.startswith("ERROR:curation_features:forged")]
     rows = [line for line in said.splitlines() if re.search(r"\b(ok +[01]\.|failed +[a-z_]+ *$)", line)]
-    assert len(rows) == 2 * len(TEXTS) + 1  # and the harmless one
-    for beginning in ("<img src", "[bold red"):  # rich's markup is not obeyed, either
+    assert len(rows) == 2 * len(TEXTS) + 1  # and one harmless batch
+    for beginning in ("<img src", "[bold red"):  # rich's markup is not interpreted
         assert len([row for row in rows if row.startswith(beginning)]) == 2
 
 
@@ -144,32 +144,6 @@ def test_the_log_has_a_line_for_each_record(project) -> None:
 # The contact sheet
 
 
-class Elements(HTMLParser):
-    """The elements of a page as a browser finds them, and the texts of its blocks of data."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
-        self.data: list[str] = []
-        self._in_data = False
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in_data = tag == "script" and ("type", "application/json") in attrs
-        if self._in_data:
-            self.data.append("")
-        else:
-            self.elements.append((tag, tuple(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self._in_data:
-            self.data[-1] += data
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_data = False
-
-
 def strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -178,29 +152,31 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def test_the_contact_sheet_has_it_as_data_and_nothing_else(project) -> None:
-    """Its elements, and all that a browser could run, are those of a page without hostile text."""
+def test_the_contact_sheet_has_it_only_as_data(project) -> None:
+    """Its elements and scripts equal those of a page without hostile text."""
     folder = project.settings.data_path / "features"
     text = (folder / f"{BATCH}.html").read_text()
-    page, harmless = Elements(text), Elements((folder / "harmless.html").read_text())
-    assert page.elements == harmless.elements
-    found = {string for block in page.data for string in strings(json.loads(block))}
+    page, harmless = (Elements(html).found for html in (text, (folder / "harmless.html").read_text()))
+    data = [content for _, more, content in page if more.get("type") == "application/json"]
+    elements, expected = ([item[:2] for item in found if "type" not in item[1]] for found in (page, harmless))
+    assert elements == expected
+    found = {string for block in data for string in strings(json.loads(block))}
     assert set(TEXTS) <= found  # labels, as they are
     assert {f"../{text}" for text in TEXTS} <= found  # ids
     assert any(name.startswith("<img src=x onerror=alert(1)>") and name.endswith(".png") for name in found)
     assert HTML in found  # a lens
-    for block in page.data:
+    for block in data:
         assert not set("<>&\u2028\u2029") & set(block)
     assert (
         re.findall(r"alert\(\d\)", re.sub(r"<script type=\"application/json\".*?</script>", "", text, flags=re.S)) == []
     )
 
 
-# What Dagster shows
+# Dagster
 
 
 def shown(project: Project) -> list[tuple[str, Any]]:
-    """Every text of every materialisation, check and observation, with what kind of text Dagster takes it for."""
+    """Every text of every materialisation, check and observation, with its kind of text in Dagster."""
     found: list[tuple[str, Any]] = []
     with project.instance() as instance:
         for run in instance.get_runs():

@@ -1,4 +1,4 @@
-"""Photos of every kind, orientation and size, and things that are no photos, through the whole service."""
+"""Photos of every kind, orientation and size, and other files, through the whole service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encoded(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes
 
 
 def measured(world, files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """The features of each file, out of one batch; the table lies beside them."""
+    """The features of each file, from one batch, which also writes the table."""
     return dict(zip(files, features_of(world, files), strict=True))
 
 
@@ -58,7 +58,7 @@ def table(world) -> list[dict[str, Any]]:
 
 
 def palette_image() -> tuple[Image.Image, np.ndarray]:
-    """A paletted image, and its colours: the palette is looked up by numpy."""
+    """A paletted image, and its colours, looked up by numpy."""
     colours = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
     image = Image.frombytes("P", GRAY.shape[::-1], GRAY.tobytes())
     image.putpalette(colours.tobytes())
@@ -75,7 +75,7 @@ def gray_rgb(gray: np.ndarray) -> np.ndarray:
 
 
 def kinds() -> dict[str, tuple[bytes, str, np.ndarray]]:
-    """Name of a file, its bytes, its real format, and the pixels that a photo editor would show, by numpy alone."""
+    """File name -> bytes, real format, and the displayed pixels, computed by numpy alone."""
     palette, colours = palette_image()
     inverted = np.concatenate([255 - PHOTO, np.zeros((*GRAY.shape, 1), np.uint8)], axis=2)
     cmyk = Image.frombytes("CMYK", GRAY.shape[::-1], inverted.tobytes())
@@ -103,8 +103,8 @@ def kinds() -> dict[str, tuple[bytes, str, np.ndarray]]:
     }
 
 
-def test_every_kind_of_pixels_is_measured_as_the_picture_that_it_shows(world) -> None:
-    """Expected are the features of a plain PNG with the pixels that numpy makes of the definition of each kind."""
+def test_every_kind_of_pixels_is_measured_as_displayed(world) -> None:
+    """Compared with a plain PNG of the pixels that numpy computes from the definition of each kind."""
     files = kinds()
     plain = {f"plain of {name}": encoded(pixels, "PNG") for name, (_, _, pixels) in files.items()}
     found = measured(world, {name: data for name, (data, _, _) in files.items()} | plain)
@@ -113,14 +113,14 @@ def test_every_kind_of_pixels_is_measured_as_the_picture_that_it_shows(world) ->
         assert found[name]["status"] == "ok", name
         if "alpha" not in name:
             assert found[name] == found[f"plain of {name}"], name
-        else:  # Pillow composites in integers: off by at most one level
+        else:  # Pillow composites in integers, off by at most one level
             near = pytest.approx(found[f"plain of {name}"]["tech"], abs=0.005)
             assert found[name]["tech"] == near, name
         assert formats[name] == real
 
 
 def test_cmyk_out_of_a_jpeg_is_measured_as_its_colours(world) -> None:
-    """JPEG keeps CMYK inverted (Adobe); here its own colour conversion is undone by hand."""
+    """JPEG stores CMYK inverted (Adobe); the expected pixels invert the colour conversion by hand."""
     ink = np.concatenate([255 - PHOTO, np.full((*GRAY.shape, 1), 40, np.uint8)], axis=2)
     data = encoded(Image.frombytes("CMYK", GRAY.shape[::-1], ink.tobytes()), "JPEG", quality=100)
     expected = np.rint(PHOTO * ((255 - 40) / 255)).astype(np.uint8)
@@ -130,7 +130,7 @@ def test_cmyk_out_of_a_jpeg_is_measured_as_its_colours(world) -> None:
 
 # Orientation
 
-STORED = {  # EXIF 2.32, table 6: at which sides of the picture row 0 and column 0 of what is stored lie
+STORED = {  # EXIF 2.32, table 6: the sides of the picture at row 0 and column 0 of the stored pixels
     1: lambda a: a,  # top, left
     2: lambda a: a[:, ::-1],  # top, right
     3: lambda a: a[::-1, ::-1],  # bottom, right
@@ -147,7 +147,7 @@ UPRIGHT = {**STORED, 6: lambda a: a[::-1].swapaxes(0, 1), 8: lambda a: a[:, ::-1
     ("kind", "options"), [("JPEG", {"quality": 92}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
 )
 def test_every_orientation_scores_like_the_upright_photo(world, kind, options) -> None:
-    """Compared with an upright PNG of the pixels that the file itself holds, so that not a bit may differ."""
+    """Compared bit by bit with an upright PNG of the pixels in the file itself."""
     files: dict[str, bytes] = {}
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -157,7 +157,7 @@ def test_every_orientation_scores_like_the_upright_photo(world, kind, options) -
             Image.open(BytesIO(encoded(np.ascontiguousarray(STORED[orientation](PHOTO)), kind, **options)))
         )
         upright = np.ascontiguousarray(UPRIGHT[orientation](held))
-        assert np.abs(upright.astype(int) - PHOTO).mean() < 4  # the turns are each other's inverses
+        assert np.abs(upright.astype(int) - PHOTO).mean() < 4  # the rotations are inverse
         files |= {f"{orientation}": data, f"{orientation} upright": encoded(upright, "PNG")}
     found = measured(world, files)
     for orientation in range(1, 9):
@@ -194,7 +194,7 @@ def numbers(value: Any) -> list[float]:
 
 @pytest.fixture
 def real_brisque(world, brisque_regressor: Path) -> None:
-    """BRISQUE's statistics are those of the real one; only its weights are random."""
+    """The real BRISQUE statistics, with random weights."""
     from curation_features.technical.brisque.index import Brisque
     from curation_features.technical.brisque.loading import load_brisque
     from curation_features.weights import Weights
@@ -203,7 +203,7 @@ def real_brisque(world, brisque_regressor: Path) -> None:
     world.brisque.score = regressor.score
 
 
-def test_photos_without_statistics_get_defaults_with_a_reason_and_change_no_neighbour(world, real_brisque) -> None:
+def test_photos_without_statistics_get_defaults_with_a_reason(world, real_brisque) -> None:
     normal = {f"normal {n}.png": encoded(np.roll(PHOTO, n, axis=1), "PNG") for n in range(3)}
     alone = measured(world, normal)
     world.stages().cache.clear(label_embeddings=True)
@@ -226,7 +226,7 @@ def test_photos_without_statistics_get_defaults_with_a_reason_and_change_no_neig
     assert all(math.isfinite(number) for row in table(world) for number in numbers(row))
 
 
-# No photos
+# Files that are not photos
 
 AS_NOBODY = """
 import json, os, sys
@@ -242,15 +242,15 @@ fakes = (FakeClipEngine(), FakeQualityModel(), FakeBrisque())
 models = Models(*(LazyModel.ready(fake, type(fake).__name__) for fake in fakes))
 settings = Settings(root=Path(sys.argv[1]), device="cpu", photo_roots=(sys.argv[1], "/dev"))
 service, batch = FeaturesService(stages=FeatureStages(settings, models=models)), json.load(sys.stdin)
-service.process({**batch, "artifacts": batch["artifacts"][:1]})  # the other user may not be able to import anything
+service.process({**batch, "artifacts": batch["artifacts"][:1]})  # import everything before the change of user
 if os.getuid() == 0:
-    os.setuid(65534)  # permissions do not bind root
+    os.setuid(65534)  # root ignores permissions
 json.dump(service.process(batch), sys.stdout)
 """
 
 
 def processed_as_nobody(root: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The features of files, out of a process without special rights; it fails where a file blocks it."""
+    """The features of files, from a process without special rights; a blocked process times out."""
     batch = {"batch_id": "b", "artifacts": [{"photo_id": name, "original_uri": name} for name in names]}
     run = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, root], input=json.dumps(batch), capture_output=True, text=True, timeout=120
@@ -259,8 +259,8 @@ def processed_as_nobody(root: Path, names: Sequence[str]) -> list[dict[str, Any]
     return [artifact["features"] for artifact in json.loads(run.stdout)["artifacts"]]
 
 
-def test_what_is_no_readable_file_fails_alone_and_blocks_nothing() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+def test_unreadable_files_fail_alone_and_block_nothing() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's folders are closed to other users
         root = Path(folder)
         root.chmod(0o777)
         for name in ("before.png", "after.png", "secret.png"):

@@ -1,7 +1,7 @@
-"""Positions, serial numbers and owners' names stay in the artifact: all else is searched for them, byte by byte.
+"""Positions, serial numbers and owners' names stay in the artifact: all other outputs are searched byte by byte.
 
-One project for all tests: photos whose files tell of their owner in every way that their formats have, and a manifest
-with more of it, go through `ingest`, `process`, `materialize`, the sensor and failures of each, with all logs at DEBUG.
+One project for all tests: photos with private data in every field of their formats, and a manifest with more, go
+through `ingest`, `process`, `materialize`, the sensor and failures of each, with all logs at DEBUG.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from curation_features.photos.inputs import pixels
 from curation_features.settings import packaged_file
 from curation_features.storage.artifacts import ArtifactStore
 
-SECRET = "Kanarie9"  # part of every text that must not get out
+SECRET = "Kanarie9"  # part of every private text
 LATITUDE, LONGITUDE = (47.0, 18.0, 50.97432), (8.0, 32.0, 41.31987)
 NUMBERS = ("50.97432", "41.31987", "47.314159", "8.544811", "12.34567891")  # as tags hold them, and in degrees
 BATCH = "private"
@@ -60,7 +60,7 @@ def exif() -> Image.Exif:
 
 
 def photo(kind: str, seed: int) -> bytes:
-    """A photo that names its owner wherever its format has room for it."""
+    """A photo with private data in every field of its format."""
     image = Image.fromarray(np.random.default_rng(seed).integers(90, 160, (64, 96, 3), dtype=np.uint8))
     xmp = f"<x:xmpmeta><dc:creator>{secret('creator')}</dc:creator></x:xmpmeta>".encode()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + secret("profile").encode()
@@ -81,7 +81,7 @@ def photo(kind: str, seed: int) -> bytes:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with project_at(tmp_path_factory.mktemp("private")) as found:
-        write_photos(found)  # before anybody listens: to write tags makes Pillow talk of them
+        write_photos(found)  # before logs are captured: Pillow logs the tags that it writes
         configure_dagster(found)
         images = [Image.open(BytesIO(path.read_bytes())) for path in sorted((found.root / "photos").glob("[0-9]*"))]
         with listening(found):
@@ -100,19 +100,19 @@ def write_photos(project: Project) -> None:
 
 
 def configure_dagster(project: Project) -> None:
-    """Dagster keeps what Pillow and this package log, at DEBUG."""
+    """Let Dagster store the logs of Pillow and this package at DEBUG."""
     home = project.root / "data" / "dagster"
     home.mkdir(parents=True)
     usual = packaged_file("dagster.yaml").read_text()
-    told = usual.replace("python_log_level: INFO", "python_log_level: DEBUG").replace(
+    changed = usual.replace("python_log_level: INFO", "python_log_level: DEBUG").replace(
         "- curation_features", "- curation_features\n    - PIL"
     )
-    assert told.count("DEBUG") == told.count("- PIL") == 1
-    (home / "dagster.yaml").write_text(told)
+    assert changed.count("DEBUG") == changed.count("- PIL") == 1
+    (home / "dagster.yaml").write_text(changed)
 
 
 def use(project: Project) -> None:
-    """Everything that a person does with a batch, and what may go wrong with it."""
+    """All commands on a batch, and failures of them."""
     path = project.manifest_path(BATCH)
     assert project.command("ingest", str(project.root / "photos"), "--batch-id", BATCH) == 0
     path.write_text(json.dumps(with_more(project.manifest(BATCH))))
@@ -123,7 +123,7 @@ def use(project: Project) -> None:
 
 
 def with_more(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with private fields at every level, known and not; its originals are analysed, with all their tags."""
+    """A manifest with private fields at every level; its originals are analysed, with all their tags."""
     manifest |= {"photographer": secret("photographer"), "studio": {"address": [secret("address"), 12.34567891]}}
     for artifact in manifest["artifacts"]:
         artifact.pop("std_uri", None)
@@ -135,7 +135,7 @@ def with_more(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def look_for_manifests(project: Project) -> None:
-    """A tick of the sensor over a good manifest and over some that can never be valid."""
+    """A tick of the sensor over a valid manifest and invalid ones."""
     manifest = project.manifest(BATCH)
     bad = {
         "number": json.dumps({**manifest, "artifacts": [{**manifest["artifacts"][0], "photo_id": 7}]}),
@@ -150,7 +150,7 @@ def look_for_manifests(project: Project) -> None:
 
 
 def damage_what_was_made(project: Project) -> None:
-    """A run whose artifact says something else than the manifest by the time that it is checked."""
+    """A run whose artifact differs from the manifest when it is checked."""
 
     class Forgetful(ArtifactStore):
         def write_features(self, document: Any, *rest: Any) -> Any:
@@ -166,10 +166,10 @@ def damage_what_was_made(project: Project) -> None:
     assert project.command("process", str(project.manifest_path(BATCH))) == 0
 
 
-# Where it may be
+# Allowed files
 
 
-def test_every_field_of_ingest_and_preprocess_is_in_the_artifact(project) -> None:
+def test_the_artifact_has_every_field(project) -> None:
     folder = project.root / "data" / "features"
     document = json.loads((folder / f"{BATCH}.json").read_bytes())
     table = pq.read_table(folder / f"{BATCH}.parquet").to_pylist()
@@ -181,8 +181,8 @@ def test_every_field_of_ingest_and_preprocess_is_in_the_artifact(project) -> Non
     assert document["artifacts"][0]["exif"]["gps"] == {"latitude": 47.3141595, "longitude": 8.5448111}
 
 
-def may_tell(path: Path) -> bool:
-    """The artifact itself, manifests and their copies, and the photos."""
+def is_allowed(path: Path) -> bool:
+    """Whether a file is the artifact, a manifest or a copy of one, or a photo."""
     manifests = ("data/batches/", "data/manifests/", "data/incoming/", "data/quarantine/")
     name = path.as_posix()
     if name.endswith(".reason.json"):
@@ -190,11 +190,11 @@ def may_tell(path: Path) -> bool:
     return name.startswith((*manifests, "photos/")) or re.fullmatch(r"data/features/[^/]*\.json", name) is not None
 
 
-# Where it may not
+# All other files
 
 
 def contents(path: Path) -> Iterator[bytes]:
-    """All that a file tells: its bytes, and what is packed in them."""
+    """The bytes of a file, and its unpacked content."""
     data = path.read_bytes()
     if path.parent.name != "features" or path.suffix != ".parquet":
         yield data
@@ -211,7 +211,7 @@ def contents(path: Path) -> Iterator[bytes]:
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
-    """What a database holds in compressed form, and the pictures in its texts."""
+    """The decompressed values of a database, and the pictures in its texts."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             for row in database.execute(f'SELECT * FROM "{table}"'):
@@ -223,24 +223,24 @@ def unpacked(path: Path) -> Iterator[bytes]:
 
 
 def pictures(text: str) -> Iterator[bytes]:
-    """The pictures in a text, whatever stands between their type and their base64."""
+    """The base64 pictures in a text, with any separator after the type."""
     yield from map(base64.b64decode, re.findall(r"image/(?:jpeg|webp)[^\w/+]+(?:base64,)?([A-Za-z0-9+/=]{100,})", text))
 
 
-def told(data: bytes) -> list[str]:
+def private_in(data: bytes) -> list[str]:
     """The private texts and numbers in some bytes."""
     codings = [(word, word.encode(coding)) for word in (SECRET, *NUMBERS) for coding in ("utf-8", "utf-16-le")]
     return [word for word, coded in codings if coded in data]
 
 
-def test_no_other_file_tells_anything(project) -> None:
+def test_no_other_file_has_private_data(project) -> None:
     searched = 0
     for path in sorted(project.root.rglob("*")):
         name = path.relative_to(project.root)
-        if path.is_file() and not may_tell(name):
+        if path.is_file() and not is_allowed(name):
             searched += 1
             for part in contents(path):
-                assert told(part) == [], name
+                assert private_in(part) == [], name
     found = {path.relative_to(project.root).parts[1:3] for path in project.root.rglob("*") if path.is_file()}
     assert {"dagster", "stages", "events", "cache", "rankingInput", "features"} <= {
         parts[0] for parts in found if parts
@@ -248,8 +248,8 @@ def test_no_other_file_tells_anything(project) -> None:
     assert searched > 25
 
 
-def test_dagster_has_shown_pictures_and_kept_its_logs_at_debug(project) -> None:
-    """Else the search of its databases would prove little."""
+def test_dagster_has_pictures_and_debug_logs(project) -> None:
+    """Otherwise the search of its databases would prove little."""
     parts = [part for path in (project.root / "data" / "dagster").rglob("*.db") for part in unpacked(path)]
     found = [part for part in parts if part.startswith(b"\xff\xd8")]
     assert len(found) >= 4
@@ -260,8 +260,8 @@ def test_dagster_has_shown_pictures_and_kept_its_logs_at_debug(project) -> None:
     assert b"Features of batch private are finished" in logs
 
 
-def test_the_contact_sheet_shows_the_photos_and_tells_what_they_were_taken_with(project) -> None:
-    """Else the search of it would prove little; the originals are shown, whose files tell all."""
+def test_the_contact_sheet_shows_photos_and_cameras(project) -> None:
+    """Otherwise the search of it would prove little; it shows originals, which have all tags."""
     page = (project.root / "data" / "features" / f"{BATCH}.html").read_text()
     assert page.count("Fujifilm X100") == 4
     found = list(pictures(page))
@@ -273,28 +273,28 @@ def test_the_contact_sheet_shows_the_photos_and_tells_what_they_were_taken_with(
         assert not {"exif", "xmp", "icc_profile", "comment"} & image.info.keys()
 
 
-def test_neither_logs_nor_the_terminal_tell_anything(project) -> None:
+def test_logs_and_terminal_have_no_private_data(project) -> None:
     said = project.terminal.getvalue()
-    assert "0.jpeg" in said  # paths of photos may be told
-    assert told(said.encode()) == []
+    assert "0.jpeg" in said  # paths of photos are allowed
+    assert private_in(said.encode()) == []
     text = "\n".join(project.logs)
     assert "DEBUG:PIL.PngImagePlugin:STREAM" in text
     assert "Quarantined" in text or "quarantined" in text
-    assert told(text.encode()) == []
+    assert private_in(text.encode()) == []
 
 
-def test_the_search_finds_what_it_looks_for(project, tmp_path) -> None:
+def test_the_search_finds_private_data(project, tmp_path) -> None:
     for seed, kind in enumerate(("JPEG", "PNG", "TIFF", "WEBP")):
-        assert SECRET in told(photo(kind, seed))
-    assert {"47.314159", "8.544811"} <= set(told(project.manifest_path(BATCH).read_bytes()))
+        assert SECRET in private_in(photo(kind, seed))
+    assert {"47.314159", "8.544811"} <= set(private_in(project.manifest_path(BATCH).read_bytes()))
     table = project.root / "data" / "features" / f"{BATCH}.parquet"
     pq.write_table(pq.read_table(table).select(["artifact"]), tmp_path / "moved.parquet")
-    assert any(SECRET in told(part) for part in contents(tmp_path / "moved.parquet"))
+    assert any(SECRET in private_in(part) for part in contents(tmp_path / "moved.parquet"))
     with closing(sqlite3.connect(tmp_path / "packed.db")) as database:
         database.execute("CREATE TABLE t (body BLOB)")
         database.execute("INSERT INTO t VALUES (?)", (zlib.compress(secret("packed").encode() * 50),))
         database.commit()
-    assert any(told(part) for part in contents(tmp_path / "packed.db"))
+    assert any(private_in(part) for part in contents(tmp_path / "packed.db"))
     packed = base64.b64encode(photo("JPEG", 0)).decode()
     (tmp_path / "page.html").write_text(f'["image/webp","{packed}"]')
-    assert any(told(part) for part in contents(tmp_path / "page.html"))
+    assert any(private_in(part) for part in contents(tmp_path / "page.html"))

@@ -1,4 +1,4 @@
-"""Cache entries that cannot be trusted, and photos that change under their id: never a stale result."""
+"""Untrusted cache entries, and photos that change under their id: never a stale result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Bomb:
 
 
 def older(data: bytes) -> bytes:
-    """The same entry, whole and with its digest, made by other versions of everything."""
+    """The same valid entry with older versions of all parts."""
     from curation_features.storage.cache import _decode, _encode
 
     document = json.loads(data)
@@ -59,7 +59,7 @@ DAMAGE: dict[str, Callable[[bytes, bytes, Path], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_an_entry_that_cannot_be_trusted_is_computed_anew_and_replaced(world, batch, damage) -> None:
+def test_an_untrusted_entry_is_recomputed_and_replaced(world, batch, damage) -> None:
     sound = run(world, batch)
     cache = world.stages().cache
     path = cache.path("photo 1")
@@ -70,14 +70,14 @@ def test_an_entry_that_cannot_be_trusted_is_computed_anew_and_replaced(world, ba
     results: list[Any] = []
     done = world.done_by(lambda: results.append(run(world, batch)))
     assert results == [sound]
-    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}  # and the neighbours out of the cache
+    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}  # the other photos come from the cache
     assert path.read_bytes() == kept
     assert world.done_by(lambda: run(world, batch)) == {}
     assert not (world.root / "exploded").exists()
 
 
 @pytest.mark.timeout(120)
-def test_an_entry_that_is_a_folder_or_a_fifo_is_passed_over_and_blocks_nothing(world, batch) -> None:
+def test_a_folder_or_fifo_as_entry_blocks_nothing(world, batch) -> None:
     sound = run(world, batch)
     cache = world.stages().cache
     cache.path("photo 1").unlink()
@@ -88,10 +88,8 @@ def test_an_entry_that_is_a_folder_or_a_fifo_is_passed_over_and_blocks_nothing(w
     assert cache.path("photo 2").is_file()  # replaced
 
 
-def test_a_photo_replaced_while_it_is_read_has_the_features_of_the_bytes_that_were_decoded(
-    world, batch, monkeypatch
-) -> None:
-    """Its file is another one as soon as its bytes are read; what is kept is kept for the bytes, not for the id."""
+def test_a_photo_replaced_while_read_has_features_of_read_bytes(world, batch, monkeypatch) -> None:
+    """The file changes right after it is read; the cache entry is for the bytes, not for the id."""
     new = Image.fromarray(np.random.default_rng(77).integers(0, 256, (64, 96, 3), dtype=np.uint8))
     old = run(world, batch)
     world.stages().cache.clear()

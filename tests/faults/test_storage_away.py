@@ -1,4 +1,4 @@
-"""Photo storage that is away for a while is not success: nothing is announced, and the photos are tried again."""
+"""Temporarily missing photo storage is not a success: nothing is announced, and the photos are retried."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from curation_features.storage.artifacts import ArtifactStore
 
 
 class Project:
-    """A batch whose photos lie in a folder that can go away."""
+    """A batch whose photos can be moved away."""
 
     def __init__(self, world) -> None:
         self.world = world
@@ -62,7 +62,7 @@ def project(world) -> Project:
     return Project(world)
 
 
-def test_a_batch_of_which_no_photo_can_be_read_fails(project) -> None:
+def test_a_batch_without_a_readable_photo_fails(project) -> None:
     project.hide(0, 1, 2, 3)
     with pytest.raises(StorageAwayError, match=r"'batch_1': none of its 4 photos can be read \(4 missing\).*mounted"):
         project.process()
@@ -81,12 +81,12 @@ def test_what_was_finished_before_stays(project) -> None:
     assert project.files() == before
 
 
-def test_photos_that_are_bad_themselves_are_no_storage_away(project) -> None:
+def test_damaged_photos_are_not_missing_storage(project) -> None:
     for number in range(4):
         project.path(number).write_bytes(b"no photo")
     assert project.process().event["data"]["retryable"] == 0
     project.hide(0, 1, 2)
-    event = project.process().event  # three are missing, and one is bad
+    event = project.process().event  # three are missing, one is damaged
     assert (event["data"]["statuses"]["failed"], event["data"]["retryable"]) == (4, 3)
 
 
@@ -95,7 +95,7 @@ def test_an_empty_batch_is_finished(project) -> None:
     assert project.process().event["data"]["artifacts"] == 0
 
 
-def test_some_photos_that_are_away_are_told_as_retryable(project) -> None:
+def test_missing_photos_are_counted_as_retryable(project) -> None:
     project.hide(1)
     assert project.process().event["data"]["retryable"] == 1
     project.show(1)
@@ -114,7 +114,7 @@ def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None
         "_read_local",
         lambda self, uri, real=PhotoReader._read_local: (read.append(uri), real(self, uri))[1],
     )
-    monkeypatch.setattr("curation_features.report.sheet.refresh", lambda *_: None)  # it reads photos for its pictures
+    monkeypatch.setattr("curation_features.report.sheet.refresh", lambda *_: None)  # it reads photos, too
     monkeypatch.setattr("curation_features.finish.refresh", lambda *_: None)
     done = project.world.done_by(lambda: project.process(retry_failed=True))
     assert read == [project.batch.artifacts[number].image_uri for number in (1, 3)]
@@ -123,7 +123,7 @@ def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None
     assert project.outbox.latest.get("batch_1")["data"]["retryable"] == 1
 
 
-def test_a_retry_gives_what_a_whole_run_gives(project) -> None:
+def test_a_retry_equals_a_whole_run(project) -> None:
     project.hide(0, 2)
     project.process()
     project.show(0, 2)
@@ -138,7 +138,7 @@ def test_a_retry_gives_what_a_whole_run_gives(project) -> None:
     assert project.files() == retried
 
 
-def test_a_retry_of_what_never_was_finished_makes_all_of_it(project) -> None:
+def test_a_retry_of_an_unfinished_batch_processes_all(project) -> None:
     project.process(retry_failed=True)
     assert project.statuses() == ["ok"] * 4
 
@@ -161,7 +161,7 @@ def test_two_ids_of_one_missing_photo_are_both_retried(project) -> None:
 
 
 class Broken:
-    """Stands for `os.open` on a file system that is gone."""
+    """Replaces `os.open` by one that fails for a file."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number, self.name, self.real = number, name, os.open
@@ -227,7 +227,7 @@ def test_the_command_fails_and_keeps_what_was_there(project, capsys, monkeypatch
         assert "4 missing" in error["message"]
     assert not (root / "out.json").exists()
     assert not (root / "data" / "events").exists()
-    assert Adoptions(root / "data").waiting() == ["batch_1"]  # accepted, so that a backfill makes it
+    assert Adoptions(root / "data").waiting() == ["batch_1"]  # accepted, so that a backfill processes it
     project.show(0, 1, 2)
     assert main(["process", "batch.json", "--json", "--retry-failed"]) == 0
     assert json.loads(capsys.readouterr().out)["statuses"] == {"ok": 0, "degraded": 3, "failed": 1}

@@ -1,4 +1,4 @@
-"""What is in the data folder: batches, their files, why they are stale, and what nothing refers to."""
+"""The inventory of the data folder: batches, their files, staleness, unreferenced files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from curation_features.weights import LazyModel
 
 
 def reasons(library: Library, batch_id: str = "holiday", given: Settings | None = None) -> list[str]:
-    """Why a batch is stale; the list and the single batch must say the same."""
+    """The reasons why a batch is stale; the list and the single batch must agree."""
     given = given or library.settings
     (listed,) = (entry for entry in list_batches(given) if entry.batch_id == batch_id)
     shown, _ = show_batch(given, batch_id)
@@ -37,7 +37,7 @@ def reasons(library: Library, batch_id: str = "holiday", given: Settings | None 
 
 
 class KilledError(BaseException):
-    """Ends a command as `kill -9` would, as far as files go."""
+    """Ends a command like `kill -9`, as far as files are concerned."""
 
 
 def killed(*_: object, **__: object) -> None:
@@ -45,13 +45,13 @@ def killed(*_: object, **__: object) -> None:
 
 
 def later(path: Path) -> None:
-    """Give a file a later time than all others have, whatever the clock's resolution."""
+    """Make a file newer than all others, at any clock resolution."""
     found = path.stat()
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
 
 
 def accept(library: Library, batch_id: str, *seeds: int) -> None:
-    """Accept a manifest that is newer than all else."""
+    """Accept a manifest that is newer than all other files."""
     document = json.loads(library.ingest(batch_id, *seeds).read_bytes())
     library.store.put_manifest(batch_from(document))
     later(library.store.manifest_path(batch_id))
@@ -60,7 +60,7 @@ def accept(library: Library, batch_id: str, *seeds: int) -> None:
 # --- the list ---
 
 
-def test_the_list_tells_how_far_each_batch_is(library) -> None:
+def test_the_list_has_the_state_of_each_batch(library) -> None:
     library.ingest("c", 7)
     accept(library, "d", 8)
     found = {entry.batch_id: entry for entry in list_batches(library.settings)}
@@ -80,7 +80,7 @@ def test_the_list_tells_how_far_each_batch_is(library) -> None:
     assert found["holiday"].bytes == sum(path.stat().st_size for path in files)
 
 
-def test_without_events_the_table_tells_the_same(library) -> None:
+def test_without_events_the_table_gives_the_same(library) -> None:
     with_events = list(list_batches(library.settings))
     shutil.rmtree(library.data / "events")
     assert list(list_batches(library.settings)) == with_events
@@ -129,8 +129,8 @@ def test_a_batch_that_process_accepted_and_left(library, monkeypatch, batch_id, 
     assert reasons(library, batch_id) == [reason]
 
 
-def test_features_without_their_event_are_told_by_their_table(library, monkeypatch) -> None:
-    """As a run leaves them that dies before it announces them: the newest event is of the version before."""
+def test_features_without_an_event_are_read_from_the_table(library, monkeypatch) -> None:
+    """The run was killed before the announcement: the latest event is of the previous features."""
     monkeypatch.setattr("curation_features.events.outbox.Outbox.announce", killed)
     with pytest.raises(KilledError):
         library.command("process", str(library.ingest("holiday", 1)))
@@ -143,13 +143,13 @@ def test_features_without_their_event_are_told_by_their_table(library, monkeypat
 def test_an_accepted_manifest_that_the_features_are_not_of(library) -> None:
     accept(library, "holiday", 1, 2)
     assert reasons(library) == ["newer_manifest"]
-    shutil.rmtree(library.data / "events")  # then the artifacts tell it
+    shutil.rmtree(library.data / "events")  # then artifacts are compared
     assert reasons(library) == ["newer_manifest"]
     accept(library, "holiday", 1, 2, 3)  # the same as before
     assert reasons(library) == []
 
 
-def test_the_manifest_that_features_are_of_is_no_news(library) -> None:
+def test_the_origin_of_the_features_is_not_newer(library) -> None:
     document = json.loads((library.data / "batches/holiday.json").read_bytes())
     library.store.put_manifest(batch_from(document))
     later(library.store.manifest_path("holiday"))
@@ -172,7 +172,7 @@ def test_a_file_that_is_missing(library, name) -> None:
     assert reasons(library) == ["files_missing"]
 
 
-def test_no_page_is_missing_where_none_is_made(library) -> None:
+def test_no_page_is_missing_without_the_setting(library) -> None:
     (library.data / "features/holiday.html").unlink()
     assert reasons(library, given=library.settings.replace(contact_sheet=False)) == []
 
@@ -193,7 +193,7 @@ def test_another_model(library) -> None:
     assert reasons(library) == ["model"]
 
 
-def test_without_weights_nothing_is_said_of_their_versions(library) -> None:
+def test_without_weights_versions_are_unknown(library) -> None:
     def missing() -> None:
         raise MissingWeightsError("not here")
 
@@ -225,9 +225,9 @@ def test_photos_that_may_succeed_now(library) -> None:
     copy.unlink()
     assert library.command("process", str(manifest)) == 0
     assert reasons(library, "c") == ["retryable"]
-    shutil.rmtree(library.data / "events")  # then the table tells it
+    shutil.rmtree(library.data / "events")  # then the table is read
     assert reasons(library, "c") == ["retryable"]
-    copy.write_bytes(kept[: len(kept) // 2])  # which no other run will read either
+    copy.write_bytes(kept[: len(kept) // 2])  # permanently damaged
     assert library.command("process", str(manifest)) == 0
     assert reasons(library, "c") == []
 
@@ -239,7 +239,11 @@ def test_the_list_downloads_nothing(finished_library: Path, monkeypatch) -> None
         asked.append(fetch)
         raise MissingWeightsError("not here")
 
-    for module, name in (("clip.engine", "clip"), ("technical.clip_iqa", "clip_iqa"), ("technical.brisque", "brisque")):
+    for module, name in (
+        ("clip.engine", "clip"),
+        ("technical.clip_iqa", "clip_iqa"),
+        ("technical.brisque.loading", "brisque"),
+    ):
         monkeypatch.setattr(f"curation_features.{module}.locate_{name}", locate)
     found = list(list_batches(load_settings(finished_library)))
     assert [stale.reason for stale in found[0].stale] == ["unknown"]
@@ -256,7 +260,7 @@ def names(library: Library, batch_id: str) -> set[tuple[str, str]]:
 
 
 def test_every_file_of_a_batch_is_found(library) -> None:
-    """In every place that there is; batch `holiday-two` has its own in each of them."""
+    """In every place; batch `holiday-two` has a file in each of them, too."""
     data = library.data
     (event,) = (data / "events/features.completed").glob("holiday-????????????.json")
     (other,) = (data / "events/features.completed").glob("holiday-two-*.json")
@@ -312,7 +316,7 @@ def test_manifests_that_wait_in_other_folders_are_found(library, tmp_path: Path)
     assert found == [library.root / "drop/x.json", tmp_path / "elsewhere/x.json"]
 
 
-def test_pipes_and_folders_in_the_way_are_passed_by(library) -> None:
+def test_pipes_and_folders_are_skipped(library) -> None:
     for name in ("incoming", "quarantine", "events/pending", "manifests"):
         (library.data / name).mkdir(parents=True, exist_ok=True)
         (library.data / name / "holiday.json").unlink(missing_ok=True)
@@ -322,7 +326,7 @@ def test_pipes_and_folders_in_the_way_are_passed_by(library) -> None:
     assert len(list(list_batches(library.settings))) == 2
 
 
-# --- what nothing refers to ---
+# --- unreferenced files ---
 
 IDS = [f"{number:064x}" for number in range(6)]
 BATCHES = ("x", "y", "z")
@@ -330,7 +334,7 @@ BATCHES = ("x", "y", "z")
 
 @st.composite
 def _references(draw: st.DrawFn) -> dict[tuple[str, str], list[str]]:
-    """For each document of each batch the photos that it refers to."""
+    """The photos that each document of each batch refers to."""
     documents = ("batches", "manifests", "claimed", "accepted", "technical_metrics")
     keys = draw(st.lists(st.tuples(st.sampled_from(BATCHES), st.sampled_from(documents)), unique=True))
     return {key: draw(st.lists(st.sampled_from(IDS), unique=True)) for key in keys}
@@ -364,7 +368,7 @@ def _write(root: Path, references: dict[tuple[str, str], list[str]]) -> Settings
 
 @examples(max_examples=60)
 @given_any(_references())
-def test_what_is_referred_to_is_never_unreferenced(references) -> None:
+def test_referenced_files_are_never_unreferenced(references) -> None:
     """Copies are named by manifests, cache entries by ids in any document, thumbnails by digests in tables."""
     root = Path(tempfile.mkdtemp())
     try:
@@ -375,7 +379,7 @@ def test_what_is_referred_to_is_never_unreferenced(references) -> None:
         for (batch_id, document), photos in references.items():
             if document != "technical_metrics":
                 manifests.update(photos)
-            elif batch_id in alive:  # else the table goes itself
+            elif batch_id in alive:  # otherwise the table is deleted, too
                 tables.update(photos)
         cache = {FeatureCache(given.cache_path).path(photo_id).name: photo_id for photo_id in IDS}
         kept = {"copy": {*IDS}, "cache": {*IDS}, "thumbnail": {*IDS}}
@@ -400,7 +404,7 @@ def test_a_manifest_that_cannot_be_read_stops_the_search(library) -> None:
     assert UnreferencedFiles(library.settings, 0).find() == []
 
 
-def test_ids_that_no_file_can_have_are_passed_by(library) -> None:
+def test_invalid_ids_are_skipped(library) -> None:
     (library.data / "incoming").mkdir()
     manifest = {"batch_id": "c", "artifacts": [{"photo_id": "\ud800", "std_uri": "\ud800\0"}, 5, {"photo_id": 7}]}
     (library.data / "incoming/c.json").write_text(json.dumps(manifest))
@@ -408,7 +412,7 @@ def test_ids_that_no_file_can_have_are_passed_by(library) -> None:
 
 
 def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
-    """Absolute paths of the place where it was lead nowhere now, and name the same files."""
+    """Absolute paths of the old place are invalid, but end with the same names."""
     for folder in ("batches", "manifests"):
         manifest = library.data / folder / "holiday.json"
         manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
@@ -419,5 +423,5 @@ def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
 
 def test_files_that_ingest_did_not_make_are_not_candidates(library) -> None:
     (library.data / "rankingInput/IMG_1.jpg").write_text("of another service")
-    (library.data / "cache/features/notes.json").write_text("of somebody")
+    (library.data / "cache/features/notes.json").write_text("of another program")
     assert UnreferencedFiles(library.settings, 0).find() == []

@@ -1,4 +1,4 @@
-"""The contact sheet on the command line: made by every run, and by `report`."""
+"""The contact sheet on the command line: written by runs, and by `report`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def features(project: Project) -> Path:
 
 
 def said(project: Project) -> str:
-    """What the last command has said."""
+    """The output since the last call."""
     text = project.terminal.getvalue()
     project.terminal.seek(0)
     project.terminal.truncate()
@@ -51,7 +51,7 @@ def test_process_materialize_and_report_make_the_same_page(project) -> None:
     assert b"0 [bold].png" in pages[0]
 
 
-def test_process_makes_the_page_before_it_tells_of_the_batch(project, monkeypatch) -> None:
+def test_the_page_is_written_before_the_announcement(project, monkeypatch) -> None:
     from curation_features.events.outbox import Outbox
 
     there = []
@@ -60,7 +60,7 @@ def test_process_makes_the_page_before_it_tells_of_the_batch(project, monkeypatc
     assert there == [True]
 
 
-def test_settings_can_do_without(project, monkeypatch) -> None:
+def test_a_setting_turns_pages_off(project, monkeypatch) -> None:
     monkeypatch.setenv("CURATION_FEATURES_CONTACT_SHEET", "false")
     assert project.command("process", str(project.manifest_path("trip"))) == 0
     assert ".html" not in said(project)
@@ -69,7 +69,7 @@ def test_settings_can_do_without(project, monkeypatch) -> None:
     assert (features(project) / "trip.html").exists()
 
 
-def test_a_page_that_cannot_be_made_costs_the_run_nothing(project) -> None:
+def test_a_failing_page_does_not_fail_the_run(project) -> None:
     (features(project) / "trip.html").mkdir(parents=True)
     assert project.command("process", str(project.manifest_path("trip"))) == 0
     document = json.loads((features(project) / "trip.json").read_bytes())
@@ -77,13 +77,13 @@ def test_a_page_that_cannot_be_made_costs_the_run_nothing(project) -> None:
     assert len(list((project.settings.data_path / "events" / "features.completed").iterdir())) == 1
 
 
-def test_a_run_whose_output_goes_elsewhere_makes_no_page(project) -> None:
+def test_a_run_to_another_file_makes_no_page(project) -> None:
     output = project.root / "out.json"
     assert project.command("process", str(project.manifest_path("trip")), "--output", str(output)) == 0
     assert list(project.root.rglob("*.html")) == []
 
 
-def test_report_makes_the_page_anew(project) -> None:
+def test_report_replaces_the_page(project) -> None:
     project.command("process", str(project.manifest_path("trip")))
     page = features(project) / "trip.html"
     whole = page.read_bytes()
@@ -92,7 +92,7 @@ def test_report_makes_the_page_anew(project) -> None:
     assert page.read_bytes() == whole
 
 
-def test_machines_are_told_what_the_help_says(project) -> None:
+def test_json_has_the_fields_of_the_help(project) -> None:
     project.command("process", str(project.manifest_path("trip")))
     said(project)
     assert project.command("report", "trip", "--json") == 0
@@ -101,12 +101,12 @@ def test_machines_are_told_what_the_help_says(project) -> None:
     assert fields.keys() == FIELDS.keys()
 
 
-def test_report_writes_where_it_is_told_to(project) -> None:
+def test_report_writes_to_another_file(project) -> None:
     project.command("process", str(project.manifest_path("trip")))
     (features(project) / "trip.html").unlink()
     output = project.root / "pages" / "mine.html"
     assert project.command("report", "trip", "--output", str(output)) == 2
-    assert f"there is no folder {output.parent}; make it first" in said(project)
+    assert str(output.parent) in said(project)
     output.parent.mkdir()
     assert project.command("report", "trip", "--output", str(output)) == 0
     assert said(project) == f"{output}\n"
@@ -124,9 +124,7 @@ def test_report_opens_the_page(project, monkeypatch, found) -> None:
     assert opened == []
     assert project.command("report", "trip", "--open") == 0
     assert opened == [(features(project) / "trip.html").as_uri()]
-    told = [line for line in said(project).splitlines() if "browser" in line]
-    path = features(project) / "trip.html"
-    assert told == ([] if found else [f"curation-features: no browser was found; open {path} in one"])
+    assert ("no browser" in said(project)) != found
 
 
 @pytest.mark.parametrize(
@@ -140,23 +138,17 @@ def test_report_opens_the_page(project, monkeypatch, found) -> None:
         ("", "curation-features process MANIFEST"),
     ],
 )
-def test_a_batch_that_was_never_finished_is_code_2_with_the_remedy(project, batch, remedy) -> None:
+def test_an_unfinished_batch_is_code_2_with_a_remedy(project, batch, remedy) -> None:
     project.command("process", str(project.manifest_path("trip")))
     said(project)
     assert project.command("report", batch) == 2
     [line] = said(project).splitlines()
-    assert line.startswith("curation-features: there are no finished features of batch ")
+    assert "no finished features" in line
     assert remedy in line
     assert "\x1b" not in line
 
 
-def test_before_any_batch_there_is_none_to_report(project) -> None:
-    said(project)
-    assert project.command("report", "trip") == 2
-    assert "curation-features process MANIFEST" in said(project)
-
-
-def test_features_that_are_damaged_are_code_1(project) -> None:
+def test_damaged_features_are_code_1(project) -> None:
     project.command("process", str(project.manifest_path("trip")))
     (features(project) / "trip.parquet").write_bytes(b"no table")
     said(project)

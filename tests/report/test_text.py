@@ -1,4 +1,4 @@
-"""Paths as people may be shown them: enough to tell photos apart, and nothing above the folder they are all in."""
+"""Displayed paths distinguish photos, and show nothing above their common folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def paths(*uris: Any, length: int = 120) -> list[str]:
         (["/home/ada/trip/a.jpg"], ["a.jpg"]),
         (["./a.jpg", "b.jpg", "x/../c.jpg"], ["a.jpg", "b.jpg", "c.jpg"]),
         (["/t/ab/1.jpg", "/t/abc/1.jpg"], ["ab/1.jpg", "abc/1.jpg"]),  # folders, not letters
-        (["/t/a", "/t/a/b.jpg"], ["a", "a/b.jpg"]),  # a file called like the folder of another
+        (["/t/a", "/t/a/b.jpg"], ["a", "a/b.jpg"]),  # a file named like the folder of another
         (["/t/a.jpg", "/t/a.jpg"], ["a.jpg", "a.jpg"]),
         (["file:///t/x/50%25%20a.jpg", "/t/y/50%20a.jpg"], ["x/50% a.jpg", "y/50%20a.jpg"]),
         (["s3://bucket/t/x/1%20.jpg", "s3://bucket/t/y/1.jpg?sig=SECRET"], ["x/1 .jpg", "y/1.jpg"]),
@@ -45,7 +45,7 @@ def test_paths_are_one_line_and_never_empty() -> None:
     assert display_paths([]) == []
 
 
-def test_of_a_long_path_the_end_is_shown() -> None:
+def test_a_long_path_shows_its_end() -> None:
     assert paths("/t/a.jpg", f"/t/{'x' * 50}/IMG_1.JPG", length=20) == ["a.jpg", "…xxxxxxxxx/IMG_1.JPG"]
 
 
@@ -66,7 +66,7 @@ def test_ingested_photos_of_one_name_differ(shared_data, settings) -> None:
     assert display_paths(artifacts) == ["100CANON/IMG_0001.JPG", "101CANON/IMG_0001.JPG"]
 
 
-def test_the_common_folder_needs_no_memory_for_each_photo() -> None:
+def test_the_common_folder_needs_constant_memory() -> None:
     tracemalloc.start()
     assert common_folders(f"/home/ada/{n % 7}/{n}.jpg" for n in range(20_000)) == {"absolute": ["home", "ada"]}
     assert tracemalloc.get_traced_memory()[1] < 100_000
