@@ -41,7 +41,7 @@ def test_the_same_manifest_again_starts_no_second_run(daemon, world) -> None:
     assert daemon.tick() == ["batch_9"]
     daemon.drop([photo])
     assert daemon.tick() == []
-    assert "as before: batch_9" in daemon.skipped
+    assert "unchanged: batch_9" in daemon.skipped
     assert daemon.tick() == []
 
 
@@ -193,10 +193,10 @@ def test_a_cloud_event_is_taken_like_a_bare_manifest(daemon, world) -> None:
 
 
 def test_a_tick_is_bounded_and_the_next_ones_take_the_rest(daemon, world, monkeypatch) -> None:
-    from curation_features.inbox.folders import IncomingFolders
+    from curation_features.inbox.folders import Inbox
 
-    take = IncomingFolders.take
-    monkeypatch.setattr(IncomingFolders, "take", lambda folders, cursor: take(folders, cursor, limit=2))
+    take = Inbox.take
+    monkeypatch.setattr(Inbox, "take", lambda folders, cursor: take(folders, cursor, limit=2))
     names = [f"many_{number}" for number in range(5)]
     for number, name in enumerate(names):
         daemon.drop([world.photo(f"{name}.png", number)], name)
