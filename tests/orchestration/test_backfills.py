@@ -1,4 +1,4 @@
-"""Many batches in one run: exact versions, models loaded once, and a bad batch that costs only itself."""
+"""Many batches in one run: exact versions, models loaded once, and a bad batch that fails alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curation_features.weights import LazyModel, Weights
 NAMES = [spec.key.to_user_string() for spec in SPECS]
 
 
-def test_a_run_over_many_batches_leaves_the_versions_that_runs_of_their_own_would(pipeline, world) -> None:
+def test_a_run_over_many_batches_leaves_the_same_versions(pipeline, world) -> None:
     batch_ids = pipeline.accept_many(3)
     assert pipeline.run_range("b00", "b02").success
     together = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
@@ -48,7 +48,7 @@ def stale(pipeline, batch_id: str) -> set[str]:
     return {name for name in NAMES if resolver.get_status(dg.AssetKey(name), batch_id) != StaleStatus.FRESH}
 
 
-def test_partitions_are_fresh_after_a_run_and_stale_exactly_where_something_changed(pipeline, world) -> None:
+def test_partitions_are_stale_exactly_after_a_change(pipeline, world) -> None:
     batch_ids = pipeline.accept_many(2)
     assert pipeline.run_range("b00", "b01").success
     assert [stale(pipeline, batch_id) for batch_id in batch_ids] == [set(), set()]
@@ -61,7 +61,7 @@ def test_partitions_are_fresh_after_a_run_and_stale_exactly_where_something_chan
     assert stale(pipeline, "b00") == {"technical_metrics"} | ({"features"} & stale(pipeline, "b00"))
 
 
-def test_a_run_with_settings_of_its_own_leaves_its_partition_stale(pipeline, world) -> None:
+def test_a_run_with_other_settings_leaves_its_partition_stale(pipeline, world) -> None:
     other = world.stages(pipeline.settings.replace(noise_sigma_max=0.5))
     definitions = build_definitions(pipeline.settings, resources={"stages": other, "store": pipeline.store})
     job = definitions.resolve_job_def("extract_features")
@@ -69,12 +69,12 @@ def test_a_run_with_settings_of_its_own_leaves_its_partition_stale(pipeline, wor
     assert stale(pipeline, "batch_1") == {"technical_metrics"}
 
 
-def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline, world, monkeypatch) -> None:
+def test_of_two_runs_of_a_batch_the_newest_manifest_wins(pipeline, world, monkeypatch) -> None:
     newer = world.batch([world.photo(f"{n}.png", n) for n in range(4)])
     merge, later = build.merge, []
 
     def merge_meanwhile(batch, *rest):
-        if not later:  # the second run begins while the first is at work
+        if not later:  # the second run starts during the first
             pipeline.accept(newer)
             later.append(threading.Thread(target=pipeline.run))
             later[0].start()
@@ -90,9 +90,9 @@ def test_two_runs_of_one_batch_do_not_mix_and_the_newest_manifest_wins(pipeline,
     assert stale(pipeline, "batch_1") == set()
 
 
-def test_a_batch_made_from_an_older_manifest_than_the_last_one_seen_is_stale(pipeline, world) -> None:
+def test_a_batch_of_an_older_manifest_is_stale(pipeline, world) -> None:
     newer = world.batch([world.photo("new.png", 3)])
-    pipeline.instance.report_runless_asset_event(observation(newer))  # it has not been accepted yet
+    pipeline.instance.report_runless_asset_event(observation(newer))  # not accepted yet
     assert pipeline.run().success
     assert {"technical_metrics", "image_embeddings"} <= stale(pipeline, "batch_1")
     pipeline.accept(newer)
@@ -100,7 +100,7 @@ def test_a_batch_made_from_an_older_manifest_than_the_last_one_seen_is_stale(pip
     assert stale(pipeline, "batch_1") == set()
 
 
-def test_a_fault_that_nobody_foresaw_costs_its_own_batch_only(pipeline, monkeypatch) -> None:
+def test_an_unexpected_error_fails_only_its_batch(pipeline, monkeypatch) -> None:
     def merge_or_fail(batch, *rest):
         if batch.batch_id == "b01":
             raise ZeroDivisionError("a fault in the code")

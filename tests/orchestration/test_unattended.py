@@ -115,7 +115,7 @@ def events(root: Path) -> list[str]:
     return sorted(name for name in outputs(root) if name.startswith("data/events/"))
 
 
-def test_twenty_manifests_become_what_they_should_by_themselves(root: Path) -> None:
+def test_twenty_manifests_are_processed_unattended(root: Path) -> None:
     documents = [manifest(root, f"batch_{number:02}") for number in range(18)]
     slow = json.dumps(documents[3])
     with dagster_dev(root):
@@ -205,7 +205,7 @@ def dying(root: Path, patch: str, **environ: str) -> dict[str, str]:
     return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die"), **environ}
 
 
-def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_each_batch_once(root: Path) -> None:
+def test_a_daemon_killed_before_the_launch_finishes_each_batch(root: Path) -> None:
     for number in range(2):
         drop(root, manifest(root, f"batch_{number}"))
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
@@ -224,7 +224,7 @@ def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_e
 
 
 @pytest.mark.parametrize("moment", ["image_embeddings", "artifacts", "features", "event"])
-def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
+def test_a_retry_of_a_killed_run_gives_the_same_bytes(
     root: Path, moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = manifest(root, "trip", photos=6)
@@ -244,7 +244,7 @@ def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
     assert len(events(root)) == 1
 
 
-def test_a_machine_that_restarts_in_a_run_finishes_it_and_goes_on(root: Path) -> None:
+def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
     drop(root, manifest(root, "trip", photos=3))
     patched = dying(root, IN_THE_RUN, MOMENT="image_embeddings", WITH_ALL_OTHERS="1")
@@ -279,7 +279,7 @@ def messages(query: Query, run_id: str) -> list[str]:
     return [event.get("message") or "" for event in query(RUN_EVENTS, run=run_id)["logsForRun"]["events"]]
 
 
-def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_photo(root: Path) -> None:
+def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
     batch_ids = [f"batch_{number:02}" for number in range(60)]
     settings = load_settings(root)
     store = ArtifactStore(settings.data_path)
@@ -322,7 +322,7 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_p
             assert {label["label"] for label in new["clip_labels"]} == LABELS
 
 
-def test_reconciliation_relabels_what_new_labels_touch_by_itself_and_then_rests(root: Path) -> None:
+def test_reconciliation_relabels_once_after_new_labels(root: Path) -> None:
     batch_ids = ["batch_0", "batch_1", "batch_2"]
     store = ArtifactStore(load_settings(root).data_path)
     with dagster_dev(root) as query:
