@@ -187,7 +187,7 @@ class Flushed:
 
 
 class Outbox:
-    """Records events in the journal, and stores them for a remote sink until it has accepted them.
+    """Records events in the journal, and keeps them until the remote sink accepts them.
 
     Args:
         data_path: the data folder.
@@ -236,7 +236,7 @@ class Outbox:
         return event
 
     def publish(self, event: Mapping[str, Any]) -> Path:
-        """Record `event`, try to deliver the pending events, and return its path in the journal.
+        """Record `event`, deliver pending events, and return its path in the journal.
 
         Call it once the artifacts are durable. An event in the journal is not sent again. If the sink is down, the
         event stays pending, without an error.
@@ -332,7 +332,7 @@ class Outbox:
         log.warning("Events are pending in %s: %s", self.pending, problem)
 
     def _next_stamp(self) -> int:
-        """The current time in ns, but greater than that of every pending event, even if the clock was set back."""
+        """The time in ns, but after every pending event even if the clock was set back."""
         last = max((int(path.name.partition("-")[0]) for path in self._paths()), default=0)
         return max(time.time_ns(), last + 1)
 
@@ -364,5 +364,5 @@ def _modified(path: Path) -> int:
 
 
 def _mark_refused(path: Path) -> None:
-    """Rename a pending file and set its time, so that it comes after all others."""
+    """Rename a pending file and set its time; it comes last then."""
     os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))

@@ -78,7 +78,7 @@ class WebhookSink:
 
 
 def _origin(url: str) -> str:
-    """Validate a URL and return scheme, host and port, the parts that are not secret."""
+    """Validate a URL and return its public part: scheme, host and port."""
     import requests
     import urllib3
 

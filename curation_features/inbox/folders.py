@@ -247,7 +247,7 @@ class Inbox:
 
     def reason(self, name: str) -> str:
         """The reason in the reason file of a quarantined file."""
-        return str(_read_reason(self.quarantine / name).get("reason", "there is no readable reason file"))
+        return str(_read_reason(self.quarantine / name).get("reason", "its reason file is missing or damaged"))
 
     def _list(self, cursor: Cursor, tick: _Tick, locks: ExitStack) -> list[_File]:
         """Lock every folder and list its files; the tick's cursor keeps the entries that are still valid."""
@@ -413,9 +413,9 @@ def _files_in(folder: Path) -> list[_File]:
 
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, FileState]]:
-    """The `.json` entries of a folder, subfolders excluded, with their own state, not that of a link's target.
+    """Scan the `.json` entries of a folder, without subfolders.
 
-    Deletes temporary files of killed processes.
+    The state of a link is its own, not that of its target. Temporary files of killed processes are deleted.
     """
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -106,7 +106,9 @@ class DagsterServer:
         known = set(self.batch_ids())
         unknown = [batch_id for batch_id in batch_ids if batch_id not in known]
         if unknown or not batch_ids:
-            raise InputError(f"no such batch: {', '.join(unknown[:5])}" if unknown else "there are no batches yet")
+            raise InputError(
+                f"no such batch: {', '.join(unknown[:5])}" if unknown else "this Dagster has no batches yet"
+            )
         params = {
             "partitionNames": list(batch_ids),
             "assetSelection": [{"path": [name]} for name in assets],
@@ -153,7 +155,7 @@ class DagsterServer:
             time.sleep(_POLL_S)
 
     def not_made(self, batch_ids: Sequence[str], assets: Sequence[str], since: float) -> list[str]:
-        """Batches without a materialization of every asset at or after `since` (Unix time, s)."""
+        """Batches that lack a materialization of an asset since `since` (Unix time, s)."""
         made = dict.fromkeys(batch_ids, 0)
         for start in range(0, len(batch_ids), _PARTITIONS_PER_QUERY):
             ids = list(batch_ids[start : start + _PARTITIONS_PER_QUERY])

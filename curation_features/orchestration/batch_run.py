@@ -30,7 +30,7 @@ RETRY_FAILED = "curation_features/retry_failed"
 
 
 class BatchRun:
-    """Materializes the selected assets of batches and reports each partition to Dagster once it is finished.
+    """Materializes the selected assets of batches, and reports each finished partition.
 
     Args:
         context: of the step, with the selected assets and checks.

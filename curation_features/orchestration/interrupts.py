@@ -11,7 +11,7 @@ AT_TERMINAL = "curation_features/at_terminal"
 
 @contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Report an interrupt of the block as a cancellation if the run has the tag `AT_TERMINAL`.
+    """Turn an interrupt into a cancellation if the run is tagged `AT_TERMINAL`.
 
     By default, Dagster takes an unexpected interrupt for the death of the process: a failure with a stack trace, and a
     retry.

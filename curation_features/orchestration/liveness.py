@@ -1,7 +1,8 @@
-"""Detect runs whose process died, by a lock that the operating system releases with the process.
+"""Detect runs whose process died.
 
-Dagster's code server notices the death of a run that it started. If both die at once, as when the machine restarts,
-nothing does: the run stays started indefinitely and keeps its slot in the pool.
+Each run holds a file lock, which the operating system releases when the process ends. Dagster's code server notices the
+death of a run that it started. If both die at once, as when the machine restarts, nothing does: the run stays started
+indefinitely and keeps its slot in the pool.
 """
 
 import os

@@ -120,7 +120,7 @@ def missing_metadata(plan: Plan) -> dict[str, dg.JsonMetadataValue]:
 
 
 def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict[str, Any]:
-    """Paths of the finished features and of their contact sheet, if there is one.
+    """Paths of the finished features and of the contact sheet, if any.
 
     Paths are for copying: Dagster opens URLs, and browsers open no file from a server's page (`file://`).
     """
@@ -216,7 +216,7 @@ def _limit_size(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
-    """A Markdown table of the extreme photos, one row per photo with all its causes."""
+    """Render the extreme photos as a Markdown table, one row per photo."""
     metrics = [metric.name for metric in METRICS]
     lines = [f"| | photo | why | {' | '.join(metrics)} | labels |", "|" + " --- |" * (len(metrics) + 4)]
     for photo in {extreme.photo.position: extreme.photo for extreme in chosen}.values():
@@ -264,6 +264,6 @@ def _score(record: PhotoRecord, metric: str) -> float | None:
 
 
 def _plain(numbers: Mapping[str, Any]) -> dict[str, int | float]:
-    """Keep the finite numbers, as Python's own types, which Dagster can store and plot."""
+    """Keep the finite numbers, as types that Dagster can store and plot."""
     own = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
     return {name: value for name, value in own.items() if math.isfinite(value)}

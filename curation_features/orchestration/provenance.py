@@ -75,7 +75,7 @@ def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition:
 def recent_metadata(
     instance: dg.DagsterInstance, asset: dg.AssetKey, limit: int
 ) -> dict[str, Mapping[str, dg.MetadataValue]]:
-    """Metadata of the newest materialization of each partition among the last `limit` of an asset."""
+    """Metadata of the last `limit` materializations; the newest one of each partition."""
     metadata: dict[str, Mapping[str, dg.MetadataValue]] = {}
     for record in instance.fetch_materializations(asset, limit=limit).records:
         if record.partition_key is not None:

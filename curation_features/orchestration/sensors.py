@@ -142,7 +142,7 @@ def _quarantine(delivery: Delivery, error: Exception, incoming: Inbox, context: 
 def _needed_arrival(
     delivery: Delivery, instance: dg.DagsterInstance, incoming: Inbox, store: ArtifactStore, latest: LatestEvents
 ) -> Delivery | None:
-    """The delivery if its batch is new, changed or unfinished, so that it needs a run; else None."""
+    """The delivery if its batch is new, changed or unfinished; else None."""
     batch = delivery.batch
     records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(batch)), limit=1)
     if delivery.again or not records or records[0].dagster_run.status is dg.DagsterRunStatus.NOT_STARTED:

@@ -159,7 +159,7 @@ def test_unusual_labels_are_reported(pipeline, world) -> None:
     assert pipeline.checks("two")["labels_as_usual"]
     world.clip._projection *= -1  # a broken model predicts other labels
     run("odd")
-    run("odd")  # its own labels are no history
+    run("odd")  # its own labels do not count
     assert pipeline.checks("odd")["labels_as_usual"] is False
     (world.root / "config").mkdir()
     (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))

@@ -1,4 +1,4 @@
-"""The pipeline by itself: real daemon, code server, webserver and run processes; real kills."""
+"""The pipeline unattended: real daemon, code server, webserver and run processes; real kills."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str
 
 
 def manifest(root: Path, batch_id: str, photos: int = 1, seed: int = 0) -> dict[str, Any]:
-    """A manifest of photos that are written for it; the same bytes in every project."""
+    """Write photos and return their manifest; the same bytes in every project."""
     artifacts = []
     for number in range(photos):
         path = root / "photos" / f"{batch_id}_{seed}_{number}.png"
@@ -85,14 +85,14 @@ def runs(root: Path) -> list[dg.DagsterRun]:
 
 
 def idle(root: Path, finished: int) -> bool:
-    """Whether so many runs have succeeded, and none is under way."""
+    """Whether so many runs have succeeded and none is active."""
     found = runs(root)
     assert not [run for run in found if run.status is dg.DagsterRunStatus.FAILURE], "a run failed"
     return len([run for run in found if run.is_success]) >= finished and all(run.is_finished for run in found)
 
 
 def a_tick_more(root: Path, sensor: str) -> None:
-    """Wait until a sensor has looked once more; what it launches is there by then."""
+    """Wait for another tick of a sensor; the runs that it launches exist by then."""
     now = time.time()
 
     def looked(instance: dg.DagsterInstance) -> bool:
@@ -105,7 +105,7 @@ def a_tick_more(root: Path, sensor: str) -> None:
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    """Finished features and events, by their path."""
+    """Finished features and events, by path."""
     folders = (root / "data" / "features", root / "data" / "events" / "features.completed")
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
@@ -198,7 +198,7 @@ if "spawn_main" in command:
 
 
 def dying(root: Path, patch: str, **environ: str) -> dict[str, str]:
-    """An environment in which one process of Dagster is killed, once, at a certain moment."""
+    """An environment in which one Dagster process is killed once, at a certain moment."""
     (root / "patch").mkdir()
     (root / "patch" / "sitecustomize.py").write_text(DIES_ONCE.replace("{patch}", patch))
     (root / "die").touch()
@@ -259,7 +259,7 @@ def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:
-    """Launch a backfill, and give how it ended."""
+    """Run a backfill and return its final state."""
     params = {
         "partitionNames": batch_ids,
         "assetSelection": [{"path": [name]} for name in assets],
@@ -305,10 +305,10 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
         assert backfill(query, ["batch_33"], everything)["status"] == "COMPLETED_SUCCESS"
         before = {batch_id: _features(store, batch_id) for batch_id in batch_ids}
 
-        for photo in (root / "photos").iterdir():  # whoever looked at an image now would fail
+        for photo in (root / "photos").iterdir():  # a run that opened a photo would fail
             photo.unlink()
         store_cache = settings.cache_path
-        for entry in store_cache.glob("*.json"):  # and whoever measured again would find nothing measured before
+        for entry in store_cache.glob("*.json"):  # and the cache would not help it
             entry.unlink()
         (root / "config").mkdir()
         (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
