@@ -284,22 +284,20 @@ class Inbox:
 
     def _advance(self, file: _File, tick: _Tick, *, is_expired: bool) -> None:
         """Let an incomplete file wait; claim any other one, and deliver or reject it."""
-        batch, problem = None, ManifestError("", "")
+        content: Batch | ManifestError
         try:
-            batch = self._read(file.path)
-        except _IncompleteError as error:
-            if not is_expired:
-                return tick.wait(file)
-            problem = error
+            content = self._read(file.path)
         except ManifestError as error:
-            problem = error
-        if not file.token:  # its writer may replace it before it is claimed, so read it again after that
+            content = error
+        if isinstance(content, _IncompleteError) and not is_expired:
+            tick.wait(file)
+        elif not file.token:  # its writer may replace it before it is claimed, so read it again after that
             self._advance(_claim(file, tick), tick, is_expired=is_expired)
-        elif batch is None:
-            tick.rejections.append(self._reject(file, problem, tick))
+        elif isinstance(content, ManifestError):
+            tick.rejections.append(self._reject(file, content, tick))
         else:
-            tick.deliveries.append(Delivery(file.token, file.again, file.name, batch, file.path))
-            tick.cursor.handed_over[file.token] = f"{batch.batch_id}-{batch.digest[:12]}.json"
+            tick.deliveries.append(Delivery(file.token, file.again, file.name, content, file.path))
+            tick.cursor.handed_over[file.token] = f"{content.batch_id}-{content.digest[:12]}.json"
 
     def _read(self, path: Path) -> Batch:
         """Read a manifest. Opening a file of any kind never blocks.

@@ -49,7 +49,8 @@ def test_ctrl_c_cancels_the_run_and_the_next_one_succeeds(tmp_path: Path, home: 
         running.send_signal(signal.SIGINT)
         said, complained = running.communicate(timeout=300)
     assert (running.returncode, said) == (130, "")
-    assert complained == "curation-features: interrupted; the same command goes on from what is done\n"
+    assert complained.startswith("curation-features: interrupted")
+    assert complained.count("\n") == 1
 
     with dg.DagsterInstance.from_config(os.fspath(home)) as instance:
         [run] = instance.get_runs()
