@@ -64,6 +64,18 @@ class Pipeline:
         """The finished features of a batch on disk."""
         return json.loads(self.store.feature_paths(batch_id)[0].read_bytes())
 
+    def write_labels(self, labels: str = "abcdef") -> None:
+        """Configure other labels, one per character."""
+        path = self.world.root / "config" / "labels.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"labels": list(labels)}))
+
+    @staticmethod
+    def failure_of(result: dg.ExecuteInProcessResult) -> str:
+        """The error of the failed step of a run."""
+        [failure] = result.filter_events(lambda event: event.is_step_failure)
+        return failure.step_failure_data.error.to_string()
+
     def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
         job = self.definitions().resolve_job_def("extract_features")
         selection = [dg.AssetKey(name) for name in assets] or None

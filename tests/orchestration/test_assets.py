@@ -61,8 +61,7 @@ def test_each_asset_counts_its_cached_photos(pipeline, world) -> None:
     assert cached() == {"technical_metrics": 3, "clip_labels": 3}
     pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
     assert cached() == {"technical_metrics": 0, "clip_labels": 3}
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     assert cached() == {"technical_metrics": 3, "clip_labels": 0}
 
 
@@ -90,8 +89,7 @@ def test_each_asset_can_be_materialized_separately(pipeline, world) -> None:
 
 def test_new_labels_change_labels_and_features_alone(pipeline, world) -> None:
     pipeline.run()
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     done: dict[str, int] = {}
     changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
     assert changed == {"label_embeddings", "clip_labels", "features"}
@@ -105,8 +103,7 @@ def test_features_alone_keep_the_labels_of_their_cosines(pipeline, world, predic
     json_path, table_path = pipeline.store.feature_paths("batch_1")
     before = json_path.read_bytes(), read_metadata(table_path)["labels"]
     assert len(before[1]) == 50
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     assert pipeline.run("batch_1", "features").success
     assert (json_path.read_bytes(), read_metadata(table_path)["labels"]) == before
     assert pipeline.run().success
@@ -267,7 +264,7 @@ def test_a_photo_changed_between_stages_gets_no_old_labels(pipeline, world) -> N
     world.photo("1.png", seed=50)
     pipeline.run("batch_1", "technical_metrics")
     pipeline.run("batch_1", "features")
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     errors = [[error["reason"] for error in artifact["features"]["errors"]] for artifact in document["artifacts"]]
     assert errors == [[], ["photo_changed"], []]
 
@@ -276,7 +273,7 @@ def test_bad_photos_are_failed_in_a_run_that_succeeds(pipeline, world) -> None:
     artifacts = [world.photo("0.png"), {"photo_id": "gone", "original_uri": "gone.jpg"}]
     pipeline.accept(world.batch(artifacts, "bad"))
     assert pipeline.run("bad").success
-    document = json.loads(pipeline.store.feature_paths("bad")[0].read_bytes())
+    document = pipeline.features("bad")
     assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "failed"]
     assert document["artifacts"][1]["features"]["errors"][0]["stage"] == "photo"
     assert len(document["artifacts"][1]["features"]["errors"]) == 1
@@ -307,11 +304,11 @@ def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
     assert not pipeline.run().success
     pipeline.settings = world.settings.replace(on_missing_weights="degrade")
     assert pipeline.run().success
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"degraded"}
     pipeline.models, pipeline.settings = {}, world.settings
     assert world.done_by(pipeline.run) == {"decoded": 3, "clip_images": 3, "clip_texts": 300}
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
 
 

@@ -47,11 +47,6 @@ def reconciler(pipeline, world) -> Iterator[Reconciler]:
     return found
 
 
-def write_labels(world, labels: list[str]) -> None:
-    (world.root / "config").mkdir(exist_ok=True)
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": labels}))
-
-
 def write_vocabulary(world) -> None:
     (world.root / "config" / "vocabularies").mkdir(parents=True, exist_ok=True)
     (world.root / "config" / "vocabularies" / "new.json").write_text(json.dumps({"labels": list("abcdef")}))
@@ -69,7 +64,7 @@ def settings_changed(**changes):
 @pytest.mark.parametrize(
     ("change", "assets"),
     [
-        (lambda pipeline, world: write_labels(world, list("abcdef")), {"label_embeddings", "clip_labels", "features"}),
+        (lambda pipeline, world: pipeline.write_labels(), {"label_embeddings", "clip_labels", "features"}),
         (lambda pipeline, world: write_templates(world), {"label_embeddings", "clip_labels", "features"}),
         (lambda pipeline, world: write_vocabulary(world), {"label_embeddings", "clip_labels", "features"}),
         (settings_changed(temperature=10.0), {"clip_labels", "features"}),
@@ -131,7 +126,7 @@ def test_a_change_does_not_request_a_batch_before_its_first_run(reconciler, pipe
     pipeline.accept(world.batch([world.photo("10.png", 10)], "batch_3"))
     assert reconciler.tick() == {}
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
-    write_labels(world, list("abcdef"))
+    pipeline.write_labels()
     assert reconciler.tick() == dict.fromkeys(ALL - {"image_embeddings"}, BOTH)
     pipeline.run("batch_3")
     assert reconciler.tick() == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 
 import dagster as dg
@@ -85,7 +84,7 @@ def test_of_two_runs_of_a_batch_the_newest_manifest_wins(pipeline, world, monkey
     monkeypatch.setattr(build, "merge", merge_meanwhile)
     assert pipeline.run().success
     later[0].join(60)
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     assert len(document["artifacts"]) == 4
     assert stale(pipeline, "batch_1") == set()
 
@@ -110,8 +109,7 @@ def test_an_unexpected_error_fails_only_its_batch(pipeline, monkeypatch) -> None
     monkeypatch.setattr(build, "merge", merge_or_fail)
     pipeline.accept_many(3)
     result = pipeline.run_range("b00", "b02")
-    [failure] = result.filter_events(lambda event: event.is_step_failure)
-    assert "b01: ZeroDivisionError: a fault in the code" in failure.step_failure_data.error.to_string()
+    assert "b01: ZeroDivisionError: a fault in the code" in pipeline.failure_of(result)
     assert pipeline.instance.get_materialized_partitions(dg.AssetKey("features")) == {"b00", "b02"}
 
 
@@ -120,8 +118,7 @@ def test_a_poisoned_batch_is_named_and_the_others_are_finished(pipeline, world) 
     pipeline.store.manifest_path("b01").write_text("{")
     result = pipeline.run_range("b00", "b02")
     assert not result.success
-    [failure] = result.filter_events(lambda event: event.is_step_failure)
-    message = failure.step_failure_data.error.to_string()
+    message = pipeline.failure_of(result)
     assert "1 of 3 batches failed" in message
     assert "b01" in message
     assert "b02:" not in message
@@ -141,8 +138,7 @@ def test_missing_weights_stop_the_run_at_once(pipeline) -> None:
     pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
     result = pipeline.run_range("b00", "b02")
     assert len(asked) == 1
-    [failure] = result.filter_events(lambda event: event.is_step_failure)
-    message = failure.step_failure_data.error.to_string()
+    message = pipeline.failure_of(result)
     assert "CLIP is not here" in message
     assert "batches failed" not in message
     assert pipeline.events() == []
@@ -165,8 +161,7 @@ def test_new_labels_relabel_all_batches_and_touch_no_image(pipeline, world) -> N
     batch_ids = pipeline.accept_many(3)
     assert pipeline.run_range("b00", "b02").success
     before = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     done = world.done_by(lambda: pipeline.run_range("b00", "b02", "label_embeddings", "clip_labels", "features"))
     assert done == {"clip_texts": 36}
     for batch_id in batch_ids:
