@@ -1,4 +1,4 @@
-"""Dagster's way in: `dagster dev -w workspace.yaml` loads `defs`."""
+"""Entry point of Dagster: `dagster dev -w workspace.yaml` loads `defs`."""
 
 from curation_features.orchestration.project import build_definitions
 

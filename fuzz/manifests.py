@@ -33,7 +33,7 @@ from mutations import (
 )
 
 from curation_features.errors import ManifestError
-from curation_features.inbox.folders import Cursor, IncomingFolders
+from curation_features.inbox.folders import Cursor, Inbox
 from curation_features.inbox.json_prefix import is_incomplete
 from curation_features.manifest import enrich, parse_manifest, to_json
 
@@ -136,7 +136,7 @@ class Trial:
         self._root = root
         self._incoming, self._quarantine = root / "project" / "incoming", root / "project" / "quarantine"
         self._incoming.mkdir(parents=True)
-        self._folders = IncomingFolders([self._incoming], self._quarantine)
+        self._folders = Inbox([self._incoming], self._quarantine)
 
     def __call__(self, data: bytes) -> str:
         """Return `accepted`, `refused` or `waits`.
@@ -153,7 +153,7 @@ class Trial:
         outcome = next(name for name, found in outcomes.items() if found)
         assert outcome == expected, f"{outcome}, not {expected}"
         assert sum(map(len, outcomes.values())) == 1
-        assert not taken.troubles
+        assert not taken.problems
         if outcome == "refused":
             assert taken.rejections[0].path.read_bytes() == data
             assert self._folders.reason("manifest.json") == taken.rejections[0].reason

@@ -20,36 +20,38 @@ if TYPE_CHECKING:
 
 FIELDS = {
     "backfill_id": "id of the backfill in Dagster",
-    "url": "where the browser shows it",
-    "batches": "how many batches were asked for",
-    "assets": "the assets that were asked for of each",
-    "made": "how many of batches x assets are made",
-    "failed": "how many failed",
-    "not_made": "ids of the batches that lack one",
-    "not_covered": "ids of batches in the data folder that this Dagster does not know",
+    "url": "address of its page in the browser",
+    "batches": "number of requested batches",
+    "assets": "requested assets of each batch",
+    "made": "number of materialized pairs of batch and asset",
+    "failed": "number of failed pairs",
+    "not_made": "ids of the batches that lack an asset",
+    "not_covered": "ids of batches in the data folder that this Dagster does not have",
 }
 
 
 def register(commands: Any) -> None:
-    """Declare the commands of this module."""
+    """Declare the command."""
     command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels", FIELDS)
     command.add_argument("batches", nargs="*", metavar="BATCH", help=f"{BATCH_HELP} (default: all)")
     command.add_argument(
         "--assets",
-        type=_assets,
+        type=_parse_assets,
         default=ASSETS,
         metavar="NAMES",
-        help=f"separated by commas, of {', '.join(ASSETS)}; or 'labels' for those that labels change (default: all)",
+        help=f"comma-separated, of {', '.join(ASSETS)}; or 'labels' for those that depend on labels (default: all)",
     )
     command.add_argument(
         "--retry-failed",
         action="store_true",
-        help="only batches with photos that failed for a reason that may pass, and of these only such photos",
+        help="only photos that failed for a transient reason, and their batches",
     )
-    command.add_argument("--url", default="http://127.0.0.1:3000", help="of Dagster's webserver (default: %(default)s)")
+    command.add_argument(
+        "--url", default="http://127.0.0.1:3000", help="address of Dagster's webserver (default: %(default)s)"
+    )
 
 
-def _assets(text: str) -> tuple[str, ...]:
+def _parse_assets(text: str) -> tuple[str, ...]:
     names = LABEL_ASSETS if text == "labels" else tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in ASSETS]:
         hint = nearest(unknown[0], ("labels", *ASSETS))
@@ -58,7 +60,7 @@ def _assets(text: str) -> tuple[str, ...]:
 
 
 def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make batches again in a running Dagster, with the labels and settings as they are now."""
+    """Recompute batches in a running Dagster, with the current labels and settings."""
     from curation_features.events.outbox import LatestEvents
     from curation_features.orchestration.backfill import DagsterServer
     from curation_features.orchestration.batch_run import RETRY_FAILED
@@ -73,16 +75,16 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
     not_covered = sorted({*store.batch_ids(), *store.finished_batch_ids()} - set(known))
     if not_covered:
         complain(
-            f"{_some(not_covered)}: not covered, because the Dagster at {args.url} does not know these batches of "
+            f"{_shorten(not_covered)}: not covered, because the Dagster at {args.url} does not have these batches of "
             f"{settings.data_path}; process or submit their manifests in its project"
         )
     batch_ids = list(dict.fromkeys(batch_id_of(given, settings) for given in args.batches)) or known
     if args.retry_failed:
         latest = LatestEvents(settings.data_path)
-        batch_ids = [batch_id for batch_id in batch_ids if _may_be_retried(batch_id, store, latest)]
+        batch_ids = [batch_id for batch_id in batch_ids if _needs_retry(batch_id, store, latest)]
         if not batch_ids:
-            nothing = dict.fromkeys(("backfill_id", "url")) | dict.fromkeys(("batches", "made", "failed"), 0)
-            fields = {**nothing, "assets": args.assets, "not_made": [], "not_covered": not_covered}
+            empty = dict.fromkeys(("backfill_id", "url")) | dict.fromkeys(("batches", "made", "failed"), 0)
+            fields = {**empty, "assets": args.assets, "not_made": [], "not_covered": not_covered}
             return Outcome(fields, partial(say, "no batch has photos to retry"))
     backfill_id = server.launch(batch_ids, args.assets, {RETRY_FAILED: "true"} if args.retry_failed else None)
     page = server.page(backfill_id)
@@ -92,8 +94,9 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
         with progress("making", wanted, unit="assets") as bar:
             status = server.wait(backfill_id, bar.advance)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the backfill goes on in Dagster: {page}") from None
+        raise Interrupted(f"interrupted; the backfill continues in Dagster: {page}") from None
     missing = [] if status.made == wanted else server.not_made(batch_ids, args.assets, status.launched)
+    error = None if status.made == wanted else CurationError(f"not made: {_shorten(missing)}")
     fields = {
         "backfill_id": backfill_id,
         "url": page,
@@ -104,12 +107,12 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
         "not_made": missing,
         "not_covered": not_covered,
     }
-    told = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
-    return Outcome(fields, partial(say, told), None if status.made == wanted else _not_made(missing))
+    summary = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
+    return Outcome(fields, partial(say, summary), error)
 
 
 def _adopt(store: ArtifactStore, settings: Settings) -> None:
-    """Report the batches that were made without Dagster to the project's instance, if there is one."""
+    """Report batches processed without Dagster to the project's instance, if it exists."""
     from curation_features.orchestration.resources import dagster_home
     from curation_features.storage.adoptions import Adoptions
 
@@ -123,22 +126,18 @@ def _adopt(store: ArtifactStore, settings: Settings) -> None:
     try:
         with project_instance(settings, packaged_file("dagster.yaml")) as instance:
             adopt_all(store, instance, SPECS, limit=len(waiting))
-    except StoreError as error:  # the batches that Dagster does not know are named
+    except StoreError as error:  # the command lists the batches that are not covered
         complain(str(error))
 
 
-def _may_be_retried(batch_id: str, store: ArtifactStore, latest: LatestEvents) -> bool:
-    """Whether a batch has photos that failed for a reason that may pass, or was not finished at all."""
+def _needs_retry(batch_id: str, store: ArtifactStore, latest: LatestEvents) -> bool:
+    """Whether a batch is unfinished or has photos that failed for a transient reason."""
     event = latest.get(batch_id)
     if event is None or event["data"].get("manifest") != store.accepted_digest(batch_id):
         return True
     return bool(event["data"].get("retryable"))
 
 
-def _some(batch_ids: Sequence[str]) -> str:
+def _shorten(batch_ids: Sequence[str]) -> str:
     more = f" and {len(batch_ids) - 10} more" if len(batch_ids) > 10 else ""
     return f"{', '.join(batch_ids[:10])}{more}"
-
-
-def _not_made(batch_ids: Sequence[str]) -> CurationError:
-    return CurationError(f"not made: {_some(batch_ids)}")

@@ -1,1 +1,1 @@
-"""What is announced when a batch is finished: stored first, then delivered."""
+"""`features.completed` events: journal, outbox and webhook."""

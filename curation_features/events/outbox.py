@@ -1,14 +1,14 @@
-"""`features.completed`: one CloudEvents 1.0 event for each finished version of a batch, and its way out.
+"""`features.completed`: one CloudEvents 1.0 event per finished version of a batch, and its delivery.
 
-    data/events/features.completed/{batch_id}-{digest12}.json   the journal: every event that was ever made
+    data/events/features.completed/{batch_id}-{digest12}.json   the journal: every event
     data/events/latest/{batch_id}.json                          the newest event of each batch
-    data/events/pending/{time_ns}-{batch_id}-{digest12}.json    events that a remote sink has not taken yet
-    data/events/pending/{...}.refused.json                      the same, of those that it has refused
+    data/events/pending/{time_ns}-{batch_id}-{digest12}.json    events that the remote sink has not accepted yet
+    data/events/pending/{...}.refused.json                      pending events that it has refused
 
-An event is published after the artifacts are durable. A sink gets it at least once: after a crash it may get an
-event of the same `source` and `id` again, which by CloudEvents is the same event. `data.sequence` counts the versions
-of a batch from 1, and `data.supersedes` is the id of the event before, so that a consumer can tell the newest one.
-A batch that returns to an earlier state has a new event, `{batch_id}-{digest12}-{sequence}`.
+An event is published once the artifacts are durable. A sink gets it at least once: after a crash it may get an event of
+the same `source` and `id` again, which CloudEvents defines as the same event. `data.sequence` counts the versions of a
+batch from 1, and `data.supersedes` is the id of the previous event, so that a consumer can find the newest one. A batch
+that returns to an earlier state has a new event, `{batch_id}-{digest12}-{sequence}`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 FEATURES_COMPLETED = "features.completed"
 SOURCE = "/curation_features"
 
-_REFUSED = ".refused.json"  # how the names of pending files end that the sink has refused
-_SECONDS_IN_A_RUN = 5.0  # a run does not stand still for the events of a long outage
+_REFUSED = ".refused.json"  # suffix of pending events that the sink has refused
+_SECONDS_IN_A_RUN = 5.0  # a run does not wait for all events of a long outage
 
 log = logging.getLogger(__name__)
 
@@ -58,23 +58,23 @@ def features_completed(
     latest: Mapping[str, Any] | None = None,
     sequence: int = 1,
 ) -> dict[str, Any]:
-    """The event that says that the features of a batch are there.
+    """Build the event of a finished batch.
 
-    It follows from its arguments alone, so that it is the same, byte for byte, when it is made again after a crash;
-    that is why it has no `time`, which CloudEvents leaves optional.
+    It depends on its arguments alone, so that a repetition after a crash is byte-identical. Therefore it has no `time`,
+    which is optional in CloudEvents.
 
     Args:
         manifest: digest of the manifest (`Batch.digest`).
-        digest: sha256 (hex) of the bytes of the features' JSON file.
-        features: that file.
-        table: the features as Parquet.
-        embeddings: the image embeddings, as Parquet.
-        root: the project's root; files inside it are named from there, others by their absolute path.
-        statuses: how many artifacts are `ok`, `degraded` and `failed`.
+        digest: SHA-256 (hex) of the features' JSON file.
+        features: path of that file.
+        table: path of the features as Parquet.
+        embeddings: path of the image embeddings as Parquet.
+        root: the project's root; paths inside it are relative to it, others absolute.
+        statuses: number of artifacts that are `ok`, `degraded` and `failed`.
         version: the `version` of the features: `technical` and `clip`.
-        retryable: how many artifacts have an error that another run may not meet (`schema.RETRYABLE_REASONS`).
-        latest: the newest event of the batch. If it says the same, it is the result; else the new event supersedes it.
-        sequence: of the new event if the batch has no `latest`.
+        retryable: number of artifacts with a transient error (`schema.RETRYABLE_REASONS`).
+        latest: the newest event of the batch; returned if its data is equal, else superseded.
+        sequence: number of the new event if there is no `latest`.
     """
     data = {
         "batch_id": batch_id,
@@ -105,14 +105,14 @@ def features_completed(
 
 
 class EventSink(Protocol):
-    """Where events go. It may get one again that it has taken."""
+    """A receiver of events. It may get an accepted event again."""
 
     def deliver(self, event: Mapping[str, Any]) -> None:
-        """Take `event`. Raises `EventError`: it was not taken, and `retry` says if the next one would be."""
+        """Accept `event`. Raises `EventError`: not accepted; `retry`: whether the sink is down for all events."""
 
 
 class FileSink:
-    """The journal: each event as a file of its own, whole or not at all."""
+    """The journal: one file per event, written whole or not at all."""
 
     def __init__(self, data_path: Path) -> None:
         self.folder = data_path / "events" / FEATURES_COMPLETED
@@ -122,21 +122,21 @@ class FileSink:
         return self.folder / f"{event['id']}.json"
 
     def holds(self, event: Mapping[str, Any]) -> bool:
-        """Whether this very event is there."""
+        """Whether the journal has this event, byte for byte."""
         try:
             return self.path(event).read_bytes() == to_json(event)
         except OSError:
             return False
 
     def deliver(self, event: Mapping[str, Any]) -> None:
-        """Write `event`, durably; one that is there is not touched. Raises `StoreError`."""
+        """Write `event` durably; an existing file is not touched. Raises `StoreError`."""
         if not self.holds(event):
             store_bytes(self.path(event), to_json(event))
 
     def of_batch(self, batch_id: str) -> list[dict[str, Any]]:
-        """The readable events of a batch, oldest first. It reads them all: the newest is in `LatestEvents`."""
-        found = (_read_event(path) for path in self.folder.glob(f"{batch_id}-*.json"))
-        events = [event for event in found if event is not None and event["subject"] == batch_id]
+        """The valid events of a batch, oldest first. It reads all of them; `LatestEvents` has the newest."""
+        candidates = (_read_event(path) for path in self.folder.glob(f"{batch_id}-*.json"))
+        events = [event for event in candidates if event is not None and event["subject"] == batch_id]
         return sorted(events, key=lambda event: int(event["data"]["sequence"]))
 
 
@@ -151,34 +151,34 @@ class LatestEvents:
         return self.folder / f"{batch_id}.json"
 
     def get(self, batch_id: str) -> dict[str, Any] | None:
-        """The newest event of a batch; None if there is none, or if its file is damaged."""
+        """The newest event of a batch; None if its file is missing or damaged."""
         event = _read_event(self.path(batch_id))
         return event if event is not None and event["subject"] == batch_id else None
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Keep an event as the newest of its batch, durably. Raises `StoreError`."""
+        """Store an event durably as the newest of its batch. Raises `StoreError`."""
         if self.get(event["subject"]) != event:
             store_bytes(self.path(event["subject"]), to_json(event))
 
 
 def _read_event(path: Path) -> dict[str, Any] | None:
-    """A `features.completed` event with a sequence number in a file; None if it holds no such event."""
+    """Read a `features.completed` event with a sequence number; None if the file has no such event."""
     try:
         event: Any = json.loads(path.read_bytes()) if path.is_file() else {}
-        is_sound = isinstance(event["id"], str) and type(event["data"]["sequence"]) is int
-        return event if is_sound and isinstance(event["subject"], str) else None
+        is_valid = isinstance(event["id"], str) and type(event["data"]["sequence"]) is int
+        return event if is_valid and isinstance(event["subject"], str) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What came of an attempt to deliver the events that wait.
+    """Result of an attempt to deliver the pending events.
 
     Attributes:
-        delivered: events that were taken.
-        pending: events that still wait.
-        problem: why they do; empty if nothing went wrong.
+        delivered: number of accepted events.
+        pending: number of events that remain.
+        problem: why they remain; empty without an error.
     """
 
     delivered: int
@@ -187,12 +187,12 @@ class Flushed:
 
 
 class Outbox:
-    """Records events in the journal, and keeps them for a remote sink until it has taken them.
+    """Records events in the journal, and keeps them until the remote sink accepts them.
 
     Args:
         data_path: the data folder.
         sink: the remote sink; None: events go to the journal only.
-        quiet_s: after the sink was found down, it is left alone for so long, s.
+        quiet_s: time without attempts after the sink was down, s.
     """
 
     def __init__(self, data_path: Path, sink: EventSink | None = None, *, quiet_s: float = 30.0) -> None:
@@ -202,149 +202,156 @@ class Outbox:
         self.pending = data_path / "events" / "pending"
         self._sink = sink
         self._quiet_s = quiet_s
-        self._quiet = (0.0, "")  # until when, on the monotonic clock, and why
-        self._swept = False
+        self._quiet = (0.0, "")  # end of that time on the monotonic clock, and the problem
+        self._is_swept = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Outbox:
-        """The outbox that settings ask for. Raises `SettingsError`: a webhook that can never be used."""
+        """Create the outbox of the settings. Raises `SettingsError`: the webhook is invalid."""
         webhook = settings.event_webhook
         return cls(settings.data_path, WebhookSink(webhook, settings.event_webhook_token) if webhook else None)
 
     def announce(self, **finished: Any) -> dict[str, Any]:
-        """Publish that a version of a batch is finished, and give the event.
+        """Publish the event of a finished version of a batch, and return it.
 
-        The same version as the last time is the same event. Call it while no other process finishes the same batch
-        (`ArtifactStore.exclusive`), once the artifacts are durable.
+        An unchanged version has the same event. Call it once the artifacts are durable, and while no other process can
+        finish the same batch (`ArtifactStore.exclusive`).
 
         Args:
-            finished: as in `features_completed`, but for `latest` and `sequence`.
+            finished: arguments of `features_completed`, without `latest` and `sequence`.
 
         Raises:
-            StoreError: it could not be recorded.
+            StoreError: the event cannot be recorded.
         """
         batch_id = finished["batch_id"]
         latest = self.latest.get(batch_id) or next(reversed(self.journal.of_batch(batch_id)), None)
         if latest is not None and not self.journal.holds(latest):
-            self.publish(latest)  # the process died between the two records of it
+            self.publish(latest)  # the process died between the two writes below
         sequence = (last_sequence(self._data_path, batch_id) or 0) + 1 if latest is None else 1
         event = features_completed(**finished, latest=latest, sequence=sequence)
         if event != latest and self.journal.path(event).exists() and not self.journal.holds(event):
             event["id"] += f"-{event['data']['sequence']}"  # an earlier version had the same features
-        self.latest.put(event)  # before the journal: no two events of a batch may have one sequence number
+        self.latest.put(event)  # before the journal: sequence numbers must be unique
         self.publish(event)
         return event
 
     def publish(self, event: Mapping[str, Any]) -> Path:
-        """Record `event` and try to deliver what waits; returns its file in the journal.
+        """Record `event`, deliver pending events, and return its path in the journal.
 
-        Call it once the artifacts are durable. An event that is in the journal already is not sent again. A sink
-        that is down is no error: the event waits.
+        Call it once the artifacts are durable. An event in the journal is not sent again. If the sink is down, the
+        event stays pending, without an error.
 
         Raises:
-            StoreError: it could not be recorded.
+            StoreError: the event cannot be recorded.
         """
-        if not self._swept:
-            self._swept = True
+        if not self._is_swept:
+            self._is_swept = True
             sweep(self.pending, self.journal.folder, self.latest.folder)
         if self._sink is not None and not self.journal.holds(event):
-            # Before the journal: an event that is there counts as sent or waiting, whenever the process dies.
+            # Before the journal: an event in the journal must be sent or pending, even if the process dies.
             store_bytes(self.pending / f"{self._next_stamp():020d}-{event['id']}.json", to_json(event))
         self.journal.deliver(event)
         self.flush(seconds=_SECONDS_IN_A_RUN)
         return self.journal.path(event)
 
     def flush(self, *, force: bool = False, seconds: float = 20.0) -> Flushed:
-        """Deliver what waits, oldest first; only one process at a time does so, and others return at once.
+        """Deliver pending events, oldest first; return at once if another process is delivering.
 
-        It ends where the sink is down, which is no error. An event that the sink refuses goes on waiting, behind all
-        others.
+        It stops if the sink is down, without an error. A refused event stays pending, behind all others.
 
         Args:
-            force: try at once, even if the sink was down a moment ago, and in what time is left offer again what it
-                has refused.
-            seconds: no further event is begun after so long; the rest waits for the next call.
+            force: try even if the sink was down a moment ago, and offer refused events again, after the others.
+            seconds: after this time no further event is sent; the others wait for the next call.
         """
-        waiting = len(self._waiting())
-        if not waiting:
+        pending = len(self._paths())
+        if not pending:
             return Flushed(0, 0)
         if self._sink is None:
-            return Flushed(0, waiting, "no webhook is configured")
+            return Flushed(0, pending, "no webhook is configured")
         quiet_until, problem = self._quiet
         if time.monotonic() < quiet_until and not force:
-            return Flushed(0, waiting, problem)
+            return Flushed(0, pending, problem)
         try:
             with FileLock(self.pending / ".lock", blocking=False):
-                return self._deliver(self._sink, force, time.monotonic() + seconds)
+                return self._deliver_due(self._sink, force, time.monotonic() + seconds)
         except Timeout:
-            return Flushed(0, waiting, "another process is delivering")
-        except OSError as error:  # of the pending folder; the events are recorded all the same
-            self._rest(str(error))
-            return Flushed(0, waiting, str(error))
+            return Flushed(0, pending, "another process is delivering")
+        except OSError as error:  # of the pending folder; the journal has the events
+            self._pause(str(error))
+            return Flushed(0, pending, str(error))
 
-    def _deliver(self, sink: EventSink, force: bool, deadline: float) -> Flushed:
+    def _deliver_due(self, sink: EventSink, force: bool, deadline: float) -> Flushed:
         delivered, problem = 0, ""
-        refusals: list[str] = []  # of events that were never refused before
-        for path in self._in_turn(force):
+        new_refusals: list[str] = []
+        for path in self._due_paths(force):
             if time.monotonic() >= deadline:
                 break
-            event = self._read(path)
-            if event is None:
-                continue
+            was_refused = _is_refused(path)
             try:
-                sink.deliver(event)
+                delivered += self._deliver(path, sink)
             except CurationError as error:
                 problem = str(error)
                 if not isinstance(error, EventError) or error.retry:
-                    self._rest(problem)
+                    self._pause(problem)
                     break
-                refusals += [] if _is_refused(path) else [problem]
-                _refuse(path)
-                continue
-            path.unlink(missing_ok=True)
-            delivered += 1
-        waiting = self._waiting()
-        refused = sum(map(_is_refused, waiting))
-        if refused and not problem:
-            problem = f"{refused} events were refused"
-        if refusals:
-            log.warning("%d events are refused and kept in %s: %s", len(refusals), self.pending, refusals[-1])
+                new_refusals += [] if was_refused else [problem]
+        pending = self._paths()
+        refused = sum(map(_is_refused, pending))
+        if new_refusals:
+            log.warning("%d events are refused and kept in %s: %s", len(new_refusals), self.pending, new_refusals[-1])
         if delivered:
-            log.info("Delivered %d events, %d wait", delivered, len(waiting))
-        return Flushed(delivered, len(waiting), problem)
+            log.info("Delivered %d events, %d pending", delivered, len(pending))
+        return Flushed(delivered, len(pending), problem or (f"{refused} events were refused" if refused else ""))
 
-    def _rest(self, problem: str) -> None:
+    def _due_paths(self, force: bool) -> list[Path]:
+        """Pending files in order of time; with `force` also the refused ones, least recently offered first."""
+        paths = self._paths()
+        refused = [path for path in paths if _is_refused(path)] if force else []
+        return [path for path in paths if not _is_refused(path)] + sorted(refused, key=_modified)
+
+    def _deliver(self, path: Path, sink: EventSink) -> bool:
+        """Deliver the event of a pending file; False if the file has none.
+
+        Raises:
+            EventError: the sink is down, or refused the event, which is then marked as refused.
+        """
+        event = self._read(path)
+        if event is None:
+            return False
+        try:
+            sink.deliver(event)
+        except EventError as error:
+            if not error.retry:
+                _mark_refused(path)
+            raise
+        path.unlink(missing_ok=True)
+        return True
+
+    def _pause(self, problem: str) -> None:
         self._quiet = (time.monotonic() + self._quiet_s, problem)
-        log.warning("Events wait in %s: %s", self.pending, problem)
+        log.warning("Events are pending in %s: %s", self.pending, problem)
 
     def _next_stamp(self) -> int:
-        """The time in ns, but later than that of every event that waits, even if the clock was set back."""
-        last = max((int(path.name.partition("-")[0]) for path in self._waiting()), default=0)
+        """The time in ns, but after every pending event even if the clock was set back."""
+        last = max((int(path.name.partition("-")[0]) for path in self._paths()), default=0)
         return max(time.time_ns(), last + 1)
 
-    def _waiting(self) -> list[Path]:
+    def _paths(self) -> list[Path]:
         return sorted(path for path in self.pending.glob("[0-9]*.json") if path.is_file())
 
-    def _in_turn(self, force: bool) -> list[Path]:
-        """What is to be offered: events in order of time, then the refused, those offered longest ago first."""
-        waiting = self._waiting()
-        refused = [path for path in waiting if _is_refused(path)]
-        in_order = [path for path in waiting if not _is_refused(path)]
-        return in_order + (sorted(refused, key=lambda path: path.stat().st_mtime_ns) if force else [])
-
     def _read(self, path: Path) -> dict[str, Any] | None:
-        """A pending event; a file that holds none is set aside."""
+        """Read a pending event; a damaged file is renamed."""
         try:
             event = json.loads(path.read_bytes())
             if isinstance(event, dict):
                 return event
-            problem = "holds no JSON object"
+            problem = "is not a JSON object"
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as error:
             problem = f"is not valid JSON ({error})"
-        aside = path.replace(path.with_suffix(".damaged"))
-        log.warning("A pending event %s and is set aside: %s", problem, aside)
+        renamed = path.replace(path.with_suffix(".damaged"))
+        log.warning("A pending event %s and is set aside: %s", problem, renamed)
         return None
 
 
@@ -352,6 +359,10 @@ def _is_refused(path: Path) -> bool:
     return path.name.endswith(_REFUSED)
 
 
-def _refuse(path: Path) -> None:
-    """Mark a pending file as refused, now; it is behind all others until each of them was offered."""
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _mark_refused(path: Path) -> None:
+    """Rename a pending file and set its time; it comes last then."""
     os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))

@@ -1,4 +1,4 @@
-"""Events posted to a webhook: the HTTP binding of CloudEvents 1.0 in structured mode."""
+"""Post events to a webhook: the HTTP binding of CloudEvents 1.0 in structured mode."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 
 _DOWN = frozenset({408, 425, 429, *range(500, 600)})
-"""Answers that say nothing about the event: it is worth another attempt, later."""
+"""Transient statuses: the event is worth another attempt later."""
 
 _BACKOFF_S = 0.25  # the second attempt follows at once, the third after 0.5 to 0.75 s, the fourth after 1 to 1.25 s
 
 
 class WebhookSink:
-    """Posts each event to one URL; any 2xx answer means that it was taken.
+    """Posts each event to one URL; any 2xx response means that it was accepted.
 
-    An attempt that fails for a passing reason (no connection, no answer, 408, 425, 429, 5xx) is repeated with
-    back-off and jitter. `Retry-After` is not waited for: the event waits in its outbox, not the run. Redirects are
-    not followed. Proxies and certificates are those of the environment, as `requests` reads it.
+    A transient failure (no connection, no response, 408, 425, 429, 5xx) is retried with back-off and jitter.
+    `Retry-After` is ignored: the event waits in the outbox, not the run. Redirects are not followed. `requests` takes
+    proxies and certificates from the environment.
 
     Args:
-        url: http or https. All of it but scheme, host and port may be a secret: it never appears in errors or logs.
-        token: sent as a bearer token; it appears nowhere else.
-        timeout_s: how long a connection may take, and then each silence of the server, s.
-        attempts: how often one event is tried before the sink counts as down.
+        url: http or https. All but scheme, host and port may be secret and never appears in errors or logs.
+        token: bearer token; it appears nowhere else.
+        timeout_s: timeout of the connection and of each read, s.
+        attempts: number of attempts for one event before the sink counts as down.
 
     Raises:
-        SettingsError: a URL or a token that can never be used.
+        SettingsError: the URL or the token is invalid.
     """
 
     def __init__(self, url: str, token: str = "", timeout_s: float = 5.0, attempts: int = 3) -> None:
@@ -47,38 +47,38 @@ class WebhookSink:
         self._session = _session(token, attempts)
 
     def deliver(self, event: Mapping[str, Any]) -> None:
-        """Post `event`. Raises `EventError`: the webhook is down, or refuses it (any other 4xx, and 3xx)."""
-        answer = self._post(to_json(event))
-        if isinstance(answer, str):
-            raise EventError(f"{self._origin}: no answer ({answer})", retry=True)
-        if answer in _DOWN:
-            raise EventError(f"{self._origin}: answers {answer}", retry=True)
-        if 300 <= answer < 400:
+        """Post `event`. Raises `EventError`: the webhook is down, or refused it (3xx, other 4xx)."""
+        status = self._post(to_json(event))
+        if isinstance(status, str):
+            raise EventError(f"{self._origin}: no response ({status})", retry=True)
+        if status in _DOWN:
+            raise EventError(f"{self._origin}: responded {status}", retry=True)
+        if 300 <= status < 400:
             remedy = "redirects are not followed; set event_webhook to the final address"
-            raise EventError(f"{self._origin}: answers {answer}: {remedy}", retry=False)
-        if not 200 <= answer < 300:
+            raise EventError(f"{self._origin}: responded {status}: {remedy}", retry=False)
+        if not 200 <= status < 300:
             remedy = "check event_webhook and event_webhook_token"
-            raise EventError(f"{self._origin}: refuses the event with {answer}: {remedy}", retry=False)
+            raise EventError(f"{self._origin}: refused the event with {status}: {remedy}", retry=False)
 
     def _post(self, body: bytes) -> int | str:
-        """The status of the answer, or why there is none. No exception leaves: requests' own hold the whole URL."""
+        """The response status, or why there is none; raises nothing, as requests' exceptions hold the whole URL."""
         import urllib3
 
         headers = {"Content-Type": CONTENT_TYPE}
         try:
             with (
-                _without_urls_in_the_log(),
+                _without_url_logs(),
                 self._session.post(
                     self._url, body, headers=headers, timeout=self._timeout_s, allow_redirects=False, stream=True
                 ) as response,
             ):
                 return response.status_code
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # an OSError is what requests' exceptions are
-            return _cause(error)
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' exceptions are OSErrors
+            return _describe_cause(error)
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port of a URL that can be posted to: what may be shown of it."""
+    """Validate a URL and return its public part: scheme, host and port."""
     import requests
     import urllib3
 
@@ -89,7 +89,7 @@ def _origin(url: str) -> str:
         parsed = urllib3.util.Url()
     if parsed.scheme not in ("http", "https") or re.search(r"[\s\x00-\x1f\\]", url):
         raise SettingsError(
-            "event_webhook: must be a URL such as https://host/path; it is not shown here, as it may hold a secret"
+            "event_webhook: must be a URL such as https://host/path; it is not shown, as it may contain a secret"
         )
     return f"{parsed.scheme}://{parsed.netloc}"
 
@@ -100,7 +100,7 @@ def _session(token: str, attempts: int) -> requests.Session:
     from urllib3.util import Retry
 
     if not re.fullmatch(r"[!-~]*", token):
-        raise SettingsError("event_webhook_token: holds white space, or a character that is not ASCII")
+        raise SettingsError("event_webhook_token: contains white space or a non-ASCII character")
 
     def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {token}"
@@ -116,36 +116,36 @@ def _session(token: str, attempts: int) -> requests.Session:
         raise_on_status=False,
     )
     session = requests.Session()
-    session.auth = bearer if token else None  # a header alone would yield to an entry in ~/.netrc
+    session.auth = bearer if token else None  # an entry in ~/.netrc would override a header
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     return session
 
 
 @contextmanager
-def _without_urls_in_the_log() -> Iterator[None]:
-    """Keep what urllib3 logs in this thread out of the log: each attempt, with the path and the query."""
+def _without_url_logs() -> Iterator[None]:
+    """Suppress urllib3's log records of this thread, which contain the whole URL."""
     thread = threading.get_ident()
     loggers = [logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.util.retry")]
 
-    def elsewhere(record: logging.LogRecord) -> bool:
+    def is_other_thread(record: logging.LogRecord) -> bool:
         return record.thread != thread
 
     for logger in loggers:
-        logger.addFilter(elsewhere)
+        logger.addFilter(is_other_thread)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(elsewhere)
+            logger.removeFilter(is_other_thread)
 
 
-def _cause(error: BaseException | None) -> str:
-    """Why, in the system's words if it has any, else by the type of the root: neither holds a URL."""
+def _describe_cause(error: BaseException | None) -> str:
+    """The system's message of an error, else the type of its root cause; neither contains a URL."""
     name = ""
     while error is not None:
-        if told := getattr(error, "strerror", None):
-            return str(told)
+        if message := getattr(error, "strerror", None):
+            return str(message)
         name = type(error).__name__
         error = error.__cause__ or error.__context__
     return name

@@ -1,1 +1,1 @@
-"""The folder where manifests are handed in, and how the sensor takes them."""
+"""The inbox: folders where manifests are submitted, and how the sensor takes them."""

@@ -1,14 +1,14 @@
-"""Batch manifests out of drop folders: each is claimed, delivered and put away, whatever dies in between.
+"""Take batch manifests from watched folders: claim each one, deliver it, then archive it.
 
-    {folder}/{name}.json                           dropped here; what is half-written waits here
-    {folder}/.claimed/{token}.new.{name}.json      claimed; delivered until a cursor that names it comes back
-    {folder}/accepted/{batch_id}-{digest12}.json   such a cursor came back
-    {quarantine}/{name}.json, {name}.reason.json   never valid, and why
+    {folder}/{name}.json                           submitted here; a half-written file waits here
+    {folder}/.claimed/{token}.new.{name}.json      claimed; delivered again until its token comes back in a cursor
+    {folder}/accepted/{batch_id}-{digest12}.json   archived: its token came back
+    {quarantine}/{name}.json, {name}.reason.json   a file that can never be valid, and the reason
 
-The caller persists the cursor of one `take` and gives it to the next. Where it was lost, the same files are delivered
-again, under the same tokens. Files leave the watched folder, so that a look at it costs the same however many have
-come through. Every step is one rename. Clocks and modification times say what comes first and how long to wait for
-the rest of a file; nothing is missed, or delivered under two tokens, because they are wrong.
+The caller persists the cursor of one `take` and passes it to the next. If the cursor is lost, the same files are
+delivered again under the same tokens. Files leave the watched folder, so the cost of a look does not grow with the
+number of past manifests. Every step is one rename, so a crash loses nothing. Clocks and modification times only decide
+the order and the length of a wait: a wrong clock neither hides a file nor delivers it under two tokens.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -37,17 +38,18 @@ from curation_features.text import file_stem
 MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
 INCOMPLETE_AFTER_S = 3600.0
 
-_NAME_BYTES = 180  # of the name that a file was dropped under; a token and endings still fit into 255
+_NAME_BYTES = 180  # of the submitted name; with a token and suffixes it stays under 255
 _QUARANTINE_LOCK_S = 10
 
+_CLAIMED_FOLDER = ".claimed"
 _TOKEN = re.compile(r"[0-9]{20}-[0-9a-f]{8}")
 _CLAIMED_NAME = re.compile(rf"(?P<token>{_TOKEN.pattern})\.(?P<state>new|again)\.(?P<name>.+\.json)")
 _ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}-[0-9a-f]{12}\.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """An incomplete file: what it was like, and since when it has been so (seconds of the Unix epoch)."""
+class FileState:
+    """Inode, size and modification time of an incomplete file; `since`: first seen in this state, Unix time in s."""
 
     inode: int
     size: int
@@ -55,17 +57,17 @@ class Sighting:
     since: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cursor:
-    """What one `take` must know of the one before.
+    """State that one `take` passes to the next.
 
     Attributes:
-        handed_over: tokens of what was delivered, and the name under which each is to be put away.
-        incomplete: paths of the files that wait for the rest of them.
+        handed_over: for each delivered token, the name of its file in the archive.
+        incomplete: state of each incomplete file, by path.
     """
 
-    handed_over: Mapping[str, str] = field(default_factory=dict)
-    incomplete: Mapping[str, Sighting] = field(default_factory=dict)
+    handed_over: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, FileState] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """The cursor as compact ASCII JSON."""
@@ -73,31 +75,31 @@ class Cursor:
 
     @classmethod
     def loads(cls, text: str | None) -> Cursor:
-        """The cursor in `text`; an empty one where there is none, or where it is damaged or of another form."""
+        """Read a cursor; an empty one if `text` is empty, damaged or of another form."""
         try:
             values = json.loads(text or "")
-            handed_over, incomplete = dict(values["handed_over"]), dict(values["incomplete"])
-            sightings = {path: Sighting(**seen) for path, seen in incomplete.items()}
-            sound = (
+            handed_over = dict(values["handed_over"])
+            incomplete = {path: FileState(**state) for path, state in dict(values["incomplete"]).items()}
+            is_valid = (
                 values["form"] == 1
                 and all(_TOKEN.fullmatch(token) and _ACCEPTED.fullmatch(name) for token, name in handed_over.items())
-                and all(type(value) is int for seen in sightings.values() for value in asdict(seen).values())
+                and all(type(value) is int for state in incomplete.values() for value in asdict(state).values())
             )
+            return cls(handed_over, incomplete) if is_valid else cls()
         except (ValueError, TypeError, KeyError, RecursionError):
             return cls()
-        return cls(handed_over, sightings) if sound else cls()
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A manifest that was claimed.
+    """A claimed manifest.
 
     Attributes:
         token: unique; the same for every delivery of one file; sorts by the order of claiming.
         again: whether `mark_again` was called for it.
-        name: the name that the file was dropped under: shortened if long, `_` for what cannot be printed.
-        batch: what was read from `path`.
-        path: where the file lies now.
+        name: the submitted file name, shortened if long; `_` replaces unprintable characters.
+        batch: the content of `path`.
+        path: the current file.
     """
 
     token: str
@@ -109,7 +111,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A file that can never be a valid manifest: where it is wrong, why, and where it lies in quarantine."""
+    """A file that can never be a valid manifest: the invalid field, the reason, and its path in quarantine."""
 
     name: str
     field: str
@@ -118,8 +120,8 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """A file, or a whole folder, that could not be handled now; every `take` tries it again."""
+class InboxProblem:
+    """A file or folder that could not be handled; the next `take` tries again."""
 
     path: Path
     reason: str
@@ -128,33 +130,36 @@ class Trouble:
         return f"{self.path.name!r}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What one `take` did.
+@dataclass(slots=True)
+class TickResult:
+    """Result of one `take`.
 
     Attributes:
-        deliveries: in the order in which they were claimed.
-        incomplete: names of the files that wait for the rest of them.
-        more: whether files were left for the next `take`.
-        cursor: what must come back in the next `take`, once the deliveries are taken care of.
+        deliveries: in the order of claiming.
+        has_more: whether files remain for the next `take`.
+        cursor: for the next `take`, once the deliveries are processed.
     """
 
-    deliveries: tuple[Delivery, ...]
-    rejections: tuple[Rejection, ...]
-    incomplete: tuple[str, ...]
-    troubles: tuple[Trouble, ...]
-    more: bool
-    cursor: Cursor
+    deliveries: list[Delivery] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    problems: list[InboxProblem] = field(default_factory=list)
+    has_more: bool = False
+    cursor: Cursor = field(default_factory=Cursor)
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Names of the incomplete files."""
+        return [_submitted_name(Path(path)) for path in self.cursor.incomplete]
 
 
-class IncomingFolders:
-    """Drop folders, and the quarantine for what can never be valid.
+class Inbox:
+    """Watched folders, and the quarantine for files that can never be valid.
 
     Args:
-        folders: one that is missing counts as empty; one that cannot be written to is a trouble.
-        quarantine: made when it is needed; may lie on another file system.
+        folders: a missing one counts as empty; one without write permission is reported as a problem.
+        quarantine: created when needed; may be on another file system.
         max_bytes: larger files are never valid.
-        incomplete_after_s: seconds after which an incomplete file that does not change is never valid.
+        incomplete_after_s: seconds without a change after which an incomplete file is rejected.
     """
 
     def __init__(
@@ -170,69 +175,71 @@ class IncomingFolders:
         self.max_bytes = max_bytes
         self.incomplete_after_s = incomplete_after_s
 
-    def take(self, cursor: Cursor, *, limit: int = 100, seconds: float = 20.0) -> Taken:
-        """Put away what the cursor names, then deliver or reject what is left: claimed files first, then by age.
+    def take(self, cursor: Cursor, *, limit: int = 100, seconds: float = 20.0) -> TickResult:
+        """Archive the files that the cursor names; deliver or reject the others, claimed ones first, then by age.
 
-        Nothing is raised for a file or folder that cannot be handled: it is among the `troubles`, and the others go
-        on. While one `take` is at work in a folder, that folder is a trouble to every other.
+        A file or folder that cannot be handled is one of the `problems`; it never raises and never blocks the others.
+        While one `take` holds a folder, every other `take` reports that folder as a problem.
 
         Args:
-            cursor: that of the last `take` whose deliveries were taken care of.
-            limit: the most deliveries and rejections; files that wait do not count.
-            seconds: no further file is begun after so long.
+            cursor: of the last `take` whose deliveries were processed.
+            limit: maximum number of deliveries and rejections; incomplete files do not count.
+            seconds: after this time no further file is started.
         """
-        deadline, begun = time.monotonic() + seconds, False
+        deadline, has_begun = time.monotonic() + seconds, False
         tick = _Tick()
         with ExitStack() as locks:
-            files = self._put_away(self._listed(cursor, tick, locks), tick)
+            files = self._list(cursor, tick, locks)
             tick.stamp = max((int(file.token[:20]) for file in files if file.token), default=0)
-            for file in sorted(files, key=_order):
-                sighting, waited = _sighted(file, tick.incomplete.get(file.key))
-                if waited is not None and waited < self.incomplete_after_s:
-                    tick.incomplete[file.key] = sighting
+            for file in files:
+                if file.token in cursor.handed_over:
+                    self._archive(file, tick)
+            for file in sorted((file for file in files if file.token not in cursor.handed_over), key=_order):
+                since = _unchanged_since(file, tick.cursor.incomplete.get(str(file.path)))
+                if since is not None and file.state.since - since < self.incomplete_after_s:
+                    tick.wait(replace(file, state=replace(file.state, since=since)))
                     continue
-                if len(tick.deliveries) + len(tick.rejections) >= limit or (begun and time.monotonic() >= deadline):
-                    tick.more = True
+                if len(tick.deliveries) + len(tick.rejections) >= limit or (has_begun and time.monotonic() >= deadline):
+                    tick.has_more = True
                     break
-                begun = True
-                tick.incomplete.pop(file.key, None)
+                has_begun = True
+                tick.cursor.incomplete.pop(str(file.path), None)
                 try:
-                    self._advance(file, sighting, waited is not None, tick)
-                except FileNotFoundError:  # its writer, or another process, has just moved it
+                    self._advance(file, tick, is_expired=since is not None)
+                except FileNotFoundError:  # moved by its writer or another process
                     continue
                 except OSError as error:
-                    tick.trouble(file.path, error)
-            tick.settle()
-        return tick.taken()
+                    tick.report(file.path, error)
+            tick.flush()
+        return tick
 
     def mark_again(self, delivery: Delivery) -> Delivery:
-        """Note that a delivery is to be run even though its content was run before; the note survives a crash.
+        """Mark a delivery to run although its content ran before; the mark survives a crash.
 
         Raises:
             OSError: the file cannot be renamed.
         """
-        path = delivery.path.with_name(_claimed_name(delivery.token, "again", delivery.name))
+        path = delivery.path.with_name(f"{delivery.token}.again.{delivery.name}")
         delivery.path.rename(path)
         flush(path.parent)
         return replace(delivery, again=True, path=path)
 
     def reject(self, delivery: Delivery, error: ManifestError) -> Rejection:
-        """Move what was delivered to quarantine: it is a manifest, but one that can never be accepted.
+        """Move a delivered manifest that can never be accepted to quarantine.
 
         Raises:
             OSError: the file cannot be moved.
         """
-        tick, path = _Tick(), delivery.path
-        file = _File(path.parent.parent, path, path.lstat(), delivery.name, delivery.token, delivery.again)
-        rejection = self._reject(file, error, tick)
-        tick.settle()
+        tick = _Tick()
+        rejection = self._reject(delivery, error, tick)
+        tick.flush()
         return rejection
 
     def quarantined(self) -> list[str]:
-        """Names of the files in quarantine, sorted; their reason files are not among them.
+        """Names of the files in quarantine, sorted, without their reason files.
 
         Raises:
-            OSError: the folder is there and cannot be listed.
+            OSError: the folder exists and cannot be listed.
         """
         try:
             return sorted(path.name for path, _ in _json_files(self.quarantine) if not path.stem.endswith(".reason"))
@@ -240,124 +247,109 @@ class IncomingFolders:
             return []
 
     def reason(self, name: str) -> str:
-        """Why a file lies in quarantine, as its reason file says."""
-        try:
-            return str(json.loads(_reason_path(self.quarantine / name).read_bytes())["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return "there is no readable reason file"
+        """The reason in the reason file of a quarantined file."""
+        return str(_read_reason(self.quarantine / name).get("reason", "its reason file is missing or damaged"))
 
-    def _listed(self, cursor: Cursor, tick: _Tick, locks: ExitStack) -> list[_File]:
-        """The files of all folders, each folder locked; the tick gets what the cursor says about them."""
+    def _list(self, cursor: Cursor, tick: _Tick, locks: ExitStack) -> list[_File]:
+        """Lock every folder and list its files; the tick's cursor keeps the entries that are still valid."""
         files: list[_File] = []
         for folder in self.folders:
             claimed = folder / _CLAIMED_FOLDER
             try:
                 claimed.mkdir(exist_ok=True)
                 locks.enter_context(FileLock(claimed / ".lock", timeout=0))
-                files += [*_claimed(folder), *_dropped(folder)]
-            except FileNotFoundError:  # no such folder yet
+                files += _files_in(folder)
+            except FileNotFoundError:  # the folder does not exist yet
                 continue
             except OSError as error:
-                tick.trouble(folder, error)
-        unseen = bool(tick.troubles)  # what the cursor names may lie in a folder that could not be listed
-        tokens, keys = {file.token for file in files}, {file.key for file in files}
-        tick.handed_over = {token: name for token, name in cursor.handed_over.items() if unseen or token in tokens}
-        tick.incomplete = {key: seen for key, seen in cursor.incomplete.items() if unseen or key in keys}
+                tick.report(folder, error)
+        is_partial = bool(tick.problems)  # a file that the cursor names may be in a folder that could not be listed
+        tokens, paths = {file.token for file in files}, {str(file.path) for file in files}
+        tick.cursor = Cursor(
+            {token: name for token, name in cursor.handed_over.items() if is_partial or token in tokens},
+            {path: state for path, state in cursor.incomplete.items() if is_partial or path in paths},
+        )
         return files
 
-    def _put_away(self, files: list[_File], tick: _Tick) -> list[_File]:
-        """Move what was handed over to where it stays, and give the files that were not."""
-        left = [file for file in files if file.token not in tick.handed_over]
-        for file in files:
-            if file.token not in tick.handed_over:
-                continue
-            accepted = file.folder / "accepted"
-            try:
-                accepted.mkdir(exist_ok=True)
-                file.path.replace(accepted / tick.handed_over[file.token])
-            except OSError as error:  # it stays in the cursor, or else it would be delivered again
-                tick.trouble(file.path, error)
-            else:
-                del tick.handed_over[file.token]
-                tick.touched |= {accepted, file.path.parent}
-        return left
-
-    def _advance(self, file: _File, sighting: Sighting, expired: bool, tick: _Tick) -> None:
-        """Let a file wait; or claim it, and deliver or reject what was claimed.
-
-        A file in place is read only to see whether it has to wait: until it is claimed, its writer may replace it.
-        """
-        if not file.token:
-            if not expired and self._must_wait(file.path):
-                tick.incomplete[file.key] = sighting
-                return
-            file = _claim(file, tick)
+    def _archive(self, file: _File, tick: _Tick) -> None:
+        """Move a delivered file to `accepted`; it stays in the cursor if that fails, to not be delivered again."""
+        accepted = file.folder / "accepted"
         try:
-            batch = self._read(file.path)
-        except ManifestError as error:
-            if isinstance(error, _IncompleteError) and not expired:
-                tick.incomplete[file.key] = sighting
-            else:
-                tick.rejections.append(self._reject(file, error, tick))
+            accepted.mkdir(exist_ok=True)
+            file.path.replace(accepted / tick.cursor.handed_over[file.token])
+        except OSError as error:
+            tick.report(file.path, error)
         else:
-            tick.deliveries.append(Delivery(file.token, file.again, file.name, batch, file.path))
-            tick.handed_over[file.token] = f"{batch.batch_id}-{batch.digest[:12]}.json"
+            del tick.cursor.handed_over[file.token]
+            tick.changed |= {accepted, file.path.parent}
 
-    def _must_wait(self, path: Path) -> bool:
+    def _advance(self, file: _File, tick: _Tick, *, is_expired: bool) -> None:
+        """Let an incomplete file wait; claim any other one, and deliver or reject it."""
+        content: Batch | ManifestError
         try:
-            self._read(path)
+            content = self._read(file.path)
         except ManifestError as error:
-            return isinstance(error, _IncompleteError)
-        return False
+            content = error
+        if isinstance(content, _IncompleteError) and not is_expired:
+            tick.wait(file)
+        elif not file.token:  # its writer may replace it before it is claimed, so read it again after that
+            self._advance(_claim(file, tick), tick, is_expired=is_expired)
+        elif isinstance(content, ManifestError):
+            tick.rejections.append(self._reject(file, content, tick))
+        else:
+            tick.deliveries.append(Delivery(file.token, file.again, file.name, content, file.path))
+            tick.cursor.handed_over[file.token] = f"{content.batch_id}-{content.digest[:12]}.json"
 
     def _read(self, path: Path) -> Batch:
-        """The batch in a file. Opening it never blocks, whatever it is.
+        """Read a manifest. Opening a file of any kind never blocks.
 
         Raises:
-            _IncompleteError: it may become valid.
-            ManifestError: it never will.
+            _IncompleteError: the file is half-written.
+            ManifestError: it can never be valid.
             OSError: it cannot be read now.
         """
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
             kind = "a symbolic link" if stat.S_ISLNK(mode) else "a FIFO, a socket or a device"
             raise ManifestError("", f"is {kind}, not a regular file")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # it may have become one
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # its kind may have changed
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(self.max_bytes + 1)
         if len(data) > self.max_bytes:
-            raise ManifestError("", f"has more than {self.max_bytes:,} bytes, the most that are read")
+            raise ManifestError("", f"has more than {self.max_bytes:,} bytes, the maximum")
         try:
             return parse_manifest(data)
         except ManifestError as error:
             if not is_incomplete(data):
                 raise
             unchanged = f"has not changed for {self.incomplete_after_s:g} s"
-            raise _IncompleteError("", f"is incomplete and {unchanged}; deliver it again, whole ({error})") from error
+            raise _IncompleteError("", f"is incomplete and {unchanged}; submit the whole file ({error})") from error
 
-    def _reject(self, file: _File, error: ManifestError, tick: _Tick) -> Rejection:
-        """Move a claimed file to quarantine. A reason without its file, which a crash leaves, is written anew."""
-        stem = re.sub(r"(\.reason)+$", "", file.name.removesuffix(".json"))  # reason files end so
-        record = {"field": error.field, "reason": str(error), "folder": str(file.folder), "token": file.token}
+    def _reject(self, file: _File | Delivery, error: ManifestError, tick: _Tick) -> Rejection:
+        """Move a claimed file to quarantine. A reason without its file, left by a crash, is overwritten."""
+        stem = re.sub(r"(\.reason)+$", "", file.name.removesuffix(".json"))  # the suffix of reason files
+        claimed = file.path.parent
+        record = {"field": error.field, "reason": str(error), "folder": str(claimed.parent), "token": file.token}
         self.quarantine.mkdir(parents=True, exist_ok=True)
         with FileLock(self.quarantine / ".lock", timeout=_QUARANTINE_LOCK_S):
             path = self.quarantine / f"{stem}.json"
-            if os.path.lexists(path) and _token_in(_reason_path(path)) != file.token:
+            if os.path.lexists(path) and _read_reason(path).get("token") != file.token:
                 path = self.quarantine / f"{stem}-{file.token}.json"
             write_bytes(_reason_path(path), to_json({"file": file.name, **record}))
             _move(file.path, path)
-        tick.touched |= {self.quarantine, file.path.parent}
+        tick.changed |= {self.quarantine, claimed}
         return Rejection(file.name, error.field, str(error), path)
 
 
 def submit(data: bytes, folder: Path, name: str) -> Path:
-    """Drop a manifest into a watched folder, whole or not at all, and say where it lies. The folder is made.
+    """Write a manifest to a watched folder, whole or not at all; return its path.
 
     Args:
-        name: of the file, without its ending; a batch id will do. A file of that name that is still there is replaced.
+        folder: created if missing.
+        name: file name without suffix, such as a batch id. A waiting file of the same name is replaced.
 
     Raises:
-        ValueError: a name that is no file name, or would not be looked at.
+        ValueError: the name is not a file name, or the inbox would ignore it.
         StoreError: the file cannot be written.
     """
     if not name or name.startswith(".") or "/" in name or "\0" in name:
@@ -368,12 +360,7 @@ def submit(data: bytes, folder: Path, name: str) -> Path:
 
 
 class _IncompleteError(ManifestError):
-    """A manifest of which only the beginning is there."""
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-_CLAIMED_FOLDER = ".claimed"
+    """The manifest is truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,78 +369,89 @@ class _File:
 
     folder: Path
     path: Path
-    stat: os.stat_result
+    state: FileState
     name: str
     token: str = ""
     again: bool = False
 
-    @property
-    def key(self) -> str:
-        return str(self.path)
+
+@dataclass(slots=True)
+class _Tick(TickResult):
+    """A `take` in progress: `changed` folders to flush, and `stamp`, the time in the last token (ns)."""
+
+    changed: set[Path] = field(default_factory=set)
+    stamp: int = 0
+
+    def wait(self, file: _File) -> None:
+        self.cursor.incomplete[str(file.path)] = file.state
+
+    def report(self, path: Path, error: OSError) -> None:
+        self.problems.append(InboxProblem(path, str(error)))
+
+    def flush(self) -> None:
+        """Make all renames durable before the caller relies on them."""
+        for folder in sorted(self.changed):
+            try:
+                flush(folder)
+            except OSError as error:
+                self.report(folder, error)
 
 
 def _order(file: _File) -> tuple[bool, str, int, str]:
-    return not file.token, file.token, file.stat.st_mtime_ns, file.name
+    return not file.token, file.token, file.state.mtime_ns, file.name
 
 
-def _dropped(folder: Path) -> Iterator[_File]:
-    for path, found in _json_files(folder):
-        yield _File(folder, path, found, _safe(path.stem))
+def _files_in(folder: Path) -> list[_File]:
+    """Claimed and submitted files of a folder."""
+    claimed = [
+        _File(folder, path, state, parts["name"], parts["token"], parts["state"] == "again")
+        for path, state in _json_files(folder / _CLAIMED_FOLDER)
+        if (parts := _CLAIMED_NAME.fullmatch(path.name))
+    ]
+    return claimed + [_File(folder, path, state, _safe_name(path.stem)) for path, state in _json_files(folder)]
 
 
-def _claimed(folder: Path) -> Iterator[_File]:
-    for path, found in _json_files(folder / _CLAIMED_FOLDER):
-        if parts := _CLAIMED_NAME.fullmatch(path.name):
-            yield _File(folder, path, found, parts["name"], parts["token"], parts["state"] == "again")
+def _json_files(folder: Path) -> Iterator[tuple[Path, FileState]]:
+    """Scan the `.json` entries of a folder, without subfolders.
 
-
-def _json_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """What has a name ending in `.json` and is no folder, with its own status, not that of a link's target.
-
-    What killed processes have left of their writes goes on the way.
+    The state of a link is its own, not that of its target. Temporary files of killed processes are deleted.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 remove_leftover(Path(entry.path))
             elif entry.name.endswith(".json"):
-                with suppress(FileNotFoundError):  # gone meanwhile
-                    found = entry.stat(follow_symlinks=False)
-                    if not stat.S_ISDIR(found.st_mode):
-                        yield Path(entry.path), found
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISDIR(status.st_mode):
+                        state = FileState(status.st_ino, status.st_size, status.st_mtime_ns, int(time.time()))
+                        yield Path(entry.path), state
 
 
-def _sighted(file: _File, seen: Sighting | None) -> tuple[Sighting, int | None]:
-    """A file as it is now, and the seconds for which it has been known to be incomplete; None if it has changed."""
-    now = int(time.time())
-    sighting = Sighting(file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns, now)
-    if seen is None or replace(seen, since=now) != sighting:
-        return sighting, None
-    since = min(seen.since, now)  # the clock may have been set back
-    return replace(sighting, since=since), now - since
+def _unchanged_since(file: _File, previous: FileState | None) -> int | None:
+    """Time since when a file is in its state (Unix time, s); None if it is new or changed."""
+    if previous is None or replace(previous, since=file.state.since) != file.state:
+        return None
+    return min(previous.since, file.state.since)  # the clock may have been set back
 
 
 def _claim(file: _File, tick: _Tick) -> _File:
-    """Take a file out of its writer's hands."""
-    tick.stamp = max(time.time_ns(), tick.stamp + 1)  # after every other, even if the clock was set back
+    """Rename a file, so that its writer cannot replace it."""
+    tick.stamp = max(time.time_ns(), tick.stamp + 1)  # greater than all others, even if the clock was set back
     token = f"{tick.stamp:020d}-{secrets.token_hex(4)}"
-    path = file.folder / _CLAIMED_FOLDER / _claimed_name(token, "new", file.name)
+    path = file.folder / _CLAIMED_FOLDER / f"{token}.new.{file.name}"
     file.path.rename(path)
-    tick.touched |= {file.folder, path.parent}
+    tick.changed |= {file.folder, path.parent}
     return replace(file, path=path, token=token)
 
 
-def _claimed_name(token: str, state: str, name: str) -> str:
-    return f"{token}.{state}.{name}"
-
-
-def _dropped_name(path: Path) -> str:
+def _submitted_name(path: Path) -> str:
     parts = _CLAIMED_NAME.fullmatch(path.name)
-    return parts["name"] if parts else _safe(path.stem)
+    return parts["name"] if parts else _safe_name(path.stem)
 
 
-def _safe(stem: str) -> str:
-    """The name of a JSON file: short, and safe to print."""
+def _safe_name(stem: str) -> str:
+    """A short, printable name for a JSON file."""
     return f"{file_stem(stem, _NAME_BYTES)}.json"
 
 
@@ -461,17 +459,17 @@ def _reason_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.json')}.reason.json")
 
 
-def _token_in(reason: Path) -> str | None:
-    """The token of the file that a reason is about; None if there is no such reason."""
+def _read_reason(path: Path) -> dict[str, Any]:
+    """The reason file of a quarantined file; empty if it is missing or damaged."""
     try:
-        record = json.loads(reason.read_bytes())
+        record = json.loads(_reason_path(path).read_bytes())
     except (OSError, ValueError):
-        return None
-    return record.get("token") if isinstance(record, dict) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a file; onto another file system, copy it. Of what is no regular file an empty one is left there."""
+    """Rename a file; copy it to another file system. A special file becomes an empty one there."""
     try:
         source.rename(target)
     except OSError as error:
@@ -483,38 +481,3 @@ def _move(source: Path, target: Path) -> None:
             else:
                 temporary.touch()
         source.unlink()
-
-
-@dataclass(slots=True)
-class _Tick:
-    """What one `take` has done so far. `stamp` is the time in the last token, in ns."""
-
-    deliveries: list[Delivery] = field(default_factory=list)
-    rejections: list[Rejection] = field(default_factory=list)
-    troubles: list[Trouble] = field(default_factory=list)
-    handed_over: dict[str, str] = field(default_factory=dict)
-    incomplete: dict[str, Sighting] = field(default_factory=dict)
-    touched: set[Path] = field(default_factory=set)
-    stamp: int = 0
-    more: bool = False
-
-    def trouble(self, path: Path, error: OSError) -> None:
-        self.troubles.append(Trouble(path, str(error)))
-
-    def settle(self) -> None:
-        """Make what was done durable, before anyone relies on it."""
-        for folder in sorted(self.touched):
-            try:
-                flush(folder)
-            except OSError as error:
-                self.trouble(folder, error)
-
-    def taken(self) -> Taken:
-        return Taken(
-            tuple(self.deliveries),
-            tuple(self.rejections),
-            tuple(_dropped_name(Path(key)) for key in self.incomplete),
-            tuple(self.troubles),
-            self.more,
-            Cursor(self.handed_over, self.incomplete),
-        )

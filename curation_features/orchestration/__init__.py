@@ -1,4 +1,4 @@
-"""Dagster: one of its nouns per file. Beside these, only `definitions` and the command line know Dagster."""
+"""Dagster definitions, one noun per file; only these, `definitions` and the command line import Dagster."""
 
 from curation_features.errors import require_extra
 

@@ -1,4 +1,4 @@
-"""Batches that were made without Dagster become batches of Dagster: a partition, an observation, materializations."""
+"""Report batches that were processed without Dagster: a partition, an observation, materializations."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def observation(batch: Batch) -> dg.AssetObservation:
-    """The observation that a manifest was accepted; its data version is the manifest's digest."""
+    """The observation of an accepted manifest; its data version is the manifest's digest."""
     return dg.AssetObservation(
         "preprocess_batches",
         partition=batch.batch_id,
@@ -27,11 +27,11 @@ def observation(batch: Batch) -> dg.AssetObservation:
 
 
 def observe(batch: Batch, instance: dg.DagsterInstance) -> None:
-    """Make an accepted manifest known: a partition, and an observation unless this manifest was observed last."""
+    """Add the partition of an accepted manifest; observe it unless it is the latest one observed."""
     instance.add_dynamic_partitions(DIMENSION, [batch.batch_id])
     observed = observation(batch)
-    wanted = dg.AssetRecordsFilter(observed.asset_key, asset_partitions=[batch.batch_id])
-    latest = instance.fetch_observations(wanted, limit=1).records
+    records = dg.AssetRecordsFilter(observed.asset_key, asset_partitions=[batch.batch_id])
+    latest = instance.fetch_observations(records, limit=1).records
     if [data_version(record) for record in latest] != [batch.digest]:
         instance.report_runless_asset_event(observed)
 
@@ -39,7 +39,7 @@ def observe(batch: Batch, instance: dg.DagsterInstance) -> None:
 def adopt_all(
     store: ArtifactStore, instance: dg.DagsterInstance, specs: Sequence[dg.AssetSpec], limit: int = 100
 ) -> list[str]:
-    """Adopt the batches that wait for it, at most `limit`; gives their ids. One that fails is logged, and waits."""
+    """Adopt at most `limit` pending batches and return their ids; a failure is logged and retried later."""
     adopted = []
     for batch_id in Adoptions(store.data_path).waiting()[:limit]:
         try:
@@ -52,15 +52,15 @@ def adopt_all(
 
 
 def adopt(batch_id: str, store: ArtifactStore, instance: dg.DagsterInstance, specs: Sequence[dg.AssetSpec]) -> None:
-    """Report to Dagster what was made of a batch without it, if anything was.
+    """Report a pending adoption of a batch to Dagster.
 
-    Only the current state is reported: what was made of an older manifest, or superseded by a later run, is not.
+    Only the current state is reported, not results of an older manifest or those that a later run superseded.
 
     Raises:
-        StoreError: the accepted manifest cannot be read, or the note of the adoption cannot be deleted.
+        StoreError: the accepted manifest cannot be read, or the adoption file cannot be deleted.
     """
     with Adoptions(store.data_path).take(batch_id) as adoption:
-        if adoption is None or not store.manifest_path(batch_id).exists():  # it was deleted since
+        if adoption is None or not store.manifest_path(batch_id).exists():  # the batch was deleted
             return
         batch = store.manifest(batch_id)
         observe(batch, instance)

@@ -1,4 +1,4 @@
-"""What Dagster shows of each asset that was made of a batch."""
+"""Metadata of the materialization of each asset."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from curation_features.pipeline import FeatureStages
 
 
 def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, Any]:
-    """Metadata of the materialization of an asset; `stages` are those that it was made with."""
+    """Metadata of the materialization of an asset; `stages` computed the result."""
     if result.finished is not None:
         links = artifact_links(result.finished.artifact, result.finished.sheet)
         return {**links, **feature_metadata(result.finished.merged, Thumbnails(stages.settings))}

@@ -1,7 +1,7 @@
-"""The assets, all partitioned by `batch_id`, and the one step that makes them.
+"""The assets, all partitioned by `batch_id`, and the single step that materializes them.
 
-One step, so that a run over many batches finishes each of them, reports each with its own data version as soon as it is
-done, and keeps what it has finished when another batch fails. Nothing is computed here.
+With a single step, a run over many batches finishes one after the other, reports each with its own data version at
+once, and keeps the finished ones when another fails. Nothing is computed here.
 """
 
 import logging
@@ -36,17 +36,17 @@ SOURCE = "preprocess_batches"
 _SOURCE_DESCRIPTION = """Batch manifests from the preprocess service, as accepted.
 
 The data version is the manifest's digest.
-The sensor `preprocess_outputs` takes them out of the incoming folders, and launches the job `extract_features`."""
-_SOURCE_TAGS = {"stage": "input", "dagster/kind/json": ""}  # Dagster has no owners for what it only observes
+The sensor `preprocess_outputs` takes them from the incoming folders, and launches the job `extract_features`."""
+_SOURCE_TAGS = {"stage": "input", "dagster/kind/json": ""}  # Dagster has no owners for observable assets
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions: beta, and what is needed here
+    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions are beta
 
     @dg.observable_source_asset(
         name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags=_SOURCE_TAGS
     )
     def preprocess_batches(context: dg.OpExecutionContext, store: Store) -> dg.DataVersionsByPartition:
-        """The digest of every accepted manifest."""
+        """Observe the digest of every accepted manifest."""
         digests: dict[str, str | dg.DataVersion] = {}
         for batch_id in sorted(set(store.batch_ids()) & set(context.instance.get_dynamic_partitions(DIMENSION))):
             try:
@@ -56,7 +56,9 @@ with warnings.catch_warnings():
         return dg.DataVersionsByPartition(digests)
 
 
-def _spec(name: str, deps: list[str], kinds: set[str], schema: dg.TableSchema | None, description: str) -> dg.AssetSpec:
+def _build_spec(
+    name: str, deps: list[str], kinds: set[str], schema: dg.TableSchema | None, description: str
+) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         deps=deps,
@@ -65,57 +67,57 @@ def _spec(name: str, deps: list[str], kinds: set[str], schema: dg.TableSchema | 
         owners=OWNERS,
         kinds=kinds,
         tags={"stage": name},
-        skippable=True,  # partitions are reported one by one, and no output is returned
+        skippable=True,  # the step reports each partition and returns no output
         automation_condition=RECONCILE,
         metadata={"dagster/column_schema": schema} if schema else None,
     )
 
 
 SPECS = [
-    _spec(
+    _build_spec(
         "label_embeddings",
         [],
         {"python", "pytorch"},
         None,
-        """The vocabulary as CLIP text vectors: every label in every template, normalised and averaged.
+        """CLIP text embeddings of the vocabulary: every label in every template, normalised and averaged.
 
-The vocabulary is the project's, or the one that the batch's manifest names. Kept in `label_embeddings.pt`, or a file
-beside it, and shared by all batches; rebuilt when labels, templates or the model change.""",
+The vocabulary is the project's, or the one that the batch's manifest names. Stored in `label_embeddings.pt` or a file
+next to it, and shared by all batches; recomputed when labels, templates or the model change.""",
     ),
-    _spec(
+    _build_spec(
         "technical_metrics",
         [SOURCE],
         {"python", "opencv", "parquet"},
         column_schema(STAGE_TABLES["technical_metrics"].columns),
-        """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements behind them.
+        """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements.
 
-Made in one pass with `image_embeddings`, which decodes each photo once. A changed constant recomputes its metric
-only.""",
+Computed in one pass with `image_embeddings`, which decodes each photo once. A changed constant recomputes only its
+metric.""",
     ),
-    _spec(
+    _build_spec(
         "image_embeddings",
         [SOURCE],
         {"python", "pytorch", "parquet"},
         column_schema(STAGE_TABLES["image_embeddings"].columns),
-        "The CLIP image vector of every photo. Labels are made from these, so new labels need no image model.",
+        "The CLIP image embedding of every photo. Labels are computed from it, so new labels need no image model.",
     ),
-    _spec(
+    _build_spec(
         "clip_labels",
         ["image_embeddings", "label_embeddings"],
         {"python", "numpy", "parquet"},
         column_schema(STAGE_TABLES["clip_labels"].columns),
-        """The five most probable labels of every photo, out of its stored vector and the label vectors.
+        """The five most probable labels of every photo, from its stored embedding and the label embeddings.
 
-Made in the same pass as `image_embeddings` where a run makes both.""",
+A run that selects both computes them in the same pass as `image_embeddings`.""",
     ),
-    _spec(
+    _build_spec(
         "features",
         [SOURCE, "technical_metrics", "clip_labels"],
         {"python", "json", "parquet"},
         FEATURE_SCHEMA,
-        """Every artifact of the batch with its features; every field of ingest and preprocess as it came in.
+        """Every artifact of the batch with its features; fields of ingest and preprocess are unchanged.
 
-Read back and checked before `features.completed` goes out.""",
+Read back and checked before `features.completed` is published.""",
     ),
 ]
 
@@ -133,11 +135,11 @@ with warnings.catch_warnings():
     def photo_features(
         context: dg.AssetExecutionContext, stages: Stages, store: Store, events: Events
     ) -> Iterator[dg.MaterializeResult[None]]:
-        """Make the selected assets of each batch of the run: the one step of the job `extract_features`.
+        """Materialize the selected assets of each batch: the step of the job `extract_features`.
 
-        A batch that fails is named at the end; others finish.
+        A failed batch does not stop the others; the error at the end names it.
         """
-        context.log.addFilter(_is_news)
+        context.log.addFilter(_is_relevant)
         with alive(context.instance, context.run.run_id), interruptible(context):
             run = BatchRun(context, stages, store, events)
             for batch_id in run.batch_ids():
@@ -146,6 +148,6 @@ with warnings.catch_warnings():
         yield from ()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for Dagster's remark that results of checks are missing: they were reported by partition."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """False for Dagster's message about missing check results: they were reported by partition."""
     return "did not yield or return expected outputs" not in record.getMessage()

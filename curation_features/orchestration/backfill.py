@@ -1,4 +1,4 @@
-"""Backfills from the command line: asks a running Dagster, over its GraphQL interface, to make partitions anew."""
+"""Launch and follow backfills in a running Dagster, over its GraphQL interface."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ _LATEST = """query ($key: AssetKeyInput!, $partitions: [String!]) { assetNodeOrE
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType lastHeartbeatTime } } } }"
 _ENDED = ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "COMPLETED", "FAILED", "CANCELED")
 _POLL_S = 2.0
-_POLLS_LOST = 5  # in a row, while a webserver restarts
-_HEARTBEAT_S = 60.0  # one is due every 30 s; Dagster itself calls a daemon healthy for half an hour after its last
+_MAX_FAILED_POLLS = 5  # in a row, while a webserver restarts
+_HEARTBEAT_S = 60.0  # due every 30 s; Dagster itself calls a daemon healthy for 30 minutes after the last one
 _DAEMON_START_S = 40.0
 _PARTITIONS_PER_QUERY = 1000  # databases limit the parameters of a statement
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillStatus:
-    """How far a backfill is: pairs of asset and partition that are made, or failed; and whether it has ended.
+    """Progress of a backfill.
 
     Attributes:
-        launched: when, in seconds since 1970, by the server's clock.
+        launched: launch time by the server's clock, Unix time in s.
+        made: number of materialized pairs of asset and partition.
+        failed: number of failed pairs.
+        ended: whether the backfill has ended.
     """
 
     launched: float
@@ -50,12 +53,12 @@ class BackfillStatus:
 
 
 class DagsterServer:
-    """A running Dagster webserver. One on this machine is asked directly, whatever proxy the environment names.
+    """Client of a running Dagster webserver; a loopback address bypasses the environment's proxy.
 
-    Every method raises `CurationError` where the server is not there, or does not answer as Dagster does.
+    Every method raises `CurationError` if the server is down or is not a Dagster webserver.
 
     Args:
-        url: as in the browser, `http://127.0.0.1:3000`.
+        url: as in the browser, such as `http://127.0.0.1:3000`.
     """
 
     def __init__(self, url: str, timeout_s: float = 120.0) -> None:
@@ -64,46 +67,48 @@ class DagsterServer:
         self._direct = _is_loopback(self.url)
 
     def reload(self) -> None:
-        """Load the definitions again, so that changed labels and settings count."""
+        """Reload the definitions, so that changed labels and settings take effect."""
         entry = self._query(_RELOAD, location=LOCATION)
         problem = (entry.get("locationOrLoadError") or {}).get("message")
         if entry["__typename"] != "WorkspaceLocationEntry" or problem:
             raise CurationError(f"{self.url} cannot load {LOCATION}: {problem or entry['__typename']}")
 
     def batch_ids(self) -> list[str]:
-        """All batches, in the order in which they came."""
+        """Ids of all batches, in the order in which they were added."""
         node = self._query(_PARTITIONS, key={"path": ["features"]})
         if node["__typename"] != "AssetNode":
             raise CurationError(f"{self.url} does not serve {LOCATION}: is it another project's Dagster?")
         return list(node["partitionKeys"])
 
     def check_daemon(self) -> None:
-        """Check that the daemon runs, without which a backfill waits for ever; waits a while for one that starts."""
-        end = time.monotonic() + _DAEMON_START_S
+        """Raise an error unless the daemon runs; wait up to 40 s for one that starts."""
+        deadline = time.monotonic() + _DAEMON_START_S
         first = heartbeat = self._heartbeat()
-        # a heartbeat that moves is one, too: the clock of the server may differ from ours
+        # a changed heartbeat counts as well: the clock of the server may differ from this one
         while heartbeat == first and time.time() - heartbeat > _HEARTBEAT_S:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise CurationError(
-                    f"{self.url}: Dagster's daemon does not run, and a backfill would wait for it for ever: `make dev` "
-                    "runs it with the webserver, `dagster-daemon run` alone"
+                    f"{self.url}: Dagster's daemon is not running, so a backfill would never start: run `make dev` or "
+                    "`dagster-daemon run`"
                 )
             time.sleep(_POLL_S)
             heartbeat = self._heartbeat()
 
     def launch(self, batch_ids: Sequence[str], assets: Sequence[str], tags: Mapping[str, str] | None = None) -> str:
-        """Launch a backfill and give its id.
+        """Launch a backfill and return its id.
 
         Args:
-            tags: of the runs.
+            tags: added to every run.
 
         Raises:
-            InputError: there are no such batches, or none at all.
+            InputError: a batch is unknown, or there is none.
         """
         known = set(self.batch_ids())
         unknown = [batch_id for batch_id in batch_ids if batch_id not in known]
         if unknown or not batch_ids:
-            raise InputError(f"no such batch: {', '.join(unknown[:5])}" if unknown else "there are no batches yet")
+            raise InputError(
+                f"no such batch: {', '.join(unknown[:5])}" if unknown else "this Dagster has no batches yet"
+            )
         params = {
             "partitionNames": list(batch_ids),
             "assetSelection": [{"path": [name]} for name in assets],
@@ -115,34 +120,34 @@ class DagsterServer:
         return str(launched["backfillId"])
 
     def page(self, backfill_id: str) -> str:
-        """Where the UI shows a backfill."""
+        """The address of a backfill in the UI."""
         return f"{self.url}/runs/b/{backfill_id}"
 
     def status(self, backfill_id: str) -> BackfillStatus:
-        """How far a backfill is."""
-        found = self._query(_STATUS, id=backfill_id)
-        if found["__typename"] != "PartitionBackfill":
+        """Progress of a backfill."""
+        backfill = self._query(_STATUS, id=backfill_id)
+        if backfill["__typename"] != "PartitionBackfill":
             raise CurationError(f"{self.url}: backfill {backfill_id} is gone")
-        counts = (found["assetBackfillData"] or {}).get("assetBackfillStatuses", [])
+        counts = (backfill["assetBackfillData"] or {}).get("assetBackfillStatuses", [])
         return BackfillStatus(
-            launched=found["timestamp"],
+            launched=backfill["timestamp"],
             made=sum(count.get("numPartitionsMaterialized", 0) for count in counts),
             failed=sum(count.get("numPartitionsFailed", 0) for count in counts),
-            ended=found["status"] in _ENDED,
+            ended=backfill["status"] in _ENDED,
         )
 
     def wait(self, backfill_id: str, progress: Callable[[int], None]) -> BackfillStatus:
-        """Wait until a backfill has ended; `progress` is called with what was made or failed since the last call."""
-        done = lost = 0
+        """Wait until a backfill has ended; `progress` gets the number of pairs that ended since its last call."""
+        done = failed_polls = 0
         while True:
             try:
                 status = self.status(backfill_id)
             except CurationError:
-                lost += 1
-                if lost > _POLLS_LOST:
+                failed_polls += 1
+                if failed_polls > _MAX_FAILED_POLLS:
                     raise
             else:
-                lost = 0
+                failed_polls = 0
                 progress(status.made + status.failed - done)
                 done = status.made + status.failed
                 if status.ended:
@@ -150,43 +155,43 @@ class DagsterServer:
             time.sleep(_POLL_S)
 
     def not_made(self, batch_ids: Sequence[str], assets: Sequence[str], since: float) -> list[str]:
-        """The batches that lack one of these assets made at or after `since` (seconds since 1970)."""
+        """Batches that lack a materialization of an asset since `since` (Unix time, s)."""
         made = dict.fromkeys(batch_ids, 0)
         for start in range(0, len(batch_ids), _PARTITIONS_PER_QUERY):
-            asked = list(batch_ids[start : start + _PARTITIONS_PER_QUERY])
+            ids = list(batch_ids[start : start + _PARTITIONS_PER_QUERY])
             for name in assets:
-                node = self._query(_LATEST, key={"path": [name]}, partitions=asked)
-                for batch_id, event in zip(asked, node.get("latestMaterializationByPartition", ()), strict=False):
+                node = self._query(_LATEST, key={"path": [name]}, partitions=ids)
+                for batch_id, event in zip(ids, node.get("latestMaterializationByPartition", ()), strict=False):
                     made[batch_id] += event is not None and float(event["timestamp"]) / 1000 >= since
         return [batch_id for batch_id, count in made.items() if count < len(assets)]
 
     def _heartbeat(self) -> float:
-        """When the daemon that runs backfills was last alive, in seconds since 1970; 0 if it never was."""
+        """Last heartbeat of the backfill daemon, Unix time in s; 0 if there was none."""
         statuses = self._query(_DAEMONS)["daemonHealth"]["allDaemonStatuses"]
         return max(
             (status["lastHeartbeatTime"] or 0 for status in statuses if status["daemonType"] == "BACKFILL"), default=0
         )
 
     def _query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """Ask for one field, and give what is in it."""
+        """Run a query for one field and return its value."""
         try:
             with requests.Session() as session:
                 session.trust_env = not self._direct
-                asked = {"query": text, "variables": variables}
-                response = session.post(f"{self.url}/graphql", json=asked, timeout=self._timeout_s)
+                body = {"query": text, "variables": variables}
+                response = session.post(f"{self.url}/graphql", json=body, timeout=self._timeout_s)
         except requests.ConnectionError as error:
-            raise CurationError(f"no Dagster answers at {self.url}: start it with `make dev`, or give --url") from error
+            raise CurationError(f"no Dagster answers at {self.url}: start it with `make dev`, or set --url") from error
         except (requests.RequestException, ValueError) as error:
-            raise CurationError(f"{self.url} cannot be asked: {error}") from error
+            raise CurationError(f"{self.url}: request failed: {error}") from error
         try:
             answer = response.json()
             problem = str(answer["errors"][0]["message"]) if answer.get("errors") else ""
-            [found] = [{}] if problem else answer["data"].values()
-            node: dict[str, Any] = found | {}
+            [value] = [{}] if problem else answer["data"].values()
+            node: dict[str, Any] = value | {}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CurationError(
-                f"{self.url} does not answer as Dagster does (HTTP {response.status_code}): "
-                "give the address of its webserver as --url"
+                f"{self.url} is not a Dagster webserver (HTTP {response.status_code}): "
+                "set --url to the address of Dagster's webserver"
             ) from error
         if problem:
             raise CurationError(f"{self.url}: {problem}")

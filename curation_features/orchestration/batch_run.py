@@ -1,4 +1,4 @@
-"""A run over one or many batches: each is made, reported, checked and announced by itself."""
+"""A run over one or many batches: computes, reports, checks and announces one after the other."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +26,14 @@ FEATURES = dg.AssetKey("features")
 METRICS = dg.AssetKey("technical_metrics")
 
 RETRY_FAILED = "curation_features/retry_failed"
-"""Tag of a run that reads and measures only the photos that failed for a reason that may pass."""
+"""Tag of a run that processes only the photos that failed for a transient reason."""
 
 
 class BatchRun:
-    """Makes the selected assets of batches, and reports each partition to Dagster as it is finished.
+    """Materializes the selected assets of batches, and reports each finished partition.
 
     Args:
-        context: of the step; says which assets and checks are selected.
+        context: of the step, with the selected assets and checks.
     """
 
     def __init__(
@@ -52,38 +52,38 @@ class BatchRun:
 
     @cached_property
     def _provenance(self) -> Provenance:
-        """Made for the first result: by then the weights are here, which are part of the code versions."""
+        """Created with the first result: the code versions include the weights, which exist by then."""
         versions = code_versions(self._stages.settings, self._stages)
         return Provenance(self._context.instance, self._specs, versions)
 
     def batch_ids(self) -> list[str]:
-        """The batches of the run; all that are finished where checks alone were asked for, without a partition.
+        """Ids of the batches of the run; without a partition, as for checks alone, all finished batches.
 
         Raises:
-            dg.Failure: a range holds none; a run that makes nothing must not look as if all were made.
+            dg.Failure: the partition range is empty; a run that does nothing must not succeed.
         """
         context = self._context
         if context.has_partition_key or context.has_partition_key_range:
-            found = list(context.partition_keys)
-            if not found:
-                asked = context.partition_key_range
-                remedy = "it goes from a batch that came earlier to one that came later: turn it round"
-                raise dg.Failure(f"no batch in the range {asked.start}...{asked.end}: {remedy}", allow_retries=False)
-            return found
+            batch_ids = list(context.partition_keys)
+            if not batch_ids:
+                span = context.partition_key_range
+                remedy = "the first batch must be older than the last one: swap them"
+                raise dg.Failure(f"no batch in the range {span.start}...{span.end}: {remedy}", allow_retries=False)
+            return batch_ids
         return sorted(context.instance.get_materialized_partitions(FEATURES))
 
     def attempt(self, batch_id: str) -> None:
-        """Make a batch; what goes wrong with it is remembered and costs the other batches nothing.
+        """Process a batch; record its error, so that the other batches are processed as well.
 
         Raises:
-            dg.Failure: model weights are missing, and settings do not permit a degraded run: no batch can be made.
+            dg.Failure: model weights are missing and settings do not permit a degraded run, so that every batch fails.
         """
         self._attempts += 1
         try:
             with self._store.exclusive(batch_id):
-                self._make_newest(batch_id)
+                self._process_newest(batch_id)
         except WeightsError as error:
-            raise dg.Failure(str(error), allow_retries=False) from None  # its causes are long, and say no more
+            raise dg.Failure(str(error), allow_retries=False) from None  # its causes add nothing but length
         except CurationError as error:
             self._failures[batch_id] = str(error)
             log.error("Batch %s failed: %s", batch_id, error)
@@ -92,31 +92,31 @@ class BatchRun:
             log.exception("Batch %s failed", batch_id)
 
     def finish(self) -> None:
-        """Raises `dg.Failure` if a batch failed; names all that did."""
+        """Raise `dg.Failure` if a batch failed, with the id and error of each."""
         if not self._failures:
             return
-        found = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
+        problems = "\n".join(f"{batch_id}: {problem}" for batch_id, problem in self._failures.items())
         count = f"{len(self._failures)} of {self._attempts} batches failed; the others are finished.\n"
         raise dg.Failure(
-            f"{count if self._attempts > 1 else ''}{found}",
+            f"{count if self._attempts > 1 else ''}{problems}",
             metadata={"failed_batches": dg.MetadataValue.json(self._failures)},
             allow_retries=False,
         )
 
-    def _make_newest(self, batch_id: str) -> None:
-        """Make a batch of the manifest that was accepted last, also if that changes meanwhile."""
+    def _process_newest(self, batch_id: str) -> None:
+        """Process the latest accepted manifest of a batch; start again if a newer one is accepted meanwhile."""
         adopt(batch_id, self._store, self._context.instance, self._specs)
         while True:
             try:
-                return self._make(self._store.manifest(batch_id))
+                return self._process(self._store.manifest(batch_id))
             except SupersededError:
-                log.info("Batch %s begins again: a newer manifest was accepted", batch_id)
+                log.info("Batch %s starts again: a newer manifest was accepted", batch_id)
 
-    def _make(self, batch: Batch) -> None:
+    def _process(self, batch: Batch) -> None:
         instance = self._context.instance
         checks = BatchChecks(batch, instance, self._stages.settings)
         if not self._assets:
-            self._check_alone(checks, batch)
+            self._check_existing(checks, batch)
         stages = self._stages.for_batch(batch)
         for result in build_assets(batch, self._assets, stages, self._store, retry_failed=self._retries_failed):
             is_measured = result.asset == "technical_metrics"
@@ -137,8 +137,8 @@ class BatchRun:
         self._context.log_event(event)
         return event.metadata
 
-    def _check_alone(self, checks: BatchChecks, batch: Batch) -> None:
-        """Checks without assets: of what was made before."""
+    def _check_existing(self, checks: BatchChecks, batch: Batch) -> None:
+        """Run the checks on existing results, for a run that selects no asset."""
         instance, batch_id = self._context.instance, batch.batch_id
         if any(key.asset_key == FEATURES for key in self._context.selected_asset_check_keys):
             problems = verify(batch, *self._store.feature_paths(batch_id), self._store.embeddings_path(batch_id))
@@ -150,7 +150,7 @@ class BatchRun:
         self, checks: BatchChecks, problems: Mapping[str, Sequence[str]], metadata: Mapping[str, dg.MetadataValue]
     ) -> None:
         self._record(checks.of_files(problems))
-        if metadata:  # else they were not made by Dagster
+        if metadata:  # absent if Dagster has no materialization
             self._record(checks.of_features(metadata))
 
     def _record(self, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:

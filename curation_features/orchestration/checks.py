@@ -1,6 +1,6 @@
-"""The asset checks, one result for each partition: is what was made right, and is it as usual?
+"""Asset checks, one result per partition: are the results correct and similar to those of other batches?
 
-The checks themselves are in `curation_features.verification`; here are their Dagster specs and what they are fed with.
+`curation_features.verification` holds the checks; this module has their Dagster specs and gathers their input.
 """
 
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from curation_features.inbox.folders import IncomingFolders
+from curation_features.inbox.folders import Inbox
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.provenance import recent_metadata
@@ -19,7 +19,7 @@ from curation_features.settings import Settings
 from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift
 
 _ASSETS = {"cache_effective": "technical_metrics"}
-"""The asset that a check is about, if it is not `features`."""
+"""The asset of a check, if it is not `features`."""
 
 _HISTORY = 40
 _BATCHES_COMPARED = 20
@@ -27,7 +27,7 @@ _BATCHES_COMPARED = 20
 Metadata = Mapping[str, dg.MetadataValue]
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)  # checks with partitions: a preview, and what is needed here
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # checks with partitions are a preview
     CHECK_SPECS = [
         dg.AssetCheckSpec(
             check.name,
@@ -48,18 +48,18 @@ _REASON_SHOWN = 500  # characters
 @dg.asset_check(
     asset=_QUARANTINE.asset_key,
     name=_QUARANTINE.name,
-    description="No manifest lies in `data/quarantine/`. Mend and submit it again, or delete it with its reason file.",
+    description="`data/quarantine/` is empty. Correct and submit a manifest again, or delete it with its reason file.",
 )
-def nothing_quarantined(incoming: dg.ResourceParam[IncomingFolders]) -> dg.AssetCheckResult:
-    """Look into the quarantine."""
-    found = quarantine_evaluation(incoming.quarantined(), incoming)
+def nothing_quarantined(incoming: dg.ResourceParam[Inbox]) -> dg.AssetCheckResult:
+    """Check that the quarantine is empty."""
+    result = quarantine_evaluation(incoming.quarantined(), incoming)
     return dg.AssetCheckResult(
-        passed=found.passed, severity=found.severity, description=found.description, metadata=found.metadata
+        passed=result.passed, severity=result.severity, description=result.description, metadata=result.metadata
     )
 
 
-def quarantine_evaluation(names: Sequence[str], incoming: IncomingFolders) -> dg.AssetCheckEvaluation:
-    """The result of the check on the quarantine, where the files `names` lie."""
+def quarantine_evaluation(names: Sequence[str], incoming: Inbox) -> dg.AssetCheckEvaluation:
+    """Result of the quarantine check; `names` are the files in quarantine."""
     records = [
         dg.TableRecord({"file": one_line(name, 255), "reason": one_line(incoming.reason(name), _REASON_SHOWN)})
         for name in names[:_FILES_SHOWN]
@@ -82,30 +82,30 @@ class BatchChecks:
         self._instance = instance
         self._settings = settings
 
-    def of_files(self, found: Mapping[str, Sequence[str]]) -> Iterator[dg.AssetCheckEvaluation]:
-        """Whether the finished artifacts are right; `found` are the problems as `verify` gives them."""
-        for name, problems in found.items():
-            listed = {"problems": dg.MetadataValue.md("\n".join(f"- {problem}" for problem in problems))}
-            yield self._result(name, not problems, "; ".join(problems[:3]), listed if problems else {})
+    def of_files(self, problems: Mapping[str, Sequence[str]]) -> Iterator[dg.AssetCheckEvaluation]:
+        """Results of the checks on the finished artifacts; `problems` is the return value of `verify`."""
+        for name, texts in problems.items():
+            details = {"problems": dg.MetadataValue.md("\n".join(f"- {text}" for text in texts))} if texts else {}
+            yield self._result(name, not texts, "; ".join(texts[:3]), details)
 
     def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
-        """Whether the batch is as usual, by the metadata of its `features`."""
+        """Results of the checks against other batches, from the metadata of `features`."""
         statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in STATUSES}
-        yield self._limited("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
+        yield self._compare("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
         shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
-        yield self._limited("labels_as_usual", shift, self._settings.warn_label_shift)
+        yield self._compare("labels_as_usual", shift, self._settings.warn_label_shift)
 
     def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
-        """Whether the cache was used where it could be: if `before` the same was made of the same manifest."""
+        """Result of the cache check; `before`: metadata of the previous materialization."""
         comparable = bool(before) and all(
             _value(metadata, name, None) == _value(before, name, None) for name in ("manifest", "pass")
         )
         readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
         share = cached_share(_value(metadata, "cached", 0), readable, comparable)
-        yield self._limited("cache_effective", share, self._settings.warn_cached_share, at_least=True)
+        yield self._compare("cache_effective", share, self._settings.warn_cached_share, at_least=True)
 
     def _label_history(self, metadata: Metadata) -> Sequence[Mapping[str, int]]:
-        """The label counts of the last other batches that were labelled in the same way."""
+        """Label counts of the latest other batches with the same `clip_version`."""
         recent = recent_metadata(self._instance, dg.AssetKey("features"), _HISTORY)
         return [
             _value(other, "labels", {})
@@ -114,11 +114,11 @@ class BatchChecks:
             and _value(other, "clip_version", "") == _value(metadata, "clip_version", None)
         ][:_BATCHES_COMPARED]
 
-    def _limited(
+    def _compare(
         self, name: str, value: float | None, limit: float, details: Mapping[str, Any] | None = None, *,
         at_least: bool = False,
     ) -> dg.AssetCheckEvaluation:  # fmt: skip
-        """A warning where a value lies beyond its limit; a value that is None has nothing to be compared with."""
+        """Compare a value with its limit; None passes, as there is nothing to compare with yet."""
         if value is None:
             return self._result(name, True, "nothing to compare with yet", {"limit": limit})
         passed = value >= limit if at_least else value <= limit

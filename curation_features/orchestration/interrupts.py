@@ -1,4 +1,4 @@
-"""What an interrupt means to a run: where a person waits for it at a terminal, that it is canceled."""
+"""Cancel a run whose user interrupts it at the terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 import dagster as dg
 
 AT_TERMINAL = "curation_features/at_terminal"
-"""Tag of a run that a person waits for."""
+"""Tag of a run whose user waits for it at a terminal."""
 
 
 @contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """What an interrupt of the step in the block means: where a person has launched the run, that it is canceled.
+    """Turn an interrupt into a cancellation if the run is tagged `AT_TERMINAL`.
 
-    Dagster itself takes an interrupt that it was not asked for for the death of the process: a failure with a stack
-    trace, to be tried again.
+    By default, Dagster takes an unexpected interrupt for the death of the process: a failure with a stack trace, and a
+    retry.
     """
     try:
         yield
-    except dg.DagsterExecutionInterruptedError:  # what Dagster makes of a KeyboardInterrupt
+    except dg.DagsterExecutionInterruptedError:  # raised by Dagster for a KeyboardInterrupt
         if AT_TERMINAL not in context.run.tags:
             raise
         context.instance.report_run_canceling(context.run, "Interrupted at the terminal.")

@@ -1,4 +1,4 @@
-"""The job that makes all features of a batch."""
+"""The job that computes all features of a batch."""
 
 import dagster as dg
 
@@ -7,8 +7,8 @@ from curation_features.schema import ASSETS
 extract_features = dg.define_asset_job(
     "extract_features",
     selection=dg.AssetSelection.assets(*ASSETS),
-    description="""From a manifest to finished features: everything that is not up to date in the cache is computed.
+    description="""From a manifest to finished features: computes everything that is not in the cache.
 
-The five assets that are made, in the one step `photo_features`. The sensor `preprocess_outputs` launches it for each
+It materializes five assets in the single step `photo_features`. The sensor `preprocess_outputs` launches it for each
 manifest.""",
 )

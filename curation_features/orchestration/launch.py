@@ -1,4 +1,4 @@
-"""Materialise one batch now, in this process, on the project's own Dagster instance."""
+"""Materialize one batch now, in this process, on the project's Dagster instance."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
 
-_NEW = ".new"  # where an instance is made
+_NEW = ".new"  # folder where an instance is created
+_UNKNOWN_FAILURE = "the run failed; the Dagster UI shows why"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
-        failures: for each step that failed its error.
-        cached: how many of the batch's distinct photos came out of the cache.
-        partly_cached: of how many others a part did.
+        failures: error message of each failed step.
+        cached: number of distinct photos whose features all came from the cache.
+        partly_cached: number of distinct photos of which only some did.
     """
 
     run_id: str
@@ -48,51 +49,53 @@ class LaunchResult:
 
 @contextmanager
 def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.DagsterInstance]:
-    """The project's Dagster instance; a new one starts with `default_config` as its `dagster.yaml`.
+    """Open the project's Dagster instance; a new one gets `default_config` as its `dagster.yaml`.
 
     Raises:
-        StoreError: its records cannot be written, now or at any moment of the block.
+        StoreError: its storage cannot be written, now or later in the block.
     """
     home = dagster_home(settings).resolve()
     try:
-        with _instance(home, default_config) as instance:
+        with _open_or_create(home, default_config) as instance:
             yield instance
     except Exception as error:
-        from sqlalchemy.exc import DBAPIError  # not at the top: whoever only loads the definitions needs no database
+        from sqlalchemy.exc import DBAPIError  # imported here: loading the definitions needs no database
 
         if not isinstance(error, DBAPIError):
             raise
-        remedy = "free space or permissions, or see to the database, then run again"
-        raise StoreError(f"{home}: Dagster cannot keep its records ({error.orig}); {remedy}") from error
+        remedy = "check free space, permissions and the database, then run again"
+        raise StoreError(f"{home}: Dagster cannot write its storage ({error.orig}); {remedy}") from error
 
 
-def _instance(home: Path, default_config: Path) -> dg.DagsterInstance:
+def _open_or_create(home: Path, default_config: Path) -> dg.DagsterInstance:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
             shutil.rmtree(home / _NEW, ignore_errors=True)
             if not (home / "dagster.yaml").exists():
                 _create(home, default_config)
-            return _opened(home)
+            return _open(home)
     except OSError as error:
         raise cannot_write(home, error) from error
 
 
 def _create(home: Path, default_config: Path) -> None:
-    """Make a new instance whole or not at all: Dagster never completes a database whose making was broken off."""
+    """Create a new instance, whole or not at all: Dagster cannot repair a half-created database."""
     new = home / _NEW
     new.mkdir()
     shutil.copyfile(default_config, new / "dagster.yaml")
-    _opened(new).dispose()
-    for path in sorted(new.iterdir(), key=lambda path: path.name == "dagster.yaml"):  # it says that all is there
+    _open(new).dispose()
+    for path in sorted(
+        new.iterdir(), key=lambda path: path.name == "dagster.yaml"
+    ):  # last: it marks the instance as complete
         if not (home / path.name).exists():
             path.rename(home / path.name)
             flush(home)
     shutil.rmtree(new)
 
 
-def _opened(home: Path) -> dg.DagsterInstance:
-    """An instance whose databases are there."""
+def _open(home: Path) -> dg.DagsterInstance:
+    """Open an instance and create its databases."""
     instance = dg.DagsterInstance.from_config(str(home))
     instance.get_dynamic_partitions(DIMENSION)
     instance.get_run_records(limit=1)
@@ -101,9 +104,9 @@ def _opened(home: Path) -> dg.DagsterInstance:
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
-    """Accept a manifest: it is kept in the store, and becomes a partition and an observation.
+    """Accept a manifest: store it, add its partition and observe it.
 
-    What was made of the batch without Dagster before is reported first.
+    Earlier results of the batch from outside Dagster are reported first.
 
     Raises:
         ManifestError: the batch id differs from a known one in case only.
@@ -116,20 +119,20 @@ def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> 
 
 
 def manifest_tags(batch: Batch) -> dict[str, str]:
-    """Tags of a run that was launched for exactly this manifest."""
+    """Tags of a run launched for exactly this manifest."""
     return {"curation_features/manifest": f"{batch.batch_id}:{batch.digest[:16]}"}
 
 
 def materialize(
     batch: Batch, definitions: dg.Definitions, instance: dg.DagsterInstance, *, retry_failed: bool = False
 ) -> LaunchResult:
-    """Run the job `extract_features` for a batch that was accepted.
+    """Run the job `extract_features` for an accepted batch.
 
     Args:
-        retry_failed: only photos that failed for a reason that may pass are read and measured.
+        retry_failed: process only the photos that failed for a transient reason.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted; Dagster knows it as canceled.
+        KeyboardInterrupt: the run was interrupted; its status in Dagster is canceled.
     """
     job = definitions.resolve_job_def("extract_features")
     result = job.execute_in_process(
@@ -142,29 +145,30 @@ def materialize(
     if result.dagster_run.status is dg.DagsterRunStatus.CANCELED:
         raise KeyboardInterrupt
     failures = {
-        event.step_key or "": _told(event) for event in result.filter_events(lambda event: event.is_step_failure)
+        event.step_key or "": _failure_message(event)
+        for event in result.filter_events(lambda event: event.is_step_failure)
     }
     if not result.success and not failures:
-        failures = {"run": "the run did not succeed; see it in the Dagster UI"}
-    made = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
-    metrics = made.get(METRICS, {})
+        failures = {"run": _UNKNOWN_FAILURE}
+    metadata = {event.asset_key: event.materialization.metadata for event in result.get_asset_materialization_events()}
+    metrics = metadata.get(METRICS, {})
     cached, partly_cached = (
         int(str(metrics[name].value)) if name in metrics else 0 for name in ("cached", "partly_cached")
     )
     return LaunchResult(result.run_id, failures, cached, partly_cached)
 
 
-def _told(event: dg.DagsterEvent) -> str:
-    """What went wrong in a step, in the words of the error that it began with; all of it goes to the log."""
+def _failure_message(event: dg.DagsterEvent) -> str:
+    """The message of the root cause of a failed step; the whole error is logged."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
     error = data.error
     if error is None:
-        return "the run did not succeed; see it in the Dagster UI"
+        return _UNKNOWN_FAILURE
     log.info("Step %s failed: %s", event.step_key, error.to_string())
     while error.cause:
         error = error.cause
-    if error.cls_name == "DagsterExecutionInterruptedError":  # it came while Dagster was at work, before the step
+    if error.cls_name == "DagsterExecutionInterruptedError":  # interrupted in Dagster's own code, before the step
         raise KeyboardInterrupt
     return error.message.strip()

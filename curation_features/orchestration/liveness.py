@@ -1,7 +1,8 @@
-"""Runs whose process is gone: told by a lock that the operating system gives back, whatever has ended the process.
+"""Detect runs whose process died.
 
-Dagster's code server notices when a run that it started dies. Where both die at once (a restart of the machine) nobody
-does: the run counts as started for ever, and keeps its place in the pool.
+Each run holds a file lock, which the operating system releases when the process ends. Dagster's code server notices the
+death of a run that it started. If both die at once, as when the machine restarts, nothing does: the run stays started
+indefinitely and keeps its slot in the pool.
 """
 
 import os
@@ -14,12 +15,12 @@ import dagster as dg
 from filelock import FileLock, Timeout
 
 _UNLOCKED_S = 600.0
-"""How long a run may be started without its lock: it is taken when the step begins, and given back when it ends."""
+"""A run without a lock file counts as dead after this time. Its step creates the file first and deletes it last."""
 
 
 @contextmanager
 def alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """Hold the lock of a run; where none can be had, the run goes on without."""
+    """Hold the lock of a run; the run continues without it if it cannot be acquired."""
     path = _lock_path(instance, run_id)
     lock = FileLock(path)
     with suppress(OSError, Timeout):
@@ -34,7 +35,7 @@ def alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
 
 
 def silent_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Started runs of which no process holds the lock. One that is just ending is among them for a moment."""
+    """Ids of started runs whose lock is free; briefly includes a run that is just ending."""
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     return [
         record.dagster_run.run_id
@@ -44,20 +45,20 @@ def silent_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance, suspects: Collection[str]) -> tuple[list[str], list[str]]:
-    """Mark as failed the silent runs that were silent the last time as well.
+    """Mark runs as failed that were silent in two successive calls.
 
     Args:
-        suspects: the runs that were silent the last time.
+        suspects: ids that the previous call returned.
 
     Returns:
-        The runs marked as failed, which run retries may start again, and the new suspects.
+        The ids of the failed runs, which Dagster may retry, and the new suspects.
     """
     silent = silent_runs(instance)
     dead = [run_id for run_id in silent if run_id in suspects]
     for run_id in dead:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
-            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine restarted.")
+            instance.report_run_failed(run, "The process of this run died: it was killed, or the machine restarted.")
             with suppress(OSError):
                 _lock_path(instance, run_id).unlink(missing_ok=True)
     return dead, [run_id for run_id in silent if run_id not in dead]
@@ -69,9 +70,9 @@ def _is_ours(run: dg.DagsterRun) -> bool:
 
 def _is_silent(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
     path = _lock_path(instance, record.dagster_run.run_id)
-    if not path.exists():  # not begun, ended, or at work on another machine, if the storage is shared by several
-        begun = record.start_time or time.time()
-        return "Sqlite" in type(instance.run_storage).__name__ and time.time() - begun > _UNLOCKED_S
+    if not path.exists():  # not started, ended, or on another machine if several share the storage
+        started = record.start_time or time.time()
+        return "Sqlite" in type(instance.run_storage).__name__ and time.time() - started > _UNLOCKED_S
     lock = FileLock(path)
     try:
         with lock.acquire(timeout=0):

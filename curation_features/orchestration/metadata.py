@@ -1,8 +1,8 @@
-"""What Dagster shows of a materialisation: plain, finite numbers, short tables, and photos to look at.
+"""Metadata of materializations: plain finite numbers, short tables and thumbnails.
 
-Dagster shows entries in the order in which they are given, and plots every number over time. Tables stand in the page;
-Markdown and JSON of 1000 characters or more are behind a link. Ids, names, labels and messages come from outside: none
-of them has a meaning in Markdown or HTML here. Nothing of a photo's EXIF is shown.
+Dagster shows entries in the given order, and plots every number over time. It shows tables in the page, but Markdown
+and JSON of 1000 characters or more behind a link. Ids, names, labels and messages are user-supplied: they are escaped,
+so that they have no meaning in Markdown or HTML. No EXIF is shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import dagster as dg
 from curation_features.pipeline import EnrichedBatch, Plan, RunStats
 from curation_features.pipeline.summary import (
     Extreme,
-    Percentiles,
     Photo,
     error_counts,
     extremes,
@@ -35,7 +34,7 @@ from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
 from curation_features.text import escape_markdown
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
-"""Gives a small JPEG of a record's photo, or None."""
+"""Returns a small JPEG of a record's photo, or None."""
 
 _ROWS_SHOWN = 10
 _EXTREMES = 3
@@ -43,9 +42,44 @@ _LABELS_SIZE = 9_000  # characters of JSON
 _NAME_LENGTH, _LABEL_LENGTH = 40, 40  # characters
 _BAR_LENGTH = 20
 
+_TABLES = {
+    "extremes": {
+        "score": ("string", "score at whose bad end the photo is, in this batch"),
+        "why": ("string", "the cause, and the measurement"),
+        "photo": ("string", "path of the photo's file, relative to the common folder"),
+        "photo_id": ("string", "beginning of the photo's id"),
+    },
+    "errors": {
+        "stage": ("string", "value that could not be computed"),
+        "reason": ("string", "code of the reason"),
+        "artifacts": ("int", "number of artifacts with the error"),
+        "message": ("string", "message of the first of them"),
+    },
+    "failed_photos": {
+        "photo": ("string", "path of the photo's file, relative to the common folder"),
+        "reason": ("string", "why nothing was measured"),
+        "photo_id": ("string", "beginning of the photo's id"),
+    },
+    "scores": {
+        "score": ("string", "name of the score"),
+        "best": ("int", "value of a good photo"),
+        "p05": ("string", "5th percentile over the artifacts that have the score"),
+        "p50": ("string", "median"),
+        "p95": ("string", "95th percentile"),
+        "measured": ("int", "number of artifacts that have the score"),
+    },
+    "label_distribution": {
+        "label": ("string", "most probable label of an artifact"),
+        "artifacts": ("int", "number of artifacts"),
+        "share": ("string", "fraction of all artifacts with labels"),
+        "": ("string", "bar, longest for the most frequent label"),
+    },
+}
+"""Type and description of each column, by table."""
+
 
 def column_schema(columns: Columns) -> dg.TableSchema:
-    """The columns of a table, with meaning and units. Of a structure only its kind is said: pages have little room."""
+    """The columns of a table with description and units; structures are shortened to their kind."""
     return dg.TableSchema(
         [
             dg.TableColumn(
@@ -61,34 +95,31 @@ def column_schema(columns: Columns) -> dg.TableSchema:
 FEATURE_SCHEMA = column_schema(FEATURE_COLUMNS)
 
 
-# Stages --------------------------------------------------------------------------------------------------------------
-
-
 def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict[str, Any]:
-    """Counts, timings and versions of one stage, and where its table is."""
+    """Counts, timings and versions of one stage, and the path of its table."""
     numbers = stats.summary()
-    share = {"cached_share": round(stats.cached / stats.photos, 4)} if stats.photos else {}
+    fraction = {"cached_share": round(stats.cached / stats.photos, 4)} if stats.photos else {}
     return {
-        **_plain({"photos": numbers.pop("photos"), "cached": numbers.pop("cached"), **share, **numbers}),
+        **_plain({"photos": numbers.pop("photos"), "cached": numbers.pop("cached"), **fraction, **numbers}),
         "dagster/partition_row_count": stats.photos,
         "manifest": artifact.metadata["manifest"],
         "versions": dg.MetadataValue.json(artifact.metadata["versions"]),
         **missing_metadata(plan),
         "path": dg.MetadataValue.path(str(artifact.path)),
-        "dagster/uri": _uri(artifact.path),
+        "dagster/uri": artifact.path.absolute().as_uri(),
     }
 
 
 def missing_metadata(plan: Plan) -> dict[str, dg.JsonMetadataValue]:
-    """Why parts of a degraded run are defaults, as `missing`; empty where nothing is missing."""
-    told = {part: one_line(error.message, 400) for part, error in plan.missing.items()}
-    return {"missing": dg.MetadataValue.json(told)} if told else {}
+    """The reason for each default of a degraded run, as `missing`; empty if there is none."""
+    reasons = {part: one_line(error.message, 400) for part, error in plan.missing.items()}
+    return {"missing": dg.MetadataValue.json(reasons)} if reasons else {}
 
 
 def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict[str, Any]:
-    """Where the finished features are, and their contact sheet if there is one.
+    """Paths of the finished features and of the contact sheet, if any.
 
-    Paths to copy: Dagster opens URLs, and browsers follow none from a server's page to a file (`file://`).
+    Paths are for copying: Dagster opens URLs, and browsers open no file from a server's page (`file://`).
     """
     files = {
         "json": artifact.json_path,
@@ -98,188 +129,99 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
     }
     return {
         **{name: dg.MetadataValue.path(str(path)) for name, path in files.items()},
-        "dagster/uri": _uri(artifact.json_path),
+        "dagster/uri": artifact.json_path.absolute().as_uri(),
     }
-
-
-# Features ------------------------------------------------------------------------------------------------------------
 
 
 def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
-    """Counts by status, the photos to look at first, labels, scores and errors; less than 60 kB.
+    """Counts by status, extreme photos, labels, scores and errors; less than 60 kB.
 
     Args:
-        thumbnail: makes the small images beside the photos to look at; by default there are none.
+        thumbnail: makes the thumbnails of extreme photos; default: no thumbnails.
     """
-    chosen, names, percentiles = extremes(merged, _EXTREMES), _names(merged), score_percentiles(merged)
-    counts = {"artifacts": len(merged.records)}
-    counts.update({f"artifacts_{status}": count for status, count in merged.statuses().items()})
-    tables = {
-        "extremes": _extreme_table(chosen, names),
-        "errors": _error_table(merged),
-        "failed_photos": _failed_table(failed_photos(merged), names),
-        "scores": _score_table(merged, percentiles),
-        "label_distribution": _label_table(merged),
+    extreme_photos, percentiles = extremes(merged, _EXTREMES), score_percentiles(merged)
+    names = display_paths(merged.document["artifacts"], _NAME_LENGTH)
+    tables: dict[str, list[tuple[str | int, ...]]] = {
+        "extremes": [
+            (extreme.metric, extreme.told, names[extreme.photo.position], _short_id(extreme.photo))
+            for extreme in extreme_photos
+        ],
+        "errors": [
+            (
+                one_line(error.stage, _LABEL_LENGTH),
+                one_line(error.reason, _LABEL_LENGTH),
+                error.artifacts,
+                one_line(error.message),
+            )
+            for error in error_counts(merged)[:_ROWS_SHOWN]
+        ],
+        "failed_photos": [*_failed_rows(failed_photos(merged), names)],
+        "scores": [
+            (
+                metric,
+                METRIC[metric].best,
+                *(f"{value:.3f}" for value in values.values()),
+                sum(_score(record, metric) is not None for record in merged.records),
+            )
+            for metric, values in percentiles.items()
+        ],
+        "label_distribution": [*_label_rows(merged)],
     }
+    numbers = {f"{metric}_{name}": round(value, 4) for metric, by in percentiles.items() for name, value in by.items()}
     return {
-        **counts,
-        **{name: table for name, table in tables.items() if table.records},
-        **({"extremes_in_pictures": _gallery(chosen, names, thumbnail)} if chosen else {}),
+        "artifacts": len(merged.records),
+        **{f"artifacts_{status}": count for status, count in merged.statuses().items()},
+        **{name: _table(name, rows) for name, rows in tables.items() if rows},
+        **({"extremes_in_pictures": _gallery(extreme_photos, names, thumbnail)} if extreme_photos else {}),
         **{f"{part}_version": version for part, version in merged.version.items()},
-        **_flat(percentiles),
-        "labels": dg.MetadataValue.json(_bounded(merged.label_counts())),
+        **_plain(numbers),
+        "labels": dg.MetadataValue.json(_limit_size(merged.label_counts())),
         "dagster/partition_row_count": len(merged.records),
     }
 
 
-def _flat(percentiles: Percentiles) -> dict[str, int | float]:
-    return _plain(
-        {
-            f"{metric}_{name}": round(value, 4)
-            for metric, values in percentiles.items()
-            for name, value in values.items()
-        }
+def _table(name: str, rows: Iterable[Sequence[str | int]]) -> dg.TableMetadataValue:
+    columns = _TABLES[name]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
+        column_schema({column: Column(*fields) for column, fields in columns.items()}),
     )
 
 
-def _bounded(counts: Mapping[str, int]) -> dict[str, int]:
-    """The most frequent of the labels, all of them unless there are very many."""
+def _failed_rows(failed: Sequence[Photo], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    for photo in failed[:_ROWS_SHOWN]:
+        reason = photo.artifact["features"]["errors"][0]["reason"]
+        yield names[photo.position], one_line(reason, _LABEL_LENGTH), _short_id(photo)
+    if len(failed) > _ROWS_SHOWN:
+        yield f"{len(failed) - _ROWS_SHOWN} more", "", ""
+
+
+def _label_rows(merged: EnrichedBatch) -> Iterator[tuple[str, int, str, str]]:
+    labels = label_distribution(merged)
+    for label in labels[:_ROWS_SHOWN]:
+        bar = "█" * max(1, round(_BAR_LENGTH * label.artifacts / labels[0].artifacts))
+        yield one_line(label.label, _LABEL_LENGTH), label.artifacts, f"{label.share:.1%}", bar
+    if rest := labels[_ROWS_SHOWN:]:
+        fraction = sum(label.share for label in rest)
+        yield f"{len(rest)} more", sum(label.artifacts for label in rest), f"{fraction:.1%}", ""
+
+
+def _limit_size(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of the most frequent labels, up to `_LABELS_SIZE` characters of JSON."""
     ends = accumulate(len(json.dumps(label)) + len(f": {count}, ") for label, count in counts.items())
     return {label: counts[label] for label, end in zip(counts, ends, strict=True) if end <= _LABELS_SIZE}
 
 
-_SHARE_COLUMNS = {
-    "label": ("string", "the most probable label of an artifact"),
-    "artifacts": ("int", "artifacts that have it"),
-    "share": ("string", "of all artifacts with labels"),
-    "": ("string", "as a bar, the longest for the most frequent"),
-}
-
-
-def _label_table(merged: EnrichedBatch) -> dg.TableMetadataValue:
-    shares = label_distribution(merged)
-    rows = [
-        {
-            "label": one_line(share.label, _LABEL_LENGTH),
-            "artifacts": share.artifacts,
-            "share": f"{share.share:.1%}",
-            "": "█" * max(1, round(_BAR_LENGTH * share.artifacts / shares[0].artifacts)),
-        }
-        for share in shares[:_ROWS_SHOWN]
-    ]
-    rest = shares[_ROWS_SHOWN:]
-    if rest:
-        more = {"label": f"{len(rest)} more", "artifacts": sum(share.artifacts for share in rest)}
-        rows.append({**more, "share": f"{sum(share.share for share in rest):.1%}", "": ""})
-    return _table(_SHARE_COLUMNS, rows)
-
-
-_SCORE_COLUMNS = {
-    "score": ("string", "name of the score"),
-    "best": ("int", "the value that a good photo reaches"),
-    "p05": ("string", "5th percentile over the artifacts that have the score"),
-    "p50": ("string", "median"),
-    "p95": ("string", "95th percentile"),
-    "measured": ("int", "artifacts that have the score"),
-}
-
-
-def _score_table(merged: EnrichedBatch, percentiles: Percentiles) -> dg.TableMetadataValue:
-    return _table(
-        _SCORE_COLUMNS,
-        [
-            {
-                "score": metric,
-                "best": METRIC[metric].best,
-                **{name: f"{value:.3f}" for name, value in values.items()},
-                "measured": sum(_score(record, metric) is not None for record in merged.records),
-            }
-            for metric, values in percentiles.items()
-        ],
-    )
-
-
-_ERROR_COLUMNS = {
-    "stage": ("string", "what could not be computed"),
-    "reason": ("string", "why, in short"),
-    "artifacts": ("int", "artifacts that this concerns"),
-    "message": ("string", "what the first of them says"),
-}
-
-
-def _error_table(merged: EnrichedBatch) -> dg.TableMetadataValue:
-    return _table(
-        _ERROR_COLUMNS,
-        [
-            {
-                "stage": one_line(error.stage, _LABEL_LENGTH),
-                "reason": one_line(error.reason, _LABEL_LENGTH),
-                "artifacts": error.artifacts,
-                "message": one_line(error.message),
-            }
-            for error in error_counts(merged)[:_ROWS_SHOWN]
-        ],
-    )
-
-
-_EXTREME_COLUMNS = {
-    "score": ("string", "name of the score at whose bad end the photo is, in this batch"),
-    "why": ("string", "the cause, and what was measured"),
-    "photo": ("string", "path of the photo's file, in the folder of all"),
-    "photo_id": ("string", "beginning of the photo's id"),
-}
-
-
-def _extreme_table(chosen: Sequence[Extreme], names: Sequence[str]) -> dg.TableMetadataValue:
-    rows = ({"score": found.metric, "why": found.told, **_told(found.photo, names)} for found in chosen)
-    return _table(_EXTREME_COLUMNS, rows)
-
-
-_FAILED_COLUMNS = {
-    "photo": ("string", "path of the photo's file, in the folder of all"),
-    "reason": ("string", "why nothing was measured"),
-    "photo_id": ("string", "beginning of the photo's id"),
-}
-
-
-def _failed_table(failed: Sequence[Photo], names: Sequence[str]) -> dg.TableMetadataValue:
-    rows = [
-        {
-            **_told(photo, names),
-            "reason": one_line(photo.artifact["features"]["errors"][0]["reason"], _LABEL_LENGTH),
-        }
-        for photo in failed[:_ROWS_SHOWN]
-    ]
-    if len(failed) > _ROWS_SHOWN:
-        rows.append({"photo": f"{len(failed) - _ROWS_SHOWN} more", "reason": "", "photo_id": ""})
-    return _table(_FAILED_COLUMNS, rows)
-
-
-def _told(photo: Photo, names: Sequence[str]) -> dict[str, str]:
-    return {"photo": names[photo.position], "photo_id": one_line(photo.record.photo_id, 12)}
-
-
-def _table(columns: Mapping[str, tuple[str, str]], rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        [dg.TableRecord(dict(row)) for row in rows],
-        column_schema({name: Column(*told) for name, told in columns.items()}),
-    )
-
-
-# The gallery ---------------------------------------------------------------------------------------------------------
-
-
 def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
-    """The extremes as a Markdown table of pictures, each photo once, with all that makes it one."""
+    """Render the extreme photos as a Markdown table, one row per photo."""
     metrics = [metric.name for metric in METRICS]
     lines = [f"| | photo | why | {' | '.join(metrics)} | labels |", "|" + " --- |" * (len(metrics) + 4)]
-    for photo in {found.photo.position: found.photo for found in chosen}.values():
-        why = [found.told for found in chosen if found.photo is photo]
+    for photo in {extreme.photo.position: extreme.photo for extreme in chosen}.values():
         scores = [_score(photo.record, name) for name in metrics]
         cells = [
             _image(photo.record, thumbnail),
             escape_markdown(names[photo.position]),
-            escape_markdown(", ".join(why)),
+            escape_markdown(", ".join(extreme.told for extreme in chosen if extreme.photo is photo)),
             *("-" if score is None else f"{score:.3f}" for score in scores),
             _labels(photo.record),
         ]
@@ -297,21 +239,13 @@ def _labels(record: PhotoRecord) -> str:
     if prediction is None or prediction.error is not None or not prediction.labels:
         return "-"
     return ", ".join(
-        f"{escape_markdown(one_line(found.label, _LABEL_LENGTH))}&nbsp;{found.confidence:.2f}"
-        for found in prediction.labels[:3]
+        f"{escape_markdown(one_line(score.label, _LABEL_LENGTH))}&nbsp;{score.confidence:.2f}"
+        for score in prediction.labels[:3]
     )
 
 
-# Text and numbers -----------------------------------------------------------------------------------------------------
-
-
-def _names(merged: EnrichedBatch) -> list[str]:
-    """What each photo of a batch is called: its path in the folder of all, or its id."""
-    return display_paths(merged.document["artifacts"], _NAME_LENGTH)
-
-
-def _uri(path: Path) -> str:
-    return path.absolute().as_uri()
+def _short_id(photo: Photo) -> str:
+    return one_line(photo.record.photo_id, 12)
 
 
 def _score(record: PhotoRecord, metric: str) -> float | None:
@@ -319,6 +253,6 @@ def _score(record: PhotoRecord, metric: str) -> float | None:
 
 
 def _plain(numbers: Mapping[str, Any]) -> dict[str, int | float]:
-    """Numbers that Dagster can store and plot: Python's own, and finite."""
+    """Keep the finite numbers, as types that Dagster can store and plot."""
     own = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
     return {name: value for name, value in own.items() if math.isfinite(value)}

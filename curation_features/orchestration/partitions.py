@@ -1,4 +1,4 @@
-"""The one partition dimension: `batch_id`, a partition for each accepted manifest."""
+"""The partition dimension `batch_id`, with one partition per batch."""
 
 import dagster as dg
 

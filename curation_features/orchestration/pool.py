@@ -1,4 +1,4 @@
-"""The pool that keeps two runs from holding models at the same time; its limit is `dagster.yaml`'s default."""
+"""The pool that lets one run hold the models at a time; `dagster.yaml` sets its limit."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ POOL = "models"
 
 
 def limit_pool(instance: dg.DagsterInstance) -> None:
-    """Make the pool's limit known. Dagster does so only after the first runs have left the queue, all at once."""
+    """Set the pool's limit now; Dagster itself sets it only after the first runs were dequeued, all at once."""
     storage = instance.event_log_storage
     if POOL not in {limit.name for limit in storage.get_pool_limits()}:
         storage.initialize_concurrency_limit_to_default(POOL)

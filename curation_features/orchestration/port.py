@@ -1,6 +1,6 @@
-"""Whether a port is free: `python -m curation_features.orchestration.port 3000`, before a server is started.
+"""Check that a port is free before a server starts: `python -m curation_features.orchestration.port 3000`.
 
-`dagster dev` goes on without its page where another program has the port, and says that it serves.
+If another program has the port, `dagster dev` runs without its webserver and still reports that it serves.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import socket
 import sys
 from contextlib import suppress
 
-_HOST = "127.0.0.1"  # where `dagster dev` listens
-_TRIED = 100  # ports after one that is taken
+_HOST = "127.0.0.1"  # the address of `dagster dev`
+_MAX_PORTS = 100  # tried after one that is in use
 
 
-def problem_of(given: str) -> str:
-    """Why nothing can listen on a port, and what to do; empty where it is free."""
-    if not (given.isdecimal() and 0 < int(given) < 2**16):
-        return f"{given!r} is not a port: give one from 1 to 65535, as in PORT=3001"
-    port = int(given)
+def problem_of(text: str) -> str:
+    """The reason why no server can listen on a port, with the remedy; empty if it is free."""
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        return f"{text!r} is not a port: set one from 1 to 65535, as in PORT=3001"
+    port = int(text)
     try:
         _listen(port)
     except OSError as error:
-        free = next((f"PORT={other} is free" for other in range(port + 1, port + _TRIED) if _is_free(other)), "")
-        return f"port {port} cannot be used ({error.strerror}); {free or 'give another one as PORT'}"
+        remedy = next((f"PORT={other} is free" for other in range(port + 1, port + _MAX_PORTS) if _is_free(other)), "")
+        return f"port {port} cannot be used ({error.strerror}); {remedy or 'set PORT to another one'}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The definitions of one project: assets whose code versions follow its settings, job and resources."""
+"""The Dagster definitions of a project: assets, checks, job, sensors and resources."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def build_definitions(
     *,
     resources: Mapping[str, object] | None = None,
 ) -> dg.Definitions:
-    """The definitions of a project.
+    """Build the definitions of a project.
 
     Args:
-        settings: by default those of the current project; code versions follow them.
+        settings: default: those of the current project. They determine the code versions.
         resources: replaces resources by name; see `orchestration.resources`.
     """
     settings = settings or load_settings()
@@ -39,6 +39,6 @@ def build_definitions(
         jobs=[extract_features],
         sensors=[preprocess_outputs, event_delivery(running=bool(settings.event_webhook)), dead_runs, reconcile],
         resources={**build_resources(settings), **(resources or {})},
-        # In one process, so that the steps of a run share the models and what they have found in the cache.
+        # One process, so that the steps of a run share the models and the cached results.
         executor=dg.in_process_executor,
     )

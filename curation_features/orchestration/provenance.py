@@ -1,7 +1,7 @@
-"""What a materialization was made of, as the tags by which Dagster tells stale partitions from fresh ones.
+"""Provenance of a materialization: the tags from which Dagster computes staleness.
 
-For an output that an asset returns Dagster writes them itself, but then all partitions of a run get one data version
-(dagster issue 34013). Assets here report each partition by itself, so they write the same tags themselves.
+Dagster writes them for an output that an asset returns, but gives all partitions of a run one data version (dagster
+issue 34013). The assets here report each partition separately, so they write the same tags.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ _OBSERVATIONS_SEARCHED = 100
 
 
 class Provenance:
-    """Writes the tags of the materialisations of one run.
+    """Builds the tags of the materializations of one run.
 
     Args:
-        specs: of the assets, with their dependencies.
-        code_versions: those of the settings that this run really has, which its configuration may have changed.
+        specs: specs of the assets, with their dependencies.
+        code_versions: by asset, from the settings of this run, which its configuration may override.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Provenance:
         self._code_versions = code_versions
 
     def tags(self, asset: dg.AssetKey, partition: str, data_version: str, manifest: str) -> dict[str, str]:
-        """The tags of a materialisation.
+        """The tags of a materialization.
 
         Args:
-            data_version: digest of what was made.
-            manifest: digest of the manifest that it was made from.
+            data_version: digest of the result.
+            manifest: digest of the manifest.
         """
         spec = self._specs[asset]
         tags = {
@@ -48,12 +48,12 @@ class Provenance:
         return tags
 
     def _parent(self, asset: dg.AssetKey, partition: str, manifest: str) -> tuple[str, str]:
-        """The event of a parent that was used, and its data version."""
-        wanted = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
+        """Storage id of the parent's event, and its data version."""
+        records_filter = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
         if asset in self._specs:
-            records = self._instance.fetch_materializations(wanted, limit=1).records
-        else:  # a newer manifest may have come in while this one was at work
-            observed = self._instance.fetch_observations(wanted, limit=_OBSERVATIONS_SEARCHED).records
+            records = self._instance.fetch_materializations(records_filter, limit=1).records
+        else:  # a newer manifest may have been observed during the run
+            observed = self._instance.fetch_observations(records_filter, limit=_OBSERVATIONS_SEARCHED).records
             records = [record for record in observed if data_version(record) == manifest]
         if not records:
             return _NO_EVENT, manifest if asset not in self._specs else ""
@@ -61,26 +61,26 @@ class Provenance:
 
 
 def data_version(record: dg.EventLogRecord) -> str | None:
-    """The data version of a materialisation or an observation."""
+    """The data version of a materialization or an observation."""
     event = record.asset_materialization or record.event_log_entry.asset_observation
     return (event.tags or {}).get(_DATA_VERSION) if event else None
 
 
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> Mapping[str, dg.MetadataValue]:
-    """Metadata of the latest materialisation of a partition; empty where there is none."""
-    wanted = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
-    return _metadata(instance.fetch_materializations(wanted, limit=1).records)
+    """Metadata of the latest materialization of a partition; empty if there is none."""
+    records_filter = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
+    return _metadata(instance.fetch_materializations(records_filter, limit=1).records)
 
 
 def recent_metadata(
     instance: dg.DagsterInstance, asset: dg.AssetKey, limit: int
 ) -> dict[str, Mapping[str, dg.MetadataValue]]:
-    """Metadata of an asset's latest materialisations, by partition: the newest of each among the last `limit`."""
-    found: dict[str, Mapping[str, dg.MetadataValue]] = {}
+    """Metadata of the last `limit` materializations; the newest one of each partition."""
+    metadata: dict[str, Mapping[str, dg.MetadataValue]] = {}
     for record in instance.fetch_materializations(asset, limit=limit).records:
         if record.partition_key is not None:
-            found.setdefault(record.partition_key, _metadata([record]))
-    return found
+            metadata.setdefault(record.partition_key, _metadata([record]))
+    return metadata
 
 
 def _metadata(records: Sequence[dg.EventLogRecord]) -> Mapping[str, dg.MetadataValue]:

@@ -1,4 +1,4 @@
-"""What the project's Dagster knows of batches: their partitions, and the runs that are under way."""
+"""Partitions and active runs of batches in the project's Dagster instance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 
-_UNDER_WAY = [
+_ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -27,7 +27,7 @@ _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_
 
 
 class BatchRecords:
-    """Partitions and runs in one instance of Dagster."""
+    """Partitions and active runs in one Dagster instance."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
@@ -37,38 +37,38 @@ class BatchRecords:
         return self._instance.has_dynamic_partition(DIMENSION, batch_id)
 
     def run_of(self, batch_id: str) -> str | None:
-        """Id of a run that is queued or started and makes the batch; None if there is none."""
+        """Id of a queued or started run of a batch; None if there is none."""
         return self._runs.get(batch_id)
 
     def forget(self, batch_id: str) -> None:
-        """Delete the partition of a batch, if it has one; the history of its runs stays."""
+        """Delete the partition of a batch, if it has one; its run history stays."""
         if self.holds(batch_id):
             self._instance.delete_dynamic_partition(DIMENSION, batch_id)
 
     def accept(self, batch: Batch, store: ArtifactStore) -> None:
-        """Accept a new manifest of a batch, and tell Dagster of it."""
+        """Accept a new manifest of a batch, and report it to Dagster."""
         accept(batch, store, self._instance)
 
     @cached_property
     def _runs(self) -> dict[str, str]:
-        """The runs that are under way, by the batches that they make."""
+        """Ids of active runs, by batch."""
         keys: Sequence[str] = self._instance.get_dynamic_partitions(DIMENSION)
-        found = {}
-        for run in self._instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        runs: dict[str, str] = {}
+        for run in self._instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
             names = [run.tags[_PARTITION]] if _PARTITION in run.tags else []
             first, last = (run.tags.get(tag) for tag in _RANGE)
             if first in keys and last in keys:
                 names += keys[keys.index(first) : keys.index(last) + 1]
-            found.update(dict.fromkeys(names, run.run_id))
-        return found
+            runs.update(dict.fromkeys(names, run.run_id))
+        return runs
 
 
 @contextmanager
 def open_records(settings: Settings, default_config: Path) -> Iterator[BatchRecords | None]:
-    """The records of the project's instance; None: it has no instance yet.
+    """Open the records of the project's instance; None if it has no instance yet.
 
     Raises:
-        StoreError: they cannot be read or written, now or at any moment of the block.
+        StoreError: the records cannot be read or written, now or later in the block.
     """
     if not (dagster_home(settings) / "dagster.yaml").exists():
         yield None

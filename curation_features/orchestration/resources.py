@@ -1,7 +1,7 @@
-"""What assets and sensors are given: settings, device, models, stores and event sink, each replaceable on its own.
+"""Resources of assets and sensors: settings, device, models, stores and event sink, each replaceable.
 
-A field that is left empty takes the value of the project's settings. Tests and other deployments may also put the
-library's own object in a resource's place: `{"stages": FeatureStages(...), "store": ArtifactStore(...)}`.
+An empty field takes the value of the project's settings. Tests and other deployments may also replace a resource with
+an object of the library: `{"stages": FeatureStages(...), "store": ArtifactStore(...)}`.
 """
 
 import os
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from curation_features.events.outbox import EventSink, Outbox
 from curation_features.events.webhook import WebhookSink
-from curation_features.inbox.folders import IncomingFolders
+from curation_features.inbox.folders import Inbox
 from curation_features.pipeline import FeatureStages, Models
 from curation_features.settings import ENV_PREFIX, Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore
@@ -28,17 +28,18 @@ class SettingsResource(dg.ConfigurableResource["SettingsResource"]):
         default="", description="The project's root. Empty: CURATION_FEATURES_ROOT or the current folder."
     )
     overrides: dict[str, str] = Field(
-        default_factory=dict, description="Settings by name, on top of all others: {'on_missing_weights': 'degrade'}."
+        default_factory=dict,
+        description="Settings by name, which override all others: {'on_missing_weights': 'degrade'}.",
     )
 
     def settings(self) -> Settings:
-        """The settings, read now."""
-        given = {f"{ENV_PREFIX}{name.upper()}": value for name, value in self.overrides.items()}
-        return load_settings(self.root or None, {**os.environ, **given})
+        """Load the settings."""
+        overrides = {f"{ENV_PREFIX}{name.upper()}": value for name, value in self.overrides.items()}
+        return load_settings(self.root or None, {**os.environ, **overrides})
 
 
 class DeviceResource(dg.ConfigurableResource["DeviceResource"]):
-    """Where models run, and in which precision."""
+    """Device and precision of the models."""
 
     device: str = Field(default="", description="auto (MPS > CUDA > CPU), mps, cuda or cpu. Empty: as in the settings.")
     precision: str = Field(
@@ -46,28 +47,28 @@ class DeviceResource(dg.ConfigurableResource["DeviceResource"]):
     )
 
     def apply(self, settings: Settings) -> Settings:
-        """The settings with this device."""
-        return _with(settings, {"device": self.device, "precision": self.precision})
+        """Return the settings with this device and precision."""
+        return _replace(settings, {"device": self.device, "precision": self.precision})
 
 
 class ModelsResource(dg.ConfigurableResource["ModelsResource"]):
-    """The CLIP checkpoint and the weights of CLIP-IQA and BRISQUE. They load on first need, once per run."""
+    """The CLIP checkpoint and the weights of CLIP-IQA and BRISQUE; loaded on first use, once per run."""
 
     clip: str = Field(default="", description="hf-hub:ORG/REPO or local-dir:FOLDER. Empty: as in the settings.")
     clip_iqa_weights: str = Field(default="", description="File with CLIP-IQA's RN50. Empty: as in the settings.")
     brisque_weights: str = Field(default="", description="File with BRISQUE's regressor. Empty: as in the settings.")
 
     def apply(self, settings: Settings) -> Settings:
-        """The settings with these models."""
+        """Return the settings with these models."""
         fields = {
             "clip_iqa_weights": self.clip_iqa_weights,
             "brisque_weights": self.brisque_weights,
             "model": self.clip,
         }
-        return _with(settings, fields)
+        return _replace(settings, fields)
 
     def models(self, settings: Settings) -> Models:
-        """The models, none of them loaded yet. Override this to replace them."""
+        """The models, not loaded yet. Override this method to replace them."""
         return Models.from_settings(settings)
 
 
@@ -77,35 +78,35 @@ class FeatureCacheResource(dg.ConfigurableResource["FeatureCacheResource"]):
     folder: str = Field(default="", description="Folder of the cache. Empty: cache/features in the data folder.")
 
     def cache(self, settings: Settings) -> FeatureCache:
-        """The cache."""
+        """Open the cache."""
         return FeatureCache(settings.root / self.folder if self.folder else settings.cache_path)
 
 
 class ArtifactsResource(dg.ConfigurableResource["ArtifactsResource"]):
-    """Where manifests, stage tables, finished features, events and the quarantine lie."""
+    """The data folder: manifests, stage tables, finished features, events and the quarantine."""
 
     folder: str = Field(default="", description="The data folder. Empty: as in the settings.")
 
     def path(self, settings: Settings) -> Path:
-        """The data folder."""
+        """Path of the data folder."""
         return settings.root / self.folder if self.folder else settings.data_path
 
 
 class EventSinkResource(dg.ConfigurableResource["EventSinkResource"]):
-    """Where `features.completed` goes, beside its file."""
+    """Webhook for `features.completed` events, in addition to their files."""
 
-    webhook: str = Field(default="", description="URL that events are posted to. Empty: as in the settings.")
+    webhook: str = Field(default="", description="URL of the webhook. Empty: as in the settings.")
     token: str = Field(default="", description="Bearer token for it, best as {env: NAME}. Empty: as in the settings.")
 
     def sink(self, settings: Settings) -> EventSink | None:
-        """The remote sink, if there is one. Override this to replace it."""
+        """The remote sink, or None. Override this method to replace it."""
         url = self.webhook or settings.event_webhook
         return WebhookSink(url, self.token or settings.event_webhook_token) if url else None
 
 
 @dg.resource(required_resource_keys={"settings", "device", "models", "cache"})
 def feature_stages(context: dg.InitResourceContext) -> FeatureStages:
-    """The steps over one batch, with everything they share: one object for all steps of a run."""
+    """The pipeline stages with models and cache: one object for all steps of a run."""
     project: Any = context.resources
     settings = project.models.apply(project.device.apply(project.settings.settings()))
     return FeatureStages(settings, models=project.models.models(settings), cache=project.cache.cache(settings))
@@ -120,31 +121,31 @@ def artifact_store(context: dg.InitResourceContext) -> ArtifactStore:
 
 @dg.resource(required_resource_keys={"settings", "artifacts", "sink"})
 def event_outbox(context: dg.InitResourceContext) -> Outbox:
-    """The journal of events in the data folder, and the way to the remote sink."""
+    """Event journal in the data folder, and delivery to the remote sink."""
     project: Any = context.resources
     settings = project.settings.settings()
     return Outbox(project.artifacts.path(settings), project.sink.sink(settings))
 
 
 @dg.resource(required_resource_keys={"settings", "artifacts"})
-def incoming_folders(context: dg.InitResourceContext) -> IncomingFolders:
-    """The folders that manifests come into."""
+def incoming_folders(context: dg.InitResourceContext) -> Inbox:
+    """The watched folders and the quarantine."""
     project: Any = context.resources
     settings = project.settings.settings()
     data_path = project.artifacts.path(settings)
     folders = [data_path / "incoming", *(settings.root / folder for folder in settings.incoming_dirs)]
-    return IncomingFolders(folders, data_path / "quarantine")
+    return Inbox(folders, data_path / "quarantine")
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
-    """The resources of a project, by name. All but the sink's fields can also be set for one run, in the launchpad."""
+    """The resources of a project, by name; the launchpad can configure all but the sink for one run."""
     return {
         "settings": SettingsResource.configure_at_launch(root=str(settings.root)),
         "device": DeviceResource.configure_at_launch(),
         "models": ModelsResource.configure_at_launch(),
         "cache": FeatureCacheResource.configure_at_launch(),
         "artifacts": ArtifactsResource.configure_at_launch(),
-        "sink": dg.ResourceDefinition.hardcoded_resource(EventSinkResource()),  # a launchpad is no place for a token
+        "sink": dg.ResourceDefinition.hardcoded_resource(EventSinkResource()),  # no token in the launchpad
         "stages": feature_stages,
         "store": artifact_store,
         "events": event_outbox,
@@ -152,10 +153,10 @@ def build_resources(settings: Settings) -> dict[str, object]:
     }
 
 
-def _with(settings: Settings, fields: Mapping[str, str]) -> Settings:
+def _replace(settings: Settings, fields: Mapping[str, str]) -> Settings:
     return settings.replace(**{name: value for name, value in fields.items() if value})
 
 
 def dagster_home(settings: Settings) -> Path:
-    """Where Dagster keeps its runs: `DAGSTER_HOME`, or `dagster` in the data folder."""
+    """Folder of Dagster's storage: `DAGSTER_HOME`, or `dagster` in the data folder."""
     return Path(os.environ.get("DAGSTER_HOME") or settings.data_path / "dagster")

@@ -1,16 +1,15 @@
-"""The sensors: manifests come in, and events that a sink could not take go out."""
+"""Sensors: take submitted manifests, fail dead runs, deliver pending events."""
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import dagster as dg
 
 from curation_features.errors import ManifestError, StoreError
 from curation_features.events.outbox import LatestEvents, Outbox
-from curation_features.inbox.folders import Cursor, Delivery, IncomingFolders, Taken
+from curation_features.inbox.folders import Cursor, Delivery, Inbox, TickResult
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt_all, observation
 from curation_features.orchestration.assets import SPECS
@@ -22,11 +21,11 @@ from curation_features.orchestration.partitions import BATCHES
 from curation_features.orchestration.pool import limit_pool
 from curation_features.storage.artifacts import ArtifactStore
 
-Incoming = dg.ResourceParam[IncomingFolders]
+Incoming = dg.ResourceParam[Inbox]
 Store = dg.ResourceParam[ArtifactStore]
 Events = dg.ResourceParam[Outbox]
 
-_NOTHING = hashlib.sha256(b"").hexdigest()[:16]
+_EMPTY_QUARANTINE = hashlib.sha256(b"").hexdigest()[:16]
 _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -34,33 +33,37 @@ _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     job=extract_features,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="""Takes manifests out of `data/incoming/`: each becomes a partition, an observation of the asset
+    description="""Takes manifests from `data/incoming/`: each becomes a partition, an observation of the asset
 `preprocess_batches`, and one run of the job `extract_features`.
 
-What is half-written waits; what can never be valid goes to `data/quarantine/`, with its reason beside it. The same
-manifest again starts no second run, unless its last run failed or photos failed for a reason that may pass; a changed
-one starts one new run. A batch that `process` finished becomes a partition, too.""",
+A half-written file waits; an invalid one moves to `data/quarantine/`, with a reason file. A repeated manifest starts no
+second run, unless its last run failed or photos failed for a transient reason; a changed one starts one new run.
+A batch that `process` finished becomes a partition, too.""",
 )
 def preprocess_outputs(
     context: dg.SensorEvaluationContext, incoming: Incoming, store: Store, events: Events
 ) -> dg.SensorResult:
-    """One look at the incoming folders."""
+    """Take new manifests, and report batches that were processed without Dagster."""
     adopted = adopt_all(store, context.instance, SPECS)
-    last = _loads(context.cursor)
-    taken = incoming.take(Cursor.loads(last.get("intake")))
-    _log(context, taken)
-    arrivals, failed = _accepted_arrivals(context, taken.deliveries, incoming, store, events.latest)
-    handed_over = {token: name for token, name in taken.cursor.handed_over.items() if token not in failed}
+    last = _load_cursor(context.cursor)
+    result = incoming.take(Cursor.loads(last.get("intake")))
+    _log(context, result)
+    arrivals, failed = _accept_arrivals(context, result.deliveries, incoming, store, events.latest)
+    for token in failed:  # these are delivered again
+        del result.cursor.handed_over[token]
     quarantine = incoming.quarantined()
-    seen = hashlib.sha256("/".join(quarantine).encode()).hexdigest()[:16]
-    news = [] if seen == last.get("quarantine", _NOTHING) else [quarantine_evaluation(quarantine, incoming)]
-    cursor = json.dumps({"intake": replace(taken.cursor, handed_over=handed_over).dumps(), "quarantine": seen})
+    digest = hashlib.sha256("/".join(quarantine).encode()).hexdigest()[:16]
+    is_changed = digest != last.get("quarantine", _EMPTY_QUARANTINE)
+    evaluations = [quarantine_evaluation(quarantine, incoming)] if is_changed else []
+    cursor = json.dumps({"intake": result.cursor.dumps(), "quarantine": digest})
     if not arrivals:
-        return dg.SensorResult(skip_reason=_nothing_new(taken, failed, adopted), asset_events=news, cursor=cursor)
+        return dg.SensorResult(
+            skip_reason=_describe_skip(result, failed, adopted), asset_events=evaluations, cursor=cursor
+        )
     limit_pool(context.instance)
     return dg.SensorResult(
         dynamic_partitions_requests=[BATCHES.build_add_request([arrival.batch.batch_id for arrival in arrivals])],
-        asset_events=[*(observation(arrival.batch) for arrival in arrivals), *news],
+        asset_events=[*(observation(arrival.batch) for arrival in arrivals), *evaluations],
         run_requests=[_run_request(arrival) for arrival in arrivals],
         cursor=cursor,
     )
@@ -69,24 +72,24 @@ def preprocess_outputs(
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks runs as failed whose process is gone, as after a restart of the machine. They are tried again.",
+    description="Fails runs whose process died, as after a restart of the machine; they are retried.",
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """One look at the runs that are under way."""
-    suspects = _loads(context.cursor).get("suspects", [])
+    """Fail started runs whose process died."""
+    suspects = _load_cursor(context.cursor).get("suspects", [])
     dead, suspects = fail_dead_runs(context.instance, suspects)
-    text = f"marked as failed: {', '.join(dead)}" if dead else "all runs under way are alive"
-    return dg.SensorResult(skip_reason=text, cursor=json.dumps({"suspects": suspects}))
+    message = f"marked as failed: {', '.join(dead)}" if dead else "all started runs are alive"
+    return dg.SensorResult(skip_reason=message, cursor=json.dumps({"suspects": suspects}))
 
 
 def event_delivery(running: bool) -> dg.SensorDefinition:
-    """The sensor that delivers what waits for the webhook; `running` from the start, if there is one."""
+    """Build the sensor that delivers pending events; `running`: on by default."""
 
     @dg.sensor(
         name="event_delivery",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-        description="Delivers the events that the webhook could not take, in order, until it takes them.",
+        description="Delivers pending events to the webhook, in order, until it accepts them.",
     )
     def deliver(context: dg.SensorEvaluationContext, events: Events) -> dg.SkipReason:
         flushed = events.flush(force=True)
@@ -96,37 +99,36 @@ def event_delivery(running: bool) -> dg.SensorDefinition:
     return deliver
 
 
-def _accepted_arrivals(
+def _accept_arrivals(
     context: dg.SensorEvaluationContext,
     deliveries: Sequence[Delivery],
-    incoming: IncomingFolders,
+    incoming: Inbox,
     store: ArtifactStore,
     latest: LatestEvents,
 ) -> tuple[list[Delivery], set[str]]:
-    """The deliveries that need a run, their manifests accepted; and the tokens of those that must be tried again.
+    """Accept the newest manifest of each batch.
 
-    Of several versions of a batch the newest counts.
+    Returns:
+        The deliveries that need a run, and the tokens of those that must be retried.
     """
     newest = {delivery.batch.batch_id: delivery for delivery in deliveries}
     arrivals, failed = [], set()
     for delivery in newest.values():
         try:
             store.check_batch_id(delivery.batch.batch_id)
-            arrival = _arrival(delivery, context.instance, incoming, store, latest)
+            arrival = _needed_arrival(delivery, context.instance, incoming, store, latest)
             if arrival is not None:
                 store.put_manifest(arrival.batch)
                 arrivals.append(arrival)
         except (ManifestError, StoreError, OSError) as error:
-            if not _quarantined(delivery, error, incoming, context):
-                context.log.error("Not accepted, and tried again at the next tick: %s: %s", delivery.name, error)
+            if not _quarantine(delivery, error, incoming, context):
+                context.log.error("Not accepted, retried at the next tick: %s: %s", delivery.name, error)
                 failed.add(delivery.token)
     return arrivals, failed
 
 
-def _quarantined(
-    delivery: Delivery, error: Exception, incoming: IncomingFolders, context: dg.SensorEvaluationContext
-) -> bool:
-    """Move a manifest that can never be accepted to quarantine; False for other errors, or if it cannot be moved."""
+def _quarantine(delivery: Delivery, error: Exception, incoming: Inbox, context: dg.SensorEvaluationContext) -> bool:
+    """Move an unacceptable manifest to quarantine; False for other errors, or if it cannot be moved."""
     if not isinstance(error, ManifestError):
         return False
     try:
@@ -137,34 +139,30 @@ def _quarantined(
     return True
 
 
-def _arrival(
-    delivery: Delivery,
-    instance: dg.DagsterInstance,
-    incoming: IncomingFolders,
-    store: ArtifactStore,
-    latest: LatestEvents,
+def _needed_arrival(
+    delivery: Delivery, instance: dg.DagsterInstance, incoming: Inbox, store: ArtifactStore, latest: LatestEvents
 ) -> Delivery | None:
-    """The delivery, if it needs a run: its batch is new or changed, or the last run for it did not finish all of it."""
+    """The delivery if its batch is new, changed or unfinished; else None."""
     batch = delivery.batch
     records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(batch)), limit=1)
     if delivery.again or not records or records[0].dagster_run.status is dg.DagsterRunStatus.NOT_STARTED:
-        return delivery  # a run that was made and never submitted has this run key, and Dagster submits it
-    unfinished = records[0].dagster_run.status in _UNFINISHED or _has_retryable_photos(batch, latest)
-    if not unfinished and store.accepted_digest(batch.batch_id) == batch.digest:
+        return delivery  # a run that was created and never submitted has this run key, and Dagster submits it
+    is_unfinished = records[0].dagster_run.status in _UNFINISHED or _has_retryable_photos(batch, latest)
+    if not is_unfinished and store.accepted_digest(batch.batch_id) == batch.digest:
         return None
-    # The run key of this manifest is spent. What says so is kept in the file's name, so that a crash between here and
-    # the launch neither forgets the batch nor launches it twice.
+    # The run key of this manifest is used up. The file name keeps that fact, so that a crash between here and the
+    # launch neither loses the batch nor launches it twice.
     return incoming.mark_again(delivery)
 
 
 def _has_retryable_photos(batch: Batch, latest: LatestEvents) -> bool:
-    """Whether photos of exactly this manifest failed for a reason that may pass."""
+    """Whether photos of exactly this manifest failed for a transient reason."""
     event = latest.get(batch.batch_id)
     return event is not None and event["data"].get("manifest") == batch.digest and bool(event["data"].get("retryable"))
 
 
-def _loads(cursor: str | None) -> dict[str, Any]:
-    """A cursor of these sensors; empty where there is none, or where it is damaged."""
+def _load_cursor(cursor: str | None) -> dict[str, Any]:
+    """A cursor of these sensors; empty if it is missing or damaged."""
     try:
         values = json.loads(cursor or "{}")
     except ValueError:
@@ -182,32 +180,33 @@ def _run_request(delivery: Delivery) -> dg.RunRequest:
     )
 
 
-def _log(context: dg.SensorEvaluationContext, taken: Taken) -> None:
-    for rejection in taken.rejections:
+def _log(context: dg.SensorEvaluationContext, result: TickResult) -> None:
+    for rejection in result.rejections:
         context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
-    for trouble in taken.troubles:
-        context.log.error("Left where it is: %s", trouble)
-    if taken.more:
-        context.log.info("More manifests are waiting; they are taken at the next tick")
+    for problem in result.problems:
+        context.log.error("Not taken, retried at the next tick: %s", problem)
+    if result.has_more:
+        context.log.info("More manifests are waiting; the next tick takes them")
 
 
-def _nothing_new(taken: Taken, failed: Collection[str], adopted: Sequence[str]) -> str:
-    """Why a tick launched nothing."""
-    known = {delivery.batch.batch_id for delivery in taken.deliveries if delivery.token not in failed}
-    told = {
-        "as before": sorted(known),
-        "made without Dagster, and known from now on": adopted,
-        "quarantined": [rejection.name for rejection in taken.rejections],
-        "still being written": taken.incomplete,
+def _describe_skip(result: TickResult, failed: Collection[str], adopted: Sequence[str]) -> str:
+    """The reason why a tick launches no run."""
+    known = {delivery.batch.batch_id for delivery in result.deliveries if delivery.token not in failed}
+    names = {
+        "unchanged": sorted(known),
+        "processed without Dagster, now added": adopted,
+        "quarantined": [rejection.name for rejection in result.rejections],
+        "still being written": result.incomplete,
         "cannot be taken": [
-            *(str(trouble) for trouble in taken.troubles),
-            *(delivery.name for delivery in taken.deliveries if delivery.token in failed),
+            *map(str, result.problems),
+            *(delivery.name for delivery in result.deliveries if delivery.token in failed),
         ],
     }
-    parts = [f"{what}: {_some(names)}" for what, names in told.items() if names]
-    return "; ".join(["no new or changed manifests", *parts])
+    return "; ".join(
+        ["no new or changed manifests", *(f"{kind}: {_shorten(values)}" for kind, values in names.items() if values)]
+    )
 
 
-def _some(names: Iterable[str], shown: int = 5) -> str:
-    every = list(names)
-    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
+def _shorten(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -29,7 +29,7 @@ ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_lab
 
 @dataclass
 class Pipeline:
-    """A Dagster instance over a world. Every run gets new stages, as a new process would."""
+    """A Dagster instance over a world. Every run gets new stages, like a new process."""
 
     world: Any
     instance: dg.DagsterInstance
@@ -48,7 +48,7 @@ class Pipeline:
         launch.accept(batch, self.store, self.instance)
 
     def process(self, batch: Batch, *, retry_failed: bool = False) -> ProcessedBatch:
-        """Make a batch without Dagster, as the command does."""
+        """Process a batch without Dagster, like the command."""
         accept_without_dagster(batch, self.store)
         with self.store.exclusive(batch.batch_id):
             return process_batch(
@@ -61,8 +61,20 @@ class Pipeline:
         return Outbox(self.settings.data_path)
 
     def features(self, batch_id: str = "batch_1") -> dict[str, Any]:
-        """The finished features of a batch, as they are on disk."""
+        """The finished features of a batch on disk."""
         return json.loads(self.store.feature_paths(batch_id)[0].read_bytes())
+
+    def write_labels(self, labels: str = "abcdef") -> None:
+        """Configure other labels, one per character."""
+        path = self.world.root / "config" / "labels.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"labels": list(labels)}))
+
+    @staticmethod
+    def failure_of(result: dg.ExecuteInProcessResult) -> str:
+        """The error of the failed step of a run."""
+        [failure] = result.filter_events(lambda event: event.is_step_failure)
+        return failure.step_failure_data.error.to_string()
 
     def run(self, batch_id: str = "batch_1", *assets: str) -> dg.ExecuteInProcessResult:
         job = self.definitions().resolve_job_def("extract_features")
@@ -72,7 +84,7 @@ class Pipeline:
         )
 
     def run_range(self, first: str, last: str, *assets: str) -> dg.ExecuteInProcessResult:
-        """One run over the partitions from `first` to `last`, as a backfill launches it."""
+        """One run over the partitions from `first` to `last`, like a backfill."""
         job = self.definitions().resolve_job_def("extract_features")
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         selection = [dg.AssetKey(name) for name in assets] or None
@@ -81,7 +93,7 @@ class Pipeline:
         )
 
     def run_checks(self, batch_id: str | None = "batch_1", names: set[str] | None = None) -> dg.ExecuteInProcessResult:
-        """Run the checks of finished artifacts alone, as the button in the UI does; of all batches, or of one."""
+        """Run only the checks of finished artifacts, like the button in the UI; of one batch, or all."""
         definitions = self.definitions()
         keys = definitions.resolve_asset_graph().asset_check_keys
         chosen = {key for key in keys if (key.name in names if names else key.asset_key.path == ["features"])}
@@ -122,7 +134,7 @@ class Pipeline:
         return {name: (self.materialization(name, batch_id).tags or {})["dagster/data_version"] for name in ASSETS}
 
     def events(self) -> list[str]:
-        """The names of the events that went out."""
+        """Names of the published events."""
         folder = self.settings.data_path / "events" / "features.completed"
         return sorted(path.name for path in folder.glob("*"))
 
@@ -134,7 +146,7 @@ class Pipeline:
 
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new DAGSTER_HOME, to be copied: to make its databases takes half a second."""
+    """A new DAGSTER_HOME to copy; creating its databases takes half a second."""
     root = tmp_path_factory.mktemp("new")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DAGSTER_HOME", str(root / "home"))
@@ -158,7 +170,7 @@ def pipeline(world, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pip
 
 
 class Daemon:
-    """Evaluates the sensor on a real instance, and does with the result what Dagster's daemon does."""
+    """Evaluates the sensor on a real instance, and applies the result like Dagster's daemon."""
 
     def __init__(self, pipeline) -> None:
         self.pipeline = pipeline
@@ -186,7 +198,7 @@ class Daemon:
         return definitions.resolve_sensor_def("preprocess_outputs").evaluate_tick(context)
 
     def tick(self, *, dies_before: str = "") -> list[str]:
-        """One tick; gives the batches whose runs were launched. May die before `events`, `partitions` or `runs`."""
+        """Run a tick; return the launched batches. It may die before `events`, `partitions` or `runs`."""
         data = self.evaluate()
         self.skipped = data.skip_message or ""
         if dies_before == "events":
@@ -199,8 +211,8 @@ class Daemon:
             self.instance.add_dynamic_partitions(DIMENSION, request.partition_keys)
         if dies_before == "runs":
             return []
-        self.cursor = data.cursor  # kept together with the run requests
-        return [found for request in data.run_requests if (found := self._launch(request))]
+        self.cursor = data.cursor  # stored together with the run requests
+        return [batch for request in data.run_requests if (batch := self._launch(request))]
 
     def _launch(self, request: dg.RunRequest) -> str:
         key = {RUN_KEY_TAG: request.run_key}
@@ -214,7 +226,7 @@ class Daemon:
         return request.partition_key
 
     def finished(self, batch_id: str = "batch_9") -> list[str]:
-        """The photos in the finished features of a batch."""
+        """URIs of the photos in the finished features of a batch."""
         path, _ = self.pipeline.store.feature_paths(batch_id)
         return [artifact["original_uri"] for artifact in json.loads(path.read_bytes())["artifacts"]]
 
@@ -226,7 +238,7 @@ def daemon(pipeline) -> Iterator[Daemon]:
 
 @pytest.fixture
 def new_archive(world, new_home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    """A function that gives a project with an instance of its own, in a context."""
+    """A function that creates a project with a separate instance, as a context manager."""
 
     @contextmanager
     def new() -> Iterator[tuple[Pipeline, Daemon]]:

@@ -1,4 +1,4 @@
-"""The assets on a real instance: what a run computes, what it writes, and which versions it leaves."""
+"""The assets on a real instance: computation, files and versions of a run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_one_run_decodes_each_photo_once(pipeline, world) -> None:
 
 def test_one_run_decodes_each_photo_once_even_without_a_cache(pipeline, world) -> None:
     world.settings.cache_path.parent.mkdir(parents=True)
-    world.settings.cache_path.write_text("a file where the cache should be")
+    world.settings.cache_path.write_text("a file")
     assert world.done_by(pipeline.run)["decoded"] == 3
 
 
-def test_a_second_run_recomputes_nothing_and_changes_no_version(pipeline, world) -> None:
+def test_a_second_run_recomputes_nothing(pipeline, world) -> None:
     pipeline.run()
     done: dict[str, int] = {}
     assert pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run))) == set()
@@ -50,7 +50,7 @@ def test_a_second_run_recomputes_nothing_and_changes_no_version(pipeline, world)
     assert pipeline.materialization("technical_metrics").metadata["cached"].value == 3
 
 
-def test_each_asset_says_how_many_photos_it_had_in_the_cache(pipeline, world) -> None:
+def test_each_asset_counts_its_cached_photos(pipeline, world) -> None:
     def cached() -> dict[str, int]:
         assert pipeline.run().success
         made = {name: pipeline.materialization(name).metadata for name in ("technical_metrics", "clip_labels")}
@@ -61,12 +61,11 @@ def test_each_asset_says_how_many_photos_it_had_in_the_cache(pipeline, world) ->
     assert cached() == {"technical_metrics": 3, "clip_labels": 3}
     pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
     assert cached() == {"technical_metrics": 0, "clip_labels": 3}
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     assert cached() == {"technical_metrics": 3, "clip_labels": 0}
 
 
-def test_labels_are_the_same_made_with_their_vectors_or_from_stored_ones(pipeline, world) -> None:
+def test_labels_from_stored_embeddings_are_the_same(pipeline, world) -> None:
     pipeline.run()
     at_once = pd.read_parquet(pipeline.store.stage_path("clip_labels", "batch_1"))
     version = pipeline.materialization("clip_labels").tags["dagster/data_version"]
@@ -77,7 +76,7 @@ def test_labels_are_the_same_made_with_their_vectors_or_from_stored_ones(pipelin
     assert pipeline.materialization("clip_labels").tags["dagster/data_version"] == version
 
 
-def test_each_asset_can_be_made_by_itself(pipeline, world) -> None:
+def test_each_asset_can_be_materialized_separately(pipeline, world) -> None:
     assert world.done_by(lambda: pipeline.run("batch_1", "technical_metrics")) == {
         "decoded": 3, "clip_iqa": 3, "brisque": 3,
     }  # fmt: skip
@@ -88,32 +87,30 @@ def test_each_asset_can_be_made_by_itself(pipeline, world) -> None:
     assert pipeline.store.feature_paths("batch_1")[0].exists()
 
 
-def test_new_labels_change_labels_and_features_and_no_image_is_looked_at(pipeline, world) -> None:
+def test_new_labels_change_labels_and_features_alone(pipeline, world) -> None:
     pipeline.run()
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     done: dict[str, int] = {}
     changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
     assert changed == {"label_embeddings", "clip_labels", "features"}
     assert done == {"clip_texts": 36}
 
 
-@pytest.mark.parametrize("labelling", [(), ("clip_labels",)])
-def test_features_alone_after_new_labels_name_the_labels_that_their_cosines_are_of(pipeline, world, prediction) -> None:
+@pytest.mark.parametrize("prediction", [(), ("clip_labels",)])
+def test_features_alone_keep_the_labels_of_their_cosines(pipeline, world, prediction) -> None:
     pipeline.run()
     assert not prediction or pipeline.run("batch_1", *prediction).success
     json_path, table_path = pipeline.store.feature_paths("batch_1")
     before = json_path.read_bytes(), read_metadata(table_path)["labels"]
     assert len(before[1]) == 50
-    (world.root / "config").mkdir()
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": list("abcdef")}))
+    pipeline.write_labels()
     assert pipeline.run("batch_1", "features").success
     assert (json_path.read_bytes(), read_metadata(table_path)["labels"]) == before
     assert pipeline.run().success
     assert read_metadata(table_path)["labels"] == list("abcdef")
 
 
-def test_labels_are_made_from_stored_vectors_without_the_photos_or_the_cache(pipeline, world) -> None:
+def test_stored_embeddings_are_labelled_without_photos_or_cache(pipeline, world) -> None:
     pipeline.run()
     for photo in (world.root / "photos").iterdir():
         photo.unlink()
@@ -122,7 +119,7 @@ def test_labels_are_made_from_stored_vectors_without_the_photos_or_the_cache(pip
     assert done == {}
 
 
-def test_a_technical_constant_changes_technical_metrics_and_features_only(pipeline, world) -> None:
+def test_a_constant_changes_technical_metrics_and_features_only(pipeline, world) -> None:
     pipeline.run()
     pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
     done: dict[str, int] = {}
@@ -188,7 +185,7 @@ def test_code_versions_follow_weights_that_change_or_arrive(
     assert changed() == assets
 
 
-def test_definitions_reach_for_no_server(pipeline, monkeypatch, tmp_path) -> None:
+def test_definitions_connect_to_no_server(pipeline, monkeypatch, tmp_path) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -239,7 +236,7 @@ def test_a_manifest_is_observed_when_it_is_another_than_before(pipeline, world) 
     assert observed() == [first.digest, other.digest, first.digest]
 
 
-def test_a_manifest_that_cannot_be_read_does_not_stop_the_observation_of_others(pipeline, world) -> None:
+def test_an_unreadable_manifest_is_skipped_by_the_observation(pipeline, world) -> None:
     pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
     pipeline.store.manifest_path("batch_2").write_text("{")
     result = observe([preprocess_batches], resources={"store": pipeline.store}, instance=pipeline.instance)
@@ -262,12 +259,12 @@ def test_stages_of_another_manifest_are_made_first(pipeline, world) -> None:
     assert len(pipeline.instance.fetch_materializations(counted, limit=5).records) == 2
 
 
-def test_a_photo_that_changed_between_stages_gets_no_labels_of_the_old_one(pipeline, world) -> None:
+def test_a_photo_changed_between_stages_gets_no_old_labels(pipeline, world) -> None:
     pipeline.run()
     world.photo("1.png", seed=50)
     pipeline.run("batch_1", "technical_metrics")
     pipeline.run("batch_1", "features")
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     errors = [[error["reason"] for error in artifact["features"]["errors"]] for artifact in document["artifacts"]]
     assert errors == [[], ["photo_changed"], []]
 
@@ -276,7 +273,7 @@ def test_bad_photos_are_failed_in_a_run_that_succeeds(pipeline, world) -> None:
     artifacts = [world.photo("0.png"), {"photo_id": "gone", "original_uri": "gone.jpg"}]
     pipeline.accept(world.batch(artifacts, "bad"))
     assert pipeline.run("bad").success
-    document = json.loads(pipeline.store.feature_paths("bad")[0].read_bytes())
+    document = pipeline.features("bad")
     assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok", "failed"]
     assert document["artifacts"][1]["features"]["errors"][0]["stage"] == "photo"
     assert len(document["artifacts"][1]["features"]["errors"]) == 1
@@ -307,15 +304,15 @@ def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
     assert not pipeline.run().success
     pipeline.settings = world.settings.replace(on_missing_weights="degrade")
     assert pipeline.run().success
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"degraded"}
     pipeline.models, pipeline.settings = {}, world.settings
     assert world.done_by(pipeline.run) == {"decoded": 3, "clip_images": 3, "clip_texts": 300}
-    document = json.loads(pipeline.store.feature_paths("batch_1")[0].read_bytes())
+    document = pipeline.features()
     assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
 
 
-def test_the_log_of_a_run_tells_what_was_done_and_no_more(pipeline) -> None:
+def test_the_log_of_a_run_is_short(pipeline) -> None:
     result = pipeline.run()
     entries = pipeline.instance.all_logs(result.run_id)
     told = [entry.user_message for entry in entries if not entry.is_dagster_event]

@@ -1,4 +1,4 @@
-"""Reconciliation as a truth table: what changed, and which assets of which batches are requested, tick by tick."""
+"""Reconciliation as a truth table: for each change, the requested assets and batches, tick by tick."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ BOTH = {"batch_1", "batch_2"}
 
 
 class Reconciler:
-    """Evaluates the conditions as the daemon would, with a cursor from tick to tick."""
+    """Evaluates the conditions like the daemon, with a cursor from tick to tick."""
 
     def __init__(self, pipeline) -> None:
         self.pipeline = pipeline
         self.cursor = None
 
     def tick(self) -> dict[str, set[str]]:
-        """What is requested: asset -> batches."""
+        """The requested batches, by asset."""
         instance = self.pipeline.instance
-        once = functools.cache(instance.get_dynamic_partitions)  # as in the daemon, which does not ask 500 times a tick
+        once = functools.cache(instance.get_dynamic_partitions)  # the daemon does not query 500 times a tick
         with mock.patch.object(instance, "get_dynamic_partitions", once):
             result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
         self.cursor = result.cursor
@@ -45,11 +45,6 @@ def reconciler(pipeline, world) -> Iterator[Reconciler]:
     found = Reconciler(pipeline)
     assert found.tick() == {}
     return found
-
-
-def write_labels(world, labels: list[str]) -> None:
-    (world.root / "config").mkdir(exist_ok=True)
-    (world.root / "config" / "labels.json").write_text(json.dumps({"labels": labels}))
 
 
 def write_vocabulary(world) -> None:
@@ -69,7 +64,7 @@ def settings_changed(**changes):
 @pytest.mark.parametrize(
     ("change", "assets"),
     [
-        (lambda pipeline, world: write_labels(world, list("abcdef")), {"label_embeddings", "clip_labels", "features"}),
+        (lambda pipeline, world: pipeline.write_labels(), {"label_embeddings", "clip_labels", "features"}),
         (lambda pipeline, world: write_templates(world), {"label_embeddings", "clip_labels", "features"}),
         (lambda pipeline, world: write_vocabulary(world), {"label_embeddings", "clip_labels", "features"}),
         (settings_changed(temperature=10.0), {"clip_labels", "features"}),
@@ -115,7 +110,7 @@ def test_arrivals_and_changed_manifests_are_left_to_the_sensor(reconciler, pipel
     assert reconciler.tick() == {}
 
 
-def test_what_was_made_without_dagster_is_requested_by_a_change_alone(reconciler, pipeline, world) -> None:
+def test_an_adopted_batch_is_requested_only_by_a_change(reconciler, pipeline, world) -> None:
     longer = [world.photo(f"{n}.png", n) for n in range(4)]
     for batch in (world.batch(longer), world.batch(longer[:2], "batch_3")):
         pipeline.process(batch)
@@ -127,17 +122,17 @@ def test_what_was_made_without_dagster_is_requested_by_a_change_alone(reconciler
     assert reconciler.tick() == {}
 
 
-def test_a_batch_that_waits_for_its_first_run_is_not_requested_by_a_change(reconciler, pipeline, world) -> None:
+def test_a_change_does_not_request_a_batch_before_its_first_run(reconciler, pipeline, world) -> None:
     pipeline.accept(world.batch([world.photo("10.png", 10)], "batch_3"))
     assert reconciler.tick() == {}
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
-    write_labels(world, list("abcdef"))
+    pipeline.write_labels()
     assert reconciler.tick() == dict.fromkeys(ALL - {"image_embeddings"}, BOTH)
     pipeline.run("batch_3")
     assert reconciler.tick() == {}
 
 
-def test_a_parent_made_anew_by_hand_requests_its_children_if_its_content_changed(reconciler, pipeline, world) -> None:
+def test_a_parent_with_new_content_requests_its_children(reconciler, pipeline, world) -> None:
     pipeline.run("batch_1", "technical_metrics")
     assert reconciler.tick() == {}  # the same content
     world.photo("1.png", seed=50)
@@ -147,8 +142,8 @@ def test_a_parent_made_anew_by_hand_requests_its_children_if_its_content_changed
     assert reconciler.tick() == {}
 
 
-def under_way(pipeline, batch_id: str, assets: set[str] = ALL) -> dg.DagsterRun:
-    """A run of a batch that has begun and has not ended."""
+def start_run(pipeline, batch_id: str, assets: set[str] = ALL) -> dg.DagsterRun:
+    """A started run of a batch that has not ended."""
     job = pipeline.definitions().resolve_job_def("extract_features")
     run = pipeline.instance.create_run_for_job(
         job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": batch_id}
@@ -161,7 +156,7 @@ def under_way(pipeline, batch_id: str, assets: set[str] = ALL) -> dg.DagsterRun:
 
 
 def test_what_is_running_is_not_requested_again(reconciler, pipeline) -> None:
-    under_way(pipeline, "batch_1")
+    start_run(pipeline, "batch_1")
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
     assert reconciler.tick() == {"technical_metrics": {"batch_2"}, "features": {"batch_2"}}
 
@@ -174,7 +169,7 @@ def test_two_changes_one_tick_apart_are_both_requested(reconciler, pipeline) -> 
             assert pipeline.run(batch_id, "clip_labels", "features").success
 
 
-def test_a_change_is_not_forgotten_for_a_batch_that_has_just_been_made(reconciler, pipeline) -> None:
+def test_a_change_right_after_a_run_is_requested(reconciler, pipeline) -> None:
     assert pipeline.run("batch_1").success
     pipeline.settings = pipeline.settings.replace(temperature=10.0)
     assert reconciler.tick() == {"clip_labels": BOTH, "features": BOTH}
@@ -182,7 +177,7 @@ def test_a_change_is_not_forgotten_for_a_batch_that_has_just_been_made(reconcile
 
 def test_a_change_waits_for_a_run_that_ends_with_the_old_code(reconciler, pipeline) -> None:
     old = pipeline.settings
-    run = under_way(pipeline, "batch_1")
+    run = start_run(pipeline, "batch_1")
     assert reconciler.tick() == {}
     pipeline.settings = old.replace(temperature=10.0)
     assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
@@ -196,8 +191,8 @@ def test_a_change_waits_for_a_run_that_ends_with_the_old_code(reconciler, pipeli
     ]
 
 
-def test_what_waits_for_a_parent_that_is_running_is_requested_after_it(reconciler, pipeline) -> None:
-    run = under_way(pipeline, "batch_1", {"image_embeddings"})
+def test_an_asset_is_requested_after_the_run_of_its_parent(reconciler, pipeline) -> None:
+    run = start_run(pipeline, "batch_1", {"image_embeddings"})
     pipeline.settings = pipeline.settings.replace(temperature=10.0)
     assert reconciler.tick() == {"clip_labels": {"batch_2"}, "features": {"batch_2"}}
     pipeline.instance.report_run_failed(run)

@@ -1,4 +1,4 @@
-"""The contact sheet in Dagster: linked from the page of the asset, and never worth a batch."""
+"""The contact sheet in Dagster: linked from the asset, and without effect on the batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def page_of(pipeline, batch_id: str = "batch_1"):
     return pipeline.store.feature_paths(batch_id)[0].with_suffix(".html")
 
 
-def test_a_run_makes_the_page_and_dagster_tells_where_it_is(pipeline) -> None:
+def test_a_run_writes_the_page_and_dagster_links_it(pipeline) -> None:
     assert pipeline.run().success
     page = page_of(pipeline)
     assert page.read_bytes().startswith(b"<!doctype html>")
@@ -22,7 +22,7 @@ def test_a_run_makes_the_page_and_dagster_tells_where_it_is(pipeline) -> None:
     assert metadata["contact_sheet"] == dg.MetadataValue.path(str(page))
 
 
-def test_who_gets_the_event_finds_the_page(pipeline, monkeypatch) -> None:
+def test_the_page_exists_before_the_event(pipeline, monkeypatch) -> None:
     there = []
     publish = Outbox.publish
 
@@ -35,7 +35,7 @@ def test_who_gets_the_event_finds_the_page(pipeline, monkeypatch) -> None:
     assert there == [True]
 
 
-def test_a_run_that_finds_the_page_made_leaves_it_alone(pipeline) -> None:
+def test_a_current_page_is_not_written_again(pipeline) -> None:
     pipeline.run()
     before = page_of(pipeline).stat()
     assert pipeline.run().success
@@ -52,7 +52,7 @@ def test_new_labels_make_a_new_page(pipeline, world) -> None:
     assert page_of(pipeline).read_bytes() != before
 
 
-def test_settings_can_do_without_and_an_old_page_goes(pipeline) -> None:
+def test_without_contact_sheet_an_old_page_is_deleted(pipeline) -> None:
     pipeline.run()
     pipeline.settings = pipeline.settings.replace(temperature=7.0, contact_sheet=False)
     assert pipeline.run().success
@@ -61,9 +61,7 @@ def test_settings_can_do_without_and_an_old_page_goes(pipeline) -> None:
 
 
 @pytest.mark.parametrize("batches", [("batch_1",), ("b00", "b01")])
-def test_a_page_that_cannot_be_made_costs_neither_the_batch_nor_its_event_nor_its_checks(
-    pipeline, caplog, batches
-) -> None:
+def test_a_page_that_cannot_be_written_fails_nothing_else(pipeline, caplog, batches) -> None:
     pipeline.accept_many(2)
     page_of(pipeline, batches[0]).mkdir(parents=True)
     with caplog.at_level(logging.WARNING, logger="curation_features"):
@@ -79,7 +77,7 @@ def test_a_page_that_cannot_be_made_costs_neither_the_batch_nor_its_event_nor_it
     assert page_of(pipeline, batches[-1]).is_file() == (len(batches) == 2)
 
 
-def test_pages_are_no_part_of_the_versions(pipeline) -> None:
+def test_pages_do_not_affect_data_versions(pipeline) -> None:
     pipeline.run()
 
     def without() -> None:

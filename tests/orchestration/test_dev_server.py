@@ -26,7 +26,7 @@ MATERIALIZED = """{ assetNodes { assetKey { path } staleStatusByPartition(partit
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Iterator[Query]:
-    """A project with one accepted batch under `dagster dev`; gives a function that runs a query."""
+    """A project with one accepted batch under `dagster dev`; yields a function that runs a query."""
     monkeypatch.chdir(tmp_path)
     for name, value in {**small_models, "DAGSTER_HOME": str(tmp_path / "data" / "dagster")}.items():
         monkeypatch.setenv(name, value)
@@ -37,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[s
         yield query
 
 
-def test_the_ui_shows_the_assets_and_launches_a_run_with_its_own_settings(server: Query, tmp_path: Path) -> None:
+def test_the_ui_launches_a_run_with_other_settings(server: Query, tmp_path: Path) -> None:
     nodes = {node["assetKey"]["path"][0]: node for node in server(ASSETS)["assetNodes"]}
     assert set(nodes) == {
         "preprocess_batches", "label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features",
@@ -72,7 +72,7 @@ def test_the_ui_shows_the_assets_and_launches_a_run_with_its_own_settings(server
 
     shown = {node["assetKey"]["path"][0]: node for node in server(MATERIALIZED)["assetNodes"]}
     for name in set(nodes) - {"preprocess_batches"}:
-        # the run had settings of its own, so what they changed is not as the project wants it
+        # the run had other settings, so the assets they affect are stale
         assert shown[name]["staleStatusByPartition"] == ["STALE" if name == "technical_metrics" else "FRESH"], name
         assert shown[name]["assetMaterializations"][0]["runId"] == run_id
     labels = {entry["label"] for entry in shown["features"]["assetMaterializations"][0]["metadataEntries"]}

@@ -1,4 +1,4 @@
-"""Ctrl-C of `materialize`: a real signal to a real process, and what Dagster's records say of the run."""
+"""Ctrl-C of `materialize`: a real signal to a real process, and the status of the run in Dagster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from curation_features.cli import main
 
-# Fake models, of which CLIP says in a file that it has been asked, and then takes its time.
+# Fake models; CLIP creates a file when it is called, then sleeps.
 CHILD = """
 import signal, sys, time
 from pathlib import Path
@@ -30,7 +30,7 @@ class Slow(FakeClipEngine):
         time.sleep(float(sys.argv[1]))
         return super().encode_texts(prompts)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 fakes = [LazyModel.ready(fake, "fake") for fake in (Slow(), FakeQualityModel(), FakeBrisque())]
 Models.from_settings = lambda *_: Models(*fakes)
 sys.exit(main(["materialize", "trip"]))
@@ -62,8 +62,8 @@ def test_ctrl_c_cancels_the_run_and_the_next_one_succeeds(tmp_path: Path, home: 
     assert subprocess.run([*child, "0"], capture_output=True).returncode == 0
 
 
-def test_an_interrupt_that_no_person_sent_is_a_failure(pipeline, monkeypatch) -> None:
-    """So that it is tried again: here the process of a run that the daemon has launched is asked to end."""
+def test_an_interrupt_without_a_terminal_is_a_failure(pipeline, monkeypatch) -> None:
+    """The daemon's run is retried then."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     encode = pipeline.world.clip.encode_texts
 

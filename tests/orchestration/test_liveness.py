@@ -1,4 +1,4 @@
-"""Runs whose process is gone are told from runs that are alive."""
+"""Runs whose process died are distinguished from runs that are alive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def started(pipeline, job_name: str = "extract_features") -> dg.DagsterRun:
 
 
 def killed(pipeline, run: dg.DagsterRun) -> None:
-    """A process that takes the lock of a run, and is killed."""
+    """Run a process that locks a run, and kill it."""
     program = """
         import os, signal, sys
         import dagster as dg
@@ -30,7 +30,7 @@ def killed(pipeline, run: dg.DagsterRun) -> None:
     assert subprocess.run(command).returncode == -9
 
 
-def test_a_run_whose_process_was_killed_is_marked_as_failed_at_the_second_look(pipeline) -> None:
+def test_a_killed_run_is_marked_as_failed_at_the_second_look(pipeline) -> None:
     run = started(pipeline)
     killed(pipeline, run)
     assert fail_dead_runs(pipeline.instance, []) == ([], [run.run_id])

@@ -1,4 +1,4 @@
-"""What Dagster shows: plain numbers, inert text, small images, and nothing of a photo's EXIF."""
+"""Metadata in Dagster: plain numbers, escaped text, small images, and no EXIF."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def merged_of(records: list[PhotoRecord], **fields: Any) -> EnrichedBatch:
 
 
 def stored(metadata: Mapping[str, Any]) -> str:
-    """Everything that Dagster would keep, as text."""
+    """All stored metadata, as text."""
     return serialize_value(dg.AssetMaterialization("features", metadata=metadata))
 
 
@@ -91,7 +91,7 @@ def records_of(metadata: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def rendered(markdown: str) -> str:
-    """HTML out of Markdown with tables, by another renderer than Dagster's."""
+    """Render Markdown with tables to HTML, by another renderer than Dagster's."""
     return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown)
 
 
@@ -103,7 +103,7 @@ def cells(markdown: str) -> list[list[str]]:
 # Features
 
 
-def test_a_batch_is_shown_with_its_counts_scores_labels_and_errors(world) -> None:
+def test_a_batch_shows_counts_scores_labels_and_errors(world) -> None:
     merged = features_of(world, *(world.photo(f"{n}.png", n) for n in range(3)), {"photo_id": "x", "std_uri": "x.jpg"})
     shown = feature_metadata(merged)
     assert {name: shown[name] for name in ("artifacts", "artifacts_ok", "artifacts_degraded", "artifacts_failed")} == {
@@ -120,7 +120,7 @@ def test_a_batch_is_shown_with_its_counts_scores_labels_and_errors(world) -> Non
     assert sum(row["artifacts"] for row in records_of(shown, "label_distribution")) == 3
 
 
-def test_percentiles_are_flat_numbers_that_are_absent_where_nothing_was_measured() -> None:
+def test_percentiles_are_flat_numbers_of_measured_scores() -> None:
     records = [measured(str(n), n / 4) for n in range(5)]
     for record in records:
         record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "missing_weights", "no weights"))
@@ -162,7 +162,7 @@ def test_labels_are_shown_most_frequent_first_with_their_share() -> None:
 # What to look at first
 
 
-def test_extremes_are_a_table_in_the_page_with_causes(world) -> None:
+def test_extremes_are_a_table_with_causes(world) -> None:
     shown = feature_metadata(features_of(world, *(world.photo(f"{n}.png", n) for n in range(4))))
     rows = records_of(shown, "extremes")
     assert [row["score"] for row in rows] == [name for name in METRIC_NAMES for _ in range(3)]
@@ -189,7 +189,7 @@ def test_extremes_are_shown_with_their_image_scores_and_labels(world) -> None:
         assert re.fullmatch(r"(\w[\w ]*\xa0\d\.\d\d(, )?){3}", row[8])
 
 
-def test_a_photo_without_a_thumbnail_or_a_score_is_shown_without() -> None:
+def test_a_photo_without_a_thumbnail_or_a_score_is_shown() -> None:
     record = measured("a", 0.5)
     record.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "flat"))
     [row] = cells(feature_metadata(merged_of([record]), lambda _: None)["extremes_in_pictures"].value)
@@ -197,7 +197,7 @@ def test_a_photo_without_a_thumbnail_or_a_score_is_shown_without() -> None:
                    "(brisque_raw 30)", "0.500", "0.500", "-", "0.500", "0.500", "a\xa00.90"]  # fmt: skip
 
 
-def test_two_photos_of_one_name_are_told_apart_by_their_folders() -> None:
+def test_photos_of_one_name_are_shown_with_their_folders() -> None:
     records = [measured(str(n), n / 2) for n in range(2)]
     for record, folder in zip(records, ("100CANON", "101CANON"), strict=True):
         record.image_uri = f"/home/jane/photos/{folder}/IMG_0001.JPG"
@@ -246,7 +246,7 @@ def test_names_and_labels_have_no_meaning_in_markdown() -> None:
 
 @pytest.mark.parametrize("address", ["www.evil.example", "a@evil.example", "HTTPS://evil.example"])
 def test_an_address_does_not_become_a_link(address) -> None:
-    # Dagster links every text that looks like one, escaped or not; a character of no width breaks it.
+    # Dagster links every address, escaped or not; a zero-width character prevents it.
     merged = merged_of([measured("a", 0.5, (LabelScore(address, 0.9, 0.3),))])
     text = cells(feature_metadata(merged)["extremes_in_pictures"].value)[0][8]
     assert not re.search(r"(https?://|www\.)\w|\w@\w", text, re.IGNORECASE)
@@ -273,7 +273,7 @@ def test_nothing_of_the_exif_is_shown(world) -> None:
     assert not any(secret in text for secret in ("48.208", "SN-12345", "Jane", "Fuji"))
 
 
-def test_it_stays_small_whatever_the_batch_holds() -> None:
+def test_metadata_stays_small() -> None:
     wide = "😀|<&" * 128
     records = [measured(f"{n}{wide}"[:512], n / 2000, (LabelScore(f"{n} {wide}", 0.5, 0.3),) * 5) for n in range(2000)]
     for n, record in enumerate(records):
@@ -327,7 +327,7 @@ def test_the_cached_share_is_of_all_photos(tmp_path) -> None:
     assert "cached_share" not in stage_metadata(stage(tmp_path / "a"), RunStats(), Plan())
 
 
-def test_timings_that_are_no_plain_numbers_are_made_plain_or_left_out(tmp_path) -> None:
+def test_timings_are_converted_to_finite_plain_numbers(tmp_path) -> None:
     stats = RunStats()
     stats.seconds.update({"gpu": np.float32(1.5), "broken": math.nan, "endless": math.inf})
     shown = stage_metadata(stage(tmp_path / "a"), stats, Plan())
@@ -342,7 +342,7 @@ def test_what_is_missing_is_shown_with_its_reason(tmp_path) -> None:
     assert stage_metadata(stage(tmp_path / "a"), RunStats(), plan)["missing"].data.keys() == {"embedding"}
 
 
-def test_where_nothing_is_missing_nothing_is_said_of_it(tmp_path) -> None:
+def test_nothing_missing_gives_no_entry(tmp_path) -> None:
     assert missing_metadata(Plan()) == {}
     assert "missing" not in stage_metadata(stage(tmp_path / "a"), RunStats(), Plan())
 

@@ -1,4 +1,4 @@
-"""Every order of the ways to make a batch: what is on disk is never older than what was accepted last.
+"""In every order of actions on a batch, the results are those of the newest accepted manifest.
 
 Four actions in a row, over two batches, on a real instance of Dagster with stand-in models. By default a few
 orders are drawn; `ORDERS=2000 pytest tests/orchestration/test_orders.py` draws more.
@@ -39,11 +39,11 @@ ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_lab
 
 @dataclass
 class Archive:
-    """Two batches, and what a user expects of them.
+    """Two batches, and the results that a user expects.
 
     Attributes:
-        ingested: how often each folder was ingested; each time it has one more photo.
-        expected: of each batch that was finished, the photos of the newest accepted manifest, and the labels it has.
+        ingested: number of ingests of each folder; each one has one more photo.
+        expected: newest accepted manifest and labels of each finished batch.
     """
 
     pipeline: Any
@@ -78,7 +78,7 @@ class Archive:
         before = self.expected.get(batch_id)
         batch = self._accepted(batch_id)
         self.daemon.drop(list(batch.document["artifacts"]), batch_id)
-        if not self.daemon.tick():  # the same was finished before, perhaps with other labels
+        if not self.daemon.tick():  # finished before, perhaps with other labels
             assert before is not None
             assert before[0].digest == batch.digest
             self.expected[batch_id] = before
@@ -102,7 +102,7 @@ class Archive:
         self.vocabulary = 1 - self.vocabulary
         self._write_labels()
 
-    # --- what must hold
+    # --- invariants
 
     def check(self) -> None:
         finished = {path.stem for path in (self.data / "features").glob("*.json")}
@@ -116,7 +116,7 @@ class Archive:
             self._check_events(batch_id)
 
     def _check_events(self, batch_id: str) -> None:
-        """The newest event is of the files on disk, and every version has its event, in order."""
+        """The newest event describes the files on disk, and every version has an event, in order."""
         digest = hashlib.sha256(self.pipeline.store.feature_paths(batch_id)[0].read_bytes()).hexdigest()
         events = FileSink(self.data).of_batch(batch_id)
         assert events[-1] == self.pipeline.outbox.latest.get(batch_id)
@@ -125,14 +125,14 @@ class Archive:
         assert [event["data"]["sequence"] for event in events] == list(range(1, len(events) + 1))
         assert [event["data"]["supersedes"] for event in events] == [None, *(event["id"] for event in events[:-1])]
 
-    # --- parts of actions
+    # --- helpers
 
     @property
     def data(self) -> Path:
         return self.pipeline.settings.data_path
 
     def _accepted(self, batch_id: str) -> Batch:
-        """The manifest that was ingested last, and from now on is the expected one."""
+        """The manifest of the latest ingest, which becomes the expected one."""
         if not self.ingested[batch_id]:
             self.ingest(batch_id)
         batch = read_manifest(self.data / "batches" / f"{batch_id}.json")
@@ -156,7 +156,7 @@ class Archive:
 
     def _tick_of_automation(self) -> dict[str, set[str]]:
         instance = self.pipeline.instance
-        once = functools.cache(instance.get_dynamic_partitions)  # as in the daemon
+        once = functools.cache(instance.get_dynamic_partitions)  # like the daemon
         with mock.patch.object(instance, "get_dynamic_partitions", once):
             result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
         self.cursor = result.cursor

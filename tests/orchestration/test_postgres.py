@@ -1,4 +1,4 @@
-"""The pipeline with PostgreSQL as Dagster's storage: a real server, started here and stopped at the end."""
+"""The pipeline with PostgreSQL as Dagster's storage, on a real server that the tests start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ USER, PASSWORD = "curation", "p@ss: w/%rd#?"
 SOURCE = dg.AssetKey("preprocess_batches")
 
 KEEPER = 'cat; "$0/pg_ctl" stop -m immediate -D "$1/data"; rm -rf "$1"'
-"""Stops the server once its standard input is closed: when the tests have ended, however they ended."""
+"""Stops the server once its standard input is closed, which is at any end of the tests."""
 
 WRITER = """
 import sys
@@ -53,13 +53,13 @@ with launch.project_instance(settings, packaged_file("dagster-postgres.yaml")) a
 
 @dataclass(frozen=True)
 class Server:
-    """A PostgreSQL server of its own, over TCP on the loopback device and with a password, as a remote one has it."""
+    """A separate PostgreSQL server, over TCP on the loopback device and with a password, like a remote one."""
 
     programs: Path
     folder: Path
     port: int
     account: str | None
-    """The operating system's user that it runs as: the server refuses to run as root."""
+    """The operating system's user: the server refuses to run as root."""
 
     @property
     def as_account(self) -> dict[str, Any]:
@@ -84,15 +84,15 @@ class Server:
 
     def control(self, action: str, *arguments: str) -> None:
         """Start, stop or restart it, and wait until that is done."""
-        log = str(self.folder / "log")  # not this process's output, which would then stay open
+        log = str(self.folder / "log")  # not the output of this process, which would stay open
         self.call("pg_ctl", action, "-w", "-D", str(self.folder / "data"), "-l", log, *arguments)
 
     def crash(self) -> None:
-        """All server processes end at once, without a checkpoint; then it starts again, and recovers."""
+        """End all server processes at once, without a checkpoint; restart and recover."""
         self.control("restart", "-m", "immediate")
 
     def create_database(self, name: str) -> dict[str, str]:
-        """An empty database; gives the environment that leads to it."""
+        """Create an empty database; return the environment variables for it."""
         self.call("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name)
         values = {"HOST": "127.0.0.1", "PORT": str(self.port), "DB": name, "USER": USER, "PASSWORD": PASSWORD}
         return {f"DAGSTER_POSTGRES_{key}": value for key, value in values.items()}
@@ -140,7 +140,7 @@ def home(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 
 @pytest.fixture
 def pipeline(pipeline: Any) -> Any:
-    """The pipeline of the other tests, in a DAGSTER_HOME that was made ready for PostgreSQL."""
+    """The pipeline of the other tests, in a DAGSTER_HOME for PostgreSQL."""
     assert type(pipeline.instance.event_log_storage).__name__ == "PostgresEventLogStorage"
     return pipeline
 
@@ -160,7 +160,7 @@ def on_sqlite(pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def start_writers(pipeline: Any) -> Iterator[Callable[..., list[Any]]]:
-    """Starts processes over a database that has its tables, each with a DAGSTER_HOME of its own, as on other machines.
+    """Starts processes over an initialised database, each with its own DAGSTER_HOME, like on other machines.
 
     Each opens the instance, waits for the others, then accepts its batches, and names each when that is done.
     """
@@ -193,14 +193,14 @@ def observed(instance: dg.DagsterInstance) -> list[str]:
     return sorted(record.asset_observation.partition for record in records)
 
 
-def test_the_settings_are_those_of_the_instance_on_sqlite_but_for_the_storage() -> None:
+def test_the_settings_differ_from_sqlites_in_storage_only() -> None:
     here, there = (yaml.safe_load(packaged_file(name).read_text()) for name in (INSTANCE.name, "dagster.yaml"))
     assert list(here.pop("storage")) == ["postgres"]
     assert here == there
 
 
 def outcome(pipeline: Any) -> dict[str, Any]:
-    """Make batches by themselves and in one run; what Dagster keeps of each, and the files."""
+    """Process batches separately and in one run; return Dagster's records and the files of each."""
     odd = {**pipeline.world.photo("odd.png", 7), "photo_id": "\x00 'é% \\ \U0001f4f7"}
     pipeline.accept(pipeline.world.batch([odd, {"photo_id": "gone\x00", "original_uri": "gone\x01.jpg"}], "odd"))
     batch_ids = ["batch_1", "odd", *pipeline.accept_many(3)]
@@ -217,7 +217,7 @@ def outcome(pipeline: Any) -> dict[str, Any]:
     }
 
 
-def test_runs_leave_the_same_versions_checks_and_files_as_on_sqlite(pipeline, on_sqlite) -> None:
+def test_runs_leave_the_same_records_as_on_sqlite(pipeline, on_sqlite) -> None:
     here = outcome(pipeline)
     assert {batch_id: all(checks.values()) for batch_id, checks in here["checks"].items()} == {
         "batch_1": True, "odd": False, "b00": True, "b01": True, "b02": True,
@@ -225,7 +225,7 @@ def test_runs_leave_the_same_versions_checks_and_files_as_on_sqlite(pipeline, on
     assert here == outcome(on_sqlite)
 
 
-def test_a_sensor_tick_launches_what_came_in_once_and_tells_what_is_bad(daemon, pipeline, world) -> None:
+def test_a_sensor_tick_launches_once_and_reports_bad_files(daemon, pipeline, world) -> None:
     daemon.drop([world.photo("new.png", 9)])
     (daemon.folder / "bad.json").write_text('{"batch_id": "\\u0000"}')
     assert daemon.tick() == ["batch_9"]
@@ -244,7 +244,7 @@ def test_four_processes_write_at_once(pipeline, start_writers) -> None:
     everything = sorted(itertools.chain(["batch_1"], *given))
     assert sorted(pipeline.instance.get_dynamic_partitions(DIMENSION)) == sorted(set(everything))
     found = Counter(observed(pipeline.instance))
-    assert found.keys() == set(everything)  # whoever saw that another had observed a manifest did not do so again
+    assert found.keys() == set(everything)  # at most one observation per writer
     assert all(1 <= found[batch_id] <= everything.count(batch_id) for batch_id in everything)
 
 

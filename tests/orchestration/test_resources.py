@@ -1,4 +1,4 @@
-"""Each resource can be replaced, or configured for one run."""
+"""Resources can be replaced, or configured for one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(pipeline, config: dict | None = None, **resources) -> dg.ExecuteInProcessResult:
-    """Run the batch with the project's own resources, except for the models."""
+    """Run the batch with the project's resources, except for the models."""
     given = {"stages": pipeline.world.stages(pipeline.settings), **resources}
     definitions = build_definitions(pipeline.settings, resources=given)
     run_config = {"resources": {name: {"config": fields} for name, fields in (config or {}).items()}}
@@ -26,7 +26,7 @@ def run(pipeline, config: dict | None = None, **resources) -> dg.ExecuteInProces
 
 
 @pytest.mark.parametrize("way", ["resource", "run"])
-def test_artifacts_and_events_can_lie_elsewhere(pipeline, world, way) -> None:
+def test_artifacts_and_events_can_be_stored_elsewhere(pipeline, world, way) -> None:
     elsewhere = world.root / "elsewhere"
     (pipeline.settings.data_path / "manifests").rename(world.root / "manifests")
     elsewhere.mkdir()
@@ -55,7 +55,7 @@ def test_a_webhook_can_be_named(pipeline, receiver, monkeypatch, way) -> None:
     assert post.headers["Authorization"] == "Bearer secret-token"
 
 
-def test_a_sink_of_ones_own_takes_the_place_of_the_webhook(pipeline) -> None:
+def test_a_custom_sink_replaces_the_webhook(pipeline) -> None:
     taken = []
 
     class Queue:
@@ -86,7 +86,7 @@ def test_a_webhook_in_a_runs_configuration_is_not_used(pipeline, receiver) -> No
     assert receiver.posts == []
 
 
-def test_every_asset_says_what_it_is_made_of(pipeline) -> None:
+def test_every_asset_is_described(pipeline) -> None:
     graph = pipeline.definitions().resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         asset = graph.get(key)
@@ -96,7 +96,7 @@ def test_every_asset_says_what_it_is_made_of(pipeline) -> None:
         assert asset.owners or not asset.is_materializable, key
 
 
-def test_names_that_look_alike_are_told_apart() -> None:
+def test_similar_names_are_explained() -> None:
     text = (REPOSITORY / "docs" / "dagster.md").read_text()
     for name in ("preprocess_outputs", "preprocess_batches", "extract_features", "photo_features", "features"):
         assert f"\n| `{name}` | " in text

@@ -1,4 +1,4 @@
-"""Photo storage that is away, as Dagster sees it: a failed run, no event, and another run when it is back."""
+"""Unavailable photo storage in Dagster: a failed run, no event, and a new run once it is back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def photos(world) -> list[dict[str, object]]:
 
 @pytest.fixture
 def share(world, photos):
-    """The folder of the photos, as a share that can be mounted and unmounted."""
+    """The photo folder as a network share that can be mounted and unmounted."""
 
     class Share:
         folder, away = world.root / "photos", world.root / "away"
@@ -57,7 +57,7 @@ def test_the_same_manifest_runs_again_for_a_missing_photo(daemon, world, photos)
     daemon.drop(photos)
     assert daemon.tick() == ["batch_9"]
     assert daemon.pipeline.outbox.latest.get("batch_9")["data"]["retryable"] == 1
-    daemon.drop(photos)  # it is missing still
+    daemon.drop(photos)  # still missing
     assert daemon.tick() == ["batch_9"]
     shutil.move(world.root / "apart.png", missing)
     daemon.drop(photos)
@@ -67,7 +67,7 @@ def test_the_same_manifest_runs_again_for_a_missing_photo(daemon, world, photos)
     assert daemon.tick() == []
 
 
-def test_one_batch_whose_storage_is_away_costs_no_other(pipeline, world) -> None:
+def test_missing_storage_fails_only_its_batch(pipeline, world) -> None:
     gone = world.photo("gone.png", 7)
     (world.root / str(gone["original_uri"])).unlink()
     pipeline.accept(world.batch([gone], "a_gone"))
@@ -84,7 +84,7 @@ def test_a_retry_through_dagster_reads_the_failed_photos_only(pipeline, world) -
     assert materialize(batch, pipeline.definitions(), pipeline.instance).cached == 0
     shutil.move(world.root / "apart.png", path)
     for artifact in batch.artifacts[1:]:
-        (world.root / artifact.image_uri).unlink()  # nobody reads them
+        (world.root / artifact.image_uri).unlink()  # they are not read
     definitions = pipeline.definitions()
     done = world.done_by(lambda: materialize(batch, definitions, pipeline.instance, retry_failed=True))
     assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}

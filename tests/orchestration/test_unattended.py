@@ -1,4 +1,4 @@
-"""The pipeline by itself: real daemon, code server, webserver and run processes; real kills."""
+"""The pipeline unattended: real daemon, code server, webserver and run processes; real kills."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str
 
 
 def manifest(root: Path, batch_id: str, photos: int = 1, seed: int = 0) -> dict[str, Any]:
-    """A manifest of photos that are written for it; the same bytes in every project."""
+    """Write photos and return their manifest; the same bytes in every project."""
     artifacts = []
     for number in range(photos):
         path = root / "photos" / f"{batch_id}_{seed}_{number}.png"
@@ -84,14 +84,14 @@ def runs(root: Path) -> list[dg.DagsterRun]:
 
 
 def idle(root: Path, finished: int) -> bool:
-    """Whether so many runs have succeeded, and none is under way."""
+    """Whether so many runs have succeeded and none is active."""
     found = runs(root)
     assert not [run for run in found if run.status is dg.DagsterRunStatus.FAILURE], "a run failed"
     return len([run for run in found if run.is_success]) >= finished and all(run.is_finished for run in found)
 
 
 def a_tick_more(root: Path, sensor: str) -> None:
-    """Wait until a sensor has looked once more; what it launches is there by then."""
+    """Wait for another tick of a sensor; the runs that it launches exist by then."""
     now = time.time()
 
     def looked(instance: dg.DagsterInstance) -> bool:
@@ -104,7 +104,7 @@ def a_tick_more(root: Path, sensor: str) -> None:
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    """Finished features and events, by their path."""
+    """Finished features and events, by path."""
     folders = (root / "data" / "features", root / "data" / "events" / "features.completed")
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
@@ -114,7 +114,7 @@ def events(root: Path) -> list[str]:
     return sorted(name for name in outputs(root) if name.startswith("data/events/"))
 
 
-def test_manifests_become_what_they_should_unattended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifests_are_processed_unattended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without weights no run loads torch. What becomes of a manifest does not depend on its scores.
     for name in ("MODEL", "CLIP_IQA_WEIGHTS", "BRISQUE_WEIGHTS"):
         monkeypatch.delenv(f"CURATION_FEATURES_{name}")
@@ -202,14 +202,14 @@ if "spawn_main" in command:
 
 
 def dying(root: Path, patch: str, **environ: str) -> dict[str, str]:
-    """An environment in which one process of Dagster is killed, once, at a certain moment."""
+    """An environment in which one Dagster process is killed once, at a certain moment."""
     (root / "patch").mkdir()
     (root / "patch" / "sitecustomize.py").write_text(DIES_ONCE.replace("{patch}", patch))
     (root / "die").touch()
     return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die"), **environ}
 
 
-def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_each_batch_once(root: Path) -> None:
+def test_a_daemon_killed_before_the_launch_finishes_each_batch(root: Path) -> None:
     for number in range(2):
         drop(root, manifest(root, f"batch_{number}"))
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
@@ -228,7 +228,7 @@ def test_a_daemon_killed_between_adding_partitions_and_launching_runs_finishes_e
 
 
 @pytest.mark.parametrize("moment", ["image_embeddings", "artifacts", "features", "event"])
-def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
+def test_a_retry_of_a_killed_run_gives_the_same_bytes(
     root: Path, moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = manifest(root, "trip", photos=6)
@@ -248,7 +248,7 @@ def test_a_run_that_is_killed_is_finished_by_a_retry_with_the_same_bytes(
     assert len(events(root)) == 1
 
 
-def test_a_machine_that_restarts_in_a_run_finishes_it_and_goes_on(root: Path) -> None:
+def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
     drop(root, manifest(root, "trip", photos=3))
     patched = dying(root, IN_THE_RUN, MOMENT="image_embeddings", WITH_ALL_OTHERS="1")
@@ -263,7 +263,7 @@ def test_a_machine_that_restarts_in_a_run_finishes_it_and_goes_on(root: Path) ->
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:
-    """Launch a backfill, and give how it ended."""
+    """Run a backfill and return its final state."""
     params = {
         "partitionNames": batch_ids,
         "assetSelection": [{"path": [name]} for name in assets],
@@ -283,7 +283,7 @@ def messages(query: Query, run_id: str) -> list[str]:
     return [event.get("message") or "" for event in query(RUN_EVENTS, run=run_id)["logsForRun"]["events"]]
 
 
-def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_photo(root: Path) -> None:
+def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
     batch_ids = [f"batch_{number:02}" for number in range(60)]
     settings = load_settings(root)
     store = ArtifactStore(settings.data_path)
@@ -309,10 +309,10 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_p
         assert backfill(query, ["batch_33"], everything)["status"] == "COMPLETED_SUCCESS"
         before = {batch_id: _features(store, batch_id) for batch_id in batch_ids}
 
-        for photo in (root / "photos").iterdir():  # whoever looked at an image now would fail
+        for photo in (root / "photos").iterdir():  # a run that opened a photo would fail
             photo.unlink()
         store_cache = settings.cache_path
-        for entry in store_cache.glob("*.json"):  # and whoever measured again would find nothing measured before
+        for entry in store_cache.glob("*.json"):  # and the cache would not help it
             entry.unlink()
         (root / "config").mkdir()
         (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
@@ -326,7 +326,7 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch_and_new_labels_need_no_p
             assert {label["label"] for label in new["clip_labels"]} == LABELS
 
 
-def test_reconciliation_relabels_what_new_labels_touch_by_itself_and_then_rests(root: Path) -> None:
+def test_reconciliation_relabels_once_after_new_labels(root: Path) -> None:
     batch_ids = ["batch_0", "batch_1", "batch_2"]
     store = ArtifactStore(load_settings(root).data_path)
     with dagster_dev(root) as query:

@@ -1,4 +1,4 @@
-"""Vocabularies of single batches, in Dagster: what is made of them, what a change touches, and what a fault costs."""
+"""Vocabularies of single batches in Dagster: results, changes and faults."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def keep(world, name: str, labels: Sequence[str]) -> None:
 
 @pytest.fixture
 def weddings(pipeline, world):
-    """A batch with a vocabulary of its own, beside `batch_1`, which has none; both share their photos."""
+    """A batch with a named vocabulary; it shares the photos of `batch_1`, which has none."""
     keep(world, "weddings", WEDDINGS)
     artifacts = pipeline.store.manifest("batch_1").document["artifacts"]
     pipeline.accept(batch_from({"batch_id": "weddings_1", "vocabulary": "weddings", "artifacts": artifacts}))
     return pipeline
 
 
-def test_each_batch_has_vectors_labels_and_a_table_of_its_own_vocabulary(weddings, world) -> None:
+def test_each_batch_has_results_of_its_vocabulary(weddings, world) -> None:
     assert weddings.run("batch_1").success
     results = []
     done = world.done_by(lambda: results.append(weddings.run("weddings_1")))
     assert results[0].success
-    assert done == {"clip_texts": 6 * len(WEDDINGS)}  # the photos are known
+    assert done == {"clip_texts": 6 * len(WEDDINGS)}  # the photos are cached
     ours, others = (weddings.materialization("label_embeddings", name) for name in ("weddings_1", "batch_1"))
     assert ours.metadata["labels"].value == len(WEDDINGS)
     assert ours.metadata["path"].value != others.metadata["path"].value
@@ -51,14 +51,14 @@ def test_each_batch_has_vectors_labels_and_a_table_of_its_own_vocabulary(wedding
     assert all(weddings.checks("weddings_1").values())
 
 
-def test_a_change_of_a_named_vocabulary_touches_its_batches_alone_and_no_image(weddings, world) -> None:
+def test_a_changed_vocabulary_affects_only_its_batches(weddings, world) -> None:
     assert weddings.run_range("batch_1", "weddings_1").success
     before = code_versions(weddings.settings, world.stages())
     keep(world, "weddings", [*WEDDINGS, "bouquet"])
     after = code_versions(weddings.settings, world.stages())
     assert {name for name in after if after[name] != before[name]} == {"label_embeddings"}
     old = {batch_id: weddings.data_versions(batch_id) for batch_id in ("batch_1", "weddings_1")}
-    done = world.done_by(lambda: weddings.run_range("batch_1", "weddings_1", *LABEL_ASSETS))  # as a backfill does
+    done = world.done_by(lambda: weddings.run_range("batch_1", "weddings_1", *LABEL_ASSETS))  # like a backfill
     assert done == {"clip_texts": 6 * (len(WEDDINGS) + 1)}
     new = {batch_id: weddings.data_versions(batch_id) for batch_id in old}
     assert new["batch_1"] == old["batch_1"]
@@ -66,7 +66,7 @@ def test_a_change_of_a_named_vocabulary_touches_its_batches_alone_and_no_image(w
     assert changed == LABEL_ASSETS
 
 
-def test_code_versions_without_named_vocabularies_are_what_they_were(pipeline, world) -> None:
+def test_code_versions_return_when_a_vocabulary_is_deleted(pipeline, world) -> None:
     plain = code_versions(pipeline.settings, world.stages())
     keep(world, "weddings", WEDDINGS)
     named = code_versions(pipeline.settings, world.stages())
@@ -78,7 +78,7 @@ def test_code_versions_without_named_vocabularies_are_what_they_were(pipeline, w
     assert pipeline.run().success
 
 
-def test_an_unknown_vocabulary_fails_its_batch_alone_and_adding_it_heals(pipeline, world) -> None:
+def test_an_unknown_vocabulary_fails_only_its_batch(pipeline, world) -> None:
     artifacts = pipeline.store.manifest("batch_1").document["artifacts"]
     pipeline.accept(batch_from({"batch_id": "batch_2", "vocabulary": "weddings", "artifacts": artifacts}))
     result = pipeline.run_range("batch_1", "batch_2")
@@ -90,7 +90,7 @@ def test_an_unknown_vocabulary_fails_its_batch_alone_and_adding_it_heals(pipelin
     assert pipeline.run("batch_2").success
 
 
-def test_the_sensor_quarantines_what_is_no_name_and_runs_a_name_again_once_it_is_there(daemon, world) -> None:
+def test_the_sensor_quarantines_an_invalid_vocabulary_name(daemon, world) -> None:
     def drop(vocabulary: str, name: str) -> None:
         daemon.folder.mkdir(parents=True, exist_ok=True)
         document = {"batch_id": name, "vocabulary": vocabulary, "artifacts": [world.photo("a.png", 1)]}
@@ -104,22 +104,22 @@ def test_the_sensor_quarantines_what_is_no_name_and_runs_a_name_again_once_it_is
     reason = json.loads((world.settings.data_path / "quarantine" / "batch_8.reason.json").read_bytes())
     assert reason["field"] == "vocabulary"
     keep(world, "weddings", WEDDINGS)
-    drop("weddings", "batch_9")  # the same manifest, delivered again
+    drop("weddings", "batch_9")  # the same manifest again
     assert daemon.tick() == ["batch_9"]
     assert json.loads(features.read_bytes())["vocabulary"] == "weddings"
 
 
-def test_labels_are_compared_with_batches_of_the_same_vocabulary_only(weddings, world) -> None:
+def test_labels_are_compared_within_one_vocabulary(weddings, world) -> None:
     keep(world, "other", list("vwxyz"))
     artifacts = weddings.store.manifest("batch_1").document["artifacts"]
     for batch_id in ("weddings_2", "weddings_3", "other_1"):
         batch = {"batch_id": batch_id, "vocabulary": batch_id.partition("_")[0], "artifacts": artifacts * 50}
         weddings.accept(batch_from(batch))
     assert weddings.run_range("batch_1", "other_1").success
-    told = {}
+    descriptions = {}
     [key] = (k for k in weddings.definitions().resolve_asset_graph().asset_check_keys if k.name == "labels_as_usual")
     for record in weddings.instance.event_log_storage.get_asset_check_execution_history(key, limit=50):
         evaluation = record.event.dagster_event.event_specific_data
-        told[evaluation.partition] = evaluation.description
-    assert told["other_1"] == "nothing to compare with yet"  # of four batches before it
-    assert told["weddings_3"].startswith("0.000, at most")
+        descriptions[evaluation.partition] = evaluation.description
+    assert descriptions["other_1"] == "nothing to compare with yet"  # after four batches
+    assert descriptions["weddings_3"].startswith("0.000, at most")
