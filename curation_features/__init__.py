@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InputError,
         InvalidWeightsError,
         ManifestError,
+        MissingExtraError,
         MissingWeightsError,
         PhotoError,
         ReasonedError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from curation_features.ingest.discovery import scan as scan_photos
     from curation_features.ingest.folder import find_photos, new_batch_id
     from curation_features.ingest.folder import ingest as ingest_photos
+    from curation_features.photos.inputs import read_pixels
     from curation_features.pipeline import FeatureStages, Models
     from curation_features.schema import METRIC_NAMES
     from curation_features.service import FeaturesService
@@ -59,6 +61,7 @@ __all__ = [
     "InvalidWeightsError",
     "LazyModel",
     "ManifestError",
+    "MissingExtraError",
     "MissingWeightsError",
     "Models",
     "PhotoError",
@@ -80,6 +83,7 @@ __all__ = [
     "new_batch_id",
     "packaged_file",
     "read_features",
+    "read_pixels",
     "scan_photos",
 ]
 
@@ -99,6 +103,7 @@ _HOME = {
     "new_batch_id": "ingest.folder",
     "packaged_file": "settings",
     "read_features": "storage.frames",
+    "read_pixels": "photos.inputs",
     "scan_photos": "ingest.discovery:scan",
 }
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation_features import CurationError, load_settings
-from curation_features.photos.inputs import pixels
+from curation_features import CurationError, load_settings, read_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +37,6 @@ if __name__ == "__main__":
     settings = load_settings()
     try:
         for path in sys.argv[1:]:
-            print(f"{colourfulness(pixels(path, settings)):6.1f}  {path}")
+            print(f"{colourfulness(read_pixels(path, settings)):6.1f}  {path}")
     except CurationError as error:
         sys.exit(f"error: {error}")

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from curation_features import CurationError, PhotoError, TechnicalQualityAnalyzer, load_settings
-from curation_features.ingest.folder import find_photos
+from curation_features import CurationError, PhotoError, TechnicalQualityAnalyzer, find_photos, load_settings
 
 
 def measure(folder: Path) -> pd.DataFrame:
@@ -24,7 +23,7 @@ def measure(folder: Path) -> pd.DataFrame:
 
     def row(path: Path) -> dict[str, float | None]:
         try:
-            found = analyzer.measurements(path)
+            found = analyzer.measure(path)
         except PhotoError as error:
             print(f"skipped {path}: {error}", file=sys.stderr)
             return {}

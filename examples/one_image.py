@@ -16,7 +16,7 @@ from curation_features import CurationError, TechnicalQualityAnalyzer, load_sett
 def main(path: str) -> None:
     """Print each score and the numbers behind it."""
     settings = load_settings().replace(on_missing_weights="degrade")
-    for name, measured in TechnicalQualityAnalyzer(settings).measurements(path).items():
+    for name, measured in TechnicalQualityAnalyzer(settings).measure(path).items():
         if measured.error:
             print(f"{name:10} -      {measured.error.message}")
         else:

@@ -109,7 +109,7 @@ def rn50_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rn50_checkpoint(tmp_path_factory: pytest.TempPathFactory, rn50_archive: Path) -> Path:
-    """The numbers of `rn50_archive` as open_clip publishes them: safetensors, under the names of its own model."""
+    """The numbers of `rn50_archive` as open_clip publishes them: safetensors with the names of its model."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -138,7 +138,7 @@ def brisque_regressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_models(clip_checkpoint: Path, rn50_archive: Path, brisque_regressor: Path) -> dict[str, str]:
-    """Environment variables that put a small real model in the place of each of the three."""
+    """Environment variables that replace each of the three models by a small real one."""
     return {
         "CURATION_FEATURES_MODEL": f"local-dir:{clip_checkpoint}",
         "CURATION_FEATURES_CLIP_IQA_WEIGHTS": str(rn50_archive),

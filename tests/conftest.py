@@ -35,9 +35,9 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give this process, and those that it starts, a folder of their own for downloads and copies of weights.
+    """Set a separate folder for weights, for this process and its children.
 
-    A `make` that a test starts must not take itself for part of the `make` that started the tests: it would say so.
+    A `make` that a test starts must not act as a child of the `make` that runs the tests: its output would differ.
     """
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         os.environ.pop(name, None)
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of third-party photos, damaged files and recorded vectors; tests that need it skip where it is absent."""
+    """Folder of third-party photos, damaged files and recorded embeddings; tests that need it skip without it."""
     folder = Path(os.environ.get("CURATION_FEATURES_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip("no reference data: set CURATION_FEATURES_SHARED_DATA to its folder")
@@ -114,7 +114,7 @@ class World:
         return batch_from({"batch_id": batch_id, "artifacts": list(artifacts)})
 
     def counts(self) -> dict[str, int]:
-        """What has been done so far: photos decoded, and images and texts that each model has seen."""
+        """Count photos decoded, and images and texts that each model has seen."""
         return {
             "decoded": len(self.decoded),
             "clip_images": self.clip.images_encoded,
@@ -124,7 +124,7 @@ class World:
         }
 
     def done_by(self, action: Callable[[], Any]) -> dict[str, int]:
-        """What an action does, as `counts` counts it; only what is not 0."""
+        """Count the work of an action, as `counts` does; zeros are left out."""
         before = self.counts()
         action()
         return {name: count - before[name] for name, count in self.counts().items() if count != before[name]}

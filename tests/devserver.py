@@ -24,7 +24,7 @@ Query = Callable[..., dict[str, Any]]
 
 
 def free_port() -> int:
-    """A port that nobody uses, and that stays free: it lies below those that the system gives to programs by itself."""
+    """Return a free port below the range that the system assigns to clients."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def wait_for(found: Callable[[], Any], seconds: float) -> Any:
-    """What `found` gives once it is true; fails after a while."""
+    """Wait until `found` returns a true value, and return it; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, f"nothing after {seconds} s"
@@ -43,7 +43,7 @@ def wait_for(found: Callable[[], Any], seconds: float) -> Any:
 
 @contextmanager
 def process(command: list[str], log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is stopped as a whole at the end. A daemon looks at backfills often."""
+    """A process in a new process group, which is stopped at the end. A daemon polls backfills often."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY / "tests" / "impatient"), os.environ.get("PYTHONPATH")]))
     with log.open("ab") as stream:
         running = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Fixture: an HTTP server on loopback that takes what is posted to it, or misbehaves as it is told."""
+"""Fixture: an HTTP server on loopback that accepts posts, or misbehaves as configured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Post:
 
 
 class Receiver:
-    """An HTTP server that keeps what is posted to it, and answers as it is told, then 204."""
+    """An HTTP server that keeps its posts. It sends the configured answers, then 204."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []

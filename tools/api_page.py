@@ -28,11 +28,15 @@ def page() -> str:
     errors = [(name, value) for name, value in public if inspect.isclass(value) and issubclass(value, Exception)]
     classes = [(name, value) for name, value in public if inspect.isclass(value) and (name, value) not in errors]
     functions = [(name, value) for name, value in public if inspect.isfunction(value)]
+    constants = [(name, value) for name, value in public if not callable(value)]
     parts = [HEAD]
     for title, members in (("Classes", classes), ("Functions", functions), ("Errors", errors)):
         parts.append(f"## {title}\n")
         for name, value in members:
             parts += describe_error(name, value) if title == "Errors" else describe(name, value)
+    parts.append("## Constants\n")
+    for name, value in constants:
+        parts += [f"### {name}\n", *code(repr(value))]
     return "\n".join(parts)
 
 

@@ -19,7 +19,7 @@ from curation_features.clip.prompts import unread
 from curation_features.clip.vocabulary import vocabulary_of
 from curation_features.concurrency import batched
 from curation_features.devices.transfer import stacked
-from curation_features.photos.inputs import is_image, pixels
+from curation_features.photos.inputs import is_image, read_pixels
 from curation_features.schema import LabelPrediction
 from curation_features.settings import Settings, load_settings
 from curation_features.versions import text_version
@@ -130,7 +130,7 @@ class CLIPClassifier:
         """Return the labels of each image; see `classify`."""
         labels: list[list[ClassifiedLabel]] = []
         for group in batched(images, IMAGES_AT_ONCE):
-            for prediction in self.label(self.embed([pixels(image, self.settings) for image in group])):
+            for prediction in self.label(self.embed([read_pixels(image, self.settings) for image in group])):
                 if prediction.error:
                     logger.warning("Fallback labels for an image: %s", prediction.error.message)
                     prediction = fallback_prediction(

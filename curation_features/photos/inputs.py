@@ -37,7 +37,7 @@ def is_image(images: object) -> TypeIs[ImageLike]:
     return isinstance(images, single) or _is_tensor(images) or not isinstance(images, Iterable)
 
 
-def pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
+def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
     """Return an image as upright RGB, (H, W, 3).
 
     A relative path starts at `settings.root`. A path may be in any folder, since the caller chose it; a URI must be in

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict, cast, overload
 
 from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
-from curation_features.photos.inputs import checked_rgb, is_image, pixels
+from curation_features.photos.inputs import checked_rgb, is_image, read_pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
 from curation_features.settings import Settings, load_settings
 from curation_features.technical.brisque.index import Brisque, brisque_measurement, measurement_of
@@ -117,7 +117,7 @@ class TechnicalQualityAnalyzer:
 
     def measure(self, image: ImageLike) -> dict[str, Measurement]:
         """Measure an image: like `analyze`, with raw measurements and the error of each missing score."""
-        rgb = pixels(image, self.settings)
+        rgb = read_pixels(image, self.settings)
         measured = self.measure_cpu(rgb, tuple(_PREVIEW_METRICS))
         for name, measure in (("brisque", self._brisque_of), ("clip_iqa", self._clip_iqa_of)):
             try:

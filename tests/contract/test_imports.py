@@ -64,7 +64,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_every_exception_is_public() -> None:
-    exceptions = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    exceptions = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
+    }
     assert len(exceptions) > 10
     assert exceptions <= set(curation_features.__all__)
 

@@ -155,7 +155,7 @@ def test_photos_are_measured_without_any_extra(base: Run, project: Path) -> None
         from curation_features import TechnicalQualityAnalyzer, load, load_settings
         row = load("trip").iloc[0]
         analyzer = TechnicalQualityAnalyzer(load_settings().replace(on_missing_weights="degrade"))
-        scores = {name: found.score for name, found in analyzer.measurements("photos/10.png").items()}
+        scores = {name: found.score for name, found in analyzer.measure("photos/10.png").items()}
         print(json.dumps([row.status, row.errors[0]["reason"], scores, sorted({"torch", "dagster"} & {*sys.modules})]))
     """
     done = base("-c", textwrap.dedent(program))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from skimage import data as bundled
 
-from curation_features.photos.inputs import is_image, pixels
+from curation_features.photos.inputs import is_image, read_pixels
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
@@ -42,7 +42,7 @@ def path(settings: Settings) -> Path:
 )
 def test_every_accepted_type_gives_the_same_pixels(settings: Settings, path: Path, image: Any) -> None:
     assert is_image(image)
-    rgb = pixels(image, settings)
+    rgb = read_pixels(image, settings)
     assert (rgb.dtype, rgb.flags.c_contiguous) == (np.uint8, True)
     np.testing.assert_array_equal(rgb, CAT)
 
@@ -68,7 +68,7 @@ def test_every_accepted_type_gives_the_same_pixels(settings: Settings, path: Pat
 def test_other_types_shapes_and_dtypes_are_a_type_error(settings: Settings, image: Any) -> None:
     assert is_image(image)
     with pytest.raises(TypeError, match=r"\(H, W, 3\) of uint8 as a NumPy array or torch tensor, not "):
-        pixels(image, settings)
+        read_pixels(image, settings)
     with pytest.raises(TypeError, match="path"):
         TechnicalQualityAnalyzer(settings).analyze(image)
 
@@ -87,9 +87,9 @@ def test_torch_is_not_imported() -> None:
     code = """
 import sys
 import numpy as np
-from curation_features.photos.inputs import is_image, pixels
+from curation_features.photos.inputs import is_image, read_pixels
 from curation_features.settings import Settings
-assert is_image(b"") and pixels(np.zeros((2, 2, 3), np.uint8), Settings()).size == 12
+assert is_image(b"") and read_pixels(np.zeros((2, 2, 3), np.uint8), Settings()).size == 12
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -66,7 +66,7 @@ def test_the_cache_is_that_of_the_hubs_own_client(hub, machine, make_machine):
 
 
 def test_only_the_first_checkpoint_of_a_listed_model_is_fetched(hub, machine, model):
-    """open_clip has the configuration of the models of its own list."""
+    """open_clip contains the configurations of its listed models."""
     memo = machine.root / "data" / "cache" / "model_names.json"
     memo.parent.mkdir(parents=True)
     entry = {"hub": "org/model/", "config": json.loads(model[CONFIG])}
