@@ -141,7 +141,14 @@ def test_the_ingest_error_counts_for_forbidden_originals(world, tmp_path_factory
     outside.write_bytes(
         (world.root / "photos" / "whole.png").read_bytes()
     )  # repaired meanwhile, but not readable for the run
-    batch = {"batch_id": "b", "artifacts": [unread(str(outside)), unread("s3://bucket/a.jpg"), unread(str(outside))]}
+    batch = {
+        "batch_id": "b",
+        "artifacts": [
+            unread(str(outside)),
+            unread("s3://bucket/a.jpg"),
+            unread(str(outside)),
+        ],
+    }
     [*local, remote, _] = found = features(FeaturesService(stages=world.stages()).process(batch))
     assert [record["status"] for record in found] == ["failed"] * 3
     assert [record["errors"] for record in (*local, remote)] == [
@@ -168,7 +175,13 @@ def test_the_error_of_the_run_counts_for_allowed_originals(world) -> None:
 
 
 def test_an_invalid_ingest_error_hides_no_failure(world) -> None:
-    batch = {"batch_id": "b", "artifacts": [unread("/etc/hostname", reason="fine"), unread("/etc/hosts", message="")]}
+    batch = {
+        "batch_id": "b",
+        "artifacts": [
+            unread("/etc/hostname", reason="fine"),
+            unread("/etc/hosts", message=""),
+        ],
+    }
     found = features(FeaturesService(stages=world.stages()).process(batch))
     assert [reasons(record) for record in found] == [[("photo", "forbidden_path")]] * 2
 

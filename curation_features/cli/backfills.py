@@ -119,13 +119,13 @@ def _adopt(store: ArtifactStore, settings: Settings) -> None:
     waiting = Adoptions(settings.data_path).waiting()
     if not waiting or not (dagster_home(settings) / "dagster.yaml").exists():
         return
-    from curation_features.orchestration.adoption import adopt_all
+    from curation_features.orchestration.adoption import adopt_pending
     from curation_features.orchestration.assets import SPECS
     from curation_features.orchestration.launch import project_instance
 
     try:
         with project_instance(settings, packaged_file("dagster.yaml")) as instance:
-            adopt_all(store, instance, SPECS, limit=len(waiting))
+            adopt_pending(store, instance, SPECS, limit=len(waiting))
     except StoreError as error:  # the command lists the batches that are not covered
         complain(str(error))
 

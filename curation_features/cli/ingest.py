@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
-    for line in found.told():
+    for line in found.messages():
         say(line, style="yellow")
     rejected = fields["rejected"]
     for photo in rejected[:MOST_REJECTED]:

@@ -88,9 +88,9 @@ def _open_records(opened: ExitStack, settings: Settings) -> tuple[BatchRecords |
     """Dagster's records, or None if there are none or they cannot be opened, and why."""
     try:
         with doing("opening Dagster's records"):
-            from curation_features.orchestration.records import open_records
+            from curation_features.orchestration.records import open_batch_records
 
-            return opened.enter_context(open_records(settings, packaged_file("dagster.yaml"))), ""
+            return opened.enter_context(open_batch_records(settings, packaged_file("dagster.yaml"))), ""
     except Exception as error:  # any error of Dagster's configuration or database
         return None, str(error)
 

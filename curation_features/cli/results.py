@@ -256,8 +256,10 @@ def _extreme_table(measured: EnrichedBatch, width: int) -> RenderableType | None
     if not found:
         return None
     photos = _with_paths(measured.document["artifacts"])
-    room = width - len("sharpness") - max(len(extreme.told) for extreme in found) - 2
-    rows = ((extreme.metric, extreme.told, _shorten(photos[extreme.photo.position][0], room)) for extreme in found)
+    room = width - len("sharpness") - max(len(extreme.description) for extreme in found) - 2
+    rows = (
+        (extreme.metric, extreme.description, _shorten(photos[extreme.photo.position][0], room)) for extreme in found
+    )
     return make_table({"score": LEFT, "why": LEFT, "photo": LEFT}, rows)
 
 

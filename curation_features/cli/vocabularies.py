@@ -72,7 +72,7 @@ def _list_fields(name: str, vocabulary: Vocabulary) -> dict[str, Any]:
 def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Check a vocabulary, and show how well its labels can be distinguished; needs the CLIP model, no photo."""
     from curation_features.clip.label_embeddings import directions, embed_prompts
-    from curation_features.clip.prompts import unread
+    from curation_features.clip.prompts import find_truncated_prompts
     from curation_features.clip.separability import CLOSE_ODDS, expected_confidences, nearest_pairs, template_effects
     from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
     from curation_features.pipeline import Models
@@ -83,7 +83,7 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
     with downloads() as download:
         engine = Models.from_settings(settings, RunObserver(download)).clip.get()
     with doing("embedding labels"):
-        missed, prompts = unread(engine, vocabulary), embed_prompts(engine, vocabulary)
+        missed, prompts = find_truncated_prompts(engine, vocabulary), embed_prompts(engine, vocabulary)
     vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale
     pairs = nearest_pairs(vectors, vocabulary.labels, scale)
     labels = expected_confidences(vectors, vocabulary.labels, scale)

@@ -15,7 +15,7 @@ from curation_features.clip import label_embeddings
 from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_prediction, label_photos
-from curation_features.clip.prompts import unread
+from curation_features.clip.prompts import find_truncated_prompts
 from curation_features.clip.vocabulary import vocabulary_of
 from curation_features.concurrency import batched
 from curation_features.devices.transfer import stacked
@@ -161,7 +161,7 @@ class CLIPClassifier:
             logger.info("Loaded cached embeddings for %d labels", count)
             return stored
         engine = self._engine.get()
-        for warning in unread(engine, self.vocabulary).warnings(self.vocabulary):
+        for warning in find_truncated_prompts(engine, self.vocabulary).warnings(self.vocabulary):
             logger.warning("%s", warning)
         with self._building():
             built = LabelEmbeddings(label_embeddings.embed_labels(engine, self.vocabulary), engine.logit_scale, version)

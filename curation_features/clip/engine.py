@@ -15,7 +15,7 @@ from PIL import Image
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
 from curation_features.devices.fallback import first_sentence, first_that_runs, run_on_device
-from curation_features.devices.selection import BATCH_SIZES, Device, alone_on, announce, select_device
+from curation_features.devices.selection import BATCH_SIZES, Device, announce, exclusive_on, select_device
 from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError, WeightsError
 from curation_features.schema import UNIT_NORM_TOLERANCE
@@ -194,7 +194,7 @@ class OpenClipEngine:
         import torch
 
         model = self._load_tower(tower, device)
-        with torch.inference_mode(), alone_on(device.name):
+        with torch.inference_mode(), exclusive_on(device.name):
             tensor = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
             tensor = tensor.to(device.name)
             if tower == "text":
@@ -262,7 +262,7 @@ class OpenClipEngine:
     def _load_tower(self, tower: Tower, device: Device) -> Any:
         """Load a tower on a device; return open_clip's model."""
         try:
-            with alone_on(device.name):
+            with exclusive_on(device.name):
                 return self._model(device).place(tower)
         except MismatchError as error:
             raise _invalid(self._weights, error) from error

@@ -18,7 +18,7 @@ _LONGEST_SHOWN = 60  # characters of a label
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class TruncatedPrompts:
     """Labels of a vocabulary that the model reads only in part.
 
     Attributes:
@@ -43,7 +43,7 @@ class Unread:
             yield f"The model cannot distinguish {_join(names)}: shorten them, or remove one"
 
 
-def unread(engine: ClipEngine, vocabulary: Vocabulary) -> Unread:
+def find_truncated_prompts(engine: ClipEngine, vocabulary: Vocabulary) -> TruncatedPrompts:
     """Find truncated and equal prompts; only the tokenizer runs."""
     cut: dict[str, int] = {}
     same: list[tuple[str, str]] = []
@@ -60,7 +60,7 @@ def unread(engine: ClipEngine, vocabulary: Vocabulary) -> Unread:
             twin = first.setdefault(rows.tobytes(), label)
             if twin != label:
                 same.append((twin, label))
-    return Unread(length, cut, same)
+    return TruncatedPrompts(length, cut, same)
 
 
 def _shorten(label: str) -> str:

@@ -96,7 +96,7 @@ def announce(device: Device) -> None:
     logger.info(_LOG_LINE[device.name])
 
 
-def alone_on(name: str) -> AbstractContextManager[object]:
+def exclusive_on(name: str) -> AbstractContextManager[object]:
     """Return a lock that keeps other threads off a device that is not thread-safe.
 
     Only MPS needs it: torch 2.14 kills the process, without an exception, if two threads compute on MPS

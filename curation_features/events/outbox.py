@@ -172,7 +172,7 @@ def _read_event(path: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed:
+class FlushResult:
     """Result of an attempt to deliver the pending events.
 
     Attributes:
@@ -254,7 +254,7 @@ class Outbox:
         self.flush(seconds=_SECONDS_IN_A_RUN)
         return self.journal.path(event)
 
-    def flush(self, *, force: bool = False, seconds: float = 20.0) -> Flushed:
+    def flush(self, *, force: bool = False, seconds: float = 20.0) -> FlushResult:
         """Deliver pending events, oldest first; return at once if another process is delivering.
 
         It stops if the sink is down, without an error. A refused event stays pending, behind all others.
@@ -265,22 +265,22 @@ class Outbox:
         """
         pending = len(self._paths())
         if not pending:
-            return Flushed(0, 0)
+            return FlushResult(0, 0)
         if self._sink is None:
-            return Flushed(0, pending, "no webhook is configured")
+            return FlushResult(0, pending, "no webhook is configured")
         quiet_until, problem = self._quiet
         if time.monotonic() < quiet_until and not force:
-            return Flushed(0, pending, problem)
+            return FlushResult(0, pending, problem)
         try:
             with FileLock(self.pending / ".lock", blocking=False):
                 return self._deliver_due(self._sink, force, time.monotonic() + seconds)
         except Timeout:
-            return Flushed(0, pending, "another process is delivering")
+            return FlushResult(0, pending, "another process is delivering")
         except OSError as error:  # of the pending folder; the journal has the events
             self._pause(str(error))
-            return Flushed(0, pending, str(error))
+            return FlushResult(0, pending, str(error))
 
-    def _deliver_due(self, sink: EventSink, force: bool, deadline: float) -> Flushed:
+    def _deliver_due(self, sink: EventSink, force: bool, deadline: float) -> FlushResult:
         delivered, problem = 0, ""
         new_refusals: list[str] = []
         for path in self._due_paths(force):
@@ -301,7 +301,7 @@ class Outbox:
             log.warning("%d events are refused and kept in %s: %s", len(new_refusals), self.pending, new_refusals[-1])
         if delivered:
             log.info("Delivered %d events, %d pending", delivered, len(pending))
-        return Flushed(delivered, len(pending), problem or (f"{refused} events were refused" if refused else ""))
+        return FlushResult(delivered, len(pending), problem or (f"{refused} events were refused" if refused else ""))
 
     def _due_paths(self, force: bool) -> list[Path]:
         """Pending files in order of time; with `force` also the refused ones, least recently offered first."""

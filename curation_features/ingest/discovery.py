@@ -32,7 +32,7 @@ OTHER_FORMATS = {
 
 _OTHER_SUFFIXES = {suffix: name for name, suffixes in OTHER_FORMATS.items() for suffix in suffixes.split()}
 
-LEFT_OUT = MappingProxyType(
+SKIPPED_KINDS = MappingProxyType(
     {
         "other_programs": "thumbnails and trash of other programs",
         "own_files": "this project's own files",
@@ -69,7 +69,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Skipped files and folders of one `kind` of `LEFT_OUT`. A folder counts as one entry."""
+    """Skipped files and folders of one `kind` of `SKIPPED_KINDS`. A folder counts as one entry."""
 
     kind: str
     entries: int
@@ -83,7 +83,7 @@ class Found:
     Attributes:
         photos: files with the suffix of a format that is read, sorted by path.
         skipped: files of other formats by suffix, most frequent first.
-        left_out: other skipped files and folders, in the order of `LEFT_OUT`.
+        left_out: other skipped files and folders, in the order of `SKIPPED_KINDS`.
         unreadable: folders that cannot be listed, with the reason.
     """
 
@@ -92,7 +92,7 @@ class Found:
     left_out: tuple[LeftOut, ...] = ()
     unreadable: tuple[tuple[Path, str], ...] = ()
 
-    def told(self) -> Iterator[str]:
+    def messages(self) -> Iterator[str]:
         """Yield a line of text per group of skipped files."""
         for path, reason in self.unreadable[:_MAX_SHOWN]:
             yield f"skipped unreadable folder: {_printable(path)}: {reason}"
@@ -104,7 +104,7 @@ class Found:
             yield f"not read: {files}{remedy}, such as {_printable(skipped.examples[0])}"
         for left_out in self.left_out:
             names, more = ", ".join(map(_printable, left_out.examples)), left_out.entries - len(left_out.examples)
-            yield f"skipped: {names}{f' and {more} more' if more else ''} ({LEFT_OUT[left_out.kind]})"
+            yield f"skipped: {names}{f' and {more} more' if more else ''} ({SKIPPED_KINDS[left_out.kind]})"
 
 
 def scan(paths: Sequence[Path], data_path: Path) -> Found:
@@ -125,7 +125,7 @@ def scan(paths: Sequence[Path], data_path: Path) -> Found:
     found = scanner.result()
     if not found.photos:
         names = ", ".join(map(_printable, paths))
-        raise InputError("; ".join([f"{names}: {_explain_no_photos(found)}", *found.told()]))
+        raise InputError("; ".join([f"{names}: {_explain_no_photos(found)}", *found.messages()]))
     return found
 
 
@@ -207,7 +207,7 @@ class _Scanner:
             tuple(sorted(skipped, key=lambda group: (-group.files, group.suffix))),
             tuple(
                 LeftOut(kind, len(set(self.left_out[kind])), _select_examples(self.left_out[kind]))
-                for kind in LEFT_OUT
+                for kind in SKIPPED_KINDS
                 if kind in self.left_out
             ),
             tuple((Path(path), reason) for path, reason in sorted(self.unreadable.items())),

@@ -110,7 +110,7 @@ def find_photos(folder: Path, settings: Settings | None = None) -> list[Path]:
         InputError: the folder does not exist, cannot be listed, or has no photos.
     """
     found = scan([folder], (settings or load_settings()).data_path)
-    for line in found.told():
+    for line in found.messages():
         log.warning("%s", line)
     return [*found.photos]
 

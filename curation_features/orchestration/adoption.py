@@ -36,7 +36,7 @@ def observe(batch: Batch, instance: dg.DagsterInstance) -> None:
         instance.report_runless_asset_event(observed)
 
 
-def adopt_all(
+def adopt_pending(
     store: ArtifactStore, instance: dg.DagsterInstance, specs: Sequence[dg.AssetSpec], limit: int = 100
 ) -> list[str]:
     """Adopt at most `limit` pending batches and return their ids; a failure is logged and retried later."""

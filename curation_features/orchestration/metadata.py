@@ -85,7 +85,7 @@ def column_schema(columns: Columns) -> dg.TableSchema:
             dg.TableColumn(
                 name,
                 "list<struct>" if column.type.startswith("list<struct") else column.type,
-                description=column.told,
+                description=column.full_description,
             )
             for name, column in columns.items()
         ]
@@ -143,7 +143,7 @@ def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) 
     names = display_paths(merged.document["artifacts"], _NAME_LENGTH)
     tables: dict[str, list[tuple[str | int, ...]]] = {
         "extremes": [
-            (extreme.metric, extreme.told, names[extreme.photo.position], _short_id(extreme.photo))
+            (extreme.metric, extreme.description, names[extreme.photo.position], _short_id(extreme.photo))
             for extreme in extreme_photos
         ],
         "errors": [
@@ -221,7 +221,7 @@ def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbna
         cells = [
             _image(photo.record, thumbnail),
             escape_markdown(names[photo.position]),
-            escape_markdown(", ".join(extreme.told for extreme in chosen if extreme.photo is photo)),
+            escape_markdown(", ".join(extreme.description for extreme in chosen if extreme.photo is photo)),
             *("-" if score is None else f"{score:.3f}" for score in scores),
             _labels(photo.record),
         ]

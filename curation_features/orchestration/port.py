@@ -13,7 +13,7 @@ _HOST = "127.0.0.1"  # the address of `dagster dev`
 _MAX_PORTS = 100  # tried after one that is in use
 
 
-def problem_of(text: str) -> str:
+def find_port_problem(text: str) -> str:
     """The reason why no server can listen on a port, with the remedy; empty if it is free."""
     if not (text.isdecimal() and 0 < int(text) < 2**16):
         return f"{text!r} is not a port: set one from 1 to 65535, as in PORT=3001"
@@ -41,4 +41,4 @@ def _is_free(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(problem_of(sys.argv[1]) or None)
+    sys.exit(find_port_problem(sys.argv[1]) or None)

@@ -64,7 +64,7 @@ class BatchRecords:
 
 
 @contextmanager
-def open_records(settings: Settings, default_config: Path) -> Iterator[BatchRecords | None]:
+def open_batch_records(settings: Settings, default_config: Path) -> Iterator[BatchRecords | None]:
     """Open the records of the project's instance; None if it has no instance yet.
 
     Raises:

@@ -11,7 +11,7 @@ from curation_features.errors import ManifestError, StoreError
 from curation_features.events.outbox import LatestEvents, Outbox
 from curation_features.inbox.folders import Cursor, Delivery, Inbox, TickResult
 from curation_features.manifest import Batch
-from curation_features.orchestration.adoption import adopt_all, observation
+from curation_features.orchestration.adoption import adopt_pending, observation
 from curation_features.orchestration.assets import SPECS
 from curation_features.orchestration.checks import quarantine_evaluation
 from curation_features.orchestration.jobs import extract_features
@@ -44,7 +44,7 @@ def preprocess_outputs(
     context: dg.SensorEvaluationContext, incoming: Incoming, store: Store, events: Events
 ) -> dg.SensorResult:
     """Take new manifests, and report batches that were processed without Dagster."""
-    adopted = adopt_all(store, context.instance, SPECS)
+    adopted = adopt_pending(store, context.instance, SPECS)
     last = _load_cursor(context.cursor)
     result = incoming.take(Cursor.loads(last.get("intake")))
     _log(context, result)

@@ -48,14 +48,14 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
         TypeError: the image has an unsupported type, shape or dtype.
     """
     if isinstance(image, np.ndarray) or _is_tensor(image):
-        return checked_rgb(image)
+        return check_rgb(image)
     if not isinstance(image, (Image.Image, Path, str)):
         raise TypeError(f"{_ACCEPTED}, not {type(image).__name__}")
     file = _to_file(image) if isinstance(image, Image.Image) else _read(str(image), settings)
     return decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds).rgb
 
 
-def checked_rgb(rgb: Any) -> NDArray[np.uint8]:
+def check_rgb(rgb: Any) -> NDArray[np.uint8]:
     """Return an RGB image of uint8 as an array. Raises `TypeError` for others."""
     shape, dtype = tuple(rgb.shape), str(rgb.dtype).removeprefix("torch.")
     if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != "uint8":

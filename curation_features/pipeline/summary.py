@@ -66,7 +66,7 @@ class Extreme:
     photo: Photo
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Cause and value: "least sharp (tenengrad 24.3)"."""
         number = f"{self.value:.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
         return f"{self.cause} ({self.measure} {number})"

@@ -70,7 +70,7 @@ class Column:
         return {name: text for name, text in facts.items() if text}
 
     @property
-    def told(self) -> str:
+    def full_description(self) -> str:
         """Return the description and the facts as one text."""
         return "; ".join([self.description, *(f"{name} {text}" for name, text in self.facts.items())])
 

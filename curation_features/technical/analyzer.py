@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict, cast, overload
 
 from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
-from curation_features.photos.inputs import checked_rgb, is_image, read_pixels
+from curation_features.photos.inputs import check_rgb, is_image, read_pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
 from curation_features.settings import Settings, load_settings
 from curation_features.technical.brisque.index import Brisque, brisque_measurement, measurement_of
@@ -142,7 +142,7 @@ class TechnicalQualityAnalyzer:
             ValueError: a metric is unknown.
             WeightsError: BRISQUE is wanted and cannot be loaded; nothing was computed.
         """
-        checked_rgb(rgb)
+        check_rgb(rgb)
         unknown = sorted(set(metrics) - set(CPU_METRICS))
         if unknown:
             raise ValueError(f"metrics: {', '.join(unknown)} not among {', '.join(CPU_METRICS)}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from curation_features.devices.fallback import first_sentence, first_that_runs, run_on_device
-from curation_features.devices.selection import alone_on, select_device
+from curation_features.devices.selection import exclusive_on, select_device
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
 from curation_features.weights import Copies, LazyModel, Loading, Progress, Weights, locate_clip_iqa, no_progress
@@ -124,7 +124,7 @@ class ClipIqa:
             return np.empty(0, np.float64)
         # On a CPU this tower is slower per photo in a batch.
         size = 1 if self._device.type == "cpu" else len(batch)
-        with torch.inference_mode(), alone_on(self._device.type):
+        with torch.inference_mode(), exclusive_on(self._device.type):
             inputs = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.array(batch, np.float32))
             parts = torch.split(inputs.to(self._device), size)
             return np.concatenate([self._score(part).cpu().double().numpy() for part in parts])
@@ -168,7 +168,7 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
     """
 
     def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
-        with alone_on(device):
+        with exclusive_on(device):
             candidates = [*dict.fromkeys((device, "cpu"))]
             return first_that_runs("CLIP-IQA", candidates, lambda name: _assemble(tensors, device=name, side=side))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import load_open_clip
-from curation_features.clip.prompts import Unread, unread
+from curation_features.clip.prompts import TruncatedPrompts, find_truncated_prompts
 from curation_features.clip.vocabulary import Vocabulary, load_vocabulary
 from curation_features.clip.words import words
 from curation_features.devices.selection import Device
@@ -126,16 +126,16 @@ def labels_of(*first):
 def test_labels_are_cut_from_the_77th_token_on(engine):
     """Two of the 77 tokens mark the start and the end of a text."""
     fits, over = " ".join(["cat"] * 74), " ".join(["cat"] * 75)
-    found = unread(engine, Vocabulary(labels_of(fits, over), ("{}", "a {}", "a photo of a {}")))
-    assert found == Unread(77, {fits: 1, over: 2}, [])
+    found = find_truncated_prompts(engine, Vocabulary(labels_of(fits, over), ("{}", "a {}", "a photo of a {}")))
+    assert found == TruncatedPrompts(77, {fits: 1, over: 2}, [])
 
 
 def test_labels_equal_after_truncation_are_named(engine, shared_data):
     labels = json.loads((shared_data / "inputs" / "labels" / "over77tokens.json").read_bytes())["labels"]
     rain, sun = labels[:2]
     vocabulary = Vocabulary(tuple(labels), ("a photo of {}", "{} scene"))
-    found = unread(engine, vocabulary)
-    assert found == Unread(77, {rain: 2, sun: 2}, [(rain, sun)])
+    found = find_truncated_prompts(engine, vocabulary)
+    assert found == TruncatedPrompts(77, {rain: 2, sun: 2}, [(rain, sun)])
     cut, same = found.warnings(vocabulary)
     start = f"'{rain[:60]}...'"
     assert f"first 77 tokens of labels[0] {start} (in 2 of 2 templates), labels[1] {start} (in 2" in cut
@@ -144,8 +144,8 @@ def test_labels_equal_after_truncation_are_named(engine, shared_data):
 
 def test_the_projects_own_labels_are_read_whole(engine, settings):
     vocabulary = load_vocabulary(settings)
-    found = unread(engine, vocabulary)
-    assert found == Unread(77, {}, [])
+    found = find_truncated_prompts(engine, vocabulary)
+    assert found == TruncatedPrompts(77, {}, [])
     assert list(found.warnings(vocabulary)) == []
 
 
@@ -153,7 +153,7 @@ def test_many_labels_that_are_cut_are_counted(settings):
     engine = FakeClipEngine()
     engine.context_length = 3
     labels = tuple(f"a label of {number} words" for number in range(200))
-    found = unread(engine, Vocabulary(labels, ("{}",)))
+    found = find_truncated_prompts(engine, Vocabulary(labels, ("{}",)))
     assert (len(found.cut), len(found.same)) == (200, 199)
     told = list(found.warnings(Vocabulary(labels, ("{}",))))
     assert [line.count("labels[") for line in told] == [5, 10]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from curation_features.devices.selection import Device, alone_on, announce, is_available, select_device
+from curation_features.devices.selection import Device, announce, exclusive_on, is_available, select_device
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
@@ -61,12 +61,12 @@ def test_mps_runs_one_thread_at_a_time():
     order: list[str] = []
 
     def enter(device: str) -> None:
-        with alone_on(device):
+        with exclusive_on(device):
             order.append(device)
 
     for device in ("mps", "cuda", "cpu"):
         other = threading.Thread(target=enter, args=(device,))
-        with alone_on(device), alone_on(device):  # again in the same thread
+        with exclusive_on(device), exclusive_on(device):  # again in the same thread
             other.start()
             other.join(0.2 if device == "mps" else 60)
             order.append(f"left {device}")

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import World
 from PIL import Image
+from worlds import World
 
 from curation_features.service import FeaturesService
 from curation_features.storage.artifacts import ArtifactStore

@@ -24,7 +24,7 @@ from webhooks import Receiver
 
 import curation_features.events.outbox
 from curation_features.errors import EventError, SettingsError, StoreError
-from curation_features.events.outbox import FileSink, Flushed, Outbox, features_completed
+from curation_features.events.outbox import FileSink, FlushResult, Outbox, features_completed
 from curation_features.events.webhook import WebhookSink
 from curation_features.manifest import to_json
 from curation_features.settings import Settings
@@ -155,7 +155,7 @@ def test_an_event_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
 def test_without_a_sink_nothing_waits(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     assert outbox.publish(event_of()).parent == tmp_path / "events" / "features.completed"
-    assert outbox.flush() == Flushed(0, 0)
+    assert outbox.flush() == FlushResult(0, 0)
     assert [path.name for path in (tmp_path / "events").iterdir()] == ["features.completed"]
 
 
@@ -349,7 +349,7 @@ def test_the_next_process_delivers_what_the_last_one_could_not(receiver: Receive
     receiver.down()
     outbox_to(receiver, tmp_path).publish(event_of())
     receiver.up()
-    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+    assert outbox_to(receiver, tmp_path).flush() == FlushResult(1, 0)
     assert receiver.taken() == [event_of()["id"]]
 
 
@@ -361,13 +361,13 @@ def test_a_refused_event_is_kept_and_blocks_no_other(receiver: Receiver, tmp_pat
     assert [post.id for post in receiver.posts] == [bad["id"], good["id"]]
     assert receiver.taken() == [good["id"]]
     assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
-    assert outbox_to(receiver, tmp_path).flush() == Flushed(0, 1, "1 events were refused")
+    assert outbox_to(receiver, tmp_path).flush() == FlushResult(0, 1, "1 events were refused")
     receiver.answers = [400]
     again = outbox_to(receiver, tmp_path).flush(force=True)
     assert (again.delivered, again.pending) == (0, 1)
     assert "400" in again.problem
     assert refused(tmp_path) == [f"{bad['id']}.refused.json"]
-    assert outbox_to(receiver, tmp_path).flush(force=True) == Flushed(1, 0)
+    assert outbox_to(receiver, tmp_path).flush(force=True) == FlushResult(1, 0)
     assert waiting(tmp_path) == []
 
 
@@ -414,7 +414,7 @@ def test_refused_events_starve_neither_new_ones_nor_each_other(
         outbox_to(receiver, tmp_path).publish(event_of(name))
     sink = Picky(clock, *names[:4])
 
-    def tick() -> Flushed:  # like the sensor, with time for one event
+    def tick() -> FlushResult:  # like the sensor, with time for one event
         return Outbox(tmp_path, sink).flush(force=True, seconds=1)
 
     assert [tick().pending for _ in names] == [5, 5, 5, 5, 4]
@@ -422,7 +422,7 @@ def test_refused_events_starve_neither_new_ones_nor_each_other(
     sink.refuses = tuple(names[:3])
     assert [tick().pending for _ in range(4)] == [4, 4, 4, 3]
     assert sink.taken == [names[4], names[3]]
-    assert Outbox(tmp_path, sink).flush(force=True) == Flushed(0, 3, "refused")
+    assert Outbox(tmp_path, sink).flush(force=True) == FlushResult(0, 3, "refused")
     assert len(refused(tmp_path)) == 3
 
 
@@ -435,7 +435,7 @@ def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_p
     assert "500" in outbox.flush().problem
     assert outbox.flush(force=True).pending == 60
     assert len(receiver.posts) == 2
-    assert outbox.flush(force=True) == Flushed(60, 0)
+    assert outbox.flush(force=True) == FlushResult(60, 0)
     assert receiver.taken() == [event_of(f"batch-{n}")["id"] for n in range(60)]
 
 
@@ -446,7 +446,7 @@ def test_the_quiet_time_ends(receiver: Receiver, tmp_path: Path, clock: Clock) -
     clock.seconds += 29
     assert outbox.flush().delivered == 0
     clock.seconds += 1
-    assert outbox.flush() == Flushed(1, 0)
+    assert outbox.flush() == FlushResult(1, 0)
 
 
 def test_a_flush_ends_in_time_and_the_next_one_continues(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
@@ -460,8 +460,8 @@ def test_a_flush_ends_in_time_and_the_next_one_continues(receiver: Receiver, tmp
         outbox_to(receiver, tmp_path).publish(event_of(f"batch-{number}"))
     receiver.up()
     receiver.answers = [slow]
-    assert outbox_to(receiver, tmp_path).flush(seconds=2) == Flushed(1, 2)
-    assert outbox_to(receiver, tmp_path).flush() == Flushed(2, 0)
+    assert outbox_to(receiver, tmp_path).flush(seconds=2) == FlushResult(1, 2)
+    assert outbox_to(receiver, tmp_path).flush() == FlushResult(2, 0)
 
 
 def test_the_log_has_a_line_per_flush_not_per_event(
@@ -518,13 +518,13 @@ def test_a_pending_folder_without_a_lock_delays_the_event(receiver: Receiver, tm
     outbox.publish(event_of())
     assert str(lock) in outbox.flush().problem
     lock.rmdir()
-    assert outbox.flush(force=True) == Flushed(1, 0)
+    assert outbox.flush(force=True) == FlushResult(1, 0)
 
 
 def test_pending_events_of_an_earlier_configuration_remain(receiver: Receiver, tmp_path: Path) -> None:
     receiver.down()
     outbox_to(receiver, tmp_path).publish(event_of())
-    assert Outbox(tmp_path).flush(force=True) == Flushed(0, 1, "no webhook is configured")
+    assert Outbox(tmp_path).flush(force=True) == FlushResult(0, 1, "no webhook is configured")
     receiver.up()
     assert outbox_to(receiver, tmp_path).flush().delivered == 1
 
@@ -534,7 +534,7 @@ def test_only_one_process_delivers_at_a_time(receiver: Receiver, tmp_path: Path)
         outbox_to(receiver, tmp_path).publish(event_of())  # does not wait for the lock
         assert receiver.posts == []
         assert waiting(tmp_path) == [event_of()["id"]]
-    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+    assert outbox_to(receiver, tmp_path).flush() == FlushResult(1, 0)
 
 
 def test_processes_that_publish_at_once_deliver_each_event_once(receiver: Receiver, tmp_path: Path) -> None:
@@ -649,7 +649,7 @@ def test_a_killed_delivery_does_not_keep_the_lock(receiver: Receiver, tmp_path: 
     receiver.wait_for(posts=1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert outbox_to(receiver, tmp_path).flush() == Flushed(1, 0)
+    assert outbox_to(receiver, tmp_path).flush() == FlushResult(1, 0)
     assert receiver.taken() == ["x"]
 
 

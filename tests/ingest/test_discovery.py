@@ -54,7 +54,7 @@ def test_formats_that_are_not_read_are_counted_by_suffix(folder: Path) -> None:
         (".dng", "camera raw", 1),
     ]
     assert found.skipped[0].examples == (folder / "0.heic", folder / "1.heic", folder / "x" / "2.HEIC")
-    first, *others = found.told()
+    first, *others = found.messages()
     assert len(others) == 2
     for word in ("4 .heic files", "HEIC", "JPEG", f"{folder}/0.heic"):
         assert word in first
@@ -95,7 +95,7 @@ def test_thumbnails_of_other_programs_are_skipped(folder: Path) -> None:
     assert found.photos == (photo,)
     assert left_out(found) == {"other_programs": 9}
     assert found.skipped == ()
-    [line] = found.told()
+    [line] = found.messages()
     assert f"{folder}/#recycle, " in line
     assert "6 more" in line
 
@@ -143,7 +143,7 @@ found = scan([Path(sys.argv[1])], Path(sys.argv[1], "data"))
 try:
     scan([Path(sys.argv[1], "closed")], Path(sys.argv[1], "data"))
 except InputError as error:
-    print(json.dumps([[str(path) for path in found.photos], [*found.told()], str(error)]))
+    print(json.dumps([[str(path) for path in found.photos], [*found.messages()], str(error)]))
 """
 
 
@@ -166,7 +166,7 @@ def test_an_unreadable_subfolder_is_skipped() -> None:
 
 def test_only_some_of_many_unreadable_folders_are_named(folder: Path) -> None:
     found = Found((), unreadable=tuple((folder / str(n), "Permission denied") for n in range(25)))
-    lines = [*found.told()]
+    lines = [*found.messages()]
     assert len(lines) == 21
     assert "5 more" in lines[-1]
 
@@ -180,7 +180,7 @@ def test_the_projects_own_files_are_never_entered(folder: Path) -> None:
     found = scan([folder], data)
     assert found.photos == (photo, other)  # another folder of that name is not special
     assert left_out(found) == {"own_files": 1}
-    assert str(data) in "".join(found.told())
+    assert str(data) in "".join(found.messages())
 
 
 @pytest.mark.parametrize("inside", ["input/samples", "input", "rankingInput"])
@@ -228,12 +228,12 @@ def test_files_of_no_known_suffix_are_named_if_they_are_given(folder: Path) -> N
         ("", "", 1),
         (".heic", "HEIC", 1),
     }
-    assert any("1 other file" in line and f"{folder}/README" in line for line in found.told())
+    assert any("1 other file" in line and f"{folder}/README" in line for line in found.messages())
 
 
 def test_control_characters_in_names_are_escaped(folder: Path) -> None:
     files(folder, "a.png", "b\n\x1b[2J.heic", "@eaDir/x", ".c\n.png")
-    for line in scanned(folder).told():
+    for line in scanned(folder).messages():
         assert line.isprintable()
     with pytest.raises(InputError) as caught:
         scanned(folder / "x\ny")

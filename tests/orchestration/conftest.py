@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.storage.tags import RUN_KEY_TAG
+from worlds import World
 
 from curation_features.events.outbox import Outbox
 from curation_features.inbox.folders import submit
@@ -167,6 +168,29 @@ def pipeline(world, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pip
         found = Pipeline(world, instance, world.settings)
         found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
         yield found
+
+
+@pytest.fixture(scope="session")
+def finished_project(new_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project to copy, in which `batch_1` (three photos) and `batch_2` (one) are finished."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DAGSTER_HOME", str(shutil.copytree(new_home, root / "home")))
+        world = World(root)
+        with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+            pipeline = Pipeline(world, instance, world.settings)
+            pipeline.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
+            pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
+            assert all(pipeline.run(batch_id).success for batch_id in ("batch_1", "batch_2"))
+    return root
+
+
+@pytest.fixture
+def finished_pipeline(world, finished_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    shutil.copytree(finished_project, world.root, dirs_exist_ok=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(world.root / "home"))
+    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+        yield Pipeline(world, instance, world.settings)
 
 
 class Daemon:

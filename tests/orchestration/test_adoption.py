@@ -12,7 +12,7 @@ from curation_features.errors import ManifestError, StoreError, SupersededError
 from curation_features.finish import finish_batch
 from curation_features.manifest import batch_from
 from curation_features.orchestration import batch_run
-from curation_features.orchestration.adoption import adopt_all
+from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 from curation_features.storage.adoptions import Adoptions
 
@@ -44,7 +44,7 @@ def materialized(pipeline, batch_id: str = "batch_1") -> dict[str, int]:
 
 
 def adopt(pipeline) -> list[str]:
-    return adopt_all(pipeline.store, pipeline.instance, SPECS)
+    return adopt_pending(pipeline.store, pipeline.instance, SPECS)
 
 
 def test_a_backfill_of_labels_keeps_what_process_added(pipeline, newer) -> None:

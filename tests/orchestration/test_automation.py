@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
 from unittest import mock
 
 import dagster as dg
 import pytest
 
-from curation_features.orchestration.adoption import adopt_all
+from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
@@ -38,10 +37,13 @@ class Reconciler:
 
 
 @pytest.fixture
-def reconciler(pipeline, world) -> Iterator[Reconciler]:
+def pipeline(finished_pipeline):
+    return finished_pipeline
+
+
+@pytest.fixture
+def reconciler(pipeline) -> Reconciler:
     """Two batches are finished, and nothing has changed since."""
-    pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
-    assert all(pipeline.run(batch_id).success for batch_id in sorted(BOTH))
     found = Reconciler(pipeline)
     assert found.tick() == {}
     return found
@@ -114,7 +116,7 @@ def test_an_adopted_batch_is_requested_only_by_a_change(reconciler, pipeline, wo
     longer = [world.photo(f"{n}.png", n) for n in range(4)]
     for batch in (world.batch(longer), world.batch(longer[:2], "batch_3")):
         pipeline.process(batch)
-    assert adopt_all(pipeline.store, pipeline.instance, SPECS) == ["batch_1", "batch_3"]
+    assert adopt_pending(pipeline.store, pipeline.instance, SPECS) == ["batch_1", "batch_3"]
     assert reconciler.tick() == {}
     pipeline.settings = pipeline.settings.replace(temperature=10.0)
     assert reconciler.tick() == {"clip_labels": BOTH | {"batch_3"}, "features": BOTH | {"batch_3"}}

@@ -26,7 +26,7 @@ from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.events.outbox import FileSink
 from curation_features.ingest.folder import find_photos, ingest
 from curation_features.manifest import Batch, read_manifest
-from curation_features.orchestration.adoption import adopt_all
+from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
@@ -84,13 +84,13 @@ class Archive:
             self.expected[batch_id] = before
 
     def backfill(self, _: str) -> None:
-        adopt_all(self.pipeline.store, self.pipeline.instance, SPECS)
+        adopt_pending(self.pipeline.store, self.pipeline.instance, SPECS)
         for batch_id in self.pipeline.instance.get_dynamic_partitions("batch_id"):
             assert self.pipeline.run(batch_id, *LABEL_ASSETS).success
         self._relabelled()
 
     def reconcile(self, _: str) -> None:
-        adopt_all(self.pipeline.store, self.pipeline.instance, SPECS)
+        adopt_pending(self.pipeline.store, self.pipeline.instance, SPECS)
         requested = self._tick_of_automation()
         for batch_id in BATCHES:
             assets = [name for name in ASSETS if batch_id in requested[name]]

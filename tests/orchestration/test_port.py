@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from devserver import REPOSITORY, free_port
 
-from curation_features.orchestration.port import problem_of
+from curation_features.orchestration.port import find_port_problem
 
 
 @pytest.fixture
@@ -23,16 +23,16 @@ def taken() -> Iterator[int]:
 
 
 def test_a_used_port_is_reported_with_a_free_one(taken: int) -> None:
-    problem = problem_of(str(taken))
+    problem = find_port_problem(str(taken))
     assert problem.startswith(f"port {taken} cannot be used (Address already in use); PORT=")
     other = problem.partition("PORT=")[2].split()[0]
     assert int(other) > taken
-    assert problem_of(other) == ""
+    assert find_port_problem(other) == ""
 
 
 def test_a_program_at_all_addresses_has_the_port_too() -> None:
     with socket.create_server(("", free_port())) as server:
-        assert "cannot be used" in problem_of(str(server.getsockname()[1]))
+        assert "cannot be used" in find_port_problem(str(server.getsockname()[1]))
 
 
 def test_a_connection_that_lingers_does_not_take_a_port(taken: int) -> None:
@@ -43,12 +43,12 @@ def test_a_connection_that_lingers_does_not_take_a_port(taken: int) -> None:
     ):
         server.accept()[0].close()  # the side that closes first waits: TIME_WAIT
         client.recv(1)
-    assert problem_of(str(port)) == ""
+    assert find_port_problem(str(port)) == ""
 
 
 @pytest.mark.parametrize("given", ["", "0", "65536", "http", "-1", "3000 3001"])
 def test_an_invalid_port_is_reported(given: str) -> None:
-    assert problem_of(given).startswith(f"{given!r} is not a port: ")
+    assert find_port_problem(given).startswith(f"{given!r} is not a port: ")
 
 
 def test_make_dev_stops_before_it_starts_anything(tmp_path: Path, taken: int) -> None:

@@ -81,7 +81,13 @@ def test_nothing_measured_has_no_percentiles() -> None:
 def test_labels_are_counted_over_photos_that_have_some() -> None:
     unlabelled = photo("x")
     unlabelled.prediction = LabelPrediction(error=FeatureError("clip_labels", "missing_weights", "no weights"))
-    records = [photo("1", label="c"), photo("2", label="b"), photo("3", label="b"), unlabelled, unread("gone")]
+    records = [
+        photo("1", label="c"),
+        photo("2", label="b"),
+        photo("3", label="b"),
+        unlabelled,
+        unread("gone"),
+    ]
     shares = [(share.label, share.artifacts, share.share) for share in label_distribution(merged(records))]
     assert shares == [("b", 2, pytest.approx(2 / 3)), ("c", 1, pytest.approx(1 / 3))]
     assert label_distribution(merged([unlabelled])) == []
@@ -215,7 +221,7 @@ def test_one_photo_on_two_artifacts_is_named_once() -> None:
 )
 def test_an_extreme_has_its_number(value, told) -> None:
     [found] = extremes(merged([raw("a", "sharpness", tenengrad=value)]))
-    assert found.told == f"least sharp (tenengrad {told})"
+    assert found.description == f"least sharp (tenengrad {told})"
 
 
 def test_failed_photos_are_named_in_order() -> None:

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World
 from PIL import Image
+from worlds import World
 
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import METRIC_NAMES
