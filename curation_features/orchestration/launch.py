@@ -63,7 +63,7 @@ def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.Da
 
         if not isinstance(error, DBAPIError):
             raise
-        remedy = "check free space, permissions and the database, then run again"
+        remedy = "check free space or permissions, and the database, then run again"
         raise StoreError(f"{home}: Dagster cannot write its storage ({error.orig}); {remedy}") from error
 
 

@@ -181,7 +181,7 @@ def test_a_batch_is_replaced_on_request(walk: Path, capsys) -> None:
     for n in range(3):
         photo(walk / "two" / f"{n}.png", 1 + n)
     assert main(["ingest", "two", "--batch-id", "walk", "--replace"]) == 0
-    assert "replaces batch 'walk' (3 photos): 2 gone, 2 added" in capsys.readouterr().out
+    assert "replaces batch 'walk' (3 photos): 2 removed, 2 added" in capsys.readouterr().out
     assert changes(ingested(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 2, 2)
 
 

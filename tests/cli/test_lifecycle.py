@@ -254,7 +254,7 @@ def test_a_batch_that_is_being_made_stays(library) -> None:
         fields = library.run_json("batches", "rm", "holiday", "--yes", code=1)
     assert fields["batches"] == []
     assert [failure["batch_id"] for failure in fields["failed"]] == ["holiday"]
-    assert "being made now" in fields["error"]["message"]
+    assert "another process works on batch" in fields["error"]["message"]
     assert snapshot(library.data) == before
 
 
@@ -638,7 +638,7 @@ def test_a_photo_of_a_batch_that_is_being_made_stays(library) -> None:
     gone = library.photo_id(SHARED)
     with library.store.exclusive("holiday-two"):
         assert library.command("batches", "rm", "--photo", gone, "--yes") == 1
-    assert "being made now" in library.output
+    assert "another process works on batch" in library.output
     assert f"rankingInput/{gone}.jpg" in library.traces(gone)  # the other batch still has it
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
     assert library.traces(gone) == []

@@ -163,7 +163,7 @@ def test_photos_are_measured_without_any_extra(base: Run, project: Path) -> None
     status, reason, scores, heavy = json.loads(done.stdout)
     assert (status, reason, heavy) == ("degraded", "missing_weights", [])
     with Image.open(project / "photos" / "10.png") as image:
-        expected = TechnicalQualityAnalyzer(Settings(root=project)).measure(np.array(image), ("sharpness", "noise"))
+        expected = TechnicalQualityAnalyzer(Settings(root=project)).measure_cpu(np.array(image), ("sharpness", "noise"))
     assert {name: scores[name] for name in expected} == {name: found.score for name, found in expected.items()}
     assert 0 < scores["exposure"] < 1
     assert (scores["clip_iqa"], scores["brisque"]) == (None, None)

@@ -23,9 +23,9 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from projects import Project, listening, project_at
 
+from curation_features import read_pixels
 from curation_features.manifest import read_manifest
 from curation_features.orchestration import launch
-from curation_features.photos.inputs import pixels
 from curation_features.settings import packaged_file
 from curation_features.storage.artifacts import ArtifactStore
 
@@ -86,7 +86,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         images = [Image.open(BytesIO(path.read_bytes())) for path in sorted((found.root / "photos").glob("[0-9]*"))]
         with listening(found):
             for image in images:
-                pixels(image, found.settings)
+                read_pixels(image, found.settings)
             use(found)
         yield found
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
-from images import decoded, encoded, reason_of
+from pictures import decoded, encoded, reason_of
 from PIL import Image
 from skimage import data as bundled
 

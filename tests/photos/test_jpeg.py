@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from images import encoded, rgb_of
+from pictures import encoded, rgb_of
 from PIL import Image
 from skimage import data as bundled
 

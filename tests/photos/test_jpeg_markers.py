@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import simplejpeg
-from images import decoded, encoded, file_of, rgb_of
+from pictures import decoded, encoded, file_of, rgb_of
 from PIL import Image
 from skimage import data as bundled
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import decoded, encoded, file_of
+from pictures import decoded, encoded, file_of
 from PIL import ExifTags, Image
 from skimage import data as bundled
 

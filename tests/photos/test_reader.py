@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from images import reason_of
+from pictures import reason_of
 
 from curation_features.errors import PhotoError
 from curation_features.photos.reader import PhotoReader

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import decoded, encoded, file_of
+from pictures import decoded, encoded, file_of
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from skimage import data as bundled
