@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -58,10 +59,22 @@ def fail_dead_runs(instance: dg.DagsterInstance, suspects: Collection[str]) -> t
     for run_id in dead:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
-            instance.report_run_failed(run, "The process of this run died: it was killed, or the machine restarted.")
+            _fail(instance, run)
             with suppress(OSError):
                 _lock_path(instance, run_id).unlink(missing_ok=True)
     return dead, [run_id for run_id in silent if run_id not in dead]
+
+
+def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Mark a run as failed: first its status, then the event.
+
+    `report_run_failed` does the opposite. If Dagster's daemon reads the event before the status, it does not retry the
+    run, and never reads the event again.
+    """
+    message = "The process of this run died: it was killed, or the machine restarted."
+    failure = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message=message)
+    instance.run_storage.handle_run_event(run.run_id, failure, datetime.now(UTC))
+    instance.report_run_failed(run, message)
 
 
 def _is_ours(run: dg.DagsterRun) -> bool:

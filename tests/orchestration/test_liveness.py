@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import dagster as dg
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import should_retry
 
 from curation_features.orchestration.liveness import alive, fail_dead_runs, silent_runs
 
@@ -38,6 +39,23 @@ def test_a_killed_run_is_marked_as_failed_at_the_second_look(pipeline) -> None:
     assert fail_dead_runs(pipeline.instance, [run.run_id]) == ([run.run_id], [])
     assert pipeline.instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
     assert fail_dead_runs(pipeline.instance, [run.run_id]) == ([], [])
+
+
+def test_the_daemon_retries_a_dead_run_as_soon_as_its_event_is_stored(pipeline, monkeypatch) -> None:
+    """Dagster's daemon reads each failure event once: the run must have failed by then, or it is never retried."""
+    run = started(pipeline)
+    killed(pipeline, run)
+    storage, decisions = pipeline.instance.event_log_storage, []
+    store_event = storage.store_event
+
+    def store_and_look(event: dg.EventLogEntry) -> None:
+        store_event(event)
+        if event.dagster_event_type is dg.DagsterEventType.RUN_FAILURE:
+            decisions.append(should_retry(pipeline.instance.get_run_by_id(run.run_id), pipeline.instance))
+
+    monkeypatch.setattr(storage, "store_event", store_and_look)
+    assert fail_dead_runs(pipeline.instance, [run.run_id]) == ([run.run_id], [])
+    assert decisions == [True]
 
 
 def test_a_run_that_is_alive_is_left_alone(pipeline) -> None:
