@@ -451,6 +451,7 @@ def exactly(value: Any) -> str:
     return repr(value)
 
 
+@pytest.mark.long
 @given(MANIFESTS)
 @example(json.loads(SPECIFICATION_EXAMPLE))
 @example(manifest(photo(features={"old": 1}, after=1), features="not ours"))
@@ -470,6 +471,7 @@ def test_enriching_adds_features_and_changes_nothing_else(document: dict[str, An
         assert exactly(read) == exactly(expected)
 
 
+@pytest.mark.long
 @given(MANIFESTS)
 def test_writing_and_parsing_gives_the_same_batch(document: dict[str, Any]) -> None:
     batch = batch_from(document)
@@ -477,6 +479,7 @@ def test_writing_and_parsing_gives_the_same_batch(document: dict[str, Any]) -> N
     assert exactly(parse_manifest(to_json(event(document)))) == exactly(batch)
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(st.binary() | VALUES.map(to_json) | objects({"batch_id": VALUES, "artifacts": VALUES}).map(to_json))
 @example(b"\xed\xa0\xbd")

@@ -67,6 +67,7 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 # --- outcomes ---
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_finished_batch_is_announced_once(project: Path, capsys, command: str) -> None:
     assert main(["process", "data/batches/trip.json", "--output", "expected.json"]) == 0
@@ -89,6 +90,7 @@ def test_submit_copies_a_manifest_for_the_sensor(project: Path) -> None:
     assert submitted == (project / "data/batches/trip.json").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest.CaptureFixture[str], command) -> None:
     capsys.readouterr()
@@ -103,6 +105,7 @@ def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest
     assert {error["stage"] for error in errors} == {"image_embedding", "clip_iqa", "brisque"}
 
 
+@pytest.mark.long
 def test_an_unreadable_photo_is_named_and_costs_nothing_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "my photos" / "broken.jpg").write_bytes(b"no photo")
     assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
@@ -111,6 +114,7 @@ def test_an_unreadable_photo_is_named_and_costs_nothing_else(project: Path, caps
     assert "1 x photo: unreadable" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_output_to_standard_output_is_json_alone(no_weights: Path) -> None:
     command = ["process", "data/batches/trip.json", "--output", "-", "--allow-degraded"]
     done = subprocess.run([sys.executable, "-m", "curation_features", *command], capture_output=True, check=True)
@@ -131,6 +135,7 @@ def test_models_status_shows_missing_models(no_weights, capsys) -> None:
     assert shown.count("  not usable: ") == shown.count("  without it: ") == 3
 
 
+@pytest.mark.long
 def test_models_pull_verifies_user_supplied_files(project, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["models", "pull"]) == 0
@@ -158,6 +163,7 @@ def test_models_list_shows_the_table_of_the_documentation(capsys) -> None:
         assert f"{clip.zero_shot:.1%}".replace("%", " %") in row
 
 
+@pytest.mark.long
 def test_cache_stats_and_clear(project, capsys) -> None:
     def fields(*arguments: str) -> dict[str, Any]:
         capsys.readouterr()

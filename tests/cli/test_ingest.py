@@ -273,6 +273,7 @@ def test_make_run_is_one_command(variables: list[str], arguments: list[str]) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_run_makes_a_batch_and_measures_it(tmp_path: Path, capsys) -> None:
     photo(tmp_path / "my photos" / "a.png")
     (tmp_path / "my photos" / "b.heic").touch()

@@ -26,6 +26,8 @@ from curation_features.removal.files import DataFolder
 from curation_features.storage.deletions import deletions, last_sequence, record_deletion
 from curation_features.verification import verify
 
+pytestmark = pytest.mark.long
+
 GONE = "holiday(?!-two)"
 """Matches the id of one batch, a prefix of the other's."""
 

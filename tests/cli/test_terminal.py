@@ -127,6 +127,7 @@ MATERIALIZE = ["materialize", "data/batches/trip.json"]
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [["ingest", "photos", "--batch-id", "trip"], PROCESS, MATERIALIZE])
 def test_a_terminal_shows_the_progress_of_a_command(project: Project, terminal, capsys, arguments: list[str]) -> None:
     project.ingested(3)
@@ -302,6 +303,7 @@ def test_a_small_batch_is_listed_completely(project: Project, capsys) -> None:
 EXTREME = re.compile(r"^(sharpness|exposure|noise|clip_iqa|brisque) +([^()]+) \((.+?) ([\d.]+)\) +(\S+)$", re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [PROCESS, MATERIALIZE])
 def test_a_large_batch_lists_extremes(project: Project, capsys, command) -> None:
     project.photos(24)
@@ -404,6 +406,7 @@ def inner_keys(meaning: str, value: Any) -> set[str]:
     return set(value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     ["ingest photos --batch-id new", "process trip", "process trip --output out.json", "materialize trip",
@@ -491,6 +494,7 @@ def test_an_unexpected_error_is_one_line(project: Project, capsys, monkeypatch, 
     assert named in line
 
 
+@pytest.mark.long
 def test_a_defect_in_one_photo_is_logged_in_a_line(project: Project) -> None:
     """In a separate process, because pytest captures the log here."""
     project.ingested(1)
@@ -515,6 +519,7 @@ def test_a_defect_in_one_photo_is_logged_in_a_line(project: Project) -> None:
         assert "RuntimeError: a defect" in ran.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [PROCESS, MATERIALIZE])
 def test_an_interruption_is_a_line_and_code_130(project: Project, capsys, command: list[str]) -> None:
     project.ingested(1)
@@ -539,6 +544,7 @@ def test_an_interruption_is_a_line_and_code_130(project: Project, capsys, comman
     assert json.loads(capsys.readouterr().out)["statuses"]["ok"] == 1
 
 
+@pytest.mark.long
 def test_a_failure_in_dagster_is_one_line(project: Project, capsys, monkeypatch) -> None:
     project.ingested(1)
     capsys.readouterr()

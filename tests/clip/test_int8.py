@@ -82,6 +82,7 @@ def test_attention_is_torchs(random, masked):
         Int8SelfAttention(theirs)(x, x.clone(), x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vision", [WIDE, TIMM], ids=["open_clip", "timm"])
 def test_images_are_close_and_texts_equal(tmp_path, vision, caplog):
     weights = weights_in(write_checkpoint(tmp_path, vision))

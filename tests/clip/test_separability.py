@@ -138,6 +138,7 @@ def test_recorded_embeddings_pair_similar_labels(things):
     assert set(crowded["Drink"]) == {"Beer", "Coffee", "Juice"}
 
 
+@pytest.mark.long
 def test_the_typical_alignment_is_the_one_that_was_measured(shared_data, things):
     """The alignment of photos with their first label and its nearest label, over two vocabularies."""
     alignments, any_pair = [], []

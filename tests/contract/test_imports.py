@@ -36,11 +36,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import curation_features") & HEAVY == set()
 
 
+@pytest.mark.long
 def test_public_names_load_no_dagster_and_no_model_library() -> None:
     loaded = loaded_by(f"from curation_features import {', '.join(curation_features.__all__)}")
     assert loaded & (MODELS | {"dagster", "pandas"}) == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["definitions", "pipeline", "service"])
 def test_orchestration_and_service_load_no_model_library(module: str) -> None:
     assert loaded_by(f"import curation_features.{module}") & MODELS == set()

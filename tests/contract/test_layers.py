@@ -24,6 +24,7 @@ def test_the_layers_hold() -> None:
     assert status == 0, output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "line", "breach"),
     [

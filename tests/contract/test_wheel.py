@@ -23,6 +23,8 @@ from curation_features.pipeline import Models
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 

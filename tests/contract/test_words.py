@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 CODE = ("curation_features", "tests", "benchmarks", "examples", "fuzz", "tools")

@@ -18,6 +18,8 @@ from PIL import Image
 
 from curation_features.schema import METRIC_NAMES
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

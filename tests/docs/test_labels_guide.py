@@ -53,6 +53,7 @@ def test_its_commands_work_in_their_order(tmp_path: Path, small_models: dict[str
     assert {"photo_id", "label", "confidence", "label_margin", "version_clip"} <= set(photos)
 
 
+@pytest.mark.long
 def test_its_recipe_finds_the_threshold_that_counting_finds(tmp_path: Path) -> None:
     """Ten photos; the label is right where confidence is high, but for one; two fit no label."""
     (tmp_path / "data" / "features").mkdir(parents=True)

@@ -603,6 +603,7 @@ KILLED_AT_EACH_STEP = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 @pytest.mark.parametrize("answer", [204, 400])
 def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp_path: Path, answer: int) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from checkpoints import PREPROCESS, TEXT, VIT
 
 RUN = """
@@ -81,6 +82,7 @@ print("seen:", bool(found), (root / "went off").exists())
 """
 
 
+@pytest.mark.long
 def test_hostile_caches_and_weights_are_never_executed(tmp_path: Path) -> None:
     architecture = {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}
     config = json.dumps({"model_cfg": architecture, "preprocess_cfg": PREPROCESS})

@@ -102,6 +102,7 @@ def entries(root: Path) -> set[str]:
     return {path.name for path in root.glob("data/cache/features/*")}
 
 
+@pytest.mark.long
 def test_processes_on_one_batch_make_it_once(codes) -> None:
     folder, found = codes
     assert found["alone"] == [0, 0, 0, 0]

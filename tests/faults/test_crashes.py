@@ -73,6 +73,7 @@ def run_python(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_killed_run_is_finished_by_the_next_one(outcome) -> None:
     assert outcome["problems"] == []
 

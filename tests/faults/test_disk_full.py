@@ -111,6 +111,7 @@ FAULTS = {  # events come last, after the new features are written
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", FAULTS)
 def test_an_unwritable_output_fails_and_leaves_the_old_files(
     project: Path, disk, command: str, capsys: pytest.CaptureFixture[str]
@@ -206,6 +207,7 @@ def test_a_cache_that_cannot_be_cleared_says_so(project: Path, disk, capsys: pyt
 # --- caches -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
 def test_an_unwritable_cache_is_a_warning(project: Path, disk, state: str, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["process", "new.json"]) == 0
@@ -343,6 +345,7 @@ print(json.dumps([outcome(decoded, 0), outcomes, outcome(process, None)]))
 """
 
 
+@pytest.mark.long
 def test_without_file_descriptors_no_photo_is_blamed(project: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -94,6 +94,7 @@ def documents(project: Project) -> dict[str, Any]:
     return json.loads((project.settings.data_path / "features" / f"{BATCH}.json").read_bytes())
 
 
+@pytest.mark.long
 def test_the_artifact_keeps_it_unchanged(project) -> None:
     document = documents(project)
     rows = pq.read_table(project.settings.data_path / "features" / f"{BATCH}.parquet").to_pylist()

@@ -45,6 +45,7 @@ def features(project: Project, suffix: str) -> Path:
     return project.settings.data_path / "features" / f"trip.{suffix}"
 
 
+@pytest.mark.long
 def test_the_reason_is_in_json_and_table(project) -> None:
     document = json.loads(features(project, "json").read_bytes())
     found = {Path(a["original_uri"]).name: a["features"] for a in document["artifacts"]}

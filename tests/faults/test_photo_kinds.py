@@ -259,6 +259,7 @@ def processed_as_nobody(root: Path, names: Sequence[str]) -> list[dict[str, Any]
     return [artifact["features"] for artifact in json.loads(run.stdout)["artifacts"]]
 
 
+@pytest.mark.long
 def test_unreadable_files_fail_alone_and_block_nothing() -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's folders are closed to other users
         root = Path(folder)

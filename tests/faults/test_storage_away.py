@@ -123,6 +123,7 @@ def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None
     assert project.outbox.latest.get("batch_1")["data"]["retryable"] == 1
 
 
+@pytest.mark.long
 def test_a_retry_equals_a_whole_run(project) -> None:
     project.hide(0, 2)
     project.process()

@@ -764,6 +764,7 @@ def worlds_after_a_kill(root: Path, quarantines: Path, cursor: Cursor) -> list[D
     return [Drop(root / str(step), quarantines / str(step)) for step in range(steps)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["one file system", "two file systems"])
 def test_a_take_killed_anywhere_loses_and_doubles_nothing(
     tmp_path: Path, elsewhere: bool, request: pytest.FixtureRequest

@@ -54,6 +54,7 @@ def test_malformed_text_is_not_incomplete(data: bytes) -> None:
     assert not is_incomplete(data)
 
 
+@pytest.mark.long
 @settings(quickly, max_examples=150)
 @given(documents(), st.data())
 def test_damage_is_judged_as_by_pythons_decoder(data: bytes, draw: st.DataObject) -> None:

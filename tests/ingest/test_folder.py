@@ -142,6 +142,7 @@ def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once:
             assert (large.size[0], small.size[0]) == (side, 1024)
 
 
+@pytest.mark.long
 def test_reduced_photos_look_like_an_area_average(settings: Settings, shared_data: Path) -> None:
     source = Path(shared_data / "photos/japanese-shop.jpg")
     (artifact,) = ingest([source], settings, batch_id="batch_1").manifest["artifacts"]

@@ -366,6 +366,7 @@ def _write(root: Path, references: dict[tuple[str, str], list[str]]) -> Settings
     return given
 
 
+@pytest.mark.long
 @examples(max_examples=60)
 @given_any(_references())
 def test_referenced_files_are_never_unreferenced(references) -> None:

@@ -16,6 +16,8 @@ from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 from curation_features.storage.adoptions import Adoptions
 
+pytestmark = pytest.mark.long
+
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
 

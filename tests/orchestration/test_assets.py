@@ -17,6 +17,8 @@ from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
 
+pytestmark = pytest.mark.long
+
 ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 
 

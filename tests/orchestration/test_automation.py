@@ -12,7 +12,8 @@ import pytest
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
+# Dagster's own evaluation warns.
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::dagster.BetaWarning")]
 
 ALL = {spec.key.to_user_string() for spec in SPECS}
 BOTH = {"batch_1", "batch_2"}

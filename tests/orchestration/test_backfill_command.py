@@ -114,6 +114,7 @@ def dagster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDagster]:
     fake.server.server_close()
 
 
+@pytest.mark.long
 def test_every_query_is_one_that_dagster_understands(dagster: FakeDagster) -> None:
     from dagster_graphql.schema import create_schema
 

@@ -15,6 +15,8 @@ from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
 from curation_features.orchestration.project import build_definitions
 from curation_features.weights import LazyModel, Weights
 
+pytestmark = pytest.mark.long
+
 NAMES = [spec.key.to_user_string() for spec in SPECS]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import dagster as dg
+import pytest
 
 from curation_features.service import FeaturesService
 from curation_features.verification import CHECKS
+
+pytestmark = pytest.mark.long
 
 NAMES = {check.name for check in CHECKS}
 

@@ -9,6 +9,8 @@ import pytest
 
 from curation_features.events.outbox import Outbox
 
+pytestmark = pytest.mark.long
+
 
 def page_of(pipeline, batch_id: str = "batch_1"):
     return pipeline.store.feature_paths(batch_id)[0].with_suffix(".html")

@@ -37,6 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[s
         yield query
 
 
+@pytest.mark.long
 def test_the_ui_launches_a_run_with_other_settings(server: Query, tmp_path: Path) -> None:
     nodes = {node["assetKey"]["path"][0]: node for node in server(ASSETS)["assetNodes"]}
     assert set(nodes) == {

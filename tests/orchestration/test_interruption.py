@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from devserver import wait_for
 from PIL import Image
 
 from curation_features.cli import main
+
+pytestmark = pytest.mark.long
 
 # Fake models; CLIP creates a file when it is called, then sleeps.
 CHILD = """

@@ -8,9 +8,12 @@ import textwrap
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import should_retry
 
 from curation_features.orchestration.liveness import alive, fail_dead_runs, silent_runs
+
+pytestmark = pytest.mark.long
 
 
 def started(pipeline, job_name: str = "extract_features") -> dg.DagsterRun:

@@ -29,7 +29,8 @@ from curation_features.manifest import Batch, read_manifest
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluation
+# Dagster's own evaluation warns.
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::dagster.BetaWarning")]
 
 BATCHES = ("one", "two")
 LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")

@@ -24,6 +24,8 @@ from curation_features.orchestration import launch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.settings import packaged_file
 
+pytestmark = pytest.mark.long
+
 INSTANCE = packaged_file("dagster-postgres.yaml")
 USER, PASSWORD = "curation", "p@ss: w/%rd#?"
 SOURCE = dg.AssetKey("preprocess_batches")

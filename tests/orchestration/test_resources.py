@@ -12,6 +12,8 @@ from curation_features.events.outbox import EventSink
 from curation_features.orchestration.project import build_definitions
 from curation_features.orchestration.resources import ArtifactsResource, EventSinkResource
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -11,6 +11,8 @@ import pytest
 from curation_features.inbox.folders import submit
 from curation_features.orchestration.partitions import DIMENSION
 
+pytestmark = pytest.mark.long
+
 
 def test_a_new_manifest_gets_a_partition_and_one_run(daemon, pipeline, world) -> None:
     daemon.drop([world.photo("a.png", 1)])

@@ -9,6 +9,8 @@ import pytest
 from curation_features.orchestration.batch_run import RETRY_FAILED
 from curation_features.orchestration.launch import materialize
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def photos(world) -> list[dict[str, object]]:

@@ -11,6 +11,8 @@ from curation_features.manifest import batch_from
 from curation_features.pipeline.code_versions import code_versions
 from curation_features.storage.tables import read_metadata
 
+pytestmark = pytest.mark.long
+
 WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]
 LABEL_ASSETS = {"label_embeddings", "clip_labels", "features"}
 

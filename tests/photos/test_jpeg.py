@@ -48,6 +48,7 @@ def test_pixels_are_pillows_bit_for_bit(variant: str, mode: str) -> None:
         np.testing.assert_array_equal(rgb_of(data), pillows(data))
 
 
+@pytest.mark.long
 def test_real_photos_equal_pillows_bit_for_bit(shared_data: Path) -> None:
     files = {path: path.read_bytes() for name in ("photos", "corrupt") for path in (shared_data / name).iterdir()}
     jpegs = {path.name: data for path, data in files.items() if data.startswith(b"\xff\xd8")}

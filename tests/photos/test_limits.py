@@ -89,6 +89,7 @@ def test_an_endless_parse_is_stopped(kind: str) -> None:
     assert refusal(ENDLESS[kind](2_000_000), max_seconds=0.2) == "too_slow"
 
 
+@pytest.mark.long
 def test_the_limit_is_a_setting_and_the_photo_fails_alone(world: Any) -> None:
     artifacts = [world.photo("a.png", 1), world.photo("b.jpg", 2), world.photo("c.png", 3)]
     (world.root / "photos" / "b.jpg").write_bytes(ENDLESS["JPEG of segments"](2_000_000))

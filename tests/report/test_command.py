@@ -39,6 +39,7 @@ def said(project: Project) -> str:
     return text
 
 
+@pytest.mark.long
 def test_process_materialize_and_report_make_the_same_page(project) -> None:
     page, manifest = features(project) / "trip.html", str(project.manifest_path("trip"))
     pages = []

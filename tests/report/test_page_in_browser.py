@@ -46,7 +46,10 @@ HOSTILE = [
     "\U0001f469\U0001f3fd\u200d\U0001f680 caf\u00e9 \u65e5\u672c\u8a9e \u05e9\u05dc\u05d5\u05dd",
     "[object Object] __proto__ constructor",
 ]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt install chromium")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt install chromium"),
+]
 
 Open = Callable[..., Page]
 

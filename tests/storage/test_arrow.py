@@ -44,6 +44,7 @@ KINDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(KINDS, key=str), ids=str)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())

@@ -89,6 +89,7 @@ def test_batches_without_embeddings_have_a_file(store: ArtifactStore) -> None:
     assert stored_in(store.embeddings_path("b")) == {}
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_photos(store: ArtifactStore) -> None:
     size, count = 768, 4000  # 12 MB
     with store.embeddings("b", None, None) as file:
@@ -210,6 +211,7 @@ def project(world, monkeypatch: pytest.MonkeyPatch) -> Path:
     return world.root
 
 
+@pytest.mark.long
 def test_both_ways_write_the_same_file_also_from_the_cache(project: Path, world) -> None:
     path = project / "data" / "features" / "embeddings" / "trip.parquet"
 

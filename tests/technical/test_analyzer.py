@@ -256,6 +256,7 @@ print(json.dumps({name: {m: repr(one) for m, one in each.items()} for name, each
 """
 
 
+@pytest.mark.long
 def test_python_without_asserts_gives_the_same(settings, lazy_brisque, brisque_file, tmp_path, bundled):
     images = {**odd_images(), "photo": bundled("coffee")}
     np.savez(tmp_path / "images.npz", **images)

@@ -196,6 +196,7 @@ def test_the_model_computes_with_the_mapped_tensors(load, weights, monkeypatch):
     assert not model._visual.training
 
 
+@pytest.mark.long
 def test_other_weights_have_another_copy(load, weights, rn50_archive, photos, prepared):
     first = scores(load(weights), photos)
     change(rn50_archive, weights.path, lambda state: state["visual.conv1.weight"].mul_(2))
@@ -217,6 +218,7 @@ def alter(change_tensors: Callable[[dict[str, torch.Tensor]], object]) -> Callab
     return write
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("write", "cause"),
     [

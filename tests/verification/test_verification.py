@@ -301,6 +301,7 @@ def test_damage_to_the_json_is_found_by_its_check(finished, damage) -> None:
     finds(finished, checks, text)
 
 
+@pytest.mark.long
 def test_every_changed_value_is_found(finished) -> None:
     whole = finished.document
     for steps in leaves(whole):

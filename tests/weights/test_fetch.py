@@ -32,6 +32,7 @@ def machine(hub, model, make_machine):
     return machine
 
 
+@pytest.mark.long
 def test_a_model_is_fetched_once_and_then_needs_no_network(hub, machine, model):
     first = machine.locate("clip")
     assert Path(first["path"]).read_bytes() == model[CHECKPOINT]
@@ -50,6 +51,7 @@ for name in sys.argv[4:]:
 """
 
 
+@pytest.mark.long
 def test_the_cache_is_that_of_the_hubs_own_client(hub, machine, make_machine):
     machine.locate("clip")
     hub.requests.clear()
@@ -92,6 +94,7 @@ def with_text(model, **text) -> dict[str, bytes]:
     return {**model, CONFIG: json.dumps(config).encode()}
 
 
+@pytest.mark.long
 def test_a_tokenizer_and_an_encoders_config_are_fetched_too(hub, machine, model):
     words = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{ }"}
     hub.repositories["org/model"] = with_text(model, hf_tokenizer_name="org/words", hf_model_name="org/encoder")
@@ -102,6 +105,7 @@ def test_a_tokenizer_and_an_encoders_config_are_fetched_too(hub, machine, model)
     assert hub.gets()[-1].name == TOKENIZER_FILES[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repo", ["org/words", "org/model"])
 def test_a_tokenizer_is_in_another_repository_or_the_models(hub, machine, model, repo):
     hub.repositories["org/words"] = {"README.md": b"x"}
@@ -114,6 +118,7 @@ def test_a_tokenizer_is_in_another_repository_or_the_models(hub, machine, model,
     assert machine.locate("clip")["problem"] is None
 
 
+@pytest.mark.long
 def test_a_folder_gets_only_its_encoders_config_from_the_hub(hub, machine, model):
     folder = machine.root / "local"
     folder.mkdir()
@@ -155,6 +160,7 @@ def test_offline_mode_sends_no_request(hub, machine, model_name):
     assert "HF_HUB_OFFLINE is set" in failed["problem"]
 
 
+@pytest.mark.long
 def test_an_unknown_repository_revision_or_checkpoint_is_named(hub, machine, model):
     problem = machine.locate("clip", CURATION_FEATURES_MODEL="hf-hub:org/none")["problem"]
     for part in ("RepositoryNotFoundError", "org/none/resolve", "check the name"):
@@ -168,6 +174,7 @@ def test_an_unknown_repository_revision_or_checkpoint_is_named(hub, machine, mod
         assert part in problem
 
 
+@pytest.mark.long
 def test_only_the_hub_gets_the_token_of_a_gated_repository(hub, machine):
     """The stub refuses a token that is sent to the host of large files."""
     hub.gated["org/model"] = "hf_secret"
@@ -180,6 +187,7 @@ def test_only_the_hub_gets_the_token_of_a_gated_repository(hub, machine):
     assert machine.locate("clip", HF_TOKEN="hf_secret")["problem"] is None
 
 
+@pytest.mark.long
 def test_a_sign_in_page_is_an_error_and_leaves_nothing(hub, machine):
     hub.sign_in = True
     for name, problem in (("clip", "sign-in page"), ("brisque", "not a PyTorch file (it begins with b'<!DOCTYPE")):
@@ -191,6 +199,7 @@ def test_a_sign_in_page_is_an_error_and_leaves_nothing(hub, machine):
     assert machine.locate("clip")["problem"] is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -222,6 +231,7 @@ def test_a_published_checkpoint_without_weights_is_refused(hub, machine, model):
 # --- interruptions ---
 
 
+@pytest.mark.long
 def test_a_broken_connection_is_resumed_and_only_the_rest_sent(hub, machine, model):
     hub.cut[CHECKPOINT] = 1_500_000
     assert machine.locate("clip")["problem"] is None
@@ -240,6 +250,7 @@ def test_a_server_that_stops_sending_is_given_up(hub, machine):
 # --- single files ---
 
 
+@pytest.mark.long
 def test_a_single_file_is_fetched_once_even_in_pieces(hub, machine):
     hub.cut["RN50.pt"] = 200_000
     weights = machine.locate("clip_iqa")
@@ -253,6 +264,7 @@ def test_a_single_file_is_fetched_once_even_in_pieces(hub, machine):
     assert hub.requests == []
 
 
+@pytest.mark.long
 def test_a_wrong_single_file_is_refused_and_leaves_nothing(hub, machine):
     """Of BRISQUE's file no digest is known."""
     hub.wrong = {"RN50.pt": PICKLE + b"2", "brisque_svm_weights.pt": SIGN_IN}
@@ -285,6 +297,7 @@ def test_a_part_file_is_resumed_only_if_it_fits(hub, machine, fault):
     assert not part.exists()
 
 
+@pytest.mark.long
 def test_a_run_shows_its_downloads(hub, hub_model, make_machine, brisque_regressor):
     """Without a terminal: a line for each file that is complete."""
     machine = make_machine("machine", CURATION_FEATURES_BRISQUE_WEIGHTS=str(brisque_regressor))

@@ -19,6 +19,8 @@ from hubs import CHECKPOINT, CLI, COMMIT, CONFIG, PICKLE, PULL, altered, blob_of
 
 from curation_features.atomic_files import replacing
 
+pytestmark = pytest.mark.long
+
 WORDS = {"tokenizer.json": b"{}", "special_tokens_map.json": b"{ }", "tokenizer_config.json": b"{  }"}
 
 

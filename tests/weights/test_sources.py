@@ -52,6 +52,7 @@ def test_the_tag_decides_preprocessing_and_activation(settings):
     assert tagged.checkpoints == ("pytorch_model.safetensors", "pytorch_model.bin")
 
 
+@pytest.mark.long
 def test_every_model_of_open_clips_list_has_a_source(settings):
     for name, tag in open_clip.list_pretrained():
         tagged = source(settings, f"{name}/{tag}")

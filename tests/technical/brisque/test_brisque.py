@@ -49,6 +49,7 @@ def test_golden_values(bundled, brisque, name, index):
     assert brisque.score(bundled(name)) == pytest.approx(index, abs=6e-5)
 
 
+@pytest.mark.long
 def test_index_is_that_of_piq_on_photos(real_photos, brisque, index_of_piq):
     photos = {name: preview(rgb, 512) for name, rgb in real_photos.items()}
     ours = {name: brisque.score(rgb) for name, rgb in photos.items()}
@@ -74,6 +75,7 @@ def batched(brisque) -> BatchedBrisque:
     return BatchedBrisque(brisque, HostToDevice("cpu"), 512)
 
 
+@pytest.mark.long
 def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
     """Photos of several shapes, with skies, clipped areas, edges, or none of these."""
     noise = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in [(12, 12, 3), (13, 47, 3), (64, 33, 3)] * 2]
