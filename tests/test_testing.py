@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from curation_features.clip.engine import ClipEngine
 from curation_features.testing import FakeClipEngine, FakeQualityModel
@@ -43,6 +44,7 @@ def test_the_fake_quality_is_the_mean_brightness():
     np.testing.assert_allclose(model.score(batch), [0, 0.2, 1], atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_fakes_and_the_clip_modules_load_no_torch():
     script = "import sys, curation_features.testing, curation_features.clip.classifier; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"

@@ -181,6 +181,7 @@ def table_labels(world) -> list[str]:
     return read_metadata(ArtifactStore(world.settings.data_path).feature_paths("b")[1])["labels"]
 
 
+@pytest.mark.long
 def test_the_commands_take_a_vocabulary_by_name_or_file(world, command, artifacts, tmp_path, capsys):
     manifest, mine = tmp_path / "manifest.json", tmp_path / "mine.json"
     manifest.write_text(json.dumps(batch(artifacts, "weddings")))

@@ -84,6 +84,7 @@ def test_a_finished_batch_is_announced_once(project: Path, capsys, command: str)
     assert events == [f"trip-{hashlib.sha256(data).hexdigest()[:12]}.json"]
 
 
+@pytest.mark.long
 def test_submit_copies_a_manifest_for_the_sensor(project: Path) -> None:
     assert main(["submit", "data/batches/trip.json"]) == 0
     submitted = (project / "data/incoming/trip.json").read_bytes()

@@ -558,6 +558,7 @@ def test_a_failure_in_dagster_is_one_line(project: Project, capsys, monkeypatch)
     assert line.endswith("photo_features failed: trip: RuntimeError: a defect")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [PROCESS, [*PROCESS, "--json"], [*PROCESS, "--output", "-"], ["process"]])
 def test_a_closed_pipe_ends_a_command_quietly(project: Project, monkeypatch, capsys, arguments) -> None:
     project.ingested(1)

@@ -32,6 +32,7 @@ def names(labels: list[dict]) -> list[str]:
     return [label["label"] for label in labels]
 
 
+@pytest.mark.long
 def test_a_real_model_from_end_to_end(settings, clip_checkpoint):
     """Scores of a seeded checkpoint, against open_clip's own zero-shot recipe."""
     import open_clip

@@ -41,6 +41,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_embeddings_are_open_clips_zero_shot_classifier(settings, clip_checkpoint):
     import open_clip
 

@@ -84,6 +84,7 @@ def test_the_order_holds_where_confidences_round_to_zero():
     assert [label.confidence for label in prediction.labels] == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.long
 @given(
     cosine=st.lists(st.floats(-1, 1), min_size=1, max_size=20),
     scale=st.floats(1e-3, 1e6),

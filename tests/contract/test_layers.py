@@ -19,6 +19,7 @@ def lint(folder: Path) -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
+@pytest.mark.long
 def test_the_layers_hold() -> None:
     status, output = lint(REPOSITORY)
     assert status == 0, output

@@ -426,6 +426,7 @@ def test_refused_events_starve_neither_new_ones_nor_each_other(
     assert len(refused(tmp_path)) == 3
 
 
+@pytest.mark.long
 def test_a_sink_that_is_down_is_left_alone_for_a_while(receiver: Receiver, tmp_path: Path, clock: Clock) -> None:
     receiver.answers = [500, 500]
     outbox = outbox_to(receiver, tmp_path)
@@ -537,6 +538,7 @@ def test_only_one_process_delivers_at_a_time(receiver: Receiver, tmp_path: Path)
     assert outbox_to(receiver, tmp_path).flush() == FlushResult(1, 0)
 
 
+@pytest.mark.long
 def test_processes_that_publish_at_once_deliver_each_event_once(receiver: Receiver, tmp_path: Path) -> None:
     program = """
         import json, sys
@@ -668,6 +670,7 @@ def full_text(error: BaseException | None) -> str:
     return text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["port", "hang", "drop", 500, 302, 403])
 def test_secrets_of_the_webhook_appear_nowhere(
     receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str | int

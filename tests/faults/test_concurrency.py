@@ -113,6 +113,7 @@ def test_processes_on_one_batch_make_it_once(codes) -> None:
     assert len(expected) == 6
 
 
+@pytest.mark.long
 def test_processes_with_shared_photos_give_equal_results(codes) -> None:
     folder, found = codes
     assert found["shared"] == [0, 0, 0, 0], said(folder / "shared")
@@ -129,6 +130,7 @@ def test_a_cache_that_is_cleared_during_runs_changes_no_result(codes, way: str) 
     assert outputs(folder / way) == outputs(folder / "alone")
 
 
+@pytest.mark.long
 def test_threads_share_models_and_give_equal_results(world) -> None:
     loads: list[str] = []
 

@@ -78,6 +78,7 @@ def test_a_killed_run_is_finished_by_the_next_one(outcome) -> None:
     assert outcome["problems"] == []
 
 
+@pytest.mark.long
 def test_a_killed_creation_of_an_instance_is_completed(outcome) -> None:
     assert {name: codes for name, (codes, _) in outcome["made"].items()} == {
         "sqlite3.connect-31": [-9, 0],

@@ -110,6 +110,7 @@ def test_the_artifact_keeps_it_unchanged(project) -> None:
     assert {record["errors"][0]["reason"] for record in refused} == {"forbidden_path"}
 
 
+@pytest.mark.long
 def test_no_file_is_named_by_it(project) -> None:
     given = {"photos", "config"}
     dropped = project.settings.data_path / "quarantine"  # quarantined files keep their names
@@ -215,6 +216,7 @@ def texts(value: dg.MetadataValue) -> Iterator[tuple[str, Any]]:
         yield "text", str(value.value)
 
 
+@pytest.mark.long
 def test_dagster_shows_it_as_plain_text(project) -> None:
     found = shown(project)
     markdown = [text for kind, text in found if kind == "markdown"]

@@ -59,6 +59,7 @@ def test_the_reason_is_in_json_and_table(project) -> None:
     assert in_table == {"whole.jpg": [], **{name: [reason] for name, reason in REASONS.items()}}
 
 
+@pytest.mark.long
 def test_the_reason_is_on_the_page_and_the_terminal(project) -> None:
     page, said = features(project, "html").read_text(), project.terminal.getvalue()
     assert "forbidden_path" not in said

@@ -169,6 +169,7 @@ def damage_what_was_made(project: Project) -> None:
 # Allowed files
 
 
+@pytest.mark.long
 def test_the_artifact_has_every_field(project) -> None:
     folder = project.root / "data" / "features"
     document = json.loads((folder / f"{BATCH}.json").read_bytes())

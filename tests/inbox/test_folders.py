@@ -679,6 +679,7 @@ CURSORS = st.builds(
 )
 
 
+@pytest.mark.long
 @quickly
 @given(CURSORS)
 def test_a_cursor_survives_being_written(cursor: Cursor) -> None:
@@ -823,6 +824,7 @@ while idle < 5:
 """
 
 
+@pytest.mark.long
 def test_two_processes_at_once_claim_every_file_once(drop: Drop) -> None:
     drop.put_batches(*(f"b{number}" for number in range(150)))
     for number in range(15):

@@ -77,6 +77,7 @@ def test_a_folder_gives_its_batch_a_legal_id(tmp_path: Path, folder: str, batch_
     assert found == batch_id if batch_id else re.fullmatch(r"photos-[0-9a-f]{8}", found)
 
 
+@pytest.mark.long
 def test_a_photo_becomes_an_artifact(settings: Settings) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x0110] = 6, "Camera"

@@ -273,6 +273,7 @@ def test_nothing_of_the_exif_is_shown(world) -> None:
     assert not any(secret in text for secret in ("48.208", "SN-12345", "Jane", "Fuji"))
 
 
+@pytest.mark.long
 def test_metadata_stays_small() -> None:
     wide = "😀|<&" * 128
     records = [measured(f"{n}{wide}"[:512], n / 2000, (LabelScore(f"{n} {wide}", 0.5, 0.3),) * 5) for n in range(2000)]

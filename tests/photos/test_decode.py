@@ -254,6 +254,7 @@ def test_half_a_file_is_never_a_photo(kind: str) -> None:
 WHOLE = {"JPEG": encoded(CHELSEA, "JPEG", quality=90), "PNG": encoded(CHELSEA, "PNG")}
 
 
+@pytest.mark.long
 @budget(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1))
 def test_no_truncated_jpeg_or_png_is_a_photo(kind: str, fraction: float) -> None:

@@ -196,6 +196,7 @@ def test_only_listed_formats_are_tried(kind: str, monkeypatch: pytest.MonkeyPatc
 # --- whole photos ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_no_real_photo_is_near_a_limit(shared_data: Path) -> None:
     for path in sorted((shared_data / "photos").iterdir()):
         if path.suffix != ".txt":

@@ -66,6 +66,7 @@ def test_ingested_photos_of_one_name_differ(shared_data, settings) -> None:
     assert display_paths(artifacts) == ["100CANON/IMG_0001.JPG", "101CANON/IMG_0001.JPG"]
 
 
+@pytest.mark.long
 def test_the_common_folder_needs_constant_memory() -> None:
     tracemalloc.start()
     assert common_folders(f"/home/ada/{n % 7}/{n}.jpg" for n in range(20_000)) == {"absolute": ["home", "ada"]}

@@ -221,6 +221,7 @@ def test_threads_give_what_one_thread_gives(settings, real_photos, lazy_brisque)
         assert list(pool.map(analyzer.measure_cpu, photos)) == alone
 
 
+@pytest.mark.long
 @budget(max_examples=40, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30), st.just(3))))
 def test_any_image_gets_finite_scores_in_range(lazy_brisque, rgb):

@@ -79,6 +79,7 @@ def test_only_the_first_checkpoint_of_a_listed_model_is_fetched(hub, machine, mo
     assert [request.name for request in hub.gets()] == [first]
 
 
+@pytest.mark.long
 def test_all_files_are_of_one_commit_of_the_revision(hub, machine):
     hub.revisions["v1"] = "a" * 40
     weights = machine.locate("clip", CURATION_FEATURES_MODEL="hf-hub:org/model@v1")
@@ -222,6 +223,7 @@ def test_wrong_bytes_are_refused_twice_and_leave_nothing(hub, machine, model, na
     assert not any(blob_of(name, model[name]) in path or path.endswith((name, ".part")) for path in left)
 
 
+@pytest.mark.long
 def test_a_published_checkpoint_without_weights_is_refused(hub, machine, model):
     hub.repositories["org/model"] = {**model, CHECKPOINT: WEIGHTLESS}
     assert f"{CHECKPOINT}: what the server sent holds no weights" in machine.locate("clip")["problem"]
@@ -241,6 +243,7 @@ def test_a_broken_connection_is_resumed_and_only_the_rest_sent(hub, machine, mod
     assert second.sent == len(model[CHECKPOINT]) - done
 
 
+@pytest.mark.long
 def test_a_server_that_stops_sending_is_given_up(hub, machine):
     hub.cut[CHECKPOINT] = 0
     assert "0 bytes read" in machine.locate("clip")["problem"]

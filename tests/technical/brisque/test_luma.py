@@ -16,6 +16,7 @@ def luma_of_piq(rgb: np.ndarray) -> np.ndarray:
     return torch.round(rgb2yiq(image)[0, 0]).numpy()
 
 
+@pytest.mark.long
 def test_luma_is_that_of_piq_for_all_ties():
     """Of each luma half-way between two levels, all the colours that have it."""
     red, green, blue = np.indices((256, 256, 256), np.uint8).reshape(3, -1)
