@@ -44,7 +44,7 @@ def test_a_killed_run_is_marked_as_failed_at_the_second_look(pipeline) -> None:
     assert fail_dead_runs(pipeline.instance, [run.run_id]) == ([], [])
 
 
-def test_the_daemon_retries_a_dead_run_as_soon_as_its_event_is_stored(pipeline, monkeypatch) -> None:
+def test_a_dead_run_is_retried_once_its_event_is_stored(pipeline, monkeypatch) -> None:
     """Dagster's daemon reads each failure event once: the run must have failed by then, or it is never retried."""
     run = started(pipeline)
     killed(pipeline, run)
