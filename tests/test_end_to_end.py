@@ -14,39 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from specification import EXAMPLE
 
 pytestmark = pytest.mark.long
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # The specification's examples; the test compares names, order and types of the output's fields.
-INPUT = {
-    "batch_id": "batch_20251017_105804",
-    "artifacts": [
-        {
-            "photo_id": "48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541",
-            "original_uri": "./data/input/992DDF60-302C-4AB3-A794-EE9D0DDC56AA.jpg",
-            "ranking_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541.jpg",
-            "std_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541_1024.jpg",
-            "exif": {
-                "camera": "Apple iPhone 11 Pro Max",
-                "lens": "Unknown",
-                "iso": 64,
-                "aperture": "f/1.8",
-                "shutter_speed": "1/60",
-                "focal_length": "4mm",
-                "datetime": "2024:12:25 11:25:57",
-                "gps": None,
-            },
-            "format": ".jpg",
-            "processing_metadata": {
-                "original_size": [3840, 2160],
-                "standardized_size": [2048, 1152],
-                "processing_method": "quality_preserved",
-            },
-        }
-    ],
-}
+INPUT = json.loads(EXAMPLE)
 OUTPUT_FEATURES = {
     "tech": {
         "sharpness": 1.0,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from specification import EXAMPLE
 
 from curation_features.schema import METRIC_NAMES
 
@@ -23,42 +24,12 @@ pytestmark = pytest.mark.long
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# The specification's input "from preprocess", verbatim.
-PREPROCESSED = """
-{
-  "batch_id": "batch_20251017_105804",
-  "artifacts": [
-    {
-      "photo_id": "48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541",
-      "original_uri": "./data/input/992DDF60-302C-4AB3-A794-EE9D0DDC56AA.jpg",
-      "ranking_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541.jpg",
-      "std_uri": "./data/rankingInput/48f6cf1e6e10e5367e229aabc3bffcf1c3bb3adac74365665fa9d6d1d1ed0541_1024.jpg",
-      "exif": {
-        "camera": "Apple iPhone 11 Pro Max",
-        "lens": "Unknown",
-        "iso": 64,
-        "aperture": "f/1.8",
-        "shutter_speed": "1/60",
-        "focal_length": "4mm",
-        "datetime": "2024:12:25 11:25:57",
-        "gps": null
-      },
-      "format": ".jpg",
-      "processing_metadata": {
-        "original_size": [3840, 2160],
-        "standardized_size": [2048, 1152],
-        "processing_method": "quality_preserved"
-      }
-    }
-  ]
-}
-"""
-# The specification only names the fields of the input "from ingest": those of preprocess less its own.
 NO_WEIGHTS = {
     "CURATION_FEATURES_MODEL": "local-dir:nowhere",
     "CURATION_FEATURES_CLIP_IQA_WEIGHTS": "nowhere/RN50.pt",
     "CURATION_FEATURES_BRISQUE_WEIGHTS": "nowhere/brisque.pt",
 }
+# The specification only names the fields of the input "from ingest": those of preprocess less its own.
 INGEST_FIELDS = ("exif", "format", "original_uri", "ranking_uri", "photo_id")
 
 
@@ -139,7 +110,7 @@ def test_the_orchestrator_runs_degraded_if_permitted(tmp_path: Path, run: Run, p
 
 
 def test_the_service_takes_both_inputs_of_the_specification(tmp_path: Path, run: Run) -> None:
-    preprocessed, ingested = json.loads(PREPROCESSED), json.loads(PREPROCESSED)
+    preprocessed, ingested = json.loads(EXAMPLE), json.loads(EXAMPLE)
     [artifact] = preprocessed["artifacts"]
     ingested["artifacts"] = [{name: artifact[name] for name in INGEST_FIELDS}]
     write_photo(tmp_path / artifact["std_uri"], darkest=10)
