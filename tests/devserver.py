@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+WITH_FAKES = f"""load_from:
+  - python_file:
+      relative_path: {REPOSITORY / "tests" / "fake_definitions.py"}
+      attribute: definitions
+      location_name: curation_features
+"""
 
 Query = Callable[..., dict[str, Any]]
 
@@ -69,9 +75,13 @@ def stop(running: subprocess.Popen[bytes]) -> None:
     running.wait()
 
 
-def project(root: Path, **replaced: str) -> None:
-    """The files that a project needs for Dagster; `replaced` are texts of `dagster.yaml` to be replaced."""
-    shutil.copy(REPOSITORY / "workspace.yaml", root)
+def project(root: Path, *, with_fakes: bool = False, **replaced: str) -> None:
+    """The files that a project needs for Dagster; `replaced` are settings of `dagster.yaml` to be replaced.
+
+    Args:
+        with_fakes: runs use fake models.
+    """
+    (root / "workspace.yaml").write_text(WITH_FAKES if with_fakes else (REPOSITORY / "workspace.yaml").read_text())
     home = root / "data" / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     text = (REPOSITORY / "config" / "dagster.yaml").read_text()

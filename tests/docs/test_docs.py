@@ -143,15 +143,13 @@ def _parses(arguments: list[str]) -> bool:
     return True
 
 
-def test_the_walk_through_of_dagster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]
-) -> None:
+def test_the_walk_through_of_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "data" / "dagster"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for name, value in {**small_models, "DAGSTER_HOME": str(home), "PATH": path}.items():
+    for name, value in {"DAGSTER_HOME": str(home), "PATH": path}.items():
         monkeypatch.setenv(name, value)
-    project(tmp_path)
+    project(tmp_path, with_fakes=True)
     (tmp_path / "my photos").mkdir()
     for number in range(3):
         Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")

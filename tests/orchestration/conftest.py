@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,9 +13,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from alembic.script import ScriptDirectory
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import RUN_KEY_TAG
+from sqlalchemy import Engine, create_engine
 from worlds import World
 
+from curation_features.errors import MissingWeightsError
 from curation_features.events.outbox import Outbox
 from curation_features.inbox.folders import submit
 from curation_features.manifest import Batch
@@ -22,10 +29,20 @@ from curation_features.orchestration import launch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
 from curation_features.processing import ProcessedBatch, accept_without_dagster, process_batch
+from curation_features.schema import ASSETS
 from curation_features.settings import Settings, packaged_file
 from curation_features.storage.artifacts import ArtifactStore
+from curation_features.weights import LazyModel, Weights
 
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
+
+@pytest.fixture
+def missing_model() -> LazyModel[Any]:
+    """A model without weights."""
+
+    def locate() -> Weights:
+        raise MissingWeightsError("CLIP is not here")
+
+    return LazyModel(locate, lambda _: None)
 
 
 @dataclass
@@ -120,6 +137,19 @@ class Pipeline:
                     found.setdefault(key.name, evaluation.passed)
         return found
 
+    def observations(self, batch_id: str = "batch_1") -> list[dg.EventLogRecord]:
+        """Observations of the manifest, oldest first."""
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[batch_id])
+        return list(self.instance.fetch_observations(wanted, limit=20, ascending=True).records)
+
+    def materialized(self, batch_id: str = "batch_1") -> dict[str, int]:
+        """Number of materializations of each asset of a batch."""
+        wanted = {name: dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=[batch_id]) for name in ASSETS}
+        return {
+            name: len(self.instance.fetch_materializations(records, limit=50).records)
+            for name, records in wanted.items()
+        }
+
     def record(self, asset: str, batch_id: str = "batch_1") -> dg.EventLogRecord:
         wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[batch_id])
         found = self.instance.fetch_materializations(wanted, limit=1).records
@@ -143,6 +173,26 @@ class Pipeline:
         before = self.data_versions()
         action()
         return {name for name, version in self.data_versions().items() if version != before[name]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reused_engines() -> Iterator[None]:
+    """Keep Dagster's SQLite engines, with their compiled statements, and the scripts of its schema migrations.
+
+    Dagster creates both for each connection, which takes a third of a short run.
+    """
+    engines: dict[str, Engine] = {}
+
+    def engine(url: str, **options: Any) -> Engine:
+        if url not in engines:
+            engines[url] = create_engine(url, **options)
+        return engines[url]
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+            patched.setattr(module, "create_engine", engine)
+        patched.setattr(ScriptDirectory, "from_config", functools.cache(ScriptDirectory.from_config))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +236,7 @@ def finished_project(new_home: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def finished_pipeline(world, finished_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+def finished(world, finished_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     shutil.copytree(finished_project, world.root, dirs_exist_ok=True)
     monkeypatch.setenv("DAGSTER_HOME", str(world.root / "home"))
     with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:

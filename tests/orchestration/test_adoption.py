@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import dagster as dg
 import pytest
 
 from curation_features.errors import ManifestError, StoreError, SupersededError
@@ -14,12 +13,10 @@ from curation_features.manifest import batch_from
 from curation_features.orchestration import batch_run
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
+from curation_features.schema import ASSETS, LABEL_ASSETS
 from curation_features.storage.adoptions import Adoptions
 
 pytestmark = pytest.mark.long
-
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
-LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
 
 
 @pytest.fixture
@@ -37,12 +34,6 @@ def newer(pipeline, older):
 
 def names(document) -> list[str]:
     return [artifact["original_uri"] for artifact in document["artifacts"]]
-
-
-def materialized(pipeline, batch_id: str = "batch_1") -> dict[str, int]:
-    """Number of materializations of each asset of a batch."""
-    filters = {name: dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=[batch_id]) for name in ASSETS}
-    return {name: len(pipeline.instance.fetch_materializations(f, limit=50).records) for name, f in filters.items()}
 
 
 def adopt(pipeline) -> list[str]:
@@ -72,7 +63,7 @@ def test_a_processed_batch_becomes_known_to_dagster(pipeline, world, vocabulary:
     assert not pipeline.instance.has_dynamic_partition("batch_id", "alone")
     assert adopt(pipeline) == ["alone"]
     assert pipeline.instance.has_dynamic_partition("batch_id", "alone")
-    assert materialized(pipeline, "alone") == dict.fromkeys(ASSETS, 1)
+    assert pipeline.materialized("alone") == dict.fromkeys(ASSETS, 1)
     adopted = {name: pipeline.materialization(name, "alone").tags for name in ASSETS}
     assert adopted["features"]["dagster/data_version"] == made.event["data"]["features"]
     assert pipeline.run("alone").success  # a run over the same input reports the same
@@ -89,7 +80,7 @@ def test_a_batch_is_adopted_once(pipeline, newer) -> None:
     pipeline.process(newer)
     assert adopt(pipeline) == ["batch_1"]
     assert adopt(pipeline) == []
-    assert materialized(pipeline) == dict.fromkeys(ASSETS, 1)
+    assert pipeline.materialized() == dict.fromkeys(ASSETS, 1)
 
 
 def test_a_batch_that_was_only_accepted_becomes_a_partition(pipeline, world) -> None:
@@ -98,7 +89,7 @@ def test_a_batch_that_was_only_accepted_becomes_a_partition(pipeline, world) -> 
     batch = world.batch([world.photo("p.png", 5)], "killed")
     accept_without_dagster(batch, pipeline.store)
     assert adopt(pipeline) == ["killed"]
-    assert materialized(pipeline, "killed") == dict.fromkeys(ASSETS, 0)
+    assert pipeline.materialized("killed") == dict.fromkeys(ASSETS, 0)
     assert pipeline.run("killed").success
 
 
@@ -107,10 +98,10 @@ def test_a_superseded_result_is_not_reported(pipeline, older, newer) -> None:
     waiting = Adoptions(pipeline.settings.data_path).path("batch_1").read_bytes()
     pipeline.accept(older)
     assert pipeline.run().success
-    before = materialized(pipeline)
+    before = pipeline.materialized()
     Adoptions(pipeline.settings.data_path).path("batch_1").write_bytes(waiting)  # like before the adoption
     assert adopt(pipeline) == ["batch_1"]
-    assert materialized(pipeline) == before
+    assert pipeline.materialized() == before
     assert (
         pipeline.record("features").asset_materialization.tags["dagster/data_version"]
         == (pipeline.outbox.latest.get("batch_1")["data"]["features"])

@@ -6,20 +6,18 @@ import json
 import shutil
 import socket
 
-import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.definitions.observe import observe
 
 from curation_features.orchestration.assets import preprocess_batches
 from curation_features.orchestration.project import build_definitions
+from curation_features.schema import ASSETS
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
 
 pytestmark = pytest.mark.long
-
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 
 
 def test_a_run_makes_the_same_features_as_the_service(pipeline, world) -> None:
@@ -44,38 +42,38 @@ def test_one_run_decodes_each_photo_once_even_without_a_cache(pipeline, world) -
     assert world.done_by(pipeline.run)["decoded"] == 3
 
 
-def test_a_second_run_recomputes_nothing(pipeline, world) -> None:
-    pipeline.run()
+def test_a_second_run_recomputes_nothing(finished, world) -> None:
     done: dict[str, int] = {}
-    assert pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run))) == set()
+    assert finished.changed_by(lambda: done.update(world.done_by(finished.run))) == set()
     assert done == {}
-    assert pipeline.materialization("technical_metrics").metadata["cached"].value == 3
+    assert finished.materialization("technical_metrics").metadata["cached"].value == 3
 
 
-def test_each_asset_counts_its_cached_photos(pipeline, world) -> None:
+def test_each_asset_counts_its_cached_photos(finished, world) -> None:
     def cached() -> dict[str, int]:
-        assert pipeline.run().success
-        made = {name: pipeline.materialization(name).metadata for name in ("technical_metrics", "clip_labels")}
+        made = {name: finished.materialization(name).metadata for name in ("technical_metrics", "clip_labels")}
         assert {metadata["photos"].value for metadata in made.values()} == {3}
         return {name: metadata["cached"].value for name, metadata in made.items()}
 
     assert cached() == {"technical_metrics": 0, "clip_labels": 0}
+    assert finished.run().success
     assert cached() == {"technical_metrics": 3, "clip_labels": 3}
-    pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
+    finished.settings = finished.settings.replace(sharpness_scale=50.0)
+    assert finished.run().success
     assert cached() == {"technical_metrics": 0, "clip_labels": 3}
-    pipeline.write_labels()
+    finished.write_labels()
+    assert finished.run().success
     assert cached() == {"technical_metrics": 3, "clip_labels": 0}
 
 
-def test_labels_from_stored_embeddings_are_the_same(pipeline, world) -> None:
-    pipeline.run()
-    at_once = pd.read_parquet(pipeline.store.stage_path("clip_labels", "batch_1"))
-    version = pipeline.materialization("clip_labels").tags["dagster/data_version"]
+def test_labels_from_stored_embeddings_are_the_same(finished, world) -> None:
+    at_once = pd.read_parquet(finished.store.stage_path("clip_labels", "batch_1"))
+    version = finished.materialization("clip_labels").tags["dagster/data_version"]
     assert at_once["label_cosines"].map(len).tolist() == [50] * 3
     world.stages().cache.clear()
-    assert pipeline.run("batch_1", "clip_labels").success
-    pd.testing.assert_frame_equal(pd.read_parquet(pipeline.store.stage_path("clip_labels", "batch_1")), at_once)
-    assert pipeline.materialization("clip_labels").tags["dagster/data_version"] == version
+    assert finished.run("batch_1", "clip_labels").success
+    pd.testing.assert_frame_equal(pd.read_parquet(finished.store.stage_path("clip_labels", "batch_1")), at_once)
+    assert finished.materialization("clip_labels").tags["dagster/data_version"] == version
 
 
 def test_each_asset_can_be_materialized_separately(pipeline, world) -> None:
@@ -89,43 +87,39 @@ def test_each_asset_can_be_materialized_separately(pipeline, world) -> None:
     assert pipeline.store.feature_paths("batch_1")[0].exists()
 
 
-def test_new_labels_change_labels_and_features_alone(pipeline, world) -> None:
-    pipeline.run()
-    pipeline.write_labels()
+def test_new_labels_change_labels_and_features_alone(finished, world) -> None:
+    finished.write_labels()
     done: dict[str, int] = {}
-    changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
+    changed = finished.changed_by(lambda: done.update(world.done_by(finished.run)))
     assert changed == {"label_embeddings", "clip_labels", "features"}
     assert done == {"clip_texts": 36}
 
 
 @pytest.mark.parametrize("prediction", [(), ("clip_labels",)])
-def test_features_alone_keep_the_labels_of_their_cosines(pipeline, world, prediction) -> None:
-    pipeline.run()
-    assert not prediction or pipeline.run("batch_1", *prediction).success
-    json_path, table_path = pipeline.store.feature_paths("batch_1")
+def test_features_alone_keep_the_labels_of_their_cosines(finished, world, prediction) -> None:
+    assert not prediction or finished.run("batch_1", *prediction).success
+    json_path, table_path = finished.store.feature_paths("batch_1")
     before = json_path.read_bytes(), read_metadata(table_path)["labels"]
     assert len(before[1]) == 50
-    pipeline.write_labels()
-    assert pipeline.run("batch_1", "features").success
+    finished.write_labels()
+    assert finished.run("batch_1", "features").success
     assert (json_path.read_bytes(), read_metadata(table_path)["labels"]) == before
-    assert pipeline.run().success
+    assert finished.run().success
     assert read_metadata(table_path)["labels"] == list("abcdef")
 
 
-def test_stored_embeddings_are_labelled_without_photos_or_cache(pipeline, world) -> None:
-    pipeline.run()
+def test_stored_embeddings_are_labelled_without_photos_or_cache(finished, world) -> None:
     for photo in (world.root / "photos").iterdir():
         photo.unlink()
     world.stages().cache.clear()
-    done = world.done_by(lambda: pipeline.run("batch_1", "clip_labels", "features"))
+    done = world.done_by(lambda: finished.run("batch_1", "clip_labels", "features"))
     assert done == {}
 
 
-def test_a_constant_changes_technical_metrics_and_features_only(pipeline, world) -> None:
-    pipeline.run()
-    pipeline.settings = pipeline.settings.replace(sharpness_scale=50.0)
+def test_a_constant_changes_technical_metrics_and_features_only(finished, world) -> None:
+    finished.settings = finished.settings.replace(sharpness_scale=50.0)
     done: dict[str, int] = {}
-    changed = pipeline.changed_by(lambda: done.update(world.done_by(pipeline.run)))
+    changed = finished.changed_by(lambda: done.update(world.done_by(finished.run)))
     assert changed == {"technical_metrics", "features"}
     assert done == {"decoded": 3}
 
@@ -196,21 +190,18 @@ def test_definitions_connect_to_no_server(pipeline, monkeypatch, tmp_path) -> No
     assert build_definitions(pipeline.settings).resolve_all_asset_specs()
 
 
-def test_the_code_version_is_kept_with_the_materialization(pipeline) -> None:
-    pipeline.run()
-    specs = {spec.key.to_user_string(): spec.code_version for spec in pipeline.definitions().resolve_all_asset_specs()}
+def test_the_code_version_is_kept_with_the_materialization(finished) -> None:
+    specs = {spec.key.to_user_string(): spec.code_version for spec in finished.definitions().resolve_all_asset_specs()}
     for name in ASSETS:
-        assert (pipeline.materialization(name).tags or {})["dagster/code_version"] == specs[name]
+        assert (finished.materialization(name).tags or {})["dagster/code_version"] == specs[name]
 
 
-def test_provenance_points_at_the_observation_of_the_manifest(pipeline) -> None:
-    pipeline.run()
+def test_provenance_points_at_the_observation_of_the_manifest(finished) -> None:
     # Dagster 1.13 leaves the input's data version of an observed source empty; the pointer decides what is stale.
-    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_1"])
-    [observed] = pipeline.instance.fetch_observations(wanted, limit=1).records
-    made = pipeline.materialization("technical_metrics")
+    [observed] = finished.observations()
+    made = finished.materialization("technical_metrics")
     assert (made.tags or {})["dagster/input_event_pointer/preprocess_batches"] == str(observed.storage_id)
-    assert made.metadata["manifest"].value == pipeline.store.manifest("batch_1").digest
+    assert made.metadata["manifest"].value == finished.store.manifest("batch_1").digest
 
 
 def test_observing_gives_the_digest_of_every_accepted_manifest(pipeline, world) -> None:
@@ -219,23 +210,18 @@ def test_observing_gives_the_digest_of_every_accepted_manifest(pipeline, world) 
     result = observe([preprocess_batches], resources={"store": pipeline.store}, instance=pipeline.instance)
     assert result.success
     for batch_id in ("batch_1", "batch_2"):
-        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=[batch_id])
-        [event] = pipeline.instance.fetch_observations(wanted, limit=1).records
+        event = pipeline.observations(batch_id)[-1]
         assert event.run_id == result.run_id
         assert event.asset_observation is not None
         assert event.asset_observation.tags["dagster/data_version"] == pipeline.store.manifest(batch_id).digest
 
 
 def test_a_manifest_is_observed_when_it_is_another_than_before(pipeline, world) -> None:
-    def observed() -> list[str]:
-        wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["b"])
-        records = pipeline.instance.fetch_observations(wanted, limit=10).records
-        return [record.asset_observation.tags["dagster/data_version"] for record in reversed(records)]
-
     first, other = (world.batch([world.photo(f"{n}.png", n)], "b") for n in (20, 21))
     for batch in (first, first, other, other, first):
         pipeline.accept(batch)
-    assert observed() == [first.digest, other.digest, first.digest]
+    observed = [record.asset_observation.tags["dagster/data_version"] for record in pipeline.observations("b")]
+    assert observed == [first.digest, other.digest, first.digest]
 
 
 def test_an_unreadable_manifest_is_skipped_by_the_observation(pipeline, world) -> None:
@@ -243,30 +229,26 @@ def test_an_unreadable_manifest_is_skipped_by_the_observation(pipeline, world) -
     pipeline.store.manifest_path("batch_2").write_text("{")
     result = observe([preprocess_batches], resources={"store": pipeline.store}, instance=pipeline.instance)
     assert result.success
-    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_1"])
-    assert pipeline.instance.fetch_observations(wanted, limit=1).records[0].run_id == result.run_id
+    assert pipeline.observations()[-1].run_id == result.run_id
 
 
-def test_stages_of_another_manifest_are_made_first(pipeline, world) -> None:
-    pipeline.run()
-    pipeline.accept(world.batch([world.photo(f"{n}.png", n) for n in range(4)]))
-    done = world.done_by(lambda: pipeline.run("batch_1", "features"))
+def test_stages_of_another_manifest_are_made_first(finished, world) -> None:
+    finished.accept(world.batch([world.photo(f"{n}.png", n) for n in range(4)]))
+    done = world.done_by(lambda: finished.run("batch_1", "features"))
     assert done["decoded"] == 1
-    assert len(pipeline.features()["artifacts"]) == 4
+    assert len(finished.features()["artifacts"]) == 4
     digests = {
-        pipeline.store.stage_metadata(name, pipeline.store.manifest("batch_1"))["manifest"] for name in ASSETS[1:4]
+        finished.store.stage_metadata(name, finished.store.manifest("batch_1"))["manifest"] for name in ASSETS[1:4]
     }
-    assert digests == {pipeline.store.manifest("batch_1").digest}
-    counted = dg.AssetRecordsFilter(dg.AssetKey("technical_metrics"), asset_partitions=["batch_1"])
-    assert len(pipeline.instance.fetch_materializations(counted, limit=5).records) == 2
+    assert digests == {finished.store.manifest("batch_1").digest}
+    assert finished.materialized()["technical_metrics"] == 2
 
 
-def test_a_photo_changed_between_stages_gets_no_old_labels(pipeline, world) -> None:
-    pipeline.run()
+def test_a_photo_changed_between_stages_gets_no_old_labels(finished, world) -> None:
     world.photo("1.png", seed=50)
-    pipeline.run("batch_1", "technical_metrics")
-    pipeline.run("batch_1", "features")
-    document = pipeline.features()
+    finished.run("batch_1", "technical_metrics")
+    finished.run("batch_1", "features")
+    document = finished.features()
     errors = [[error["reason"] for error in artifact["features"]["errors"]] for artifact in document["artifacts"]]
     assert errors == [[], ["photo_changed"], []]
 
@@ -295,14 +277,8 @@ def test_metadata_is_plain_and_inert(pipeline, world) -> None:
     assert {"photos", "cached", "seconds", "photos_per_second", "seconds_decode"} <= pixels.keys()
 
 
-def test_a_degraded_run_succeeds_and_heals(pipeline, world) -> None:
-    from curation_features.errors import MissingWeightsError
-    from curation_features.weights import LazyModel
-
-    def locate():
-        raise MissingWeightsError("CLIP is not here")
-
-    pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
+def test_a_degraded_run_succeeds_and_heals(pipeline, world, missing_model) -> None:
+    pipeline.models = {"clip": missing_model}
     assert not pipeline.run().success
     pipeline.settings = world.settings.replace(on_missing_weights="degrade")
     assert pipeline.run().success

@@ -11,11 +11,12 @@ import pytest
 
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
+from curation_features.schema import ASSETS, LABEL_ASSETS
 
 # Dagster's own evaluation warns.
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::dagster.BetaWarning")]
 
-ALL = {spec.key.to_user_string() for spec in SPECS}
+ALL = set(ASSETS)
 BOTH = {"batch_1", "batch_2"}
 
 
@@ -38,8 +39,8 @@ class Reconciler:
 
 
 @pytest.fixture
-def pipeline(finished_pipeline):
-    return finished_pipeline
+def pipeline(finished):
+    return finished
 
 
 @pytest.fixture
@@ -67,9 +68,9 @@ def settings_changed(**changes):
 @pytest.mark.parametrize(
     ("change", "assets"),
     [
-        (lambda pipeline, world: pipeline.write_labels(), {"label_embeddings", "clip_labels", "features"}),
-        (lambda pipeline, world: write_templates(world), {"label_embeddings", "clip_labels", "features"}),
-        (lambda pipeline, world: write_vocabulary(world), {"label_embeddings", "clip_labels", "features"}),
+        (lambda pipeline, world: pipeline.write_labels(), set(LABEL_ASSETS)),
+        (lambda pipeline, world: write_templates(world), set(LABEL_ASSETS)),
+        (lambda pipeline, world: write_vocabulary(world), set(LABEL_ASSETS)),
         (settings_changed(temperature=10.0), {"clip_labels", "features"}),
         (settings_changed(model="local-dir:other"), ALL - {"technical_metrics"}),
         (settings_changed(noise_sigma_max=0.1), {"technical_metrics", "features"}),

@@ -11,18 +11,21 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from curation_features import build
 from curation_features.errors import MissingWeightsError
 from curation_features.orchestration.adoption import observation
-from curation_features.orchestration.assets import BATCHES_PER_RUN, SPECS
+from curation_features.orchestration.assets import BATCHES_PER_RUN
 from curation_features.orchestration.project import build_definitions
+from curation_features.schema import ASSETS, LABEL_ASSETS
 from curation_features.weights import LazyModel, Weights
 
 pytestmark = pytest.mark.long
 
-NAMES = [spec.key.to_user_string() for spec in SPECS]
-
 
 def test_a_run_over_many_batches_leaves_the_same_versions(pipeline, world) -> None:
+    loads: list[Weights] = []
     batch_ids = pipeline.accept_many(3)
+    clip = LazyModel(lambda: Weights("fake-clip", world.root, ""), lambda found: loads.append(found) or world.clip)
+    pipeline.models = {"clip": clip}
     assert pipeline.run_range("b00", "b02").success
+    assert (len(loads), world.clip.images_encoded) == (1, 3)
     together = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
     tags = {batch_id: dict(pipeline.materialization("features", batch_id).tags) for batch_id in batch_ids}
     assert len({versions["technical_metrics"] for versions in together.values()}) == 3
@@ -46,7 +49,7 @@ def stale(pipeline, batch_id: str) -> set[str]:
     resolver = CachingStaleStatusResolver(
         pipeline.instance, graph, dg._core.loader.LoadingContextForTest(pipeline.instance)
     )
-    return {name for name in NAMES if resolver.get_status(dg.AssetKey(name), batch_id) != StaleStatus.FRESH}
+    return {name for name in ASSETS if resolver.get_status(dg.AssetKey(name), batch_id) != StaleStatus.FRESH}
 
 
 def test_partitions_are_stale_exactly_after_a_change(pipeline, world) -> None:
@@ -146,35 +149,22 @@ def test_missing_weights_stop_the_run_at_once(pipeline) -> None:
     assert pipeline.events() == []
 
 
-def test_models_load_once_for_all_batches_of_a_run(pipeline, world) -> None:
-    loads = []
-
-    def load(weights):
-        loads.append(weights)
-        return world.clip
-
-    pipeline.accept_many(3)
-    pipeline.models = {"clip": LazyModel(lambda: Weights("fake-clip", world.root, "0"), load)}
-    assert pipeline.run_range("b00", "b02").success
-    assert (len(loads), world.clip.images_encoded) == (1, 3)
-
-
 def test_new_labels_relabel_all_batches_and_touch_no_image(pipeline, world) -> None:
     batch_ids = pipeline.accept_many(3)
     assert pipeline.run_range("b00", "b02").success
     before = {batch_id: pipeline.data_versions(batch_id) for batch_id in batch_ids}
     pipeline.write_labels()
-    done = world.done_by(lambda: pipeline.run_range("b00", "b02", "label_embeddings", "clip_labels", "features"))
+    done = world.done_by(lambda: pipeline.run_range("b00", "b02", *LABEL_ASSETS))
     assert done == {"clip_texts": 36}
     for batch_id in batch_ids:
         after = pipeline.data_versions(batch_id)
-        changed = {name for name in NAMES if after[name] != before[batch_id][name]}
-        assert changed == {"label_embeddings", "clip_labels", "features"}
+        changed = {name for name in ASSETS if after[name] != before[batch_id][name]}
+        assert changed == set(LABEL_ASSETS)
 
 
 def test_all_assets_share_one_backfill_policy(pipeline) -> None:
     graph = pipeline.definitions().resolve_asset_graph()
-    policies = {graph.get(dg.AssetKey(name)).backfill_policy for name in NAMES}
+    policies = {graph.get(dg.AssetKey(name)).backfill_policy for name in ASSETS}
     assert policies == {dg.BackfillPolicy.multi_run(BATCHES_PER_RUN)}
     assert BATCHES_PER_RUN > 1
 

@@ -15,9 +15,8 @@ pytestmark = pytest.mark.long
 NAMES = {check.name for check in CHECKS}
 
 
-def test_a_good_batch_passes_every_check(pipeline) -> None:
-    assert pipeline.run().success
-    assert pipeline.checks() == dict.fromkeys(NAMES, True)
+def test_a_good_batch_passes_every_check(finished) -> None:
+    assert finished.checks() == dict.fromkeys(NAMES, True)
 
 
 def test_checks_are_kept_for_each_batch_of_a_run(pipeline) -> None:
@@ -26,13 +25,12 @@ def test_checks_are_kept_for_each_batch_of_a_run(pipeline) -> None:
     assert all(pipeline.checks(batch_id) == dict.fromkeys(NAMES, True) for batch_id in batch_ids)
 
 
-def test_blocking_checks_are_errors_and_the_others_warn(pipeline) -> None:
-    graph = pipeline.definitions().resolve_asset_graph()
+def test_blocking_checks_are_errors_and_the_others_warn(finished) -> None:
+    graph = finished.definitions().resolve_asset_graph()
     blocking = {key.name for key in graph.asset_check_keys if graph.get(key).blocking}
     assert blocking == {check.name for check in CHECKS if check.blocking}
     assert len(blocking) == 4
-    assert pipeline.run().success
-    storage = pipeline.instance.event_log_storage
+    storage = finished.instance.event_log_storage
     for key in (key for key in graph.asset_check_keys if key.name in NAMES):
         [record] = storage.get_asset_check_execution_history(key, limit=1)
         severity = record.event.dagster_event.event_specific_data.severity
@@ -76,33 +74,31 @@ def test_degraded_photos_warn_and_do_not_fail_the_run(pipeline, world) -> None:
     assert len(pipeline.events()) == 1
 
 
-def test_an_unused_cache_is_reported(pipeline, world) -> None:
-    assert pipeline.run().success
-    assert pipeline.run().success
-    assert pipeline.checks()["cache_effective"]
+def test_an_unused_cache_is_reported(finished, world) -> None:
+    assert finished.run().success
+    assert finished.checks()["cache_effective"]
     world.stages().cache.clear()
-    assert pipeline.run().success
-    assert pipeline.checks()["cache_effective"] is False
+    assert finished.run().success
+    assert finished.checks()["cache_effective"] is False
     for change in (
         {"noise_sigma_max": 0.2},
         {"model": "local-dir:other"},
         {"temperature": 10.0},
     ):  # a reason to recompute
-        pipeline.settings = pipeline.settings.replace(**change)
-        assert pipeline.run().success
-        assert pipeline.checks()["cache_effective"], change
+        finished.settings = finished.settings.replace(**change)
+        assert finished.run().success
+        assert finished.checks()["cache_effective"], change
 
 
-def test_finished_artifacts_can_be_checked_again(pipeline, world) -> None:
-    assert pipeline.run().success
-    path, _ = pipeline.store.feature_paths("batch_1")
+def test_finished_artifacts_can_be_checked_again(finished, world) -> None:
+    path, _ = finished.store.feature_paths("batch_1")
     good = path.read_bytes()
-    assert world.done_by(lambda: pipeline.run_checks()) == {}
-    assert all(pipeline.checks().values())
+    assert world.done_by(lambda: finished.run_checks()) == {}
+    assert all(finished.checks().values())
     path.write_bytes(good.replace(b'"iso": 64', b'"iso": 65'))
     assert path.read_bytes() != good
-    assert not pipeline.run_checks().success
-    assert pipeline.checks()["metadata_unchanged"] is False
+    assert not finished.run_checks().success
+    assert finished.checks()["metadata_unchanged"] is False
 
 
 def test_the_check_of_the_cache_alone_needs_no_features(pipeline) -> None:

@@ -16,50 +16,36 @@ def page_of(pipeline, batch_id: str = "batch_1"):
     return pipeline.store.feature_paths(batch_id)[0].with_suffix(".html")
 
 
-def test_a_run_writes_the_page_and_dagster_links_it(pipeline) -> None:
-    assert pipeline.run().success
-    page = page_of(pipeline)
-    assert page.read_bytes().startswith(b"<!doctype html>")
-    metadata = pipeline.materialization("features").metadata
-    assert metadata["contact_sheet"] == dg.MetadataValue.path(str(page))
-
-
-def test_the_page_exists_before_the_event(pipeline, monkeypatch) -> None:
+def test_a_run_writes_the_page_before_its_event(pipeline, monkeypatch) -> None:
     there = []
     publish = Outbox.publish
 
     def watched(outbox, event):
-        there.append(page_of(pipeline).exists())
+        there.append(page_of(pipeline).read_bytes().startswith(b"<!doctype html>"))
         return publish(outbox, event)
 
     monkeypatch.setattr(Outbox, "publish", watched)
     assert pipeline.run().success
     assert there == [True]
+    metadata = pipeline.materialization("features").metadata
+    assert metadata["contact_sheet"] == dg.MetadataValue.path(str(page_of(pipeline)))
 
 
-def test_a_current_page_is_not_written_again(pipeline) -> None:
-    pipeline.run()
-    before = page_of(pipeline).stat()
-    assert pipeline.run().success
-    after = page_of(pipeline).stat()
+def test_the_page_follows_the_features(finished) -> None:
+    """A current page is kept, an old one is replaced, or deleted if no page is wanted."""
+    page = page_of(finished)
+    before, old = page.stat(), page.read_bytes()
+    assert finished.run().success
+    after = page.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert "contact_sheet" in pipeline.materialization("features").metadata
-
-
-def test_new_labels_make_a_new_page(pipeline, world) -> None:
-    pipeline.run()
-    before = page_of(pipeline).read_bytes()
-    pipeline.settings = pipeline.settings.replace(temperature=7.0)
-    assert pipeline.run().success
-    assert page_of(pipeline).read_bytes() != before
-
-
-def test_without_contact_sheet_an_old_page_is_deleted(pipeline) -> None:
-    pipeline.run()
-    pipeline.settings = pipeline.settings.replace(temperature=7.0, contact_sheet=False)
-    assert pipeline.run().success
-    assert not page_of(pipeline).exists()
-    assert "contact_sheet" not in pipeline.materialization("features").metadata
+    assert "contact_sheet" in finished.materialization("features").metadata
+    finished.settings = finished.settings.replace(temperature=7.0)
+    assert finished.run().success
+    assert page.read_bytes() != old
+    finished.settings = finished.settings.replace(temperature=8.0, contact_sheet=False)
+    assert finished.run().success
+    assert not page.exists()
+    assert "contact_sheet" not in finished.materialization("features").metadata
 
 
 @pytest.mark.parametrize("batches", [("batch_1",), ("b00", "b01")])
@@ -79,12 +65,11 @@ def test_a_page_that_cannot_be_written_fails_nothing_else(pipeline, caplog, batc
     assert page_of(pipeline, batches[-1]).is_file() == (len(batches) == 2)
 
 
-def test_pages_do_not_affect_data_versions(pipeline) -> None:
-    pipeline.run()
+def test_pages_do_not_affect_data_versions(finished) -> None:
 
     def without() -> None:
-        page_of(pipeline).unlink()
-        pipeline.settings = pipeline.settings.replace(contact_sheet=False)
-        pipeline.run()
+        page_of(finished).unlink()
+        finished.settings = finished.settings.replace(contact_sheet=False)
+        finished.run()
 
-    assert pipeline.changed_by(without) == set()
+    assert finished.changed_by(without) == set()

@@ -28,14 +28,14 @@ from curation_features.ingest.folder import find_photos, ingest
 from curation_features.manifest import Batch, read_manifest
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
+from curation_features.schema import ASSETS, LABEL_ASSETS
+from curation_features.storage.tables import read_metadata
 
 # Dagster's own evaluation warns.
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::dagster.BetaWarning")]
 
 BATCHES = ("one", "two")
-LABEL_ASSETS = ("label_embeddings", "clip_labels", "features")
 VOCABULARIES = (["cat", "dog", "bird", "boat", "tree"], ["sea", "sky", "sand", "sun", "ship", "surf"])
-ASSETS = ("label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features")
 
 
 @dataclass
@@ -145,8 +145,6 @@ class Archive:
         self.expected = {batch_id: (batch, labels) for batch_id, (batch, _) in self.expected.items()}
 
     def _labels_of(self, batch_id: str) -> list[str]:
-        from curation_features.storage.tables import read_metadata
-
         return list(read_metadata(self.pipeline.store.feature_paths(batch_id)[1])["labels"])
 
     def _write_labels(self) -> None:

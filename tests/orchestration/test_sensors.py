@@ -18,8 +18,7 @@ def test_a_new_manifest_gets_a_partition_and_one_run(daemon, pipeline, world) ->
     daemon.drop([world.photo("a.png", 1)])
     assert daemon.tick() == ["batch_9"]
     assert "batch_9" in pipeline.instance.get_dynamic_partitions(DIMENSION)
-    wanted = dg.AssetRecordsFilter(dg.AssetKey("preprocess_batches"), asset_partitions=["batch_9"])
-    [observed] = pipeline.instance.fetch_observations(wanted, limit=10).records
+    [observed] = pipeline.observations("batch_9")
     digest = pipeline.store.manifest("batch_9").digest
     assert observed.asset_observation.tags["dagster/data_version"] == digest
     assert daemon.finished() == ["./photos/a.png"]
@@ -65,15 +64,9 @@ def test_of_two_versions_in_one_tick_the_later_one_runs(daemon, world) -> None:
     assert daemon.tick() == []
 
 
-def test_a_manifest_whose_run_failed_may_be_delivered_again(daemon, pipeline, world) -> None:
-    from curation_features.errors import MissingWeightsError
-    from curation_features.weights import LazyModel
-
-    def locate():
-        raise MissingWeightsError("CLIP is not here")
-
+def test_a_manifest_whose_run_failed_may_be_delivered_again(daemon, pipeline, world, missing_model) -> None:
     photo = world.photo("a.png", 1)
-    pipeline.models = {"clip": LazyModel(locate, lambda _: None)}
+    pipeline.models = {"clip": missing_model}
     daemon.drop([photo])
     assert daemon.tick() == ["batch_9"]
     assert not pipeline.store.feature_paths("batch_9")[0].exists()

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import fake_definitions
 import numpy as np
 import pytest
 from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from devserver import Query, dagster_dev, process, project, wait_for
 from PIL import Image
 
 from curation_features.cli import main
 from curation_features.manifest import batch_from
 from curation_features.orchestration import launch
+from curation_features.pipeline import Models
 from curation_features.settings import load_settings, packaged_file
 from curation_features.storage.artifacts import ArtifactStore
 
@@ -47,12 +50,11 @@ INSTANCES: dict[Path, dg.DagsterInstance] = {}
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> Iterator[Path]:
-    """An empty project, the current one, with small real models and a Dagster instance that looks often."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project, the current one, with fake models and a Dagster instance that looks often."""
     monkeypatch.chdir(tmp_path)
-    for name, value in {**small_models, "DAGSTER_HOME": str(tmp_path / "data" / "dagster")}.items():
-        monkeypatch.setenv(name, value)
-    project(tmp_path, poll_interval_seconds="3")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "data" / "dagster"))
+    project(tmp_path, with_fakes=True, poll_interval_seconds="3")
     with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
         pass
     with dg.DagsterInstance.from_config(str(tmp_path / "data" / "dagster")) as INSTANCES[tmp_path]:
@@ -114,34 +116,29 @@ def events(root: Path) -> list[str]:
     return sorted(name for name in outputs(root) if name.startswith("data/events/"))
 
 
-def test_manifests_are_processed_unattended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without weights no run loads torch. What becomes of a manifest does not depend on its scores.
-    for name in ("MODEL", "CLIP_IQA_WEIGHTS", "BRISQUE_WEIGHTS"):
-        monkeypatch.delenv(f"CURATION_FEATURES_{name}")
-    monkeypatch.setenv("CURATION_FEATURES_ON_MISSING_WEIGHTS", "degrade")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    documents = [manifest(root, f"batch_{number:02}") for number in range(8)]
-    slow = json.dumps(documents[3])
+def test_manifests_are_processed_unattended(root: Path) -> None:
+    documents = [manifest(root, f"batch_{number:02}") for number in range(5)]
+    slow = json.dumps(documents[1])
     with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log"):
-        for document in documents[:3] + documents[4:]:
+        for document in documents[:1] + documents[2:]:
             drop(root, document)
-        drop(root, documents[5], name="delivered-twice")
+        drop(root, documents[2], name="delivered-twice")
         incoming = root / "data" / "incoming"
         (incoming / "half.json").write_text(slow[:50])
         (incoming / "broken.json").write_text('{"batch_id": "x" "artifacts": []}')
         (incoming / "wrong.json").write_text('{"batch_id": "../x", "artifacts": []}')
-        wait_for(lambda: idle(root, 7), 1000)
+        wait_for(lambda: idle(root, 4), 1000)
         assert (incoming / "half.json").exists()
         with (incoming / "half.json").open("a") as file:
             file.write(slow[50:])
-        changed = manifest(root, "batch_07", photos=2, seed=1)
+        changed = manifest(root, "batch_04", photos=2, seed=1)
         drop(root, changed)
-        wait_for(lambda: idle(root, 9), 400)
-        drop(root, documents[6], name="and-once-more")
+        wait_for(lambda: idle(root, 6), 400)
+        drop(root, documents[3], name="and-once-more")
         wait_for(lambda: not list(incoming.glob("*.json")), 400)
         a_tick_more(root, "preprocess_outputs")
     found = runs(root)
-    assert len(found) == 9
+    assert len(found) == 6
     assert all(run.is_success for run in found)
     instance = INSTANCES[root]  # the pool: one run at a time holds the models
     spans = sorted((record.start_time, record.end_time) for record in instance.get_run_records())
@@ -151,9 +148,9 @@ def test_manifests_are_processed_unattended(root: Path, monkeypatch: pytest.Monk
     finished = {path.stem for path in (root / "data" / "features").glob("*.json")}
     assert finished == {document["batch_id"] for document in documents}
     named = [json.loads(outputs(root)[name]) for name in events(root)]
-    assert sorted(event["subject"] for event in named) == sorted([*finished, "batch_07"])
-    assert len({event["id"] for event in named}) == 9
-    changed_features = json.loads((root / "data" / "features" / "batch_07.json").read_bytes())
+    assert sorted(event["subject"] for event in named) == sorted([*finished, "batch_04"])
+    assert len({event["id"] for event in named}) == 6
+    changed_features = json.loads((root / "data" / "features" / "batch_04.json").read_bytes())
     assert [artifact["photo_id"] for artifact in changed_features["artifacts"]] == [
         artifact["photo_id"] for artifact in changed["artifacts"]
     ]
@@ -161,51 +158,45 @@ def test_manifests_are_processed_unattended(root: Path, monkeypatch: pytest.Monk
 
 DIES_ONCE = """
 import os, signal, sys
+from pathlib import Path
 
-def die_once():
-    if os.path.exists(os.environ["DIE_ONCE"]):
-        os.unlink(os.environ["DIE_ONCE"])
-        if os.environ.get("WITH_ALL_OTHERS"):
-            os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def dies(owner, name, after=lambda *args: True):
+def dies(owner, name, moment_of):
     inner = getattr(owner, name)
     def outer(*args, **kwargs):
         result = inner(*args, **kwargs)
-        if after(*args):
-            die_once()
+        file = Path(os.environ["DIE_ONCE"], str(moment_of(*args)))
+        if file.is_file():
+            file.unlink()
+            os.killpg(0, signal.SIGKILL) if os.environ.get("WITH_ALL_OTHERS") else os.kill(os.getpid(), signal.SIGKILL)
         return result
     setattr(owner, name, outer)
 
 command = " ".join(sys.orig_argv)
-{patch}
-"""
-IN_THE_DAEMON = """
 if "_daemon" in command:
     import dagster._daemon.sensor as sensor
-    dies(sensor, "_handle_dynamic_partitions_requests")
-"""
-IN_THE_RUN = """
+    dies(sensor, "_handle_dynamic_partitions_requests", lambda *_: "daemon")
 if "spawn_main" in command:
-    from curation_features.events.outbox import FileSink, Outbox
+    from curation_features.events.outbox import FileSink
     from curation_features.orchestration.batch_run import BatchRun
     from curation_features.storage.artifacts import ArtifactStore
-    moment = os.environ["MOMENT"]
-    if moment == "artifacts":
-        dies(ArtifactStore, "write_features")
-    elif moment == "event":
-        dies(FileSink, "deliver")
-    else:
-        dies(BatchRun, "_report", lambda run, batch, made, *_: made.asset == moment)
+    only = lambda moment, batch_id: batch_id if moment == batch_id else None
+    dies(ArtifactStore, "write_features", lambda store, document, *_: only("artifacts", document["batch_id"]))
+    dies(FileSink, "deliver", lambda sink, event: only("event", event["subject"]))
+    dies(BatchRun, "_report", lambda run, batch, made, *_: only(made.asset, batch.batch_id))
 """
 
 
-def dying(root: Path, patch: str, **environ: str) -> dict[str, str]:
-    """An environment in which one Dagster process is killed once, at a certain moment."""
+def dying(root: Path, *moments: str, **environ: str) -> dict[str, str]:
+    """An environment in which Dagster's processes are killed, once at each moment.
+
+    A moment is `daemon` (before the runs of a tick are launched), or the name of a batch: `artifacts` (its features
+    are written), `event` (it is delivered), or an asset (it is reported).
+    """
     (root / "patch").mkdir()
-    (root / "patch" / "sitecustomize.py").write_text(DIES_ONCE.replace("{patch}", patch))
-    (root / "die").touch()
+    (root / "patch" / "sitecustomize.py").write_text(DIES_ONCE)
+    (root / "die").mkdir()
+    for moment in moments:
+        (root / "die" / moment).touch()
     return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die"), **environ}
 
 
@@ -213,10 +204,10 @@ def test_a_daemon_killed_before_the_launch_finishes_each_batch(root: Path) -> No
     for number in range(2):
         drop(root, manifest(root, f"batch_{number}"))
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
-    with process(command, root / "daemon.log", **dying(root, IN_THE_DAEMON)) as daemon:
+    with process(command, root / "daemon.log", **dying(root, "daemon")) as daemon:
         wait_for(lambda: daemon.poll() is not None, 400)
         assert daemon.returncode == -signal.SIGKILL
-    assert not (root / "die").exists()
+    assert not list((root / "die").iterdir())
     instance = INSTANCES[root]
     assert set(instance.get_dynamic_partitions("batch_id")) == {"batch_0", "batch_1"}
     assert not instance.get_runs()
@@ -227,31 +218,39 @@ def test_a_daemon_killed_before_the_launch_finishes_each_batch(root: Path) -> No
     assert len(events(root)) == 2
 
 
-@pytest.mark.parametrize("moment", ["image_embeddings", "artifacts", "features", "event"])
-def test_a_retry_of_a_killed_run_gives_the_same_bytes(
-    root: Path, moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+MOMENTS = ("image_embeddings", "artifacts", "features", "event")
+
+
+def test_retries_of_killed_runs_give_the_same_bytes(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = manifest(root, "trip", photos=6)
-    drop(root, document)
-    patched = dying(root, IN_THE_RUN, MOMENT=moment)
+    """Each batch is named after the moment at which its first run is killed."""
+    documents = {moment: manifest(root, moment, photos=3) for moment in MOMENTS}
+    for document in documents.values():
+        drop(root, document)
+    patched = dying(root, *MOMENTS)
     with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log", **patched):
-        wait_for(lambda: [run for run in runs(root) if run.is_success], 400)
-    assert not (root / "die").exists()
-    assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS"]
+        wait_for(lambda: len([run for run in runs(root) if run.is_success]) == len(MOMENTS), 1000)
+    assert not list((root / "die").iterdir())
+    statuses = sorted((run.tags[PARTITION_NAME_TAG], run.status.value) for run in runs(root))
+    assert statuses == sorted((moment, status) for moment in MOMENTS for status in ("FAILURE", "SUCCESS"))
+
     undisturbed = tmp_path_factory.mktemp("undisturbed")
-    manifest(undisturbed, "trip", photos=6)
-    (undisturbed / "trip.json").write_text(json.dumps(document))
     monkeypatch.chdir(undisturbed)
     monkeypatch.delenv("DAGSTER_HOME")
-    assert main(["materialize", "trip.json"]) == 0
+    monkeypatch.setattr(Models, "from_settings", lambda *_: fake_definitions.models())
+    for moment, document in documents.items():
+        manifest(undisturbed, moment, photos=3)
+        (undisturbed / "manifest.json").write_text(json.dumps(document))
+        assert main(["materialize", "manifest.json"]) == 0
     assert outputs(root) == outputs(undisturbed)
-    assert len(events(root)) == 1
+    assert len(events(root)) == len(MOMENTS)
 
 
 def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
     command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
-    drop(root, manifest(root, "trip", photos=3))
-    patched = dying(root, IN_THE_RUN, MOMENT="image_embeddings", WITH_ALL_OTHERS="1")
+    drop(root, manifest(root, "image_embeddings", photos=3))
+    patched = dying(root, "image_embeddings", WITH_ALL_OTHERS="1")
     with process(command, root / "daemon.log", **patched) as daemon:
         wait_for(lambda: daemon.poll() is not None, 400)
     assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.STARTED]
@@ -259,7 +258,7 @@ def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
     with process(command, root / "daemon.log"):
         wait_for(lambda: len([run for run in runs(root) if run.is_success]) == 2, 400)
     assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS", "SUCCESS"]
-    assert sorted(json.loads(outputs(root)[name])["subject"] for name in events(root)) == ["next", "trip"]
+    assert sorted(json.loads(outputs(root)[name])["subject"] for name in events(root)) == ["image_embeddings", "next"]
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:
@@ -284,7 +283,7 @@ def messages(query: Query, run_id: str) -> list[str]:
 
 
 def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
-    batch_ids = [f"batch_{number:02}" for number in range(60)]
+    batch_ids = [f"batch_{number:02}" for number in range(52)]
     settings = load_settings(root)
     store = ArtifactStore(settings.data_path)
     instance = INSTANCES[root]
@@ -298,12 +297,12 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
         assert len(ended["runs"]) == 2
         told = {run["id"]: messages(query, run["id"]) for run in ended["runs"]}
         for lines in told.values():
-            assert len([line for line in lines if line.startswith("Loading OpenCLIP model")]) == 1
+            assert len([line for line in lines if line.startswith("Loading the fake CLIP")]) == 1
         [failed] = [run["id"] for run in ended["runs"] if run["status"] == "FAILURE"]
         assert any("batch_33" in line and "manifest" in line for line in told[failed])
         instance = INSTANCES[root]
         assert instance.get_materialized_partitions(FEATURES) == set(batch_ids) - {"batch_33"}
-        assert len(events(root)) == 59
+        assert len(events(root)) == 51
 
         store.put_manifest(batch_from(manifest(root, "batch_33")))
         assert backfill(query, ["batch_33"], everything)["status"] == "COMPLETED_SUCCESS"

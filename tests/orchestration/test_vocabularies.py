@@ -9,12 +9,12 @@ import pytest
 
 from curation_features.manifest import batch_from
 from curation_features.pipeline.code_versions import code_versions
+from curation_features.schema import LABEL_ASSETS
 from curation_features.storage.tables import read_metadata
 
 pytestmark = pytest.mark.long
 
 WEDDINGS = ["bride", "groom", "rings", "cake", "dance floor", "speech"]
-LABEL_ASSETS = {"label_embeddings", "clip_labels", "features"}
 
 
 def keep(world, name: str, labels: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ def test_each_batch_has_results_of_its_vocabulary(weddings, world) -> None:
     assert ours.metadata["labels"].value == len(WEDDINGS)
     assert ours.metadata["path"].value != others.metadata["path"].value
     versions = [weddings.data_versions(batch_id) for batch_id in ("weddings_1", "batch_1")]
-    assert {name for name in versions[0] if versions[0][name] != versions[1][name]} == LABEL_ASSETS
+    assert {name for name in versions[0] if versions[0][name] != versions[1][name]} == set(LABEL_ASSETS)
     json_path, table_path = weddings.store.feature_paths("weddings_1")
     document = json.loads(json_path.read_bytes())
     assert document["vocabulary"] == "weddings"
@@ -65,7 +65,7 @@ def test_a_changed_vocabulary_affects_only_its_batches(weddings, world) -> None:
     new = {batch_id: weddings.data_versions(batch_id) for batch_id in old}
     assert new["batch_1"] == old["batch_1"]
     changed = {name for name in new["weddings_1"] if new["weddings_1"][name] != old["weddings_1"][name]}
-    assert changed == LABEL_ASSETS
+    assert changed == set(LABEL_ASSETS)
 
 
 def test_code_versions_return_when_a_vocabulary_is_deleted(pipeline, world) -> None:
