@@ -135,9 +135,8 @@ class FileSink:
 
     def of_batch(self, batch_id: str) -> list[dict[str, Any]]:
         """The valid events of a batch, oldest first. It reads all of them; `LatestEvents` has the newest."""
-        candidates = (_read_event(path) for path in self.folder.glob(f"{batch_id}-*.json"))
-        events = [event for event in candidates if event is not None and event["subject"] == batch_id]
-        return sorted(events, key=lambda event: int(event["data"]["sequence"]))
+        candidates = (_read_event(path, batch_id) for path in self.folder.glob(f"{batch_id}-*.json"))
+        return sorted(filter(None, candidates), key=lambda event: int(event["data"]["sequence"]))
 
 
 class LatestEvents:
@@ -152,8 +151,7 @@ class LatestEvents:
 
     def get(self, batch_id: str) -> dict[str, Any] | None:
         """The newest event of a batch; None if its file is missing or damaged."""
-        event = _read_event(self.path(batch_id))
-        return event if event is not None and event["subject"] == batch_id else None
+        return _read_event(self.path(batch_id), batch_id)
 
     def put(self, event: Mapping[str, Any]) -> None:
         """Store an event durably as the newest of its batch. Raises `StoreError`."""
@@ -161,12 +159,12 @@ class LatestEvents:
             store_bytes(self.path(event["subject"]), to_json(event))
 
 
-def _read_event(path: Path) -> dict[str, Any] | None:
-    """Read a `features.completed` event with a sequence number; None if the file has no such event."""
+def _read_event(path: Path, batch_id: str) -> dict[str, Any] | None:
+    """Read an event of a batch with its sequence number; None if the file has no such event."""
     try:
         event: Any = json.loads(path.read_bytes()) if path.is_file() else {}
         is_valid = isinstance(event["id"], str) and type(event["data"]["sequence"]) is int
-        return event if is_valid and isinstance(event["subject"], str) else None
+        return event if is_valid and event["subject"] == batch_id else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -286,15 +284,23 @@ class Outbox:
         for path in self._due_paths(force):
             if time.monotonic() >= deadline:
                 break
-            was_refused = _is_refused(path)
+            event = self._read(path)
+            if event is None:
+                continue
             try:
-                delivered += self._deliver(path, sink)
+                sink.deliver(event)
             except CurationError as error:
                 problem = str(error)
                 if not isinstance(error, EventError) or error.retry:
                     self._pause(problem)
                     break
-                new_refusals += [] if was_refused else [problem]
+                if not _is_refused(path):
+                    new_refusals.append(problem)
+                    path = path.replace(path.with_name(path.stem + _REFUSED))
+                os.utime(path)  # the order in which refused events are offered again
+            else:
+                path.unlink(missing_ok=True)
+                delivered += 1
         pending = self._paths()
         refused = sum(map(_is_refused, pending))
         if new_refusals:
@@ -306,26 +312,8 @@ class Outbox:
     def _due_paths(self, force: bool) -> list[Path]:
         """Pending files in order of time; with `force` also the refused ones, least recently offered first."""
         paths = self._paths()
-        refused = [path for path in paths if _is_refused(path)] if force else []
-        return [path for path in paths if not _is_refused(path)] + sorted(refused, key=_modified)
-
-    def _deliver(self, path: Path, sink: EventSink) -> bool:
-        """Deliver the event of a pending file; False if the file has none.
-
-        Raises:
-            EventError: the sink is down, or refused the event, which is then marked as refused.
-        """
-        event = self._read(path)
-        if event is None:
-            return False
-        try:
-            sink.deliver(event)
-        except EventError as error:
-            if not error.retry:
-                _mark_refused(path)
-            raise
-        path.unlink(missing_ok=True)
-        return True
+        refused = sorted(filter(_is_refused, paths), key=lambda path: path.stat().st_mtime_ns) if force else []
+        return [path for path in paths if not _is_refused(path)] + refused
 
     def _pause(self, problem: str) -> None:
         self._quiet = (time.monotonic() + self._quiet_s, problem)
@@ -357,12 +345,3 @@ class Outbox:
 
 def _is_refused(path: Path) -> bool:
     return path.name.endswith(_REFUSED)
-
-
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns
-
-
-def _mark_refused(path: Path) -> None:
-    """Rename a pending file and set its time; it comes last then."""
-    os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))
