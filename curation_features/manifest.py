@@ -194,10 +194,10 @@ def enrich(batch: Batch, features: Sequence[Mapping[str, Any]]) -> dict[str, Any
     Raises:
         ValueError: the number of records is not the number of artifacts.
     """
-    enriched: dict[str, Any] = _copy(batch.document)
+    enriched: dict[str, Any] = json.loads(json.dumps(batch.document))
     for artifact, record in zip(enriched["artifacts"], features, strict=True):
         artifact.pop("features", None)
-        artifact["features"] = _copy(record)
+        artifact["features"] = json.loads(json.dumps(dict(record)))
     return enriched
 
 
@@ -309,16 +309,6 @@ def _copy_checked(value: Any, steps: _Steps) -> Any:
         return {key: _copy_checked(item, (*steps, key)) for key, item in value.items()}
     _is_object(value, steps)
     raise ManifestError(_format_path(steps), f"is {_describe(value)}, which JSON does not have")
-
-
-def _copy(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):  # most values; isinstance of Mapping is slow
-        return value
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copy(item) for item in value]
-    return value
 
 
 def _format_path(steps: _Steps) -> str:

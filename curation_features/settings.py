@@ -323,5 +323,5 @@ def _is_legal(spec: dataclasses.Field[Any], value: Any) -> bool:
     if limits["choices"]:
         return value in limits["choices"]
     if isinstance(value, (int, float)):
-        return limits["above"] < value <= sys.float_info.max and value >= limits["minimum"]
+        return bool(limits["above"] < value <= sys.float_info.max and value >= limits["minimum"])
     return value != "" or spec.default == ""

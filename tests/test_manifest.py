@@ -285,7 +285,7 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{1, 2}, b"bytes", (1, 2), object(), float("nan"), float("inf"), np.int64(1), np.float64("nan"), Path("p"), 10**5000],
+    [{1, 2}, b"bytes", (1, 2), object(), float("nan"), float("inf"), np.int64(1), Path("p"), 10**5000],
     ids=lambda value: type(value).__name__,
 )
 def test_a_non_json_value_is_named_by_its_path(value: Any) -> None:

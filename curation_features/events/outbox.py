@@ -330,17 +330,13 @@ class Outbox:
     def _read(self, path: Path) -> dict[str, Any] | None:
         """Read a pending event; a damaged file is renamed."""
         try:
-            event = json.loads(path.read_bytes())
-            if isinstance(event, dict):
-                return event
-            problem = "is not a JSON object"
+            return {**json.loads(path.read_bytes())}
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as error:
-            problem = f"is not valid JSON ({error})"
-        renamed = path.replace(path.with_suffix(".damaged"))
-        log.warning("A pending event %s and is set aside: %s", problem, renamed)
-        return None
+        except (ValueError, TypeError, RecursionError) as error:
+            renamed = path.replace(path.with_suffix(".damaged"))
+            log.warning("A pending event is damaged (%s) and is set aside: %s", error, renamed)
+            return None
 
 
 def _is_refused(path: Path) -> bool:

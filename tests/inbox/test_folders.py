@@ -22,6 +22,7 @@ from filelock import FileLock
 from curation_features.inbox import folders
 from curation_features.inbox.folders import Cursor, FileState, Inbox, TickResult, submit
 
+
 def manifest(batch_id: str = "b1", **fields: Any) -> bytes:
     artifacts = [{"photo_id": "p", "std_uri": "p.jpg"}]
     return json.dumps({"batch_id": batch_id, "artifacts": artifacts, **fields}).encode()
