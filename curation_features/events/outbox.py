@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 
 from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.errors import CurationError, EventError
-from curation_features.events.webhook import WebhookSink
 from curation_features.manifest import to_json
 from curation_features.schema import STATUSES
 from curation_features.storage.deletions import last_sequence
@@ -206,8 +205,11 @@ class Outbox:
     @classmethod
     def from_settings(cls, settings: Settings) -> Outbox:
         """Create the outbox of the settings. Raises `SettingsError`: the webhook is invalid."""
-        webhook = settings.event_webhook
-        return cls(settings.data_path, WebhookSink(webhook, settings.event_webhook_token) if webhook else None)
+        if not settings.event_webhook:
+            return cls(settings.data_path)
+        from curation_features.events.webhook import WebhookSink  # imported here, since requests takes a while
+
+        return cls(settings.data_path, WebhookSink(settings.event_webhook, settings.event_webhook_token))
 
     def announce(self, **finished: Any) -> dict[str, Any]:
         """Publish the event of a finished version of a batch, and return it.

@@ -7,18 +7,14 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 from webhooks import Receiver
 
 import curation_features.events.outbox
@@ -93,17 +89,10 @@ def test_the_event_is_a_cloudevent_of_the_result() -> None:
     }
 
 
-@given(content=st.binary(max_size=50), other=st.binary(max_size=50), order=st.permutations(list(STATUSES)))
-def test_id_and_bytes_follow_from_the_content_alone(content: bytes, other: bytes, order: list[str]) -> None:
-    event = event_of(content=content)
-    again = event_of(
-        content=content,
-        statuses={name: STATUSES[name] for name in order},
-        version={"clip": "c1", "technical": "t1"},
-    )
-    assert to_json(again) == to_json(event)
-    assert (event_of(content=other)["id"] == event["id"]) == (other == content)
-    assert event_of("trip2", content)["id"] != event["id"]
+def test_id_and_bytes_follow_from_the_content_alone() -> None:
+    again = event_of(statuses=dict(reversed(STATUSES.items())), version=dict(reversed(facts_of()["version"].items())))
+    assert to_json(again) == to_json(event_of())
+    assert len({event["id"] for event in (again, event_of(content=b"other"), event_of("trip2"))}) == 3
 
 
 # --- The journal ---
@@ -198,7 +187,8 @@ def test_any_other_difference_is_a_new_version(tmp_path: Path, changes: dict[str
 def test_a_missing_newest_event_is_found_in_the_journal(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     events = [outbox.announce(**facts_of(content=content)) for content in (b"1", b"2")]
-    outbox.announce(**facts_of("trip-2"))  # its file names begin like those of `trip`
+    for content in (b"1", b"2", b"3"):
+        outbox.announce(**facts_of("trip-2", content))  # its file names begin like those of `trip`
     for damage in (b"{", b"[]", b'{"data": {"sequence": "2"}}', None):
         path = outbox.latest.path("trip")
         path.unlink() if damage is None else path.write_bytes(damage)
@@ -278,23 +268,16 @@ def test_two_server_errors_are_retried(receiver: Receiver) -> None:
     assert len({post.body for post in receiver.posts}) == 1
 
 
-@pytest.mark.parametrize("fault", ["port", 500])
-def test_events_wait_for_a_sink_that_is_down_and_come_in_order(
-    receiver: Receiver, tmp_path: Path, fault: str | int
-) -> None:
+def test_events_wait_for_a_sink_that_is_down_and_come_in_order(receiver: Receiver, tmp_path: Path) -> None:
     events = [event_of(f"batch-{9 - n}") for n in range(4)]  # in reverse order by name
     ids = [event["id"] for event in events]
     outbox_to(receiver, tmp_path).publish(events[0])
-    if isinstance(fault, int):
-        receiver.answers = [fault] * 2
-    else:
-        receiver.down()
+    receiver.down()
     for event in events[1:3]:
         outbox_to(receiver, tmp_path).publish(event)
     assert receiver.taken() == ids[:1]
     assert waiting(tmp_path) == ids[1:3]
-    if fault == "port":
-        receiver.up()
+    receiver.up()
     outbox_to(receiver, tmp_path).publish(events[3])  # another process delivers them, too
     assert receiver.taken() == ids
     assert waiting(tmp_path) == []
@@ -458,24 +441,25 @@ def test_a_pending_folder_without_a_lock_delays_the_event(receiver: Receiver, tm
     assert outbox.flush(force=True) == FlushResult(1, 0)
 
 
+PUBLISH = """
+import json, sys
+from pathlib import Path
+from curation_features.events.outbox import Outbox
+from curation_features.events.webhook import WebhookSink
+outbox = Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2]))
+for event in json.loads(sys.argv[3]):
+    outbox.publish(event)
+"""
+
+
+def publishing(receiver: Receiver, data: Path, *events: dict[str, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PUBLISH, data, receiver.url, json.dumps(events)])
+
+
 @pytest.mark.long
 def test_processes_that_publish_at_once_deliver_each_event_once(receiver: Receiver, tmp_path: Path) -> None:
-    program = """
-        import json, sys
-        from pathlib import Path
-        from curation_features.events.outbox import Outbox
-        from curation_features.events.webhook import WebhookSink
-        outbox = Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2]))
-        for event in json.loads(sys.argv[3]):
-            outbox.publish(event)
-    """
     events = [event_of(f"batch-{n}") for n in range(20)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(program), tmp_path, receiver.url, json.dumps(events[half::2])]
-        )
-        for half in range(2)
-    ]
+    running = [publishing(receiver, tmp_path, *events[half::2]) for half in range(2)]
     assert [process.wait() for process in running] == [0, 0]
     outbox_to(receiver, tmp_path).flush()
     assert sorted(receiver.taken()) == sorted(event["id"] for event in events)
@@ -484,44 +468,44 @@ def test_processes_that_publish_at_once_deliver_each_event_once(receiver: Receiv
 # --- Crashes ---
 
 KILLED_AT_EACH_STEP = """
-    # A child publishes and is killed before its nth step: an open, rename, deletion or connection.
-    import json, os, signal, sys
-    from pathlib import Path
-    import requests
-    from curation_features.events.outbox import Outbox
-    from curation_features.events.webhook import WebhookSink
+# A child publishes and is killed before its nth step: an open, rename, deletion or connection.
+import json, os, signal, sys
+from pathlib import Path
+import requests
+from curation_features.events.outbox import Outbox
+from curation_features.events.webhook import WebhookSink
 
-    base, url, event = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+base, url, event = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 
-    def publish(n):
-        data, steps = base / str(n), 0
+def publish(n):
+    data, steps = base / str(n), 0
 
-        def step(name, args):
-            nonlocal steps
-            if name not in ("open", "os.rename", "os.remove", "socket.connect"):
-                return
-            if name == "socket.connect" or str(data) in str(args[0]):
-                if steps == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                steps += 1
+    def step(name, args):
+        nonlocal steps
+        if name not in ("open", "os.rename", "os.remove", "socket.connect"):
+            return
+        if name == "socket.connect" or str(data) in str(args[0]):
+            if steps == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps += 1
 
-        outbox = Outbox(data, WebhookSink(url))
-        paths = {name: Path(event[name]) for name in ("features", "table", "embeddings", "root")}
-        facts = {**event, **paths, "batch_id": f"{n}-trip"}
-        outbox.announce(**{**facts, "digest": "0" * 64})
-        sys.addaudithook(step)
-        outbox.announce(**facts)
+    outbox = Outbox(data, WebhookSink(url))
+    paths = {name: Path(event[name]) for name in ("features", "table", "embeddings", "root")}
+    facts = {**event, **paths, "batch_id": f"{n}-trip"}
+    outbox.announce(**{**facts, "digest": "0" * 64})
+    sys.addaudithook(step)
+    outbox.announce(**facts)
 
-    n = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            publish(n)
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            break
-        n += 1
-    print(n)
+n = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        publish(n)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    n += 1
+print(n)
 """
 
 
@@ -532,7 +516,7 @@ def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp
     receiver.answers = [answer] * 200
     facts = json.dumps(facts_of(), default=str)
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED_AT_EACH_STEP), tmp_path, receiver.url, facts],
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path, receiver.url, facts],
         capture_output=True,
         text=True,
     )
@@ -561,19 +545,12 @@ def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp
 
 def test_a_killed_delivery_does_not_keep_the_lock(receiver: Receiver, tmp_path: Path) -> None:
     receiver.answers = [receiver.hang]
-    program = """
-        import sys
-        from pathlib import Path
-        from curation_features.events.outbox import Outbox
-        from curation_features.events.webhook import WebhookSink
-        Outbox(Path(sys.argv[1]), WebhookSink(sys.argv[2])).publish({"id": "x"})
-    """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), tmp_path, receiver.url])
+    process = publishing(receiver, tmp_path, event_of())
     receiver.wait_for(posts=1)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert outbox_to(receiver, tmp_path).flush() == FlushResult(1, 0)
-    assert receiver.taken() == ["x"]
+    assert receiver.taken() == [event_of()["id"]]
 
 
 # --- Secrets ---
@@ -598,7 +575,7 @@ def full_text(error: BaseException | None) -> str:
         *((status, False) for status in (301, 302, 303, 307, 308, 400, 401, 404, 410, 422)),
     ],
 )
-def test_a_failure_is_transient_or_a_refusal_and_shows_no_secret(
+def test_a_failure_is_transient_or_final_and_shows_no_secret(
     receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: str | int, retry: bool
 ) -> None:
     """Redirects are not followed, and `Retry-After`, an hour, is ignored."""
