@@ -127,14 +127,11 @@ def scan(paths: Sequence[Path], data_path: Path) -> Found:
     found = scanner.result()
     if not found.photos:
         names = ", ".join(map(_printable, paths))
-        raise InputError("; ".join([f"{names}: {_explain_no_photos(found)}", *found.messages()]))
+        cause = f"no photos; a photo has one of the suffixes {', '.join(sorted(PHOTO_SUFFIXES))}"
+        if any(skipped.format for skipped in found.skipped):
+            cause = "no photos in a format that is read"
+        raise InputError("; ".join([f"{names}: {cause}", *found.messages()]))
     return found
-
-
-def _explain_no_photos(found: Found) -> str:
-    if any(skipped.format for skipped in found.skipped):
-        return "no photos in a format that is read"
-    return f"no photos; a photo has one of the suffixes {', '.join(sorted(PHOTO_SUFFIXES))}"
 
 
 @dataclass(slots=True)

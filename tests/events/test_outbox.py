@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
@@ -51,29 +50,20 @@ def event_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> 
 # --- The event ---
 
 
-def check_cloudevent(document: Any) -> None:
-    """Check the rules of CloudEvents 1.0 and of its JSON format, as in their texts."""
-    assert isinstance(document, dict)
-    for name, value in document.items():
-        if name != "data":
-            assert re.fullmatch(r"[a-z0-9]{1,20}", name), name
-            assert isinstance(value, (str, bool, int)), name
-    for name in ("id", "source", "specversion", "type"):
-        assert isinstance(document[name], str), name
-        assert document[name], name
-    assert document["specversion"] == "1.0"
-    assert re.fullmatch(r"([A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+", document["source"])  # RFC 3986
-    assert document.get("subject", "x")
-    assert re.fullmatch(r"[a-z]+/[a-z0-9.+-]+(; ?[a-z]+=[^;]+)*", document["datacontenttype"])  # RFC 2046
-    assert "data_base64" not in document
-
-
 def test_the_event_is_a_cloudevent_of_the_result() -> None:
     event = event_of(content=b"features", table=Path("/mnt/out/trip.parquet"), root=Path("/srv/../srv/project"))
-    check_cloudevent(event)
     digest = hashlib.sha256(b"features").hexdigest()
-    assert (event["type"], event["subject"], event["id"]) == ("features.completed", "trip", f"trip-{digest[:12]}")
-    assert event["data"] == {
+    data = event.pop("data")
+    # The required attributes of CloudEvents 1.0, and two optional ones
+    assert event == {
+        "specversion": "1.0",
+        "id": f"trip-{digest[:12]}",
+        "source": "/curation_features",
+        "type": "features.completed",
+        "subject": "trip",
+        "datacontenttype": "application/json",
+    }
+    assert data == {
         "batch_id": "trip",
         "manifest": "m" * 64,
         "features": digest,
@@ -229,7 +219,7 @@ def test_an_event_arrives_as_it_is_recorded(receiver: Receiver, tmp_path: Path) 
     assert post.body == path.read_bytes()
     assert post.headers["Content-Type"] == "application/cloudevents+json; charset=utf-8"
     assert "Authorization" not in post.headers
-    check_cloudevent(json.loads(post.body.decode("utf-8")))
+    assert json.loads(post.body.decode("utf-8")) == event_of()
     assert waiting(tmp_path) == []
 
 
