@@ -36,6 +36,7 @@ MAX_INGEST_MESSAGE = 400  # characters
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _JSON_MEDIA_TYPE = re.compile(r"(application/json|[^/;\s]+/[^/;\s]+\+json)\s*(;.*)?", re.IGNORECASE)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # always a lone one; Python joins pairs
 
 _Steps = tuple[str | int, ...]
 
@@ -145,22 +146,14 @@ def batch_from(document: Mapping[str, Any]) -> Batch:
     """
     manifest = _copy_checked(_unwrap(document), ())
     batch_id = _require(manifest, "batch_id", ())
-    if not is_batch_id(batch_id):
-        raise ManifestError(
-            "batch_id",
-            "must be 1 to 128 letters, digits, '.', '_' or '-', begin with a letter or digit, and not contain '..'; "
-            f"not {_describe(batch_id)}",
-        )
+    rule = "1 to 128 letters, digits, '.', '_' or '-' (first a letter or digit; no '..')"
+    _check(is_batch_id(batch_id), rule, batch_id, "batch_id")
     vocabulary = manifest.get("vocabulary")
-    if vocabulary is not None and not (isinstance(vocabulary, str) and VOCABULARY_NAME.fullmatch(vocabulary)):
-        raise ManifestError(
-            "vocabulary",
-            "must be the name of a vocabulary (1 to 64 letters, digits, '_' or '-'), not a path; "
-            f"not {_describe(vocabulary)}",
-        )
+    is_name = vocabulary is None or (isinstance(vocabulary, str) and VOCABULARY_NAME.fullmatch(vocabulary))
+    rule = "the name of a vocabulary (1 to 64 letters, digits, '_' or '-'; no path)"
+    _check(is_name, rule, vocabulary, "vocabulary")
     artifacts = _require(manifest, "artifacts", ())
-    if not isinstance(artifacts, list):
-        raise ManifestError("artifacts", f"must be a list, not {_describe(artifacts)}")
+    _check(isinstance(artifacts, list), "a list", artifacts, "artifacts")
     return Batch(
         batch_id=batch_id,
         artifacts=tuple(_parse_artifact(position, fields) for position, fields in enumerate(artifacts)),
@@ -201,10 +194,10 @@ def enrich(batch: Batch, features: Sequence[Mapping[str, Any]]) -> dict[str, Any
     Raises:
         ValueError: the number of records is not the number of artifacts.
     """
-    enriched: dict[str, Any] = _copy(batch.document)
+    enriched: dict[str, Any] = json.loads(json.dumps(batch.document))
     for artifact, record in zip(enriched["artifacts"], features, strict=True):
         artifact.pop("features", None)
-        artifact["features"] = _copy(record)
+        artifact["features"] = json.loads(json.dumps(dict(record)))
     return enriched
 
 
@@ -226,45 +219,31 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 def _unwrap(document: Any) -> Mapping[str, Any]:
     """Extract the manifest from its event, if any; other attributes are dropped."""
-    if not _is_object(document, ()):
-        raise ManifestError("", f"a manifest must be a JSON object, not {_describe(document)}")
+    _check(_is_object(document, ()), "a JSON object", document)
     if "specversion" not in document:
         return dict(document)
     event = _copy_checked({name: value for name, value in document.items() if name != "data"}, ())
     for name, expected in (("specversion", "1.0"), ("type", EVENT_TYPE)):
-        if event.get(name) != expected:
-            raise ManifestError(name, f"must be {expected!r}, not {_describe(event.get(name))}")
+        _check(event.get(name) == expected, repr(expected), event.get(name), name)
     if "data_base64" in event:
         raise ManifestError("data_base64", "is not supported: give the manifest as JSON in `data`")
-    media_type = event.get("datacontenttype")
-    if media_type is not None and not (isinstance(media_type, str) and _JSON_MEDIA_TYPE.fullmatch(media_type)):
-        raise ManifestError("datacontenttype", f"must be a JSON media type, not {_describe(media_type)}")
+    kind = event.get("datacontenttype", "application/json")
+    is_json = kind is None or (isinstance(kind, str) and _JSON_MEDIA_TYPE.fullmatch(kind))
+    _check(is_json, "a JSON media type", kind, "datacontenttype")
     data = _require(document, "data", ())
-    if not _is_object(data, ()):
-        raise ManifestError("data", f"must be a JSON object, not {_describe(data)}")
+    _check(_is_object(data, ()), "a JSON object", data, "data")
     return dict(data)
 
 
 def _parse_artifact(position: int, fields: Any) -> Artifact:
     steps: _Steps = ("artifacts", position)
-    if not isinstance(fields, dict):
-        raise ManifestError(_format_path(steps), f"must be a JSON object, not {_describe(fields)}")
+    _check(isinstance(fields, dict), "a JSON object", fields, *steps)
     photo_id = _require(fields, "photo_id", steps)
-    if not isinstance(photo_id, str) or not 0 < len(photo_id) <= MAX_PHOTO_ID:
-        wrong = f"{len(photo_id)} characters" if isinstance(photo_id, str) else _describe(photo_id)
-        raise ManifestError(
-            _format_path((*steps, "photo_id")), f"must be a string of 1 to {MAX_PHOTO_ID} characters: {wrong}"
-        )
-    try:
-        photo_id.encode()
-    except UnicodeEncodeError:
-        raise ManifestError(
-            _format_path((*steps, "photo_id")), f"contains a lone surrogate: {_describe(photo_id)}"
-        ) from None
+    is_id = isinstance(photo_id, str) and 0 < len(photo_id) <= MAX_PHOTO_ID and not _SURROGATE.search(photo_id)
+    _check(is_id, f"a string of 1 to {MAX_PHOTO_ID} characters without lone surrogates", photo_id, *steps, "photo_id")
     uris = {name: fields[name] for name in URI_FIELDS if fields.get(name) is not None}
     for name, uri in uris.items():
-        if not isinstance(uri, str) or not uri:
-            raise ManifestError(_format_path((*steps, name)), f"must be a non-empty string, not {_describe(uri)}")
+        _check(isinstance(uri, str) and uri, "a non-empty string", uri, *steps, name)
     if not uris:
         raise ManifestError(_format_path(steps), f"needs an image: one of {', '.join(URI_FIELDS)}")
     error = _parse_ingest_error(fields.get("ingest_error")) if [*uris] == ["original_uri"] else None
@@ -284,6 +263,12 @@ def _require(fields: Mapping[str, Any], name: str, steps: _Steps) -> Any:
     if name not in fields:
         raise ManifestError(_format_path((*steps, name)), "is missing")
     return fields[name]
+
+
+def _check(is_valid: object, rule: str, value: Any, *steps: str | int) -> None:
+    """Raise `ManifestError` for an invalid value: what it must be, and what it is."""
+    if not is_valid:
+        raise ManifestError(_format_path(steps), f"must be {rule}, not {_describe(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +293,10 @@ def _copy_checked(value: Any, steps: _Steps) -> Any:
             raise ManifestError(_format_path(steps), "must be a finite number, or null")
         return value
     if isinstance(value, int):
-        _check_digits(value, steps)
+        try:
+            int.__repr__(value)
+        except ValueError as error:
+            raise ManifestError(_format_path(steps), f"is too large an integer: {error}") from None
         return value
     if len(steps) >= MAX_DEPTH:
         raise ManifestError(_format_path(steps[:3]), f"is nested deeper than {MAX_DEPTH} levels")
@@ -321,23 +309,6 @@ def _copy_checked(value: Any, steps: _Steps) -> Any:
         return {key: _copy_checked(item, (*steps, key)) for key, item in value.items()}
     _is_object(value, steps)
     raise ManifestError(_format_path(steps), f"is {_describe(value)}, which JSON does not have")
-
-
-def _check_digits(value: int, steps: _Steps) -> None:
-    try:
-        int.__repr__(value)
-    except ValueError as error:
-        raise ManifestError(_format_path(steps), f"is too large an integer: {error}") from None
-
-
-def _copy(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):  # most values; isinstance of Mapping is slow
-        return value
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copy(item) for item in value]
-    return value
 
 
 def _format_path(steps: _Steps) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 from curation_features.errors import SettingsError
 from curation_features.schema import LABELS_PER_PHOTO
+from curation_features.text import shorten
 
 ENV_PREFIX = "CURATION_FEATURES_"
 _ROOT = f"{ENV_PREFIX}ROOT"
@@ -33,8 +35,8 @@ def _setting(
     affects: tuple[str, ...] = (),
     through: tuple[str, ...] = (),
     choices: tuple[str, ...] = (),
-    above: float | None = None,
-    minimum: float | None = None,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
     secret: bool = False,
 ) -> Any:
     """Declare a setting with its default, meaning, effect and legal values.
@@ -43,19 +45,9 @@ def _setting(
         affects: the parts of a result that depend on its value.
         through: the parts that depend on what it names, as the content of a file.
     """
-    return field(
-        default=default,
-        repr=not secret,
-        metadata={
-            "help": help,
-            "affects": affects,
-            "through": through,
-            "choices": choices,
-            "above": above,
-            "minimum": minimum,
-            "secret": secret,
-        },
-    )
+    limits = {"choices": choices, "above": above, "minimum": minimum}
+    metadata = {"help": help, "affects": affects, "through": through, "secret": secret, **limits}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,18 +155,12 @@ class Settings:
     def constants(self, part: str) -> dict[str, Any]:
         """The settings that change the numbers of `part` (a metric, `embedding` or `labels`)."""
         names = [name for name, spec in SPECS.items() if part in spec.metadata["affects"]]
-        return {name: self._known_precision if name == "precision" else getattr(self, name) for name in names}
-
-    @property
-    def _known_precision(self) -> str:
-        """The precision as far as settings determine it.
-
-        If the device is automatic too, it stays `auto`: results of all devices agree to about 1e-3 and count as equal,
-        because selecting the device would load torch in a run that does not need it.
-        """
-        if self.precision != "auto" or self.device == "auto":
-            return self.precision
-        return "fp32" if self.device == "cpu" else "fp16"
+        values = {name: getattr(self, name) for name in names}
+        # With an automatic device it stays `auto`: results of all devices agree to about 1e-3 and count as equal,
+        # because selecting the device would load torch in a run that does not need it.
+        if values.get("precision") == "auto" and self.device != "auto":
+            values["precision"] = "fp32" if self.device == "cpu" else "fp16"
+        return values
 
     def replace(self, **changes: Any) -> Settings:
         """Copy the settings with `changes`, and check them."""
@@ -240,7 +226,9 @@ def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str]
     for name, value, origin in (*_from_toml(file), *_from_environ(environ)):
         try:
             if name not in SPECS:
-                raise _unknown(name, value)
+                table = f"table [{name}]: write each setting on a line outside of tables: device = 'cpu'"
+                unknown = table if isinstance(value, dict) else f"setting {name!r}{nearest(name, SPECS)}"
+                raise SettingsError(f"unknown {unknown}")
             values[name] = _parse(SPECS[name], value)
             _check(SPECS[name], values[name])
         except SettingsError as error:
@@ -255,9 +243,9 @@ def legal_values(spec: dataclasses.Field[Any]) -> str:
     if limits["choices"]:
         return f"one of {', '.join(limits['choices'])}"
     kind, _ = _KINDS[type(spec.default)]
-    if limits["above"] is not None:
+    if limits["above"] > -math.inf:
         return f"{kind} greater than {limits['above']:g}"
-    if limits["minimum"] is not None:
+    if limits["minimum"] > -math.inf:
         return f"{kind} of at least {limits['minimum']:g}"
     return kind if spec.default in ("", ()) or kind != "text" else f"{kind}, not empty"
 
@@ -303,12 +291,6 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
             yield variable.removeprefix(ENV_PREFIX).lower(), value, variable
 
 
-def _unknown(name: str, value: Any) -> SettingsError:
-    if isinstance(value, dict):
-        return SettingsError(f"unknown table [{name}]: write each setting on a line outside of tables: device = 'cpu'")
-    return SettingsError(f"unknown setting {name!r}{nearest(name, SPECS)}")
-
-
 def _parse(spec: dataclasses.Field[Any], value: Any) -> Any:
     """Convert a TOML value or a variable; unchanged if illegal, for `_check`."""
     kind = type(spec.default)
@@ -329,19 +311,17 @@ def _parse(spec: dataclasses.Field[Any], value: Any) -> Any:
 
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value of the wrong type or out of range."""
-    words, types = _KINDS[type(spec.default)]
+    if not _is_legal(spec, value):
+        given = "a value of another type" if spec.metadata["secret"] else shorten(repr(value), 80)
+        raise SettingsError(f"{spec.name}: expected {legal_values(spec)}, not {given}")
+
+
+def _is_legal(spec: dataclasses.Field[Any], value: Any) -> bool:
+    limits, (_, types) = spec.metadata, _KINDS[type(spec.default)]
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        given = "a value of another type" if spec.metadata["secret"] else repr(value)
-        raise SettingsError(f"{spec.name}: expected {words}, not {given}")
-    if value == "" and spec.default != "":
-        raise SettingsError(f"{spec.name}: must not be empty")
-    choices, above, minimum = (spec.metadata[name] for name in ("choices", "above", "minimum"))
-    if choices and value not in choices:
-        raise SettingsError(f"{spec.name}: {value!r} is not one of {', '.join(choices)}")
+        return False
+    if limits["choices"]:
+        return value in limits["choices"]
     if isinstance(value, (int, float)):
-        if not abs(value) <= sys.float_info.max:
-            raise SettingsError(f"{spec.name}: must be finite")
-        if above is not None and value <= above:
-            raise SettingsError(f"{spec.name}: {value!r} must be greater than {above}")
-        if minimum is not None and value < minimum:
-            raise SettingsError(f"{spec.name}: {value!r} must be at least {minimum}")
+        return bool(limits["above"] < value <= sys.float_info.max and value >= limits["minimum"])
+    return value != "" or spec.default == ""

@@ -118,17 +118,14 @@ def test_a_photo_id_is_any_text(photo_id: str) -> None:
 
 @pytest.mark.parametrize("batch_id", ["a", "0", "A.b_c-d", "x" * 128, "a.", "a-"])
 def test_legal_batch_ids(batch_id: str) -> None:
-    assert batch_from(manifest(batch_id=batch_id)).batch_id == batch_id
+    batch = batch_from(manifest(batch_id=batch_id))
+    assert (batch.batch_id, batch.artifacts) == (batch_id, ())
 
 
 def test_unknown_fields_are_kept() -> None:
     document = manifest(photo(), schema_version="9.9", later={f"k{i}": "x" * 1000 for i in range(10_000)})
     batch = parse_manifest(json.dumps(document))
     assert batch.document == document
-
-
-def test_an_empty_batch_is_a_batch() -> None:
-    assert batch_from(manifest()).artifacts == ()
 
 
 def test_distinct_photos_are_in_order_of_first_appearance() -> None:
@@ -202,20 +199,15 @@ def test_an_illegal_photo_id_is_named_with_its_position(photo_id: Any) -> None:
     ("document", "field"),
     [
         ([], ""),
-        ("text", ""),
         (None, ""),
         ({}, "batch_id"),
         ({"batch_id": "b"}, "artifacts"),
         ({"batch_id": "b", "artifacts": {}}, "artifacts"),
-        ({"batch_id": "b", "artifacts": None}, "artifacts"),
-        (manifest("p.jpg"), "artifacts[0]"),
         (manifest(photo(), None), "artifacts[1]"),
         (manifest({"std_uri": "p.jpg"}), "artifacts[0].photo_id"),
-        (manifest({"photo_id": "p"}), "artifacts[0]"),
         (manifest({"photo_id": "p", "std_uri": None}), "artifacts[0]"),
         (manifest(photo(std_uri="")), "artifacts[0].std_uri"),
         (manifest(photo(ranking_uri=["r.jpg"])), "artifacts[0].ranking_uri"),
-        (manifest(photo(original_uri=5)), "artifacts[0].original_uri"),
         (event(...), "data"),
         (event([]), "data"),
         (event(manifest(photo("")), dataschema="x"), "artifacts[0].photo_id"),
@@ -235,28 +227,24 @@ def test_a_wrong_shape_is_named_by_its_field(document: Any, field: str) -> None:
         assert refused(document).field == field
 
 
+BARE = '{"batch_id": "b", "artifacts": [], '
+PHOTO = '{"batch_id": "b", "artifacts": [{"photo_id": "p", "std_uri": "u", '
+EVENT = '{"specversion": "1.0", "type": "preprocess.completed", '
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ('{"batch_id": "b", "batch_id": "b", "artifacts": []}', "batch_id"),
-        (
-            '{"batch_id": "b", "artifacts": [{"photo_id": "p", "std_uri": "u", "exif": {"iso": 1, "iso": 1}}]}',
-            "artifacts[0].exif.iso",
-        ),
-        ('{"batch_id": "b", "artifacts": [], "odd key": [{"": 1, "": 2}]}', '["odd key"][0][""]'),
-        (
-            '{"specversion": "1.0", "type": "preprocess.completed", "data": {"artifacts": [], "artifacts": []}}',
-            "artifacts",
-        ),
+        (BARE + '"batch_id": "b"}', "batch_id"),
+        (BARE + '"odd key": [{"": 1, "": 2}]}', '["odd key"][0][""]'),
         ('{"specversion": "1.0", "specversion": "1.0"}', "specversion"),
-        (
-            '{"specversion": "1.0", "type": "preprocess.completed", "ext": {"a": 1, "a": 1}, "data": {}}',
-            "ext.a",
-        ),
-        ('{"batch_id": "b", "artifacts": [], "x": {"y": NaN}}', "x.y"),
-        ('{"batch_id": "b", "artifacts": [], "x": [0, -Infinity]}', "x[1]"),
-        ('{"batch_id": "b", "artifacts": [], "x": 1e999}', "x"),
-        ('{"batch_id": "b", "artifacts": [{"photo_id": "p", "std_uri": "u", "iso": NaN}]}', "artifacts[0].iso"),
+        (EVENT + '"data": {"artifacts": [], "artifacts": []}}', "artifacts"),
+        (EVENT + '"data": {}, "ext": {"a": 1, "a": 1}}', "ext.a"),
+        (BARE + '"x": {"y": NaN}}', "x.y"),
+        (BARE + '"x": [0, -Infinity]}', "x[1]"),
+        (BARE + '"x": 1e999}', "x"),
+        (PHOTO + '"exif": {"iso": 1, "iso": 1}}]}', "artifacts[0].exif.iso"),
+        (PHOTO + '"iso": NaN}]}', "artifacts[0].iso"),
     ],
 )
 def test_repeated_keys_and_nan_are_named_by_their_path(text: str, field: str) -> None:
@@ -279,10 +267,10 @@ WHOLE = SPECIFICATION_EXAMPLE.strip().encode()
         WHOLE.replace(b"Apple", b"\xe9"),
         b"[" * 100_000,
         b'{"a":' * 100_000,
-        b'{"batch_id": "b", "artifacts": [], "x": ' + b"[" * 500 + b"]" * 500 + b"}",
-        b'{"batch_id": "b", "artifacts": [], "x": ' + b"9" * 10_000 + b"}",
+        BARE.encode() + b'"x": ' + b"[" * 500 + b"]" * 500 + b"}",
+        BARE.encode() + b'"x": ' + b"9" * 10_000 + b"}",
         b"{'batch_id': 'b'}",
-        b'{"batch_id": "b", "artifacts": [],}',
+        BARE.encode() + b"}",
         b'{"batch_id": "b\n", "artifacts": []}',
     ],
     ids=lambda data: ascii(data[:20]),
@@ -295,25 +283,9 @@ def test_text_that_is_not_utf8_is_refused() -> None:
     assert str(refused(b'{"\xe9": 1}')) == "is not UTF-8 text: byte 2 is 0xe9"
 
 
-def test_every_truncation_of_a_manifest_is_refused() -> None:
-    for length in range(len(WHOLE)):
-        refused(WHOLE[:length])
-
-
 @pytest.mark.parametrize(
     "value",
-    [
-        {1, 2},
-        b"bytes",
-        (1, 2),
-        object(),
-        float("nan"),
-        float("inf"),
-        np.int64(1),
-        np.float64("nan"),
-        Path("p"),
-        10**5000,
-    ],
+    [{1, 2}, b"bytes", (1, 2), object(), float("nan"), float("inf"), np.int64(1), Path("p"), 10**5000],
     ids=lambda value: type(value).__name__,
 )
 def test_a_non_json_value_is_named_by_its_path(value: Any) -> None:
@@ -323,12 +295,6 @@ def test_a_non_json_value_is_named_by_its_path(value: Any) -> None:
 @pytest.mark.parametrize("key", [None, 1, True, 1.5, (1,)])
 def test_a_key_that_is_not_a_string_is_refused(key: Any) -> None:
     assert refused(manifest(photo(exif={key: 1}))).field == "artifacts[0].exif"
-
-
-def test_a_cycle_is_refused() -> None:
-    document = manifest()
-    document["self"] = document
-    assert "nested deeper" in str(refused(document))
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -343,6 +309,8 @@ def test_the_deepest_allowed_manifest_can_be_written() -> None:
     deepest = nested(MAX_DEPTH - 1)
     assert json.loads(to_json(enrich(batch_from(deepest), [{}])))["x"] == deepest["x"]
     assert refused(nested(MAX_DEPTH)).field == "x[0][0]"
+    deepest["self"] = deepest
+    assert "nested deeper" in str(refused(deepest))
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -364,18 +332,13 @@ def test_the_error_of_a_file_begins_with_its_path(tmp_path: Path, monkeypatch) -
     assert caught.value.field == "artifacts[0].photo_id"
 
 
-@pytest.mark.parametrize("name", ["absent.json", "folder", "pipe", "link", "nul\0.json"])
+@pytest.mark.parametrize("name", ["absent.json", "folder", "pipe", "link", "nul\0.json", "\x1b[2J\n.json"])
 def test_an_unreadable_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("link")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ManifestError, match=re.escape(str(tmp_path / name.split("\0")[0]))):
+    with pytest.raises(ManifestError, match=re.escape(str(tmp_path / name.split("\0")[0].split("\x1b")[0]))) as caught:
         read_manifest(tmp_path / name)
-
-
-def test_control_characters_in_a_file_name_are_escaped(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
-        read_manifest(tmp_path / "\x1b[2J\n.json")
     assert str(caught.value).isprintable()
 
 
@@ -440,11 +403,7 @@ def test_enriching_adds_features_and_changes_nothing_else(document: dict[str, An
             fields.pop("features", None)
         assert exactly(read) == exactly(expected)
 
-
-@pytest.mark.long
-@given(MANIFESTS)
-def test_writing_and_parsing_gives_the_same_batch(document: dict[str, Any]) -> None:
-    batch = batch_from(document)
+    batch = batch_from(document)  # written and parsed, it is the same batch
     assert exactly(parse_manifest(to_json(document))) == exactly(batch)
     assert exactly(parse_manifest(to_json(event(document)))) == exactly(batch)
 
@@ -485,10 +444,7 @@ def test_features_and_artifacts_must_be_as_many() -> None:
 
 def test_json_is_readable_utf8_with_a_final_newline() -> None:
     assert to_json({"a": ["é", 1.0]}) == '{\n  "a": [\n    "é",\n    1.0\n  ]\n}\n'.encode()
-
-
-def test_a_lone_surrogate_is_written_as_an_escape() -> None:
-    assert to_json({"a": "é\ud800"}) == b'{\n  "a": "\\u00e9\\ud800"\n}\n'
+    assert to_json({"a": "é\ud800"}) == b'{\n  "a": "\\u00e9\\ud800"\n}\n'  # UTF-8 cannot encode a lone surrogate
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 
 from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.errors import CurationError, EventError
-from curation_features.events.webhook import WebhookSink
 from curation_features.manifest import to_json
 from curation_features.schema import STATUSES
 from curation_features.storage.deletions import last_sequence
@@ -135,9 +134,8 @@ class FileSink:
 
     def of_batch(self, batch_id: str) -> list[dict[str, Any]]:
         """The valid events of a batch, oldest first. It reads all of them; `LatestEvents` has the newest."""
-        candidates = (_read_event(path) for path in self.folder.glob(f"{batch_id}-*.json"))
-        events = [event for event in candidates if event is not None and event["subject"] == batch_id]
-        return sorted(events, key=lambda event: int(event["data"]["sequence"]))
+        candidates = (_read_event(path, batch_id) for path in self.folder.glob(f"{batch_id}-*.json"))
+        return sorted(filter(None, candidates), key=lambda event: int(event["data"]["sequence"]))
 
 
 class LatestEvents:
@@ -152,8 +150,7 @@ class LatestEvents:
 
     def get(self, batch_id: str) -> dict[str, Any] | None:
         """The newest event of a batch; None if its file is missing or damaged."""
-        event = _read_event(self.path(batch_id))
-        return event if event is not None and event["subject"] == batch_id else None
+        return _read_event(self.path(batch_id), batch_id)
 
     def put(self, event: Mapping[str, Any]) -> None:
         """Store an event durably as the newest of its batch. Raises `StoreError`."""
@@ -161,12 +158,12 @@ class LatestEvents:
             store_bytes(self.path(event["subject"]), to_json(event))
 
 
-def _read_event(path: Path) -> dict[str, Any] | None:
-    """Read a `features.completed` event with a sequence number; None if the file has no such event."""
+def _read_event(path: Path, batch_id: str) -> dict[str, Any] | None:
+    """Read an event of a batch with its sequence number; None if the file has no such event."""
     try:
         event: Any = json.loads(path.read_bytes()) if path.is_file() else {}
         is_valid = isinstance(event["id"], str) and type(event["data"]["sequence"]) is int
-        return event if is_valid and isinstance(event["subject"], str) else None
+        return event if is_valid and event["subject"] == batch_id else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -208,8 +205,11 @@ class Outbox:
     @classmethod
     def from_settings(cls, settings: Settings) -> Outbox:
         """Create the outbox of the settings. Raises `SettingsError`: the webhook is invalid."""
-        webhook = settings.event_webhook
-        return cls(settings.data_path, WebhookSink(webhook, settings.event_webhook_token) if webhook else None)
+        if not settings.event_webhook:
+            return cls(settings.data_path)
+        from curation_features.events.webhook import WebhookSink  # imported here, since requests takes a while
+
+        return cls(settings.data_path, WebhookSink(settings.event_webhook, settings.event_webhook_token))
 
     def announce(self, **finished: Any) -> dict[str, Any]:
         """Publish the event of a finished version of a batch, and return it.
@@ -286,15 +286,23 @@ class Outbox:
         for path in self._due_paths(force):
             if time.monotonic() >= deadline:
                 break
-            was_refused = _is_refused(path)
+            event = self._read(path)
+            if event is None:
+                continue
             try:
-                delivered += self._deliver(path, sink)
+                sink.deliver(event)
             except CurationError as error:
                 problem = str(error)
                 if not isinstance(error, EventError) or error.retry:
                     self._pause(problem)
                     break
-                new_refusals += [] if was_refused else [problem]
+                if not _is_refused(path):
+                    new_refusals.append(problem)
+                    path = path.replace(path.with_name(path.stem + _REFUSED))
+                os.utime(path)  # the order in which refused events are offered again
+            else:
+                path.unlink(missing_ok=True)
+                delivered += 1
         pending = self._paths()
         refused = sum(map(_is_refused, pending))
         if new_refusals:
@@ -306,26 +314,8 @@ class Outbox:
     def _due_paths(self, force: bool) -> list[Path]:
         """Pending files in order of time; with `force` also the refused ones, least recently offered first."""
         paths = self._paths()
-        refused = [path for path in paths if _is_refused(path)] if force else []
-        return [path for path in paths if not _is_refused(path)] + sorted(refused, key=_modified)
-
-    def _deliver(self, path: Path, sink: EventSink) -> bool:
-        """Deliver the event of a pending file; False if the file has none.
-
-        Raises:
-            EventError: the sink is down, or refused the event, which is then marked as refused.
-        """
-        event = self._read(path)
-        if event is None:
-            return False
-        try:
-            sink.deliver(event)
-        except EventError as error:
-            if not error.retry:
-                _mark_refused(path)
-            raise
-        path.unlink(missing_ok=True)
-        return True
+        refused = sorted(filter(_is_refused, paths), key=lambda path: path.stat().st_mtime_ns) if force else []
+        return [path for path in paths if not _is_refused(path)] + refused
 
     def _pause(self, problem: str) -> None:
         self._quiet = (time.monotonic() + self._quiet_s, problem)
@@ -342,27 +332,14 @@ class Outbox:
     def _read(self, path: Path) -> dict[str, Any] | None:
         """Read a pending event; a damaged file is renamed."""
         try:
-            event = json.loads(path.read_bytes())
-            if isinstance(event, dict):
-                return event
-            problem = "is not a JSON object"
+            return {**json.loads(path.read_bytes())}
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError) as error:
-            problem = f"is not valid JSON ({error})"
-        renamed = path.replace(path.with_suffix(".damaged"))
-        log.warning("A pending event %s and is set aside: %s", problem, renamed)
-        return None
+        except (ValueError, TypeError, RecursionError) as error:
+            renamed = path.replace(path.with_suffix(".damaged"))
+            log.warning("A pending event is damaged (%s) and is set aside: %s", error, renamed)
+            return None
 
 
 def _is_refused(path: Path) -> bool:
     return path.name.endswith(_REFUSED)
-
-
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns
-
-
-def _mark_refused(path: Path) -> None:
-    """Rename a pending file and set its time; it comes last then."""
-    os.utime(path if _is_refused(path) else path.replace(path.with_name(path.stem + _REFUSED)))

@@ -7,15 +7,16 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 
 from curation_features.errors import EventError, SettingsError
 from curation_features.manifest import to_json
 
-if TYPE_CHECKING:
-    import requests
-
-CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
+_CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 
 _DOWN = frozenset({408, 425, 429, *range(500, 600)})
 """Transient statuses: the event is worth another attempt later."""
@@ -62,9 +63,7 @@ class WebhookSink:
 
     def _post(self, body: bytes) -> int | str:
         """The response status, or why there is none; raises nothing, as requests' exceptions hold the whole URL."""
-        import urllib3
-
-        headers = {"Content-Type": CONTENT_TYPE}
+        headers = {"Content-Type": _CONTENT_TYPE}
         try:
             with (
                 _without_url_logs(),
@@ -79,9 +78,6 @@ class WebhookSink:
 
 def _origin(url: str) -> str:
     """Validate a URL and return its public part: scheme, host and port."""
-    import requests
-    import urllib3
-
     try:
         requests.Request("POST", url).prepare()
         parsed = urllib3.util.parse_url(url)
@@ -95,10 +91,6 @@ def _origin(url: str) -> str:
 
 
 def _session(token: str, attempts: int) -> requests.Session:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
     if not re.fullmatch(r"[!-~]*", token):
         raise SettingsError("event_webhook_token: contains white space or a non-ASCII character")
 
@@ -106,7 +98,7 @@ def _session(token: str, attempts: int) -> requests.Session:
         request.headers["Authorization"] = f"Bearer {token}"
         return request
 
-    retry = Retry(
+    retry = urllib3.Retry(
         attempts - 1,
         status_forcelist=_DOWN,
         allowed_methods={"POST"},

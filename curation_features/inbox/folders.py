@@ -29,15 +29,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from curation_features.atomic_files import flush, remove_leftover, replacing, store_bytes, write_bytes
+from curation_features.atomic_files import flush, open_regular, remove_leftover, replacing, store_bytes, write_bytes
 from curation_features.errors import ManifestError
 from curation_features.inbox.json_prefix import is_incomplete
 from curation_features.manifest import Batch, parse_manifest, to_json
-from curation_features.text import file_stem
+from curation_features.text import file_stem, printable
 
-MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
-INCOMPLETE_AFTER_S = 3600.0
-
+_MAX_BYTES = 100_000_000  # about 150,000 photos; parsed in less than a sensor's time limit
+_INCOMPLETE_AFTER_S = 3600  # an incomplete file that has not changed for so long is rejected
 _NAME_BYTES = 180  # of the submitted name; with a token and suffixes it stays under 255
 _QUARANTINE_LOCK_S = 10
 
@@ -45,6 +44,9 @@ _CLAIMED_FOLDER = ".claimed"
 _TOKEN = re.compile(r"[0-9]{20}-[0-9a-f]{8}")
 _CLAIMED_NAME = re.compile(rf"(?P<token>{_TOKEN.pattern})\.(?P<state>new|again)\.(?P<name>.+\.json)")
 _ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}-[0-9a-f]{12}\.json")
+
+_SPECIAL = "a FIFO, a socket or a device"
+_OTHER_KINDS = {errno.ELOOP: "a symbolic link", errno.ENODEV: _SPECIAL, errno.ENXIO: _SPECIAL}  # by error of `open`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class FileState:
     inode: int
     size: int
     mtime_ns: int
-    since: int
+    since: int = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -110,24 +112,15 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
-    """A file that can never be a valid manifest: the invalid field, the reason, and its path in quarantine."""
+class InboxProblem:
+    """A file or folder that could not be taken: its name, the reason, and its current path."""
 
     name: str
-    field: str
     reason: str
     path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class InboxProblem:
-    """A file or folder that could not be handled; the next `take` tries again."""
-
-    path: Path
-    reason: str
 
     def __str__(self) -> str:
-        return f"{self.path.name!r}: {self.reason}"
+        return f"{self.name!r}: {self.reason}"
 
 
 @dataclass(slots=True)
@@ -136,12 +129,14 @@ class TickResult:
 
     Attributes:
         deliveries: in the order of claiming.
+        rejections: files that can never be valid; they are in quarantine.
+        problems: files and folders that the next `take` tries again.
         has_more: whether files remain for the next `take`.
         cursor: for the next `take`, once the deliveries are processed.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
-    rejections: list[Rejection] = field(default_factory=list)
+    rejections: list[InboxProblem] = field(default_factory=list)
     problems: list[InboxProblem] = field(default_factory=list)
     has_more: bool = False
     cursor: Cursor = field(default_factory=Cursor)
@@ -149,7 +144,7 @@ class TickResult:
     @property
     def incomplete(self) -> list[str]:
         """Names of the incomplete files."""
-        return [_submitted_name(Path(path)) for path in self.cursor.incomplete]
+        return [_CLAIMED_NAME.sub(r"\g<name>", printable(Path(path).name, "_")) for path in self.cursor.incomplete]
 
 
 class Inbox:
@@ -158,22 +153,11 @@ class Inbox:
     Args:
         folders: a missing one counts as empty; one without write permission is reported as a problem.
         quarantine: created when needed; may be on another file system.
-        max_bytes: larger files are never valid.
-        incomplete_after_s: seconds without a change after which an incomplete file is rejected.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        quarantine: Path,
-        *,
-        max_bytes: int = MAX_BYTES,
-        incomplete_after_s: float = INCOMPLETE_AFTER_S,
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], quarantine: Path) -> None:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self.quarantine = quarantine
-        self.max_bytes = max_bytes
-        self.incomplete_after_s = incomplete_after_s
 
     def take(self, cursor: Cursor, *, limit: int = 100, seconds: float = 20.0) -> TickResult:
         """Archive the files that the cursor names; deliver or reject the others, claimed ones first, then by age.
@@ -194,10 +178,10 @@ class Inbox:
             for file in files:
                 if file.token in cursor.handed_over:
                     self._archive(file, tick)
-            for file in sorted((file for file in files if file.token not in cursor.handed_over), key=_order):
-                since = _unchanged_since(file, tick.cursor.incomplete.get(str(file.path)))
-                if since is not None and file.state.since - since < self.incomplete_after_s:
-                    tick.wait(replace(file, state=replace(file.state, since=since)))
+                    continue
+                previous = tick.cursor.incomplete.get(str(file.path))
+                age = file.state.since - previous.since if previous is not None and previous == file.state else -1
+                if 0 <= age < _INCOMPLETE_AFTER_S:  # negative: the clock was set back
                     continue
                 if len(tick.deliveries) + len(tick.rejections) >= limit or (has_begun and time.monotonic() >= deadline):
                     tick.has_more = True
@@ -205,12 +189,16 @@ class Inbox:
                 has_begun = True
                 tick.cursor.incomplete.pop(str(file.path), None)
                 try:
-                    self._advance(file, tick, is_expired=since is not None)
+                    self._advance(file, tick, is_expired=age >= _INCOMPLETE_AFTER_S)
                 except FileNotFoundError:  # moved by its writer or another process
                     continue
                 except OSError as error:
                     tick.report(file.path, error)
-            tick.flush()
+            for folder in sorted(tick.changed):  # the caller relies on these renames
+                try:
+                    flush(folder)
+                except OSError as error:
+                    tick.report(folder, error)
         return tick
 
     def mark_again(self, delivery: Delivery) -> Delivery:
@@ -224,16 +212,27 @@ class Inbox:
         flush(path.parent)
         return replace(delivery, again=True, path=path)
 
-    def reject(self, delivery: Delivery, error: ManifestError) -> Rejection:
-        """Move a delivered manifest that can never be accepted to quarantine.
+    def reject(self, file: Delivery | _File, error: ManifestError) -> InboxProblem:
+        """Move a claimed manifest that can never be accepted to quarantine.
+
+        A reason without its file, left by a crash, is overwritten.
 
         Raises:
             OSError: the file cannot be moved.
         """
-        tick = _Tick()
-        rejection = self._reject(delivery, error, tick)
-        tick.flush()
-        return rejection
+        stem = re.sub(r"(\.reason)+$", "", file.name.removesuffix(".json"))  # the suffix of reason files
+        claimed = file.path.parent
+        record = {"field": error.field, "reason": str(error), "folder": str(claimed.parent), "token": file.token}
+        self.quarantine.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.quarantine / ".lock", timeout=_QUARANTINE_LOCK_S):
+            path = self.quarantine / f"{stem}.json"
+            if os.path.lexists(path) and _read_reason(path).get("token") != file.token:
+                path = self.quarantine / f"{stem}-{file.token}.json"
+            write_bytes(path.with_suffix(".reason.json"), to_json({"file": file.name, **record}))
+            _move(file.path, path)
+        flush(self.quarantine)
+        flush(claimed)
+        return InboxProblem(file.name, str(error), path)
 
     def quarantined(self) -> list[str]:
         """Names of the files in quarantine, sorted, without their reason files.
@@ -251,14 +250,17 @@ class Inbox:
         return str(_read_reason(self.quarantine / name).get("reason", "its reason file is missing or damaged"))
 
     def _list(self, cursor: Cursor, tick: _Tick, locks: ExitStack) -> list[_File]:
-        """Lock every folder and list its files; the tick's cursor keeps the entries that are still valid."""
+        """Lock every folder and list its files in the order of handling.
+
+        The tick's cursor keeps the entries that are still valid.
+        """
         files: list[_File] = []
         for folder in self.folders:
             claimed = folder / _CLAIMED_FOLDER
             try:
                 claimed.mkdir(exist_ok=True)
                 locks.enter_context(FileLock(claimed / ".lock", timeout=0))
-                files += _files_in(folder)
+                files += [*_files_in(claimed), *_files_in(folder)]
             except FileNotFoundError:  # the folder does not exist yet
                 continue
             except OSError as error:
@@ -269,11 +271,11 @@ class Inbox:
             {token: name for token, name in cursor.handed_over.items() if is_partial or token in tokens},
             {path: state for path, state in cursor.incomplete.items() if is_partial or path in paths},
         )
-        return files
+        return sorted(files, key=lambda file: (not file.token, file.token, file.state.mtime_ns, file.name))
 
     def _archive(self, file: _File, tick: _Tick) -> None:
         """Move a delivered file to `accepted`; it stays in the cursor if that fails, to not be delivered again."""
-        accepted = file.folder / "accepted"
+        accepted = file.path.parent.parent / "accepted"
         try:
             accepted.mkdir(exist_ok=True)
             file.path.replace(accepted / tick.cursor.handed_over[file.token])
@@ -285,60 +287,16 @@ class Inbox:
 
     def _advance(self, file: _File, tick: _Tick, *, is_expired: bool) -> None:
         """Let an incomplete file wait; claim any other one, and deliver or reject it."""
-        content: Batch | ManifestError
-        try:
-            content = self._read(file.path)
-        except ManifestError as error:
-            content = error
-        if isinstance(content, _IncompleteError) and not is_expired:
-            tick.wait(file)
+        content = _read(file.path, is_expired=is_expired)
+        if content is None:
+            tick.cursor.incomplete[str(file.path)] = file.state
         elif not file.token:  # its writer may replace it before it is claimed, so read it again after that
             self._advance(_claim(file, tick), tick, is_expired=is_expired)
         elif isinstance(content, ManifestError):
-            tick.rejections.append(self._reject(file, content, tick))
+            tick.rejections.append(self.reject(file, content))
         else:
             tick.deliveries.append(Delivery(file.token, file.again, file.name, content, file.path))
             tick.cursor.handed_over[file.token] = f"{content.batch_id}-{content.digest[:12]}.json"
-
-    def _read(self, path: Path) -> Batch:
-        """Read a manifest. Opening a file of any kind never blocks.
-
-        Raises:
-            _IncompleteError: the file is half-written.
-            ManifestError: it can never be valid.
-            OSError: it cannot be read now.
-        """
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a symbolic link" if stat.S_ISLNK(mode) else "a FIFO, a socket or a device"
-            raise ManifestError("", f"is {kind}, not a regular file")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # its kind may have changed
-        with os.fdopen(descriptor, "rb") as stream:
-            data = stream.read(self.max_bytes + 1)
-        if len(data) > self.max_bytes:
-            raise ManifestError("", f"has more than {self.max_bytes:,} bytes, the maximum")
-        try:
-            return parse_manifest(data)
-        except ManifestError as error:
-            if not is_incomplete(data):
-                raise
-            unchanged = f"has not changed for {self.incomplete_after_s:g} s"
-            raise _IncompleteError("", f"is incomplete and {unchanged}; submit the whole file ({error})") from error
-
-    def _reject(self, file: _File | Delivery, error: ManifestError, tick: _Tick) -> Rejection:
-        """Move a claimed file to quarantine. A reason without its file, left by a crash, is overwritten."""
-        stem = re.sub(r"(\.reason)+$", "", file.name.removesuffix(".json"))  # the suffix of reason files
-        claimed = file.path.parent
-        record = {"field": error.field, "reason": str(error), "folder": str(claimed.parent), "token": file.token}
-        self.quarantine.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.quarantine / ".lock", timeout=_QUARANTINE_LOCK_S):
-            path = self.quarantine / f"{stem}.json"
-            if os.path.lexists(path) and _read_reason(path).get("token") != file.token:
-                path = self.quarantine / f"{stem}-{file.token}.json"
-            write_bytes(_reason_path(path), to_json({"file": file.name, **record}))
-            _move(file.path, path)
-        tick.changed |= {self.quarantine, claimed}
-        return Rejection(file.name, error.field, str(error), path)
 
 
 def submit(data: bytes, folder: Path, name: str) -> Path:
@@ -359,15 +317,10 @@ def submit(data: bytes, folder: Path, name: str) -> Path:
     return path
 
 
-class _IncompleteError(ManifestError):
-    """The manifest is truncated."""
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
     """A file in a watched folder; `token` is empty until it is claimed."""
 
-    folder: Path
     path: Path
     state: FileState
     name: str
@@ -382,33 +335,42 @@ class _Tick(TickResult):
     changed: set[Path] = field(default_factory=set)
     stamp: int = 0
 
-    def wait(self, file: _File) -> None:
-        self.cursor.incomplete[str(file.path)] = file.state
-
     def report(self, path: Path, error: OSError) -> None:
-        self.problems.append(InboxProblem(path, str(error)))
-
-    def flush(self) -> None:
-        """Make all renames durable before the caller relies on them."""
-        for folder in sorted(self.changed):
-            try:
-                flush(folder)
-            except OSError as error:
-                self.report(folder, error)
+        self.problems.append(InboxProblem(path.name, str(error), path))
 
 
-def _order(file: _File) -> tuple[bool, str, int, str]:
-    return not file.token, file.token, file.state.mtime_ns, file.name
+def _read(path: Path, *, is_expired: bool) -> Batch | ManifestError | None:
+    """Read a manifest; None if it is incomplete and may still grow. Opening a file of any kind never blocks.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    try:
+        with open_regular(path, follow_links=False) as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        if error.errno not in _OTHER_KINDS:
+            raise
+        return ManifestError("", f"is {_OTHER_KINDS[error.errno]}, not a regular file")
+    if len(data) > _MAX_BYTES:
+        return ManifestError("", f"has more than {_MAX_BYTES:,} bytes, the maximum")
+    try:
+        return parse_manifest(data)
+    except ManifestError as error:
+        if not is_incomplete(data):
+            return error
+        unchanged = f"has not changed for {_INCOMPLETE_AFTER_S} s"
+        expired = ManifestError("", f"is incomplete and {unchanged}; submit the whole file ({error})")
+        return expired if is_expired else None
 
 
-def _files_in(folder: Path) -> list[_File]:
-    """Claimed and submitted files of a folder."""
-    claimed = [
-        _File(folder, path, state, parts["name"], parts["token"], parts["state"] == "again")
-        for path, state in _json_files(folder / _CLAIMED_FOLDER)
-        if (parts := _CLAIMED_NAME.fullmatch(path.name))
-    ]
-    return claimed + [_File(folder, path, state, _safe_name(path.stem)) for path, state in _json_files(folder)]
+def _files_in(folder: Path) -> Iterator[_File]:
+    """Submitted files of a watched folder, or those in its folder of claimed files."""
+    for path, state in _json_files(folder):
+        if folder.name != _CLAIMED_FOLDER:
+            yield _File(path, state, f"{file_stem(path.stem, _NAME_BYTES)}.json")
+        elif parts := _CLAIMED_NAME.fullmatch(path.name):
+            yield _File(path, state, parts["name"], parts["token"], parts["state"] == "again")
 
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, FileState]]:
@@ -428,41 +390,20 @@ def _json_files(folder: Path) -> Iterator[tuple[Path, FileState]]:
                         yield Path(entry.path), state
 
 
-def _unchanged_since(file: _File, previous: FileState | None) -> int | None:
-    """Time since when a file is in its state (Unix time, s); None if it is new or changed."""
-    if previous is None or replace(previous, since=file.state.since) != file.state:
-        return None
-    return min(previous.since, file.state.since)  # the clock may have been set back
-
-
 def _claim(file: _File, tick: _Tick) -> _File:
     """Rename a file, so that its writer cannot replace it."""
     tick.stamp = max(time.time_ns(), tick.stamp + 1)  # greater than all others, even if the clock was set back
     token = f"{tick.stamp:020d}-{secrets.token_hex(4)}"
-    path = file.folder / _CLAIMED_FOLDER / f"{token}.new.{file.name}"
+    path = file.path.parent / _CLAIMED_FOLDER / f"{token}.new.{file.name}"
     file.path.rename(path)
-    tick.changed |= {file.folder, path.parent}
+    tick.changed |= {file.path.parent, path.parent}
     return replace(file, path=path, token=token)
-
-
-def _submitted_name(path: Path) -> str:
-    parts = _CLAIMED_NAME.fullmatch(path.name)
-    return parts["name"] if parts else _safe_name(path.stem)
-
-
-def _safe_name(stem: str) -> str:
-    """A short, printable name for a JSON file."""
-    return f"{file_stem(stem, _NAME_BYTES)}.json"
-
-
-def _reason_path(path: Path) -> Path:
-    return path.with_name(f"{path.name.removesuffix('.json')}.reason.json")
 
 
 def _read_reason(path: Path) -> dict[str, Any]:
     """The reason file of a quarantined file; empty if it is missing or damaged."""
     try:
-        record = json.loads(_reason_path(path).read_bytes())
+        record = json.loads(path.with_suffix(".reason.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -475,9 +416,7 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        is_regular = stat.S_ISREG(source.lstat().st_mode)
         with replacing(target) as temporary:
-            if stat.S_ISREG(source.lstat().st_mode):
-                shutil.copyfile(source, temporary, follow_symlinks=False)
-            else:
-                temporary.touch()
+            shutil.copyfile(source if is_regular else os.devnull, temporary)
         source.unlink()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from curation_features.errors import InputError
 from curation_features.photos.limits import SUFFIXES
 from curation_features.photos.reader import RANKING_FOLDER
+from curation_features.text import escape_unprintable
 
 PHOTO_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
@@ -125,24 +127,20 @@ def scan(paths: Sequence[Path], data_path: Path) -> Found:
     found = scanner.result()
     if not found.photos:
         names = ", ".join(map(_printable, paths))
-        raise InputError("; ".join([f"{names}: {_explain_no_photos(found)}", *found.messages()]))
+        cause = f"no photos; a photo has one of the suffixes {', '.join(sorted(PHOTO_SUFFIXES))}"
+        if any(skipped.format for skipped in found.skipped):
+            cause = "no photos in a format that is read"
+        raise InputError("; ".join([f"{names}: {cause}", *found.messages()]))
     return found
-
-
-def _explain_no_photos(found: Found) -> str:
-    if any(skipped.format for skipped in found.skipped):
-        return "no photos in a format that is read"
-    return f"no photos; a photo has one of the suffixes {', '.join(sorted(PHOTO_SUFFIXES))}"
 
 
 @dataclass(slots=True)
 class _Scanner:
-    """Collects paths as text, since many `Path` objects are slow."""
+    """Collects paths as text, since many `Path` objects are slow. `files` are by suffix in lower case."""
 
     data_path: Path
-    photos: list[str] = field(default_factory=list)
-    skipped: dict[str, list[str]] = field(default_factory=dict)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    files: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    left_out: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: Path) -> None:
@@ -155,11 +153,10 @@ class _Scanner:
         if is_folder:
             self._walk(str(path))
         else:
-            suffix = path.suffix.lower()
-            (self.photos if suffix in PHOTO_SUFFIXES else self.skipped.setdefault(suffix, [])).append(str(path))
+            self.files[path.suffix.lower()].append(str(path))
 
     def _walk(self, top: str) -> None:
-        own = _find_own_folders(top, self.data_path)
+        own = _find_own_folders(Path(top), self.data_path)
 
         def collect_error(error: OSError) -> None:
             if error.filename == top:
@@ -171,22 +168,15 @@ class _Scanner:
             for name in names:
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each file takes long)
                 if suffix in PHOTO_SUFFIXES or suffix in _OTHER_SUFFIXES:
-                    self._add_file(os.path.join(parent, name), name, suffix)  # noqa: PTH118
+                    hidden = "other_programs" if name.startswith(_APPLE_DOUBLE) else "hidden"
+                    group = self.left_out[hidden] if name.startswith(".") else self.files[suffix]
+                    group.append(os.path.join(parent, name))  # noqa: PTH118
 
-    def _add_file(self, path: str, name: str, suffix: str) -> None:
-        """Add a file with the suffix of a photo format."""
-        if name.startswith("."):
-            self.left_out.setdefault("other_programs" if name.startswith(_APPLE_DOUBLE) else "hidden", []).append(path)
-        elif suffix in PHOTO_SUFFIXES:
-            self.photos.append(path)
-        else:
-            self.skipped.setdefault(suffix, []).append(path)
-
-    def _is_entered(self, parent: str, name: str, own: Mapping[str, str]) -> bool:
+    def _is_entered(self, parent: str, name: str, own: Sequence[Path]) -> bool:
         path, known = os.path.join(parent, name), name.casefold()  # noqa: PTH118
         if known in _OTHER_PROGRAMS or known.endswith(_OTHER_PROGRAMS_SUFFIX):
             kind = "other_programs"
-        elif known in own and _is_same(path, own[known]):
+        elif any(_is_same(Path(path), folder) for folder in own):
             kind = "own_files"
         elif name.startswith("."):
             kind = "hidden"
@@ -194,39 +184,34 @@ class _Scanner:
             kind = "linked_folders"
         else:
             return True
-        self.left_out.setdefault(kind, []).append(path)
+        self.left_out[kind].append(path)
         return False
 
     def result(self) -> Found:
+        photos = [path for suffix, paths in self.files.items() if suffix in PHOTO_SUFFIXES for path in paths]
         skipped = [
-            Skipped(suffix, _OTHER_SUFFIXES.get(suffix, ""), len(set(paths)), _select_examples(paths))
-            for suffix, paths in self.skipped.items()
+            Skipped(suffix, _OTHER_SUFFIXES.get(suffix, ""), *_count(paths))
+            for suffix, paths in self.files.items()
+            if suffix not in PHOTO_SUFFIXES
         ]
         return Found(
-            tuple(map(Path, _deduplicate(self.photos))),
+            tuple(map(Path, _deduplicate(photos))),
             tuple(sorted(skipped, key=lambda group: (-group.files, group.suffix))),
-            tuple(
-                LeftOut(kind, len(set(self.left_out[kind])), _select_examples(self.left_out[kind]))
-                for kind in SKIPPED_KINDS
-                if kind in self.left_out
-            ),
+            tuple(LeftOut(kind, *_count(self.left_out[kind])) for kind in SKIPPED_KINDS if kind in self.left_out),
             tuple((Path(path), reason) for path, reason in sorted(self.unreadable.items())),
         )
 
 
-def _find_own_folders(top: str, data_path: Path) -> dict[str, str]:
-    """Return the project's own folders: name in lower case -> path."""
-    data, folder = os.path.realpath(data_path), os.path.realpath(top)
-    if _is_same(folder, data):
-        own = [os.path.join(data, name) for name in (RANKING_FOLDER, "cache")]  # noqa: PTH118 (no other has photos)
-    else:
-        own = [] if Path(folder).is_relative_to(data) else [data]
-    return {Path(path).name.casefold(): path for path in own}
+def _find_own_folders(top: Path, data_path: Path) -> Sequence[Path]:
+    """Return the project's own folders that are not entered from `top`."""
+    if _is_same(top, data_path):
+        return data_path / RANKING_FOLDER, data_path / "cache"  # no other has photos
+    return () if top.resolve().is_relative_to(data_path.resolve()) else (data_path,)
 
 
-def _is_same(path: str, other: str) -> bool:
+def _is_same(path: Path, other: Path) -> bool:
     with suppress(OSError):  # one of them does not exist
-        return Path(path).samefile(other)
+        return path.samefile(other)
     return False
 
 
@@ -236,9 +221,11 @@ def _deduplicate(paths: Sequence[str]) -> list[str]:
     return [spellings[path] for path in sorted(spellings, key=lambda path: path.split(os.sep))]  # noqa: PTH206 (Path is slow)
 
 
-def _select_examples(paths: Sequence[str]) -> tuple[Path, ...]:
-    return tuple(map(Path, sorted(set(paths))[:_MAX_EXAMPLES]))
+def _count(paths: Sequence[str]) -> tuple[int, tuple[Path, ...]]:
+    """Return the number of distinct paths, and some examples."""
+    distinct = sorted(set(paths))
+    return len(distinct), tuple(map(Path, distinct[:_MAX_EXAMPLES]))
 
 
 def _printable(path: Path | str) -> str:
-    return str(path) if str(path).isprintable() else ascii(str(path))
+    return escape_unprintable(str(path))

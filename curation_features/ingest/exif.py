@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import ExifTags
 
@@ -23,6 +23,7 @@ _LEGAL_FORM = re.compile(
 _MAX_TEXT = 200  # characters; longer fields are damage or worse
 
 _Tags = Mapping[int, Any]
+_Result = TypeVar("_Result")
 
 
 def read_exif(data: bytes) -> dict[str, Any]:
@@ -39,10 +40,10 @@ def read_exif(data: bytes) -> dict[str, Any]:
         "camera": camera_name(_clean_text(base.get(ExifTags.Base.Make)), _clean_text(base.get(ExifTags.Base.Model)))
         or "Unknown",
         "lens": _clean_text(photo.get(ExifTags.Base.LensModel)) or "Unknown",
-        "iso": _to_iso(photo.get(ExifTags.Base.ISOSpeedRatings)),
-        "aperture": _format_number("f/{:g}", _to_positive(photo.get(ExifTags.Base.FNumber)), 1),
-        "shutter_speed": _format_shutter_speed(_to_positive(photo.get(ExifTags.Base.ExposureTime))),
-        "focal_length": _format_number("{:.0f}mm", _to_positive(photo.get(ExifTags.Base.FocalLength)), 0),
+        "iso": _format(photo.get(ExifTags.Base.ISOSpeedRatings), round),
+        "aperture": _format(photo.get(ExifTags.Base.FNumber), lambda number: f"f/{round(number, 1):g}"),
+        "shutter_speed": _format(photo.get(ExifTags.Base.ExposureTime), _format_shutter_speed),
+        "focal_length": _format(photo.get(ExifTags.Base.FocalLength), lambda length: f"{length:.0f}mm"),
         "datetime": _find_datetime(photo.get(ExifTags.Base.DateTimeOriginal), base.get(ExifTags.Base.DateTime)),
         "gps": _to_position(gps),
     }
@@ -74,14 +75,10 @@ def _to_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _to_positive(value: Any) -> float | None:
-    """Return a plausible positive number or None."""
+def _format(value: Any, convert: Callable[[float], _Result]) -> _Result | None:
+    """Convert a plausible positive number. None for any other value."""
     number = _to_number(value)
-    return number if number is not None and 1e-9 < number < 1e9 else None
-
-
-def _format_number(template: str, number: float | None, decimals: int) -> str | None:
-    return None if number is None else template.format(round(number, decimals))
+    return convert(number) if number is not None and 1e-9 < number < 1e9 else None
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
@@ -98,15 +95,8 @@ def camera_name(make: str | None, model: str | None) -> str | None:
     return f"{_LEGAL_FORM.sub('', make)} {model}"
 
 
-def _to_iso(value: Any) -> int | None:
-    number = _to_positive(value)
-    return None if number is None else round(number)
-
-
-def _format_shutter_speed(seconds: float | None) -> str | None:
+def _format_shutter_speed(seconds: float) -> str:
     """Format as ExifTool does: a fraction up to 1/4 s, otherwise decimals."""
-    if seconds is None:
-        return None
     return f"1/{round(1 / seconds)}" if seconds < 0.25001 else f"{round(seconds, 1):g}"
 
 

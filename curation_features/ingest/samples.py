@@ -10,18 +10,7 @@ from PIL import Image
 from curation_features.atomic_files import store_bytes, sweep
 from curation_features.errors import require_extra
 
-SAMPLES = (
-    "astronaut",
-    "brick",
-    "camera",
-    "chelsea",
-    "coffee",
-    "coins",
-    "grass",
-    "hubble_deep_field",
-    "moon",
-    "rocket",
-)
+SAMPLES = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "hubble_deep_field", "moon", "rocket")
 """Photos in the wheel of scikit-image, by name in `skimage.data`."""
 
 

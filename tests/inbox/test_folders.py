@@ -18,13 +18,11 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from permissions import as_nobody
 
+from curation_features.errors import ManifestError
 from curation_features.inbox import folders
 from curation_features.inbox.folders import Cursor, FileState, Inbox, TickResult, submit
-
-quickly = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def manifest(batch_id: str = "b1", **fields: Any) -> bytes:
@@ -35,12 +33,12 @@ def manifest(batch_id: str = "b1", **fields: Any) -> bytes:
 class Drop:
     """A watched folder, its quarantine, and the cursor that a daemon keeps."""
 
-    def __init__(self, root: Path, quarantine: Path | None = None, **limits: Any) -> None:
+    def __init__(self, root: Path, quarantine: Path | None = None) -> None:
         self.folder = root / "incoming"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.claimed = self.folder / ".claimed"
         self.quarantine = quarantine or root / "quarantine"
-        self.inbox = Inbox([self.folder], self.quarantine, **limits)
+        self.inbox = Inbox([self.folder], self.quarantine)
         self.cursor = Cursor()
 
     def put(self, name: str, data: bytes = manifest(), time: float | None = None) -> Path:
@@ -151,14 +149,6 @@ def test_versions_of_a_batch_come_in_the_order_of_claiming(drop: Drop) -> None:
         assert tokens == sorted(set(tokens))
 
 
-def test_an_equal_manifest_replaces_the_archived_one(drop: Drop) -> None:
-    for name in ("a.json", "b.json"):
-        drop.put(name)
-        assert delivered(drop.tick()) == ["b1"]
-        drop.tick()
-    assert len(drop.names("accepted")) == 1
-
-
 def test_the_mark_to_run_again_survives_a_crash(drop: Drop) -> None:
     drop.put("a.json")
     (delivery,) = drop.tick().deliveries
@@ -187,6 +177,9 @@ def test_every_step_is_on_disk_before_the_next_relies_on_it(drop: Drop, monkeypa
     assert flushed_by(drop.tick) == set()
     drop.put("bad.json", b"bad")
     assert flushed_by(drop.tick) == {"incoming", ".claimed", "quarantine"}
+    drop.put("refused.json")
+    (delivery,) = drop.tick().deliveries
+    assert flushed_by(lambda: drop.inbox.reject(delivery, ManifestError("", "busy"))) == {".claimed", "quarantine"}
 
 
 @pytest.mark.parametrize("name", [".hidden.json", "a.json.tmp", "a.txt", "json"])
@@ -197,16 +190,19 @@ def test_only_json_files_are_taken(drop: Drop, name: str) -> None:
     assert (drop.folder / name).exists()
 
 
-@pytest.mark.parametrize("stem", ["x" * 250, "é" * 125, "🏔" * 62, "a\nb", "=cmd", "\udcff", "a..json", " ", "a.new.b"])
+@pytest.mark.parametrize("stem", ["x" * 250, "🏔" * 62, "a\nb", "=cmd", "\udcff", "a..json", " ", "a.new.b"])
 def test_any_file_name_is_accepted(drop: Drop, stem: str) -> None:
-    drop.put(f"{stem}.json")
-    (delivery,) = drop.tick().deliveries
-    assert delivery.name.isprintable()
-    assert drop.tick().deliveries == []
-    assert len(drop.names("accepted")) == 1
+    """Equal manifests share a file of the archive; bad files of one name do not replace each other."""
     for _ in range(2):
-        drop.put(f"{stem}.json", b"bad")
-        assert len(drop.tick().rejections) == 1
+        drop.put(f"{stem}.json")
+        (delivery,) = drop.tick().deliveries
+        assert delivery.name.isprintable()
+        assert drop.tick().deliveries == []
+    assert len(drop.names("accepted")) == 1
+    for content in (b"bad", b"worse"):
+        drop.put(f"{stem}.json", content)
+        (rejection,) = drop.tick().rejections
+        assert (rejection.path.read_bytes(), drop.reasons()[rejection.path.name]["file"]) == (content, rejection.name)
     assert len(drop.reasons()) == 2
     assert all(name.isprintable() and name.startswith(stem[0] if stem.isprintable() else "") for name in drop.reasons())
 
@@ -214,10 +210,14 @@ def test_any_file_name_is_accepted(drop: Drop, stem: str) -> None:
 def test_several_folders_are_one_queue(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a", "b", "missing", "a")]
     for age, folder in enumerate(paths[:2]):
-        os.utime(submit(manifest(folder.name), folder, "m"), (1e9 - age, 1e9 - age))
+        os.utime(submit(manifest(folder.name), folder, "m.1"), (1e9 - age, 1e9 - age))
     both = Inbox([*paths, tmp_path / "b" / ".." / "a"], tmp_path / "quarantine")
     result = both.take(Cursor())
-    assert (delivered(result), result.problems) == (["b", "a"], [])
+    assert [(delivery.batch.batch_id, delivery.name) for delivery in result.deliveries] == [
+        ("b", "m.1.json"),
+        ("a", "m.1.json"),
+    ]
+    assert result.problems == []
     both.take(result.cursor)
     assert [len(list((folder / "accepted").iterdir())) for folder in paths[:2]] == [1, 1]
     assert not paths[2].exists()
@@ -294,38 +294,27 @@ def test_a_file_that_stays_incomplete_is_quarantined_at_last(drop: Drop, seconds
     assert all("incomplete and has not changed for 3600 s" in reason["reason"] for reason in drop.reasons().values())
 
 
-def test_a_change_restarts_the_wait(drop: Drop) -> None:
-    path = drop.put("half.json", manifest()[:20])
-    drop.tick()
-    drop.age(10**6)
-    path.write_bytes(manifest()[:21])
-    for _ in range(2):
-        assert drop.tick().incomplete == ["half.json"]
-
-
 def test_a_clock_that_is_set_back_restarts_the_wait(drop: Drop) -> None:
-    drop.put("half.json", manifest()[:20])
+    """So does a change."""
+    path = drop.put("half.json", manifest()[:20])
     drop.tick()
     drop.age(-(10**6))
     assert drop.tick().incomplete == ["half.json"]
     (state,) = drop.cursor.incomplete.values()
     assert state.since <= time.time()
 
+    drop.age(10**6)
+    path.write_bytes(manifest()[:21])
+    for _ in range(2):
+        assert drop.tick().incomplete == ["half.json"]
+
 
 # --- files that are never valid ---------------------------------------------------------------------------------------
 
 
 def link(path: Path) -> None:
-    path.symlink_to(path.with_name("target"))
     path.with_name("target").write_bytes(manifest())
-
-
-def dangling_link(path: Path) -> None:
-    path.symlink_to(path.with_name("missing"))
-
-
-def link_to_a_folder(path: Path) -> None:
-    path.symlink_to(path.parent)
+    path.symlink_to("target")
 
 
 def unix_socket(path: Path) -> None:
@@ -338,68 +327,38 @@ def unix_socket(path: Path) -> None:
         os.chdir(here)
 
 
-def device(path: Path) -> None:
-    try:
-        os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))
-    except OSError as error:
-        pytest.skip(f"may not make a device here: {error}")
-
-
-def content(data: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
     ("make", "field", "reason"),
     [
-        (content(b"hello"), "", "not valid JSON"),
-        (content(manifest() + b"}"), "", "not valid JSON"),
-        (content(b"\xff\xfe{\0"), "", "not UTF-8"),
-        (content(manifest(more=float("nan"))), "more", "finite"),
-        (content(b'{"batch_id": "b", "batch_id": "b", "artifacts": []}'), "batch_id", "more than once"),
-        (content(manifest("../b")), "batch_id", "must be"),
-        (content(b'{"batch_id": "b", "artifacts": [{"photo_id": "p"}]}'), "artifacts[0]", "needs an image"),
-        (content(b"[]"), "", "must be a JSON object"),
-        (content(manifest(specversion="2.0")), "specversion", "1.0"),
-        (content(manifest(more="x" * 10_000)), "", "more than 10,000 bytes"),
+        (b"hello", "", "not valid JSON"),
+        (manifest() + b"}", "", "not valid JSON"),
+        (manifest(more=float("nan")), "more", "finite"),
+        (b'{"batch_id": "b", "artifacts": [{"photo_id": "p"}]}', "artifacts[0]", "needs an image"),
+        (manifest(more="x" * 10_000), "", "more than 10,000 bytes"),
         (link, "", "symbolic link"),
-        (dangling_link, "", "symbolic link"),
-        (link_to_a_folder, "", "symbolic link"),
         (os.mkfifo, "", "FIFO"),
         (unix_socket, "", "socket"),
-        (device, "", "device"),
     ],
 )
 @pytest.mark.timeout(120)
 def test_an_invalid_file_is_quarantined_with_a_reason(
-    tmp_path: Path, make: Callable[[Path], object], field: str, reason: str
+    drop: Drop, monkeypatch: pytest.MonkeyPatch, make: Any, field: str, reason: str
 ) -> None:
     """It does not block the others."""
-    drop = Drop(tmp_path, max_bytes=10_000)
-    make(drop.folder / "bad.json")
+    monkeypatch.setattr(folders, "_MAX_BYTES", 10_000)
+    path = drop.folder / "bad.json"
+    make(path) if callable(make) else path.write_bytes(make)
     drop.put_batches("good")
     result = drop.tick()
     assert delivered(result) == ["good"]
     (rejection,) = result.rejections
-    assert (rejection.name, rejection.field, rejection.path) == ("bad.json", field, drop.quarantine / "bad.json")
+    assert (rejection.name, rejection.path) == ("bad.json", drop.quarantine / "bad.json")
     assert reason in rejection.reason
     (record,) = drop.reasons().values()
     assert (record["file"], record["field"], record["reason"]) == ("bad.json", field, rejection.reason)
     assert record["folder"] == str(drop.folder)
     assert not {"bad.json"} & {*drop.names(), *drop.names(".claimed")}
     assert drop.tick().rejections == []
-
-
-def test_the_same_bad_file_again_gets_a_second_name(drop: Drop) -> None:
-    paths = set()
-    for _ in range(3):
-        drop.put("bad.json", b"bad")
-        (rejection,) = drop.tick().rejections
-        paths.add(rejection.path.name)
-    assert {*drop.reasons()} == paths
-    assert len(paths) == 3
-    assert [record["file"] for record in drop.reasons().values()] == ["bad.json"] * 3
-    assert all((drop.quarantine / name).read_bytes() == b"bad" for name in paths)
 
 
 def test_bad_files_named_like_reason_files_replace_none(drop: Drop) -> None:
@@ -483,58 +442,25 @@ def test_a_file_that_became_bad_or_was_deleted(drop: Drop, monkeypatch: Any) -> 
     assert is_empty(drop.tick())
 
 
-@pytest.mark.parametrize("swap", [os.mkfifo, link], ids=["fifo", "link"])
-@pytest.mark.timeout(120)
-def test_a_file_that_is_replaced_while_it_is_opened(drop: Drop, monkeypatch: Any, swap: Any) -> None:
-    path = drop.put("a.json")
-    lstat = Path.lstat
-
-    def swapped(self: Path) -> os.stat_result:
-        status = lstat(self)
-        self.unlink()
-        swap(self)
-        return status
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "lstat", swapped)
-        result = drop.tick()
-    assert (result.deliveries, path.is_symlink() or path.is_fifo()) == ([], True)
-    assert rejected(drop.tick()) == ["a.json"]
-
-
 # --- system faults ----------------------------------------------------------------------------------------------------
-
-AS_NOBODY = """
-import os, sys
-from pathlib import Path
-from curation_features.inbox.folders import Cursor, Inbox
-
-root = Path(sys.argv[1])
-inbox = Inbox([root / "incoming", root / "readonly"], root / "quarantine")
-if os.getuid() == 0:
-    os.setuid(65534)  # permissions do not bind root
-result = inbox.take(Cursor())
-print([delivery.name for delivery in result.deliveries], result.rejections, [*map(str, result.problems)])
-"""
 
 
 def test_missing_permissions_affect_only_that_file_or_folder() -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to the other user
         root = Path(folder)
-        root.chmod(0o777)
-        drop = Drop(root)
+        drop, readonly = Drop(root), root / "readonly"
         closed = drop.put("a-closed.json", b"unreadable")
         closed.chmod(0)
         drop.put("open.json")
-        submit(manifest(), root / "readonly", "m")
-        drop.folder.chmod(0o777)
-        (root / "readonly").chmod(0o555)
-        command, repository = [sys.executable, "-c", AS_NOBODY, folder], Path(__file__).resolve().parents[2]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)
-        assert done.stdout.startswith("['open.json'] []")
-        assert done.stdout.count("Permission denied") == 2
-        assert "'a-closed.json'" in done.stdout
-        assert "'readonly'" in done.stdout
+        submit(manifest(), readonly, "m")
+        readonly.chmod(0o555)
+        for path in (root, drop.folder):
+            path.chmod(0o777)
+        with as_nobody():
+            result = Inbox([drop.folder, readonly], drop.quarantine).take(Cursor())
+        assert ([delivery.name for delivery in result.deliveries], result.rejections) == (["open.json"], [])
+        assert {problem.name for problem in result.problems} == {"a-closed.json", "readonly"}
+        assert all("Permission denied" in problem.reason for problem in result.problems)
         assert closed.exists()
 
 
@@ -668,34 +594,14 @@ def test_without_time_one_file_is_handled_and_none_forgotten(drop: Drop) -> None
 
 # --- the cursor -------------------------------------------------------------------------------------------------------
 
-NUMBERS = st.integers(0, 2**63)
-STATES = st.builds(FileState, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-TOKENS = st.from_regex(r"[0-9]{20}-[0-9a-f]{8}", fullmatch=True)
-ACCEPTED = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}-[0-9a-f]{12}\.json", fullmatch=True)
-CURSORS = st.builds(
-    Cursor,
-    st.dictionaries(TOKENS, ACCEPTED, max_size=3),
-    st.dictionaries(st.text() | st.just("/\udcff"), STATES, max_size=3),
-)
-
-
-@pytest.mark.long
-@quickly
-@given(CURSORS)
-def test_a_cursor_survives_being_written(cursor: Cursor) -> None:
-    text = cursor.dumps()
-    assert text.isascii()
-    assert Cursor.loads(text) == cursor
-
-
 KEPT = (
     '{"form":1,"handed_over":{"00000000000000000000-deadbeef":"b1-0123456789ab.json"},'
-    '"incomplete":{"/x/half.json":{"inode":1,"size":2,"mtime_ns":3,"since":4}}}'
+    '"incomplete":{"/\\udcff/half.json":{"inode":1,"size":2,"mtime_ns":3,"since":4}}}'
 )
 
 
 def test_the_form_of_a_cursor_stays() -> None:
-    cursor = Cursor({"0" * 20 + "-deadbeef": "b1-0123456789ab.json"}, {"/x/half.json": FileState(1, 2, 3, 4)})
+    cursor = Cursor({"0" * 20 + "-deadbeef": "b1-0123456789ab.json"}, {"/\udcff/half.json": FileState(1, 2, 3, 4)})
     assert Cursor.loads(KEPT) == cursor
     assert cursor.dumps() == KEPT
 
@@ -703,17 +609,14 @@ def test_the_form_of_a_cursor_stays() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(None, "", "{", "null", "[]", "1760000000.0", "[" * 100_000, KEPT[:-1]),
+        *(None, "", "null", "1760000000.0", "[" * 100_000, KEPT[:-1]),
         KEPT.replace('"form":1', '"form":2'),
         KEPT.replace('"form":1,', ""),
         KEPT.replace("b1-", "../b1-"),
         KEPT.replace("deadbeef", "x/../../"),
         KEPT.replace('"since":4', '"since":NaN'),
         KEPT.replace('"since":4', '"since":4,"more":5'),
-        KEPT.replace('"handed_over":{', '"handed_over":{"a":1,'),
         KEPT.replace('"b1-0123456789ab.json"', "[]"),
-        json.dumps({"form": 1, "handed_over": [], "incomplete": 3}),
-        json.dumps({"form": 1, "handed_over": {}, "incomplete": {"a": [1]}}),
     ],
 )
 def test_a_damaged_cursor_or_one_of_another_form_is_empty(text: str | None) -> None:
@@ -849,11 +752,6 @@ def test_two_processes_at_once_claim_every_file_once(drop: Drop) -> None:
 
 
 # --- submitting -------------------------------------------------------------------------------------------------------
-
-
-def test_a_submitted_manifest_is_delivered(drop: Drop) -> None:
-    assert submit(manifest(), drop.folder, "trip.1") == drop.folder / "trip.1.json"
-    assert [delivery.name for delivery in drop.tick().deliveries] == ["trip.1.json"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")

@@ -10,34 +10,22 @@ from typing import Any
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
+from specification import EXAMPLE
 
 from curation_features.ingest.exif import camera_name, read_exif
 
 MAKE, MODEL, DATE = 0x010F, 0x0110, 0x0132
 EXPOSURE, F_NUMBER, ISO, ORIGINAL, FOCAL, LENS = 0x829A, 0x829D, 0x8827, 0x9003, 0x920A, 0xA434
-UNKNOWN = {
-    "camera": "Unknown",
-    "lens": "Unknown",
-    "iso": None,
-    "aperture": None,
-    "shutter_speed": None,
-    "focal_length": None,
-    "datetime": None,
-    "gps": None,
-}
+FIELDS = ("camera", "lens", "iso", "aperture", "shutter_speed", "focal_length", "datetime", "gps")
+UNKNOWN = {**dict.fromkeys(FIELDS), "camera": "Unknown", "lens": "Unknown"}
 NORTH_EAST = {1: "N", 2: (48.0, 51.0, 29.6), 3: "E", 4: (2.0, 17.0, 40.2)}  # the Eiffel Tower
 
 
-def fields(
-    base: dict[int, Any] | None = None,
-    photo: dict[int, Any] | None = None,
-    gps: dict[int, Any] | None = None,
-    kind: str = "JPEG",
-) -> dict[str, Any]:
+def fields(base: Any = (), photo: Any = (), gps: Any = (), kind: str = "JPEG") -> dict[str, Any]:
     exif = Image.Exif()
-    exif.update(base or {})
-    exif.get_ifd(0x8769).update(photo or {})
-    exif.get_ifd(0x8825).update(gps or {})
+    exif.update(base)
+    exif.get_ifd(0x8769).update(photo)
+    exif.get_ifd(0x8825).update(gps)
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, kind, exif=exif.tobytes())
     found = read_exif(buffer.getvalue())
@@ -47,27 +35,13 @@ def fields(
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_specifications_example(kind: str) -> None:
+    exposure = {ISO: 64, F_NUMBER: IFDRational(18, 10), EXPOSURE: IFDRational(1, 60), FOCAL: IFDRational(425, 100)}
     found = fields(
         {MAKE: "Apple", MODEL: "iPhone 11 Pro Max", DATE: "2025:01:01 00:00:00"},
-        {
-            ISO: 64,
-            F_NUMBER: IFDRational(18, 10),
-            EXPOSURE: IFDRational(1, 60),
-            FOCAL: IFDRational(425, 100),
-            ORIGINAL: "2024:12:25 11:25:57",
-        },
+        {**exposure, ORIGINAL: "2024:12:25 11:25:57"},
         kind=kind,
     )
-    assert found == {
-        "camera": "Apple iPhone 11 Pro Max",
-        "lens": "Unknown",
-        "iso": 64,
-        "aperture": "f/1.8",
-        "shutter_speed": "1/60",
-        "focal_length": "4mm",
-        "datetime": "2024:12:25 11:25:57",
-        "gps": None,
-    }
+    assert found == json.loads(EXAMPLE)["artifacts"][0]["exif"]
     assert list(found) == list(UNKNOWN)
 
 
@@ -89,9 +63,6 @@ def test_shutter_speeds(seconds: tuple[int, int], shown: str) -> None:
         ("Canon", "Canon EOS 5D", "Canon EOS 5D"),
         ("NIKON CORPORATION", "NIKON D3400", "NIKON D3400"),
         ("NIKON", "COOLPIX P900", "NIKON COOLPIX P900"),
-        ("Apple", "iPhone 12", "Apple iPhone 12"),
-        ("SONY", "ILCE-7M3", "SONY ILCE-7M3"),
-        ("FUJIFILM", "X-T3", "FUJIFILM X-T3"),
         ("OLYMPUS IMAGING CORP.", "E-M10", "OLYMPUS E-M10"),
         ("OLYMPUS OPTICAL CO.,LTD", "C3040Z", "OLYMPUS C3040Z"),
         ("EASTMAN KODAK COMPANY", "KODAK EASYSHARE Z740", "KODAK EASYSHARE Z740"),
@@ -99,7 +70,6 @@ def test_shutter_speeds(seconds: tuple[int, int], shown: str) -> None:
         ("PENTAX Corporation", "PENTAX K10D", "PENTAX K10D"),
         ("RICOH IMAGING COMPANY, LTD.", "GR III", "RICOH GR III"),
         ("LEICA CAMERA AG", "LEICA Q2", "LEICA Q2"),
-        ("Panasonic", "DMC-LX3", "Panasonic DMC-LX3"),
         ("samsung", "SAMSUNG-SM-G900A", "SAMSUNG-SM-G900A"),
         ("Hewlett-Packard", "Hewlett-Packard PhotoSmart 620", "Hewlett-Packard PhotoSmart 620"),
         ("Co., Ltd.", "-X1", "Co. -X1"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from specification import EXAMPLE
 
 from curation_features.errors import ManifestError, StoreError
 from curation_features.ingest.folder import batch_id_of, find_photos, ingest, new_batch_id
@@ -21,8 +22,8 @@ from curation_features.photos.decode import decode
 from curation_features.photos.reader import PhotoReader
 from curation_features.settings import Settings
 
-FIELDS = ["photo_id", "original_uri", "ranking_uri", "std_uri", "exif", "format", "processing_metadata"]
-EXIF_FIELDS = ["camera", "lens", "iso", "aperture", "shutter_speed", "focal_length", "datetime", "gps"]
+ARTIFACT = json.loads(EXAMPLE)["artifacts"][0]
+FIELDS, EXIF_FIELDS = [*ARTIFACT], [*ARTIFACT["exif"]]
 
 
 def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
@@ -33,22 +34,16 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) ->
     return path
 
 
-def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog) -> None:
+def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog, monkeypatch) -> None:
     for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
         (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
         (settings.root / name).touch()
     photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
     assert find_photos(settings.root, settings) == photos
-    names = ("phone.heic", "data", ".hidden")
-    for record, name in zip(caplog.records, names, strict=True):
+    for record, name in zip(caplog.records, ("phone.heic", "data", ".hidden"), strict=True):
         assert f"{settings.root}/{name}" in record.getMessage()
-
-
-def test_the_project_of_photos_is_the_current_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(settings.root)
-    write_photo(settings.root / "a.png")
-    write_photo(settings.data_path / "b.png")
-    assert find_photos(settings.root) == [settings.root / "a.png"]
+    assert find_photos(settings.root) == photos  # the current project's data are skipped
 
 
 def test_batch_ids_are_times() -> None:
@@ -122,25 +117,19 @@ def test_the_manifest_is_what_the_pipeline_reads(settings: Settings) -> None:
     assert done == [1, 1, 1]
 
 
-def test_small_photos_are_not_enlarged_and_keep_their_pixels(settings: Settings) -> None:
-    photo = write_photo(settings.root / "a.png", (64, 1))
-    (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
-    assert artifact["processing_metadata"]["standardized_size"] == [64, 1]
-    with Image.open(settings.root / artifact["std_uri"]) as standard, Image.open(photo) as original:
-        assert np.abs(np.asarray(standard).astype(int) - np.asarray(original)).max() <= 8
-
-
-@pytest.mark.parametrize(("side", "once"), [(1024, True), (1025, False)])
-def test_a_small_photo_takes_its_space_once(settings: Settings, side: int, once: bool) -> None:
+@pytest.mark.parametrize(("side", "once"), [(64, True), (1024, True), (1025, False)])
+def test_a_small_photo_keeps_its_pixels_and_takes_space_once(settings: Settings, side: int, once: bool) -> None:
     """Its ranking image and its standardised image are one file."""
-    photo = write_photo(settings.root / "a.png", (side, 8))
+    photo = write_photo(settings.root / "a.png", (side, 1))
     for _ in range(2):
         (artifact,) = ingest([photo], settings, batch_id="batch_1").manifest["artifacts"]
         ranking, standard = (settings.root / artifact[name] for name in ("ranking_uri", "std_uri"))
         assert (ranking.name, standard.name) == (f"{artifact['photo_id']}.jpg", f"{artifact['photo_id']}_1024.jpg")
         assert ranking.samefile(standard) == once
-        with Image.open(ranking) as large, Image.open(standard) as small:
-            assert (large.size[0], small.size[0]) == (side, 1024)
+        assert artifact["processing_metadata"]["standardized_size"] == [min(side, 1024), 1]
+        with Image.open(ranking) as large, Image.open(standard) as small, Image.open(photo) as original:
+            assert (large.size[0], small.size[0]) == (side, min(side, 1024))
+            assert np.abs(np.asarray(large).astype(int) - np.asarray(original)).max() <= 8
 
 
 @pytest.mark.long
