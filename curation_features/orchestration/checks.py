@@ -52,26 +52,27 @@ _REASON_SHOWN = 500  # characters
 )
 def nothing_quarantined(incoming: dg.ResourceParam[Inbox]) -> dg.AssetCheckResult:
     """Check that the quarantine is empty."""
-    result = quarantine_evaluation(incoming.quarantined(), incoming)
-    return dg.AssetCheckResult(
-        passed=result.passed, severity=result.severity, description=result.description, metadata=result.metadata
-    )
+    return dg.AssetCheckResult(**_quarantine_result(incoming.quarantined(), incoming))
 
 
 def quarantine_evaluation(names: Sequence[str], incoming: Inbox) -> dg.AssetCheckEvaluation:
     """Result of the quarantine check; `names` are the files in quarantine."""
+    return dg.AssetCheckEvaluation(
+        asset_key=_QUARANTINE.asset_key, check_name=_QUARANTINE.name, **_quarantine_result(names, incoming)
+    )
+
+
+def _quarantine_result(names: Sequence[str], incoming: Inbox) -> dict[str, Any]:
     records = [
         dg.TableRecord({"file": one_line(name, 255), "reason": one_line(incoming.reason(name), _REASON_SHOWN)})
         for name in names[:_FILES_SHOWN]
     ]
-    return dg.AssetCheckEvaluation(
-        asset_key=_QUARANTINE.asset_key,
-        check_name=_QUARANTINE.name,
-        passed=not names,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(names)} quarantined" if names else None,
-        metadata={"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
-    )
+    return {
+        "passed": not names,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": f"{len(names)} quarantined" if names else None,
+        "metadata": {"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
+    }
 
 
 class BatchChecks:
