@@ -39,8 +39,7 @@ The data version is the manifest's digest.
 The sensor `preprocess_outputs` takes them from the incoming folders, and launches the job `extract_features`."""
 _SOURCE_TAGS = {"stage": "input", "dagster/kind/json": ""}  # Dagster has no owners for observable assets
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions are beta
+with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):  # observable assets with partitions are beta
 
     @dg.observable_source_asset(
         name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags=_SOURCE_TAGS
@@ -117,8 +116,7 @@ Read back and checked before `features.completed` is published.""",
     ),
 ]
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies
+with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):  # backfill policies
 
     @dg.multi_asset(
         specs=SPECS,

@@ -1,7 +1,7 @@
 """A run over one or many batches: computes, reports, checks and announces one after the other."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import dagster as dg
@@ -123,7 +123,7 @@ class BatchRun:
             if is_measured:
                 self._record(checks.of_cache(metadata, before))
             if result.finished is not None:
-                self._record_features(checks, result.finished.problems, metadata)
+                self._record(checks.of_features(result.finished.problems, metadata))
                 event = result.finished.announce(self._events, self._stages.settings.root)
                 log.info("Features of batch %s are finished: event %s", batch.batch_id, event["id"])
 
@@ -140,16 +140,9 @@ class BatchRun:
         instance, batch_id = self._context.instance, batch.batch_id
         if any(key.asset_key == FEATURES for key in self._context.selected_asset_check_keys):
             problems = verify(batch, *self._store.feature_paths(batch_id), self._store.embeddings_path(batch_id))
-            self._record_features(checks, problems, latest_metadata(instance, FEATURES, batch_id))
+            self._record(checks.of_features(problems, latest_metadata(instance, FEATURES, batch_id)))
             raise_if_wrong(problems)
         self._record(checks.of_cache(latest_metadata(instance, METRICS, batch_id), {}))
-
-    def _record_features(
-        self, checks: BatchChecks, problems: Mapping[str, Sequence[str]], metadata: Mapping[str, dg.MetadataValue]
-    ) -> None:
-        self._record(checks.of_files(problems))
-        if metadata:  # absent if Dagster has no materialization
-            self._record(checks.of_features(metadata))
 
     def _record(self, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
         for evaluation in evaluations:

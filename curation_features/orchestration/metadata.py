@@ -37,7 +37,6 @@ from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
 from curation_features.text import escape_markdown
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
-"""Returns a small JPEG of a record's photo, or None."""
 
 _ROWS_SHOWN = 10
 _EXTREMES = 3
@@ -145,11 +144,11 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
     }
 
 
-def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
+def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: None) -> dict[str, Any]:
     """Counts by status, extreme photos, labels, scores and errors; less than 60 kB.
 
     Args:
-        thumbnail: makes the thumbnails of extreme photos; default: no thumbnails.
+        thumbnail: makes a small JPEG of an extreme photo, or returns None, as it does by default.
     """
     extreme_photos, percentiles = extremes(merged, _EXTREMES), score_percentiles(merged)
     names = display_paths(merged.document["artifacts"], _NAME_LENGTH)
@@ -215,13 +214,14 @@ def _limit_size(counts: Mapping[str, int]) -> dict[str, int]:
     return {label: counts[label] for label, end in zip(counts, ends, strict=True) if end <= _LABELS_SIZE}
 
 
-def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
+def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail) -> dg.MarkdownMetadataValue:
     """Render the extreme photos as a Markdown table, one row per photo."""
     lines = [f"| | photo | why | {' | '.join(METRIC)} | labels |", "|" + " --- |" * (len(METRIC) + 4)]
     for photo in {extreme.photo.position: extreme.photo for extreme in chosen}.values():
         scores = [_score(photo.record, name) for name in METRIC]
+        data = base64.b64encode(thumbnail(photo.record) or b"").decode()
         cells = [
-            _image(photo.record, thumbnail),
+            f"![](data:image/jpeg;base64,{data})" if data else "",
             escape_markdown(names[photo.position]),
             escape_markdown(", ".join(extreme.description for extreme in chosen if extreme.photo is photo)),
             *("-" if score is None else f"{score:.3f}" for score in scores),
@@ -229,11 +229,6 @@ def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbna
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return dg.MetadataValue.md("\n".join(lines))
-
-
-def _image(record: PhotoRecord, thumbnail: Thumbnail | None) -> str:
-    data = thumbnail(record) if thumbnail else None
-    return f"![](data:image/jpeg;base64,{base64.b64encode(data).decode()})" if data else ""
 
 
 def _labels(record: PhotoRecord) -> str:

@@ -4,7 +4,8 @@ Dagster writes them for an output that an asset returns, but gives all partition
 issue 34013). The assets here report each partition separately, so they write the same tags.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -13,20 +14,18 @@ _NO_EVENT = "NULL"
 _OBSERVATIONS_SEARCHED = 100
 
 
+@dataclass(frozen=True)
 class Provenance:
     """Builds the tags of the materializations of one run.
 
-    Args:
+    Attributes:
         specs: specs of the assets, with their dependencies.
         code_versions: by asset, from the settings of this run, which its configuration may override.
     """
 
-    def __init__(
-        self, instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec], code_versions: Mapping[str, str]
-    ) -> None:
-        self._instance = instance
-        self._specs = {spec.key: spec for spec in specs}
-        self._code_versions = code_versions
+    instance: dg.DagsterInstance
+    specs: Sequence[dg.AssetSpec]
+    code_versions: Mapping[str, str]
 
     def tags(self, asset: dg.AssetKey, partition: str, data_version: str, manifest: str) -> dict[str, str]:
         """The tags of a materialization.
@@ -35,12 +34,13 @@ class Provenance:
             data_version: digest of the result.
             manifest: digest of the manifest.
         """
+        [spec] = (spec for spec in self.specs if spec.key == asset)
         tags = {
             _DATA_VERSION: data_version,
             "dagster/data_version_is_user_provided": "true",
-            "dagster/code_version": self._code_versions[asset.to_user_string()],
+            "dagster/code_version": self.code_versions[asset.to_user_string()],
         }
-        for parent in (dep.asset_key for dep in self._specs[asset].deps):
+        for parent in (dep.asset_key for dep in spec.deps):
             pointer, version = self._find_parent(parent, partition, manifest)
             tags[f"dagster/input_event_pointer/{parent.to_user_string()}"] = pointer
             tags[f"dagster/input_data_version/{parent.to_user_string()}"] = version
@@ -49,11 +49,11 @@ class Provenance:
     def _find_parent(self, asset: dg.AssetKey, partition: str, manifest: str) -> tuple[str, str]:
         """Storage id of the parent's event, and its data version."""
         records_filter = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
-        if asset in self._specs:
-            made = self._instance.fetch_materializations(records_filter, limit=1).records
+        if any(spec.key == asset for spec in self.specs):
+            made = self.instance.fetch_materializations(records_filter, limit=1).records
             return (str(made[0].storage_id), data_version(made[0]) or "") if made else (_NO_EVENT, "")
         # A newer manifest may have been observed during the run.
-        observed = self._instance.fetch_observations(records_filter, limit=_OBSERVATIONS_SEARCHED).records
+        observed = self.instance.fetch_observations(records_filter, limit=_OBSERVATIONS_SEARCHED).records
         ids = (str(record.storage_id) for record in observed if data_version(record) == manifest)
         return next(ids, _NO_EVENT), manifest
 

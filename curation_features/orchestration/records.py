@@ -16,12 +16,7 @@ from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 
-_ACTIVE = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_ACTIVE = [dg.DagsterRunStatus(name) for name in ("QUEUED", "STARTING", "STARTED", "CANCELING")]
 
 
 class BatchRecords:
