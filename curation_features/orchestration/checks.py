@@ -90,7 +90,7 @@ class BatchChecks:
 
         Args:
             problems: the return value of `verify`.
-            metadata: of `features`; empty if Dagster has no materialization, and nothing to compare.
+            metadata: of `features`; if it is empty (never materialized), nothing is compared.
         """
         for name, texts in problems.items():
             details = {"problems": dg.MetadataValue.md("\n".join(f"- {text}" for text in texts))} if texts else {}
