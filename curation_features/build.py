@@ -27,7 +27,6 @@ from curation_features.versions import digest
 log = logging.getLogger(__name__)
 
 _PARTS = {asset: {name for name, part in PARTS.items() if part.asset == asset} for asset in PHOTO_ASSETS}
-_PIXEL_STAGES = ("technical_metrics", "image_embeddings")
 _NEEDS = {"clip_labels": ("image_embeddings",), "features": ("technical_metrics", "clip_labels")}
 
 
@@ -86,14 +85,13 @@ def build_assets(
     if "label_embeddings" in wanted:
         plan = stages.plan(LABEL_PARTS)
         yield AssetResult("label_embeddings", stages.ensure_label_embeddings(plan), plan)
-    with_labels = {"image_embeddings", "clip_labels"} <= wanted
-    pixel_stages = [name for name in _PIXEL_STAGES if name in wanted]
     stats = RunStats()
-    if pixel_stages:
-        label_stats = RunStats() if with_labels else None
-        yield from _pixel_pass(batch, pixel_stages, stages, store, stats, label_stats, retry_failed=retry_failed)
-    if "clip_labels" in wanted and not with_labels:
-        yield _clip_labels(batch, stages, store, RunStats() if pixel_stages else stats)
+    # The pass over the photos labels them, too, if their embeddings are in memory.
+    in_pass = wanted.intersection(PHOTO_ASSETS if "image_embeddings" in wanted else ["technical_metrics"])
+    if in_pass:
+        yield from _pixel_pass(batch, in_pass, stages, store, stats, retry_failed=retry_failed)
+    if "clip_labels" in wanted - in_pass:
+        yield _clip_labels(batch, stages, store, RunStats() if in_pass else stats)
     if "features" in wanted:
         yield _features(batch, stages, store, stats)
 
@@ -126,31 +124,24 @@ def _add_dependencies(batch: Batch, assets: Collection[str], store: ArtifactStor
 
 
 def _pixel_pass(
-    batch: Batch,
-    pixel_stages: list[str],
-    stages: FeatureStages,
-    store: ArtifactStore,
-    stats: RunStats,
-    label_stats: RunStats | None,
-    *,
-    retry_failed: bool,
+    batch: Batch, assets: set[str], stages: FeatureStages, store: ArtifactStore, stats: RunStats, *, retry_failed: bool
 ) -> Iterator[AssetResult]:
     """Write stage tables in one pass that decodes each photo once.
 
     Args:
-        stats: of the measurements.
-        label_stats: of the labels, which are computed from the embeddings in memory; None: no labels.
+        stats: of the measurements; labels, which are computed from the embeddings in memory, have separate ones.
     """
-    names = pixel_stages if label_stats is None else [*pixel_stages, "clip_labels"]
-    plan = stages.plan(frozenset().union(*(_PARTS[name] for name in names)))
+    plan = stages.plan([name for name, part in PARTS.items() if part.asset in assets])
     pixel_plan, label_plan = plan.only(TECHNICAL_PARTS | EMBEDDING_PARTS), plan.only(LABEL_PARTS)
-    versions = {name: plan.only(_PARTS[name]).versions for name in names}
+    versions = {name: plan.only(_PARTS[name]).versions for name in PHOTO_ASSETS if name in assets}
     earlier = _read_earlier(batch, versions, store) if retry_failed else None
     records = stats.counted(check_storage(stages.measure(batch, plan, stats, earlier), batch.batch_id))
-    if label_stats is not None:
+    label_stats = RunStats()
+    if "clip_labels" in assets:
         records = label_stats.counted_labels(stages.label(records, label_plan, label_stats))
     pass_version = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
-    for name, artifact in _write_stages(batch, records, versions, stages, store).items():
+    labels = stages.classifier.vocabulary.labels
+    for name, artifact in store.write_stages(batch, records, versions, stages.settings.model, labels).items():
         planned = (label_plan, label_stats) if name == "clip_labels" else (pixel_plan, stats)
         yield AssetResult(name, artifact.digest, *planned, artifact, pass_version)
 
@@ -187,20 +178,10 @@ def _read_stored(batch: Batch, names: Iterable[str], store: ArtifactStore) -> It
 def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: RunStats) -> AssetResult:
     plan = stages.plan(LABEL_PARTS)
     records = stages.label(store.read_stage("image_embeddings", batch), plan, stats)
-    counted = stats.counted_labels(records)
-    artifact = _write_stages(batch, counted, {"clip_labels": plan.versions}, stages, store)["clip_labels"]
+    counted, versions = stats.counted_labels(records), {"clip_labels": plan.versions}
+    labels = stages.classifier.vocabulary.labels
+    artifact = store.write_stages(batch, counted, versions, stages.settings.model, labels)["clip_labels"]
     return AssetResult("clip_labels", artifact.digest, plan, stats, artifact)
-
-
-def _write_stages(
-    batch: Batch,
-    records: Iterable[PhotoRecord],
-    versions: Mapping[str, Mapping[str, str]],
-    stages: FeatureStages,
-    store: ArtifactStore,
-) -> dict[str, StageArtifact]:
-    """Write stage tables with their model and vocabulary."""
-    return store.write_stages(batch, records, versions, stages.settings.model, stages.classifier.vocabulary.labels)
 
 
 def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: RunStats) -> AssetResult:

@@ -61,6 +61,8 @@ def finish_batch(
     embeddings: EmbeddingsWriter,
     settings: Settings,
     progress: Callable[[int], None] | None = None,
+    *,
+    is_accepted: bool = True,
 ) -> FinishedBatch:
     """Write the artifacts and the contact sheet of a batch, and verify the artifacts.
 
@@ -68,24 +70,14 @@ def finish_batch(
 
     Args:
         progress: called with the number of photos added to the contact sheet.
+        is_accepted: False: the manifest is accepted later, so it need not be the accepted one now.
 
     Raises:
         SupersededError: another manifest was accepted in the meantime, so these features are out of date.
         StoreError: an artifact cannot be written.
     """
-    check_accepted(batch, store)
-    return write_batch(batch, merged, store, embeddings, settings, progress)
-
-
-def write_batch(
-    batch: Batch,
-    merged: EnrichedBatch,
-    store: ArtifactStore,
-    embeddings: EmbeddingsWriter,
-    settings: Settings,
-    progress: Callable[[int], None] | None = None,
-) -> FinishedBatch:
-    """Like `finish_batch`, for a manifest that is accepted later."""
+    if is_accepted:
+        check_accepted(batch, store)
     artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
     sheet = refresh(artifact, settings, progress)
     problems = verify(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)

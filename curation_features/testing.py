@@ -18,6 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_COUNTING = threading.Lock()
+
 
 class FakeClipEngine:
     """A fake `ClipEngine`: embeddings depend on pixels, or on a text's digest.
@@ -41,7 +43,6 @@ class FakeClipEngine:
         self.texts_encoded = 0
         self._side = side
         self._projection = np.random.default_rng(0).standard_normal((3 * side * side, dimension))
-        self._lock = threading.Lock()
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resize an image to (3, S, S), values 0..1."""
@@ -49,14 +50,14 @@ class FakeClipEngine:
 
     def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit vectors (N, D); each depends on its image only."""
-        with self._lock:
+        with _COUNTING:
             self.images_encoded += len(batch)
         vectors = [_normalize((image.astype(np.float64).ravel() + 1.0) @ self._projection) for image in batch]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors (N, D), one per prompt."""
-        with self._lock:
+        with _COUNTING:
             self.texts_encoded += len(prompts)
         vectors = [_normalize(_seeded_generator(prompt).standard_normal(self.dimension)) for prompt in prompts]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
@@ -80,7 +81,6 @@ class FakeQualityModel:
     def __init__(self, side: int = 8) -> None:
         self.images_scored = 0
         self._side = side
-        self._lock = threading.Lock()
 
     def preprocess(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resize an image to (3, S, S), values 0..1."""
@@ -88,7 +88,7 @@ class FakeQualityModel:
 
     def score(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores (N,); each depends on its image only."""
-        with self._lock:
+        with _COUNTING:
             self.images_scored += len(batch)
         return np.array([image.mean() for image in batch], np.float32)
 
@@ -105,11 +105,10 @@ class FakeBrisque:
 
     def __init__(self) -> None:
         self.images_scored = 0
-        self._lock = threading.Lock()
 
     def score(self, rgb: NDArray[np.uint8]) -> float:
         """Index of one image (H, W, 3)."""
-        with self._lock:
+        with _COUNTING:
             self.images_scored += 1
         return float(rgb.mean()) / 2.55
 

@@ -7,18 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pictures import encoded
 from specification import EXAMPLE
 
-pytestmark = pytest.mark.long
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # seven processes that load every library, on any machine
 
 # The specification's examples; the test compares names, order and types of the output's fields.
 INPUT = json.loads(EXAMPLE)
@@ -38,7 +36,18 @@ OUTPUT_FEATURES = {
         {"label": "indoor", "confidence": 0.521, "cosine_score": 0.421},
     ],
 }
-REPORT_MODULES = "import sys; print(sorted({'torch', 'open_clip', 'piq', 'skimage'} & sys.modules.keys()))"
+COMMAND = """
+import sys
+from curation_features.cli import main
+code = main(sys.argv[1:])
+print(sorted({'torch', 'open_clip', 'piq', 'skimage'} & sys.modules.keys()))
+sys.exit(code)
+"""
+SERVICE = """
+import json, sys
+from curation_features import FeaturesService
+json.dump(FeaturesService().process(json.load(open('m.json'))), sys.stdout)
+"""
 
 
 def shape(value: Any) -> Any:
@@ -50,47 +59,55 @@ def shape(value: Any) -> Any:
     return type(value)
 
 
-@pytest.fixture
-def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
-    """Run Python code in a fresh interpreter in the project's folder, where a warning is an error."""
+class Project:
+    """A project whose commands run in fresh interpreters.
 
-    def call(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    Attributes:
+        models: the environment variables that name its models.
+    """
+
+    def __init__(self, root: Path, models: dict[str, str]) -> None:
+        self.root = root
+        self.models = models
+
+    def run(self, code: str, *arguments: str, **environment: str) -> str:
+        """The last line of the output of Python code."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CURATION_FEATURES_")}
         inherited.pop("DAGSTER_HOME", None)
-        found = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=tmp_path,
-            env={**inherited, **small_models, **environment},
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 0, found.stderr
-        return found
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=self.root, env={**inherited, **self.models, **environment},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
 
-    return call
-
-
-@pytest.fixture
-def manifest(tmp_path: Path, run: Run) -> Path:
-    """A batch of sample photos, ingested by the command line."""
-    run("from curation_features.cli import main; raise SystemExit(main())", "ingest", "--samples", "--batch-id", "b")
-    return tmp_path / "data" / "batches" / "b.json"
+    def outputs(self) -> dict[str, bytes]:
+        """Finished features and events."""
+        files = (path for name in ("features", "events") for path in (self.root / "data" / name).rglob("*.*"))
+        return {str(path.relative_to(self.root / "data")): path.read_bytes() for path in files if path.is_file()}
 
 
-def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run: Run) -> None:
-    from PIL import Image
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, small_models: dict[str, str]) -> Project:
+    """A project with a batch of sample photos."""
+    project = Project(tmp_path_factory.mktemp("project"), small_models)
+    project.run(COMMAND, "ingest", "--samples", "--batch-id", "b")
+    return project
 
+
+@pytest.fixture(scope="module")
+def processed(project: Project) -> tuple[str, dict[str, bytes]]:
+    """The heavy modules that `process` loads without a cache, and what it writes."""
+    return project.run(COMMAND, "process", "data/batches/b.json"), project.outputs()
+
+
+def test_the_specifications_example_validates_field_by_field(tmp_path: Path, small_models: dict[str, str]) -> None:
     artifact = INPUT["artifacts"][0]
     path = tmp_path / artifact["std_uri"]
     path.parent.mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(90, 160, (288, 512, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, quality=95)
+    path.write_bytes(encoded(np.random.default_rng(0).integers(90, 160, (288, 512, 3), dtype=np.uint8), quality=95))
     (tmp_path / "m.json").write_text(json.dumps(INPUT))
-    code = (
-        "import json, sys; from curation_features import FeaturesService\n"
-        "json.dump(FeaturesService().process(json.load(open('m.json'))), sys.stdout)"
-    )
-    result = json.loads(run(code).stdout)
+    result = json.loads(Project(tmp_path, small_models).run(SERVICE))
     [enriched] = result["artifacts"]
     features = enriched.pop("features")
     assert json.dumps(result) == json.dumps(INPUT)
@@ -101,53 +118,9 @@ def test_the_specifications_example_validates_field_by_field(tmp_path: Path, run
     assert all(0 <= value <= 1 for value in features["tech"].values())
 
 
-def test_a_cached_service_run_needs_no_torch(manifest: Path, run: Run) -> None:
-    code = (
-        "import sys; from pathlib import Path; from curation_features.cli import main\n"
-        "assert main(['process', 'data/batches/b.json', '--output', sys.argv[1]]) == 0\n" + REPORT_MODULES
-    )
-    first, second = run(code, "first.json").stdout, run(code, "second.json").stdout
-    assert "torch" in first
-    assert second.splitlines()[-1] == "[]"
-    project = manifest.parents[2]
-    assert (project / "first.json").read_bytes() == (project / "second.json").read_bytes()
-    document = json.loads((project / "first.json").read_bytes())
-    assert {artifact["features"]["status"] for artifact in document["artifacts"]} == {"ok"}
-
-
-def test_a_cached_materialization_needs_no_torch(manifest: Path, run: Run) -> None:
-    code = (
-        "from curation_features.cli import main\n"
-        "assert main(['materialize', 'data/batches/b.json']) == 0\n" + REPORT_MODULES
-    )
-    features = manifest.parents[1] / "features"
-    assert "torch" in run(code).stdout.splitlines()[-1]
-    before = {path: path.read_bytes() for path in features.rglob("*.*")}
-    assert run(code).stdout.splitlines()[-1] == "[]"
-    assert {path: path.read_bytes() for path in features.rglob("*.*")} == before
-    names = {str(path.relative_to(features)) for path in before}
-    assert names == {"b.html", "b.json", "b.parquet", "embeddings/b.parquet"}
-
-
-def test_service_and_pipeline_give_the_same_bytes(manifest: Path, run: Run) -> None:
-    code = (
-        "from curation_features.cli import main\n"
-        "assert main(['materialize', 'data/batches/b.json']) == 0\n"
-        "assert main(['cache', 'clear', '--all']) == 0\n"
-        "assert main(['process', 'data/batches/b.json', '--output', 'service.json']) == 0"
-    )
-    run(code)
-    project = manifest.parents[2]
-    features = project / "data" / "features"
-    assert (project / "service.json").read_bytes() == (features / "b.json").read_bytes()
-    table = (features / "b.parquet").read_bytes()
-    run("from curation_features.cli import main; assert main(['process', 'data/batches/b.json']) == 0")
-    assert (features / "b.parquet").read_bytes() == table
-
-
-def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, run: Run) -> None:
-    run("from curation_features.cli import main; raise SystemExit(main())", "process", "data/batches/b.json")
-    frame = pd.read_parquet(manifest.parents[1] / "features" / "b.parquet")
+def test_the_table_holds_the_raw_measurements_behind_the_scores(project: Project, processed) -> None:
+    frame = pd.read_parquet(project.root / "data" / "features" / "b.parquet")
+    assert set(frame["status"]) == {"ok"}
     np.testing.assert_allclose(frame["sharpness"], np.tanh(frame["tenengrad"] / 2000), atol=1e-6)
     np.testing.assert_allclose(frame["noise"], np.minimum(frame["noise_sigma"] / 0.08, 1), atol=2e-5)
     np.testing.assert_allclose(frame["brisque"], 1 - np.clip(frame["brisque_raw"] / 100, 0, 1), atol=1e-6)
@@ -160,20 +133,19 @@ def test_the_table_holds_the_raw_measurements_behind_the_scores(manifest: Path, 
     np.testing.assert_allclose([max(row[0]["cosine_score"], 0) for row in frame["clip_labels"]], cosines.max(axis=1))
 
 
-@pytest.mark.timeout(900)  # four processes that load every library
-def test_the_results_are_the_same_without_asserts(manifest: Path, run: Run, tmp_path: Path) -> None:
-    """A plain run of the service, and one of the pipeline with `-O` and nothing in the cache."""
-    command = "from curation_features.cli import main; raise SystemExit(main())"
+def test_a_cached_service_run_needs_no_torch(project: Project, processed) -> None:
+    modules, written = processed
+    assert "torch" in modules
+    assert len(written) == 6
+    assert project.run(COMMAND, "process", "data/batches/b.json", "--output", "again.json") == "[]"
+    assert (project.root / "again.json").read_bytes() == written["features/b.json"]
 
-    def made() -> dict[str, bytes]:
-        files = (path for folder in ("features", "events") for path in (tmp_path / "data" / folder).rglob("*.*"))
-        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files if path.is_file()}
 
-    run(command, "process", "data/batches/b.json")
-    plain = made()
-    assert len(plain) == 6
-    run(command, "cache", "clear", "--all")
-    for folder in ("features", "events"):
-        shutil.rmtree(tmp_path / "data" / folder)
-    run(command, "materialize", "data/batches/b.json", PYTHONOPTIMIZE="1")
-    assert made() == plain
+def test_the_results_are_the_same_without_asserts(project: Project, processed) -> None:
+    """Service and pipeline write the same bytes: the pipeline with `-O`, first without a cache, then with one."""
+    for folder in ("features", "events", "cache"):
+        shutil.rmtree(project.root / "data" / folder)
+    for is_cached in (False, True):
+        modules = project.run(COMMAND, "materialize", "data/batches/b.json", PYTHONOPTIMIZE="1")
+        assert "torch" not in modules if is_cached else "torch" in modules
+        assert project.outputs() == processed[1]

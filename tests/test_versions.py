@@ -71,12 +71,9 @@ def test_the_libraries_are_installed_under_these_names() -> None:
     assert all(versions._read_release(name) for names in versions.LIBRARIES.values() for name in names)
 
 
-def test_other_weights_are_another_version(settings: Settings) -> None:
-    assert changed(all_versions(settings, "m"), all_versions(settings, "n")) == set(PARTS)
-
-
-def test_an_own_change_of_the_algorithm_is_another_version(settings, monkeypatch) -> None:
+def test_other_weights_and_algorithms_are_other_versions(settings, monkeypatch) -> None:
     before = all_versions(settings)
+    assert changed(before, all_versions(settings, "n")) == set(PARTS)
     monkeypatch.setattr(versions, "ALGORITHMS", {**versions.ALGORITHMS, "noise": 2})
     assert changed(before, all_versions(settings)) == {"noise"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 
 from curation_features.manifest import Batch, batch_from
 from curation_features.pipeline import FeatureStages, Models
+from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
@@ -57,6 +58,15 @@ class World:
 
     def batch(self, artifacts: Sequence[dict[str, Any]], batch_id: str = "batch_1") -> Batch:
         return batch_from({"batch_id": batch_id, "artifacts": list(artifacts)})
+
+    def run(
+        self, batch: Mapping[str, Any], settings: Settings | None = None, **models: LazyModel[Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Process a batch in new stages; the features of its artifacts, and the work, as `done_by` counts it."""
+        result: dict[str, Any] = {}
+        service = FeaturesService(stages=self.stages(settings, **models))
+        done = self.done_by(lambda: result.update(service.process(batch)))
+        return [artifact["features"] for artifact in result["artifacts"]], done
 
     def counts(self) -> dict[str, int]:
         """Count photos decoded, and images and texts that each model has seen."""

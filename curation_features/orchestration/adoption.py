@@ -1,7 +1,7 @@
 """Report batches that were processed without Dagster: a partition, an observation, materializations."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from curation_features.events.outbox import LatestEvents
 from curation_features.manifest import Batch
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.provenance import Provenance, data_version
-from curation_features.storage.adoptions import Adoption, Adoptions
+from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -65,17 +65,13 @@ def adopt(batch_id: str, store: ArtifactStore, instance: dg.DagsterInstance, spe
         batch = store.manifest(batch_id)
         observe(batch, instance)
         latest = LatestEvents(store.data_path).get(batch_id)
-        if adoption.manifest == batch.digest and latest is not None and adoption.event == latest["id"]:
-            _report_materializations(adoption, instance, specs)
-
-
-def _report_materializations(adoption: Adoption, instance: dg.DagsterInstance, specs: Sequence[dg.AssetSpec]) -> None:
-    versions: Mapping[str, str] = {name: asset.code_version for name, asset in adoption.assets.items()}
-    provenance = Provenance(instance, specs, versions)
-    for name, asset in adoption.assets.items():
-        key = dg.AssetKey(name)
-        tags = provenance.tags(key, adoption.batch_id, asset.data_version, adoption.manifest)
-        metadata = {**asset.metadata, "made_by": "curation-features process"}
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(key, partition=adoption.batch_id, metadata=metadata, tags=tags)
-        )
+        if adoption.manifest != batch.digest or latest is None or adoption.event != latest["id"]:
+            return
+        versions = {name: asset.code_version for name, asset in adoption.assets.items()}
+        provenance = Provenance(instance, specs, versions)
+        for name, asset in adoption.assets.items():
+            tags = provenance.tags(dg.AssetKey(name), batch_id, asset.data_version, batch.digest)
+            metadata = {**asset.metadata, "made_by": "curation-features process"}
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(name, partition=batch_id, metadata=metadata, tags=tags)
+            )

@@ -17,12 +17,12 @@ from curation_features.orchestration.batch_run import BatchRun
 from curation_features.orchestration.checks import CHECK_SPECS
 from curation_features.orchestration.interrupts import interruptible
 from curation_features.orchestration.liveness import alive
-from curation_features.orchestration.metadata import FEATURE_SCHEMA, column_schema
+from curation_features.orchestration.metadata import column_schema
 from curation_features.orchestration.partitions import BATCHES, DIMENSION
 from curation_features.orchestration.pool import POOL
 from curation_features.pipeline import FeatureStages
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.tables import STAGE_TABLES
+from curation_features.storage.tables import FEATURE_COLUMNS, STAGE_TABLES
 
 Stages = dg.ResourceParam[FeatureStages]
 Store = dg.ResourceParam[ArtifactStore]
@@ -39,8 +39,7 @@ The data version is the manifest's digest.
 The sensor `preprocess_outputs` takes them from the incoming folders, and launches the job `extract_features`."""
 _SOURCE_TAGS = {"stage": "input", "dagster/kind/json": ""}  # Dagster has no owners for observable assets
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets with partitions are beta
+with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):  # observable assets with partitions are beta
 
     @dg.observable_source_asset(
         name=SOURCE, partitions_def=BATCHES, group_name=GROUP, description=_SOURCE_DESCRIPTION, tags=_SOURCE_TAGS
@@ -56,9 +55,10 @@ with warnings.catch_warnings():
         return dg.DataVersionsByPartition(digests)
 
 
-def _build_spec(
-    name: str, deps: list[str], kinds: set[str], schema: dg.TableSchema | None, description: str
-) -> dg.AssetSpec:
+_COLUMNS = {"features": FEATURE_COLUMNS, **{name: table.columns for name, table in STAGE_TABLES.items()}}
+
+
+def _build_spec(name: str, deps: list[str], kinds: set[str], description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         deps=deps,
@@ -69,7 +69,7 @@ def _build_spec(
         tags={"stage": name},
         skippable=True,  # the step reports each partition and returns no output
         automation_condition=RECONCILE,
-        metadata={"dagster/column_schema": schema} if schema else None,
+        metadata={"dagster/column_schema": column_schema(_COLUMNS[name])} if name in _COLUMNS else None,
     )
 
 
@@ -78,7 +78,6 @@ SPECS = [
         "label_embeddings",
         [],
         {"python", "pytorch"},
-        None,
         """CLIP text embeddings of the vocabulary: every label in every template, normalised and averaged.
 
 The vocabulary is the project's, or the one that the batch's manifest names. Stored in `label_embeddings.pt` or a file
@@ -88,7 +87,6 @@ next to it, and shared by all batches; recomputed when labels, templates or the 
         "technical_metrics",
         [SOURCE],
         {"python", "opencv", "parquet"},
-        column_schema(STAGE_TABLES["technical_metrics"].columns),
         """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements.
 
 Computed in one pass with `image_embeddings`, which decodes each photo once. A changed constant recomputes only its
@@ -98,14 +96,12 @@ metric.""",
         "image_embeddings",
         [SOURCE],
         {"python", "pytorch", "parquet"},
-        column_schema(STAGE_TABLES["image_embeddings"].columns),
         "The CLIP image embedding of every photo. Labels are computed from it, so new labels need no image model.",
     ),
     _build_spec(
         "clip_labels",
         ["image_embeddings", "label_embeddings"],
         {"python", "numpy", "parquet"},
-        column_schema(STAGE_TABLES["clip_labels"].columns),
         """The five most probable labels of every photo, from its stored embedding and the label embeddings.
 
 A run that selects both computes them in the same pass as `image_embeddings`.""",
@@ -114,15 +110,13 @@ A run that selects both computes them in the same pass as `image_embeddings`."""
         "features",
         [SOURCE, "technical_metrics", "clip_labels"],
         {"python", "json", "parquet"},
-        FEATURE_SCHEMA,
         """Every artifact of the batch with its features; fields of ingest and preprocess are unchanged.
 
 Read back and checked before `features.completed` is published.""",
     ),
 ]
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies
+with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):  # backfill policies
 
     @dg.multi_asset(
         specs=SPECS,
@@ -141,10 +135,7 @@ with warnings.catch_warnings():
         """
         context.log.addFilter(_is_relevant)
         with alive(context.instance, context.run.run_id), interruptible(context):
-            run = BatchRun(context, stages, store, events)
-            for batch_id in run.batch_ids():
-                run.attempt(batch_id)
-            run.finish()
+            BatchRun(context, stages, store, events).run()
         yield from ()
 
 

@@ -104,11 +104,10 @@ class DagsterServer:
             InputError: a batch is unknown, or there is none.
         """
         known = set(self.batch_ids())
-        unknown = [batch_id for batch_id in batch_ids if batch_id not in known]
-        if unknown or not batch_ids:
-            raise InputError(
-                f"no such batch: {', '.join(unknown[:5])}" if unknown else "this Dagster has no batches yet"
-            )
+        if unknown := [batch_id for batch_id in batch_ids if batch_id not in known]:
+            raise InputError(f"no such batch: {', '.join(unknown[:5])}")
+        if not batch_ids:
+            raise InputError("this Dagster has no batches yet")
         params = {
             "partitionNames": list(batch_ids),
             "assetSelection": [{"path": [name]} for name in assets],
@@ -185,17 +184,15 @@ class DagsterServer:
             raise CurationError(f"{self.url}: request failed: {error}") from error
         try:
             answer = response.json()
-            problem = str(answer["errors"][0]["message"]) if answer.get("errors") else ""
-            [value] = [{}] if problem else answer["data"].values()
-            node: dict[str, Any] = value | {}
+            if answer.get("errors"):
+                raise CurationError(f"{self.url}: {answer['errors'][0]['message']}")
+            [value] = answer["data"].values()
+            return {**value}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CurationError(
                 f"{self.url} is not a Dagster webserver (HTTP {response.status_code}): "
                 "set --url to the address of Dagster's webserver"
             ) from error
-        if problem:
-            raise CurationError(f"{self.url}: {problem}")
-        return node
 
 
 def _is_loopback(url: str) -> bool:

@@ -5,6 +5,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -26,8 +27,7 @@ _BATCHES_COMPARED = 20
 
 Metadata = Mapping[str, dg.MetadataValue]
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)  # checks with partitions are a preview
+with warnings.catch_warnings(action="ignore", category=dg.PreviewWarning):  # checks with partitions are a preview
     CHECK_SPECS = [
         dg.AssetCheckSpec(
             check.name,
@@ -52,48 +52,55 @@ _REASON_SHOWN = 500  # characters
 )
 def nothing_quarantined(incoming: dg.ResourceParam[Inbox]) -> dg.AssetCheckResult:
     """Check that the quarantine is empty."""
-    result = quarantine_evaluation(incoming.quarantined(), incoming)
-    return dg.AssetCheckResult(
-        passed=result.passed, severity=result.severity, description=result.description, metadata=result.metadata
-    )
+    return dg.AssetCheckResult(**_quarantine_result(incoming.quarantined(), incoming))
 
 
 def quarantine_evaluation(names: Sequence[str], incoming: Inbox) -> dg.AssetCheckEvaluation:
     """Result of the quarantine check; `names` are the files in quarantine."""
+    return dg.AssetCheckEvaluation(
+        asset_key=_QUARANTINE.asset_key, check_name=_QUARANTINE.name, **_quarantine_result(names, incoming)
+    )
+
+
+def _quarantine_result(names: Sequence[str], incoming: Inbox) -> dict[str, Any]:
     records = [
         dg.TableRecord({"file": one_line(name, 255), "reason": one_line(incoming.reason(name), _REASON_SHOWN)})
         for name in names[:_FILES_SHOWN]
     ]
-    return dg.AssetCheckEvaluation(
-        asset_key=_QUARANTINE.asset_key,
-        check_name=_QUARANTINE.name,
-        passed=not names,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(names)} quarantined" if names else None,
-        metadata={"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
-    )
+    return {
+        "passed": not names,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": f"{len(names)} quarantined" if names else None,
+        "metadata": {"quarantined": len(names), **({"files": dg.MetadataValue.table(records)} if records else {})},
+    }
 
 
+@dataclass(frozen=True)
 class BatchChecks:
     """Evaluates the checks of one batch."""
 
-    def __init__(self, batch: Batch, instance: dg.DagsterInstance, settings: Settings) -> None:
-        self._batch = batch
-        self._instance = instance
-        self._settings = settings
+    batch: Batch
+    instance: dg.DagsterInstance
+    settings: Settings
 
-    def of_files(self, problems: Mapping[str, Sequence[str]]) -> Iterator[dg.AssetCheckEvaluation]:
-        """Results of the checks on the finished artifacts; `problems` is the return value of `verify`."""
+    def of_features(
+        self, problems: Mapping[str, Sequence[str]], metadata: Metadata
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Results of the checks on the finished artifacts, and of those against other batches.
+
+        Args:
+            problems: the return value of `verify`.
+            metadata: of `features`; if it is empty (never materialized), nothing is compared.
+        """
         for name, texts in problems.items():
             details = {"problems": dg.MetadataValue.md("\n".join(f"- {text}" for text in texts))} if texts else {}
             yield self._result(name, not texts, "; ".join(texts[:3]), details)
-
-    def of_features(self, metadata: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
-        """Results of the checks against other batches, from the metadata of `features`."""
+        if not metadata:
+            return
         statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in STATUSES}
-        yield self._compare("few_degraded", degraded_share(statuses), self._settings.warn_degraded_share, statuses)
+        yield self._compare("few_degraded", degraded_share(statuses), self.settings.warn_degraded_share, statuses)
         shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
-        yield self._compare("labels_as_usual", shift, self._settings.warn_label_shift)
+        yield self._compare("labels_as_usual", shift, self.settings.warn_label_shift)
 
     def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
         """Result of the cache check; `before`: metadata of the previous materialization."""
@@ -102,15 +109,15 @@ class BatchChecks:
         )
         readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
         share = cached_share(_value(metadata, "cached", 0), readable, comparable)
-        yield self._compare("cache_effective", share, self._settings.warn_cached_share, at_least=True)
+        yield self._compare("cache_effective", share, self.settings.warn_cached_share, at_least=True)
 
     def _label_history(self, metadata: Metadata) -> Sequence[Mapping[str, int]]:
         """Label counts of the latest other batches with the same `clip_version`."""
-        recent = recent_metadata(self._instance, dg.AssetKey("features"), _HISTORY)
+        recent = recent_metadata(self.instance, dg.AssetKey("features"), _HISTORY)
         return [
             _value(other, "labels", {})
             for batch_id, other in recent.items()
-            if batch_id != self._batch.batch_id
+            if batch_id != self.batch.batch_id
             and _value(other, "clip_version", "") == _value(metadata, "clip_version", None)
         ][:_BATCHES_COMPARED]
 
@@ -136,7 +143,7 @@ class BatchChecks:
             severity=dg.AssetCheckSeverity.ERROR if spec.blocking else dg.AssetCheckSeverity.WARN,
             description=text or None,
             blocking=spec.blocking,
-            partition=self._batch.batch_id,
+            partition=self.batch.batch_id,
             metadata=metadata,
         )
 

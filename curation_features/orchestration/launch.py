@@ -85,9 +85,8 @@ def _create(home: Path, default_config: Path) -> None:
     new.mkdir()
     shutil.copyfile(default_config, new / "dagster.yaml")
     _open(new).dispose()
-    for path in sorted(
-        new.iterdir(), key=lambda path: path.name == "dagster.yaml"
-    ):  # last: it marks the instance as complete
+    # `dagster.yaml` comes last: it marks the instance as complete.
+    for path in sorted(new.iterdir(), key=lambda path: path.name == "dagster.yaml"):
         if not (home / path.name).exists():
             path.rename(home / path.name)
             flush(home)

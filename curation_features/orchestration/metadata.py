@@ -10,14 +10,17 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from curation_features.pipeline import EnrichedBatch, Plan, RunStats
+from curation_features.build import AssetResult
+from curation_features.photos.thumbnails import Thumbnails
+from curation_features.pipeline import EnrichedBatch, FeatureStages, Plan, RunStats
 from curation_features.pipeline.summary import (
     Extreme,
     Photo,
@@ -28,71 +31,79 @@ from curation_features.pipeline.summary import (
     score_percentiles,
 )
 from curation_features.report.text import display_paths, one_line
-from curation_features.schema import METRIC, METRICS, Measurement, PhotoRecord
+from curation_features.schema import METRIC, Measurement, PhotoRecord
 from curation_features.storage.artifacts import FeatureArtifact, StageArtifact
 from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
 from curation_features.text import escape_markdown
 
 Thumbnail = Callable[[PhotoRecord], bytes | None]
-"""Returns a small JPEG of a record's photo, or None."""
 
 _ROWS_SHOWN = 10
 _EXTREMES = 3
 _LABELS_SIZE = 9_000  # characters of JSON
-_NAME_LENGTH, _LABEL_LENGTH = 40, 40  # characters
+_NAME_LENGTH = 40  # characters
 _BAR_LENGTH = 20
 
-_TABLES = {
+_TABLES: Mapping[str, Columns] = {
     "extremes": {
-        "score": ("string", "score at whose bad end the photo is, in this batch"),
-        "why": ("string", "the cause, and the measurement"),
-        "photo": ("string", "path of the photo's file, relative to the common folder"),
-        "photo_id": ("string", "beginning of the photo's id"),
+        "score": Column("string", "score at whose bad end the photo is, in this batch"),
+        "why": Column("string", "the cause, and the measurement"),
+        "photo": Column("string", "path of the photo's file, relative to the common folder"),
+        "photo_id": Column("string", "beginning of the photo's id"),
     },
     "errors": {
-        "stage": ("string", "value that could not be computed"),
-        "reason": ("string", "code of the reason"),
-        "artifacts": ("int", "number of artifacts with the error"),
-        "message": ("string", "message of the first of them"),
+        "stage": Column("string", "value that could not be computed"),
+        "reason": Column("string", "code of the reason"),
+        "artifacts": Column("int", "number of artifacts with the error"),
+        "message": Column("string", "message of the first of them"),
     },
     "failed_photos": {
-        "photo": ("string", "path of the photo's file, relative to the common folder"),
-        "reason": ("string", "why nothing was measured"),
-        "photo_id": ("string", "beginning of the photo's id"),
+        "photo": Column("string", "path of the photo's file, relative to the common folder"),
+        "reason": Column("string", "why nothing was measured"),
+        "photo_id": Column("string", "beginning of the photo's id"),
     },
     "scores": {
-        "score": ("string", "name of the score"),
-        "best": ("int", "value of a good photo"),
-        "p05": ("string", "5th percentile over the artifacts that have the score"),
-        "p50": ("string", "median"),
-        "p95": ("string", "95th percentile"),
-        "measured": ("int", "number of artifacts that have the score"),
+        "score": Column("string", "name of the score"),
+        "best": Column("int", "value of a good photo"),
+        "p05": Column("string", "5th percentile over the artifacts that have the score"),
+        "p50": Column("string", "median"),
+        "p95": Column("string", "95th percentile"),
+        "measured": Column("int", "number of artifacts that have the score"),
     },
     "label_distribution": {
-        "label": ("string", "most probable label of an artifact"),
-        "artifacts": ("int", "number of artifacts"),
-        "share": ("string", "fraction of all artifacts with labels"),
-        "": ("string", "bar, longest for the most frequent label"),
+        "label": Column("string", "most probable label of an artifact"),
+        "artifacts": Column("int", "number of artifacts"),
+        "share": Column("string", "fraction of all artifacts with labels"),
+        "": Column("string", "bar, longest for the most frequent label"),
     },
 }
-"""Type and description of each column, by table."""
+"""The columns of each table."""
 
 
 def column_schema(columns: Columns) -> dg.TableSchema:
     """The columns of a table with description and units; structures are shortened to their kind."""
-    return dg.TableSchema(
-        [
-            dg.TableColumn(
-                name,
-                "list<struct>" if column.type.startswith("list<struct") else column.type,
-                description=column.full_description,
-            )
-            for name, column in columns.items()
-        ]
-    )
+    types = {name: "list<struct>" if "<struct" in column.type else column.type for name, column in columns.items()}
+    return dg.TableSchema([dg.TableColumn(name, types[name], columns[name].full_description) for name in columns])
 
 
 FEATURE_SCHEMA = column_schema(FEATURE_COLUMNS)
+
+
+def asset_metadata(result: AssetResult, stages: FeatureStages) -> Mapping[str, Any]:
+    """Metadata of the materialization of an asset; `stages` computed the result."""
+    if result.finished is not None:
+        links = artifact_links(result.finished.artifact, result.finished.sheet)
+        return {**links, **feature_metadata(result.finished.merged, Thumbnails(stages.settings))}
+    if result.stage is not None and result.stats is not None:
+        passed = {"pass": result.pass_version} if result.pass_version else {}
+        return {**stage_metadata(result.stage, result.stats, result.plan), **passed}
+    vocabulary = stages.classifier.vocabulary
+    return {
+        "labels": len(vocabulary.labels),
+        "templates": len(vocabulary.templates),
+        **missing_metadata(result.plan),
+        "path": dg.MetadataValue.path(str(stages.classifier.label_file)),
+    }
 
 
 def stage_metadata(artifact: StageArtifact, stats: RunStats, plan: Plan) -> dict[str, Any]:
@@ -133,36 +144,27 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
     }
 
 
-def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) -> dict[str, Any]:
+def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: None) -> dict[str, Any]:
     """Counts by status, extreme photos, labels, scores and errors; less than 60 kB.
 
     Args:
-        thumbnail: makes the thumbnails of extreme photos; default: no thumbnails.
+        thumbnail: makes a small JPEG of an extreme photo, or returns None, as it does by default.
     """
     extreme_photos, percentiles = extremes(merged, _EXTREMES), score_percentiles(merged)
     names = display_paths(merged.document["artifacts"], _NAME_LENGTH)
-    tables: dict[str, list[tuple[str | int, ...]]] = {
+    measured = Counter(name for record in merged.records for name in METRIC if _score(record, name) is not None)
+    tables: dict[str, Sequence[tuple[str | int, ...]]] = {
         "extremes": [
             (extreme.metric, extreme.description, names[extreme.photo.position], _short_id(extreme.photo))
             for extreme in extreme_photos
         ],
         "errors": [
-            (
-                one_line(error.stage, _LABEL_LENGTH),
-                one_line(error.reason, _LABEL_LENGTH),
-                error.artifacts,
-                one_line(error.message),
-            )
+            (_name(error.stage), _name(error.reason), error.artifacts, one_line(error.message))
             for error in error_counts(merged)[:_ROWS_SHOWN]
         ],
         "failed_photos": [*_failed_rows(failed_photos(merged), names)],
         "scores": [
-            (
-                metric,
-                METRIC[metric].best,
-                *(f"{value:.3f}" for value in values.values()),
-                sum(_score(record, metric) is not None for record in merged.records),
-            )
+            (metric, METRIC[metric].best, *(f"{value:.3f}" for value in values.values()), measured[metric])
             for metric, values in percentiles.items()
         ],
         "label_distribution": [*_label_rows(merged)],
@@ -180,18 +182,18 @@ def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail | None = None) 
     }
 
 
-def _table(name: str, rows: Iterable[Sequence[str | int]]) -> dg.TableMetadataValue:
+def _table(name: str, rows: Sequence[tuple[str | int, ...]]) -> dg.TableMetadataValue:
     columns = _TABLES[name]
     return dg.MetadataValue.table(
         [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
-        column_schema({column: Column(*fields) for column, fields in columns.items()}),
+        column_schema(columns),
     )
 
 
 def _failed_rows(failed: Sequence[Photo], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for photo in failed[:_ROWS_SHOWN]:
         reason = photo.artifact["features"]["errors"][0]["reason"]
-        yield names[photo.position], one_line(reason, _LABEL_LENGTH), _short_id(photo)
+        yield names[photo.position], _name(reason), _short_id(photo)
     if len(failed) > _ROWS_SHOWN:
         yield f"{len(failed) - _ROWS_SHOWN} more", "", ""
 
@@ -200,7 +202,7 @@ def _label_rows(merged: EnrichedBatch) -> Iterator[tuple[str, int, str, str]]:
     labels = label_distribution(merged)
     for label in labels[:_ROWS_SHOWN]:
         bar = "█" * max(1, round(_BAR_LENGTH * label.artifacts / labels[0].artifacts))
-        yield one_line(label.label, _LABEL_LENGTH), label.artifacts, f"{label.share:.1%}", bar
+        yield _name(label.label), label.artifacts, f"{label.share:.1%}", bar
     if rest := labels[_ROWS_SHOWN:]:
         fraction = sum(label.share for label in rest)
         yield f"{len(rest)} more", sum(label.artifacts for label in rest), f"{fraction:.1%}", ""
@@ -212,14 +214,14 @@ def _limit_size(counts: Mapping[str, int]) -> dict[str, int]:
     return {label: counts[label] for label, end in zip(counts, ends, strict=True) if end <= _LABELS_SIZE}
 
 
-def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail | None) -> dg.MarkdownMetadataValue:
+def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbnail) -> dg.MarkdownMetadataValue:
     """Render the extreme photos as a Markdown table, one row per photo."""
-    metrics = [metric.name for metric in METRICS]
-    lines = [f"| | photo | why | {' | '.join(metrics)} | labels |", "|" + " --- |" * (len(metrics) + 4)]
+    lines = [f"| | photo | why | {' | '.join(METRIC)} | labels |", "|" + " --- |" * (len(METRIC) + 4)]
     for photo in {extreme.photo.position: extreme.photo for extreme in chosen}.values():
-        scores = [_score(photo.record, name) for name in metrics]
+        scores = [_score(photo.record, name) for name in METRIC]
+        data = base64.b64encode(thumbnail(photo.record) or b"").decode()
         cells = [
-            _image(photo.record, thumbnail),
+            f"![](data:image/jpeg;base64,{data})" if data else "",
             escape_markdown(names[photo.position]),
             escape_markdown(", ".join(extreme.description for extreme in chosen if extreme.photo is photo)),
             *("-" if score is None else f"{score:.3f}" for score in scores),
@@ -229,19 +231,14 @@ def _gallery(chosen: Sequence[Extreme], names: Sequence[str], thumbnail: Thumbna
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def _image(record: PhotoRecord, thumbnail: Thumbnail | None) -> str:
-    data = thumbnail(record) if thumbnail else None
-    return f"![](data:image/jpeg;base64,{base64.b64encode(data).decode()})" if data else ""
-
-
 def _labels(record: PhotoRecord) -> str:
-    prediction = record.prediction
-    if prediction is None or prediction.error is not None or not prediction.labels:
-        return "-"
-    return ", ".join(
-        f"{escape_markdown(one_line(score.label, _LABEL_LENGTH))}&nbsp;{score.confidence:.2f}"
-        for score in prediction.labels[:3]
-    )
+    labels = record.prediction.labels[:3] if record.prediction else ()
+    return ", ".join(f"{escape_markdown(_name(label))}&nbsp;{confidence:.2f}" for label, confidence, _ in labels) or "-"
+
+
+def _name(text: str) -> str:
+    """A label, or the name of a stage or reason, on one short line."""
+    return one_line(text, _NAME_LENGTH)
 
 
 def _short_id(photo: Photo) -> str:

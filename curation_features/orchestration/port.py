@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import suppress
 
 _HOST = "127.0.0.1"  # the address of `dagster dev`
 _MAX_PORTS = 100  # tried after one that is in use
@@ -18,26 +17,24 @@ def find_port_problem(text: str) -> str:
     if not (text.isdecimal() and 0 < int(text) < 2**16):
         return f"{text!r} is not a port: set one from 1 to 65535, as in PORT=3001"
     port = int(text)
+    problem = _listen(port)
+    if not problem:
+        return ""
+    others = range(port + 1, min(port + _MAX_PORTS, 2**16))
+    remedy = next((f"PORT={other} is free" for other in others if not _listen(other)), "set PORT to another one")
+    return f"port {port} cannot be used ({problem}); {remedy}"
+
+
+def _listen(port: int) -> str:
+    """Listen on a port for a moment; the reason why that fails, or an empty text."""
     try:
-        _listen(port)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the webserver does
+            probe.bind((_HOST, port))
+            probe.listen()
     except OSError as error:
-        remedy = next((f"PORT={other} is free" for other in range(port + 1, port + _MAX_PORTS) if _is_free(other)), "")
-        return f"port {port} cannot be used ({error.strerror}); {remedy or 'set PORT to another one'}"
+        return str(error.strerror)
     return ""
-
-
-def _listen(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the webserver does
-        probe.bind((_HOST, port))
-        probe.listen()
-
-
-def _is_free(port: int) -> bool:
-    with suppress(OSError, OverflowError):
-        _listen(port)
-        return True
-    return False
 
 
 if __name__ == "__main__":

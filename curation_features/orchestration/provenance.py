@@ -4,7 +4,8 @@ Dagster writes them for an output that an asset returns, but gives all partition
 issue 34013). The assets here report each partition separately, so they write the same tags.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -13,20 +14,18 @@ _NO_EVENT = "NULL"
 _OBSERVATIONS_SEARCHED = 100
 
 
+@dataclass(frozen=True)
 class Provenance:
     """Builds the tags of the materializations of one run.
 
-    Args:
+    Attributes:
         specs: specs of the assets, with their dependencies.
         code_versions: by asset, from the settings of this run, which its configuration may override.
     """
 
-    def __init__(
-        self, instance: dg.DagsterInstance, specs: Iterable[dg.AssetSpec], code_versions: Mapping[str, str]
-    ) -> None:
-        self._instance = instance
-        self._specs = {spec.key: spec for spec in specs}
-        self._code_versions = code_versions
+    instance: dg.DagsterInstance
+    specs: Sequence[dg.AssetSpec]
+    code_versions: Mapping[str, str]
 
     def tags(self, asset: dg.AssetKey, partition: str, data_version: str, manifest: str) -> dict[str, str]:
         """The tags of a materialization.
@@ -35,29 +34,28 @@ class Provenance:
             data_version: digest of the result.
             manifest: digest of the manifest.
         """
-        spec = self._specs[asset]
+        [spec] = (spec for spec in self.specs if spec.key == asset)
         tags = {
             _DATA_VERSION: data_version,
             "dagster/data_version_is_user_provided": "true",
-            "dagster/code_version": self._code_versions[asset.to_user_string()],
+            "dagster/code_version": self.code_versions[asset.to_user_string()],
         }
-        for dep in spec.deps:
-            pointer, version = self._parent(dep.asset_key, partition, manifest)
-            tags[f"dagster/input_event_pointer/{dep.asset_key.to_user_string()}"] = pointer
-            tags[f"dagster/input_data_version/{dep.asset_key.to_user_string()}"] = version
+        for parent in (dep.asset_key for dep in spec.deps):
+            pointer, version = self._find_parent(parent, partition, manifest)
+            tags[f"dagster/input_event_pointer/{parent.to_user_string()}"] = pointer
+            tags[f"dagster/input_data_version/{parent.to_user_string()}"] = version
         return tags
 
-    def _parent(self, asset: dg.AssetKey, partition: str, manifest: str) -> tuple[str, str]:
+    def _find_parent(self, asset: dg.AssetKey, partition: str, manifest: str) -> tuple[str, str]:
         """Storage id of the parent's event, and its data version."""
         records_filter = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
-        if asset in self._specs:
-            records = self._instance.fetch_materializations(records_filter, limit=1).records
-        else:  # a newer manifest may have been observed during the run
-            observed = self._instance.fetch_observations(records_filter, limit=_OBSERVATIONS_SEARCHED).records
-            records = [record for record in observed if data_version(record) == manifest]
-        if not records:
-            return _NO_EVENT, manifest if asset not in self._specs else ""
-        return str(records[0].storage_id), data_version(records[0]) or ""
+        if any(spec.key == asset for spec in self.specs):
+            made = self.instance.fetch_materializations(records_filter, limit=1).records
+            return (str(made[0].storage_id), data_version(made[0]) or "") if made else (_NO_EVENT, "")
+        # A newer manifest may have been observed during the run.
+        observed = self.instance.fetch_observations(records_filter, limit=_OBSERVATIONS_SEARCHED).records
+        ids = (str(record.storage_id) for record in observed if data_version(record) == manifest)
+        return next(ids, _NO_EVENT), manifest
 
 
 def data_version(record: dg.EventLogRecord) -> str | None:
@@ -69,7 +67,8 @@ def data_version(record: dg.EventLogRecord) -> str | None:
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> Mapping[str, dg.MetadataValue]:
     """Metadata of the latest materialization of a partition; empty if there is none."""
     records_filter = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
-    return _metadata(instance.fetch_materializations(records_filter, limit=1).records)
+    made = instance.fetch_materializations(records_filter, limit=1).records
+    return _metadata_of(made[0]) if made else {}
 
 
 def recent_metadata(
@@ -79,10 +78,9 @@ def recent_metadata(
     metadata: dict[str, Mapping[str, dg.MetadataValue]] = {}
     for record in instance.fetch_materializations(asset, limit=limit).records:
         if record.partition_key is not None:
-            metadata.setdefault(record.partition_key, _metadata([record]))
+            metadata.setdefault(record.partition_key, _metadata_of(record))
     return metadata
 
 
-def _metadata(records: Sequence[dg.EventLogRecord]) -> Mapping[str, dg.MetadataValue]:
-    event = records[0].asset_materialization if records else None
-    return event.metadata if event else {}
+def _metadata_of(record: dg.EventLogRecord) -> Mapping[str, dg.MetadataValue]:
+    return record.asset_materialization.metadata if record.asset_materialization else {}

@@ -16,14 +16,7 @@ from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 
-_ACTIVE = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-_PARTITION = "dagster/partition"
-_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_ACTIVE = [dg.DagsterRunStatus(name) for name in ("QUEUED", "STARTING", "STARTED", "CANCELING")]
 
 
 class BatchRecords:
@@ -42,8 +35,7 @@ class BatchRecords:
 
     def forget(self, batch_id: str) -> None:
         """Delete the partition of a batch, if it has one; its run history stays."""
-        if self.holds(batch_id):
-            self._instance.delete_dynamic_partition(DIMENSION, batch_id)
+        self._instance.delete_dynamic_partition(DIMENSION, batch_id)
 
     def accept(self, batch: Batch, store: ArtifactStore) -> None:
         """Accept a new manifest of a batch, and report it to Dagster."""
@@ -55,8 +47,8 @@ class BatchRecords:
         keys: Sequence[str] = self._instance.get_dynamic_partitions(DIMENSION)
         runs: dict[str, str] = {}
         for run in self._instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
-            names = [run.tags[_PARTITION]] if _PARTITION in run.tags else []
-            first, last = (run.tags.get(tag) for tag in _RANGE)
+            names = [run.tags.get("dagster/partition", "")]
+            first, last = (run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
             if first in keys and last in keys:
                 names += keys[keys.index(first) : keys.index(last) + 1]
             runs.update(dict.fromkeys(names, run.run_id))

@@ -5,7 +5,6 @@ an object of the library: `{"stages": FeatureStages(...), "store": ArtifactStore
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,6 @@ class DeviceResource(dg.ConfigurableResource["DeviceResource"]):
         default="", description="auto (fp16 on MPS and CUDA), fp16 or fp32. Empty: as in the settings."
     )
 
-    def apply(self, settings: Settings) -> Settings:
-        """Return the settings with this device and precision."""
-        return _replace(settings, {"device": self.device, "precision": self.precision})
-
 
 class ModelsResource(dg.ConfigurableResource["ModelsResource"]):
     """The CLIP checkpoint and the weights of CLIP-IQA and BRISQUE; loaded on first use, once per run."""
@@ -57,15 +52,6 @@ class ModelsResource(dg.ConfigurableResource["ModelsResource"]):
     clip: str = Field(default="", description="hf-hub:ORG/REPO or local-dir:FOLDER. Empty: as in the settings.")
     clip_iqa_weights: str = Field(default="", description="File with CLIP-IQA's RN50. Empty: as in the settings.")
     brisque_weights: str = Field(default="", description="File with BRISQUE's regressor. Empty: as in the settings.")
-
-    def apply(self, settings: Settings) -> Settings:
-        """Return the settings with these models."""
-        fields = {
-            "clip_iqa_weights": self.clip_iqa_weights,
-            "brisque_weights": self.brisque_weights,
-            "model": self.clip,
-        }
-        return _replace(settings, fields)
 
     def models(self, settings: Settings) -> Models:
         """The models, not loaded yet. Override this method to replace them."""
@@ -108,7 +94,14 @@ class EventSinkResource(dg.ConfigurableResource["EventSinkResource"]):
 def feature_stages(context: dg.InitResourceContext) -> FeatureStages:
     """The pipeline stages with models and cache: one object for all steps of a run."""
     project: Any = context.resources
-    settings = project.models.apply(project.device.apply(project.settings.settings()))
+    fields = {
+        "device": project.device.device,
+        "precision": project.device.precision,
+        "model": project.models.clip,
+        "clip_iqa_weights": project.models.clip_iqa_weights,
+        "brisque_weights": project.models.brisque_weights,
+    }
+    settings = project.settings.settings().replace(**{name: value for name, value in fields.items() if value})
     return FeatureStages(settings, models=project.models.models(settings), cache=project.cache.cache(settings))
 
 
@@ -151,10 +144,6 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "events": event_outbox,
         "incoming": incoming_folders,
     }
-
-
-def _replace(settings: Settings, fields: Mapping[str, str]) -> Settings:
-    return settings.replace(**{name: value for name, value in fields.items() if value})
 
 
 def dagster_home(settings: Settings) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 
 from curation_features.errors import ManifestError, StoreError
-from curation_features.events.outbox import LatestEvents, Outbox
-from curation_features.inbox.folders import Cursor, Delivery, Inbox, TickResult
+from curation_features.events.outbox import LatestEvents
+from curation_features.inbox.folders import Cursor, Delivery, Inbox, Rejection, TickResult
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt_pending, observation
-from curation_features.orchestration.assets import SPECS
+from curation_features.orchestration.assets import SPECS, Events, Store
 from curation_features.orchestration.checks import quarantine_evaluation
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.launch import manifest_tags
@@ -22,8 +22,6 @@ from curation_features.orchestration.pool import limit_pool
 from curation_features.storage.artifacts import ArtifactStore
 
 Incoming = dg.ResourceParam[Inbox]
-Store = dg.ResourceParam[ArtifactStore]
-Events = dg.ResourceParam[Outbox]
 
 _EMPTY_QUARANTINE = hashlib.sha256(b"").hexdigest()[:16]
 _UNFINISHED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -115,44 +113,39 @@ def _accept_arrivals(
     arrivals, failed = [], set()
     for delivery in newest.values():
         try:
-            store.check_batch_id(delivery.batch.batch_id)
-            arrival = _needed_arrival(delivery, context.instance, incoming, store, latest)
-            if arrival is not None:
-                store.put_manifest(arrival.batch)
-                arrivals.append(arrival)
-        except (ManifestError, StoreError, OSError) as error:
-            if not _quarantine(delivery, error, incoming, context):
-                context.log.error("Not accepted, retried at the next tick: %s: %s", delivery.name, error)
-                failed.add(delivery.token)
+            arrival = _accept(context, delivery, incoming, store, latest)
+        except (StoreError, OSError) as error:
+            context.log.error("Not accepted, retried at the next tick: %s: %s", delivery.name, error)
+            failed.add(delivery.token)
+        else:
+            arrivals += [arrival] if arrival else []
     return arrivals, failed
 
 
-def _quarantine(delivery: Delivery, error: Exception, incoming: Inbox, context: dg.SensorEvaluationContext) -> bool:
-    """Move an unacceptable manifest to quarantine; False for other errors, or if it cannot be moved."""
-    if not isinstance(error, ManifestError):
-        return False
-    try:
-        rejection = incoming.reject(delivery, error)
-    except OSError:
-        return False
-    context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
-    return True
-
-
-def _needed_arrival(
-    delivery: Delivery, instance: dg.DagsterInstance, incoming: Inbox, store: ArtifactStore, latest: LatestEvents
+def _accept(
+    context: dg.SensorEvaluationContext, delivery: Delivery, incoming: Inbox, store: ArtifactStore, latest: LatestEvents
 ) -> Delivery | None:
-    """The delivery if its batch is new, changed or unfinished; else None."""
+    """Accept a manifest and return its delivery if the batch is new, changed or unfinished; else None.
+
+    A manifest with an unacceptable id moves to quarantine.
+    """
     batch = delivery.batch
-    records = instance.get_run_records(dg.RunsFilter(tags=manifest_tags(batch)), limit=1)
-    if delivery.again or not records or records[0].dagster_run.status is dg.DagsterRunStatus.NOT_STARTED:
-        return delivery  # a run that was created and never submitted has this run key, and Dagster submits it
-    is_unfinished = records[0].dagster_run.status in _UNFINISHED or _has_retryable_photos(batch, latest)
-    if not is_unfinished and store.accepted_digest(batch.batch_id) == batch.digest:
+    try:
+        store.check_batch_id(batch.batch_id)
+    except ManifestError as error:
+        _log_rejection(context, incoming.reject(delivery, error))
         return None
-    # The run key of this manifest is used up. The file name keeps that fact, so that a crash between here and the
-    # launch neither loses the batch nor launches it twice.
-    return incoming.mark_again(delivery)
+    runs = context.instance.get_runs(dg.RunsFilter(tags=manifest_tags(batch)), limit=1)
+    # A run that was created and never submitted has this run key, and Dagster submits it.
+    if runs and runs[0].status is not dg.DagsterRunStatus.NOT_STARTED and not delivery.again:
+        is_unfinished = runs[0].status in _UNFINISHED or _has_retryable_photos(batch, latest)
+        if not is_unfinished and store.accepted_digest(batch.batch_id) == batch.digest:
+            return None
+        # The run key of this manifest is used up. The file name keeps that fact, so that a crash between here and the
+        # launch neither loses the batch nor launches it twice.
+        delivery = incoming.mark_again(delivery)
+    store.put_manifest(batch)
+    return delivery
 
 
 def _has_retryable_photos(batch: Batch, latest: LatestEvents) -> bool:
@@ -172,21 +165,21 @@ def _load_cursor(cursor: str | None) -> dict[str, Any]:
 
 def _run_request(delivery: Delivery) -> dg.RunRequest:
     batch = delivery.batch
-    key = f"{batch.batch_id}:{batch.digest[:16]}"
-    return dg.RunRequest(
-        run_key=f"{key}:{delivery.token}" if delivery.again else key,
-        partition_key=batch.batch_id,
-        tags=manifest_tags(batch),
-    )
+    key = f"{batch.batch_id}:{batch.digest[:16]}" + (f":{delivery.token}" if delivery.again else "")
+    return dg.RunRequest(run_key=key, partition_key=batch.batch_id, tags=manifest_tags(batch))
 
 
 def _log(context: dg.SensorEvaluationContext, result: TickResult) -> None:
     for rejection in result.rejections:
-        context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
+        _log_rejection(context, rejection)
     for problem in result.problems:
         context.log.error("Not taken, retried at the next tick: %s", problem)
     if result.has_more:
         context.log.info("More manifests are waiting; the next tick takes them")
+
+
+def _log_rejection(context: dg.SensorEvaluationContext, rejection: Rejection) -> None:
+    context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
 
 
 def _describe_skip(result: TickResult, failed: Collection[str], adopted: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from curation_features.atomic_files import store_bytes
 from curation_features.errors import InputError, StoreError
 from curation_features.events.outbox import Outbox
-from curation_features.finish import write_batch
+from curation_features.finish import finish_batch
 from curation_features.inventory import places
 from curation_features.inventory.batch_files import (
     THUMBNAILS,
@@ -275,7 +275,7 @@ def _shorten_features(
         for record in _embedded_records(path) if source else merged.records:
             if record.photo_id != photo_id:
                 embeddings.add(record)
-        written = write_batch(batch, merged, store, embeddings, settings)
+        written = finish_batch(batch, merged, store, embeddings, settings, is_accepted=False)
     written.announce(Outbox.from_settings(settings), settings.root)
 
 

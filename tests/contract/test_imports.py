@@ -43,7 +43,7 @@ def test_public_names_load_no_dagster_and_no_model_library() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("module", ["definitions", "pipeline", "service"])
+@pytest.mark.parametrize("module", ["definitions", "pipeline", "service", "testing"])
 def test_orchestration_and_service_load_no_model_library(module: str) -> None:
     assert loaded_by(f"import curation_features.{module}") & MODELS == set()
 

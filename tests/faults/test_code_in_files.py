@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from checkpoints import PREPROCESS, TEXT, VIT
+from interpreters import run_python
 
 RUN = """
 import pickle, sys
@@ -17,13 +16,8 @@ from pathlib import Path
 
 import torch
 
-from curation_features.storage.cache import FeatureCache
-from curation_features.weights import LazyModel
-from curation_features.ingest.samples import write_samples
 from curation_features.service import FeaturesService
-from curation_features.settings import Settings
-from curation_features.pipeline import FeatureStages, Models
-from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from worlds import World
 
 
 class Bomb:
@@ -42,17 +36,11 @@ def plant(path, torch_file):
     return str(path)
 
 
-(root / "config").mkdir()
-names = [f"label {number}" for number in range(6)]
-(root / "config/labels.json").write_text('{"labels": %s}' % str(names).replace("'", '"'))
-(root / "config/templates.json").write_text('{"templates": ["a photo of {}"]}')
-photo = write_samples(root / "photos")[1]
-batch = {"batch_id": "b", "artifacts": [{"photo_id": "p", "original_uri": str(photo)}]}
+world = World(root)
+batch = {"batch_id": "b", "artifacts": [{**world.photo("a.png"), "photo_id": "p"}]}
 model = root / "model"
 for torch_file in (True, False):
-    settings = Settings(
-        root=root,
-        device="cpu",
+    settings = world.settings.replace(
         on_missing_weights="degrade",
         model=f"local-dir:{model}",
         brisque_weights=plant(root / "brisque.pt", torch_file),
@@ -66,13 +54,7 @@ for torch_file in (True, False):
 
     plant(settings.cache_path / f"{md5(b'p_features').hexdigest()}.json", torch_file)
     plant(settings.cache_path / "label_embeddings.pt", torch_file)
-    fakes = Models(
-        clip=LazyModel.ready(FakeClipEngine(), "clip"),
-        clip_iqa=LazyModel.ready(FakeQualityModel(), "clip_iqa"),
-        brisque=LazyModel.ready(FakeBrisque(), "brisque"),
-    )
-    stages = FeatureStages(settings, models=fakes, cache=FeatureCache(settings.cache_path))
-    measured = FeaturesService(stages=stages).process(batch)["artifacts"][0]["features"]
+    measured = FeaturesService(stages=world.stages(settings)).process(batch)["artifacts"][0]["features"]
     assert measured["status"] == "ok", measured
 assert not (root / "went off").exists()
 print("unpickled:", found)
@@ -86,6 +68,4 @@ print("seen:", bool(found), (root / "went off").exists())
 def test_hostile_caches_and_weights_are_never_executed(tmp_path: Path) -> None:
     architecture = {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}
     config = json.dumps({"model_cfg": architecture, "preprocess_cfg": PREPROCESS})
-    command = [sys.executable, "-c", RUN, str(tmp_path), config]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.stdout.splitlines() == ["unpickled: []", "seen: True True"], done.stdout + done.stderr
+    assert run_python("-c", RUN, tmp_path, config).splitlines() == ["unpickled: []", "seen: True True"]

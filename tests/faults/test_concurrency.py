@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from interpreters import run_python
+from worlds import World
 
 from curation_features.service import FeaturesService
 from curation_features.weights import LazyModel
 from curation_features.weights.weights import Weights
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
 
 BATCHES = {"one": range(8), "two": range(2, 10), "three": range(4, 12), "four": (*range(4), *range(8, 12))}
@@ -68,24 +65,13 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of all projects, and the exit codes of their processes."""
-    import numpy as np
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("projects")
-    photos = folder / "project" / "photos"
-    photos.mkdir(parents=True)
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(90, 160, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(photos / f"{number}.png")
+    (folder / "project").mkdir()
+    photos = [World(folder / "project").photo(f"{number}.png", number, (64, 48)) for number in range(12)]
     for name, numbers in BATCHES.items():
-        artifacts = [{"photo_id": f"id {n}", "original_uri": f"./photos/{n}.png"} for n in numbers]
-        (folder / "project" / f"{name}.json").write_text(json.dumps({"batch_id": name, "artifacts": artifacts}))
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tools" / "kills")])
-    environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    done = subprocess.run(command, env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout.splitlines()[-1])
+        batch = {"batch_id": name, "artifacts": [photos[number] for number in numbers]}
+        (folder / "project" / f"{name}.json").write_text(json.dumps(batch))
+    return folder, json.loads(run_python("-c", SCRIPT, folder).splitlines()[-1])
 
 
 def outputs(root: Path) -> dict[str, bytes]:
@@ -142,15 +128,9 @@ def test_threads_share_models_and_give_equal_results(world) -> None:
 
         return LazyModel(lambda: Weights(name, Path(), ""), load)
 
-    models: dict[str, Callable[[], LazyModel[Any]]] = {
-        "clip": lambda: counted("clip", world.clip),
-        "clip_iqa": lambda: counted("clip_iqa", world.clip_iqa),
-        "brisque": lambda: counted("brisque", world.brisque),
-    }
-
     def service(data: str) -> FeaturesService:
-        settings = world.settings.replace(data_dir=data)
-        return FeaturesService(stages=world.stages(settings, **{name: make() for name, make in models.items()}))
+        models = {name: counted(name, getattr(world, name)) for name in ("brisque", "clip", "clip_iqa")}
+        return FeaturesService(stages=world.stages(world.settings.replace(data_dir=data), **models))
 
     artifacts = [world.photo(f"{number}.png", number, (64, 48)) for number in range(10)]
     batches = [

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from interpreters import REPOSITORY, run_python
 
 SCRIPT = """
 import json, os, sys
@@ -45,10 +40,10 @@ folder = Path(sys.argv[1])
 problems = kills.run("process", ("empty", "old"), 6, 7)
 made = {}
 for event, call in (("sqlite3.connect", 31), ("os.rename", 1)):
-    root = folder / f"{event}-{call}"
+    root = folder / event
     root.mkdir()
     codes = [instance(root, killed_before(event, call)), instance(root)]
-    made[root.name] = [codes, sorted(os.listdir(root / "data/dagster"))]
+    made[event] = [codes, sorted(os.listdir(root / "data/dagster"))]
 print(json.dumps({"problems": problems, "made": made}))
 """
 
@@ -56,21 +51,8 @@ print(json.dumps({"problems": problems, "made": made}))
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The results of all kills, from one process to import once."""
-    found: dict[str, Any] = json.loads(
-        run_python("-c", SCRIPT, str(tmp_path_factory.mktemp("instances"))).splitlines()[-1]
-    )
+    found: dict[str, Any] = json.loads(run_python("-c", SCRIPT, tmp_path_factory.mktemp("instances")).splitlines()[-1])
     return found
-
-
-def run_python(*arguments: str) -> str:
-    """The output of a Python process that can import the harness."""
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tools" / "kills")])
-    environ = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    done = subprocess.run(
-        [sys.executable, *arguments], env={**environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=550
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.long
@@ -80,16 +62,11 @@ def test_a_killed_run_is_finished_by_the_next_one(outcome) -> None:
 
 @pytest.mark.long
 def test_a_killed_creation_of_an_instance_is_completed(outcome) -> None:
-    assert {name: codes for name, (codes, _) in outcome["made"].items()} == {
-        "sqlite3.connect-31": [-9, 0],
-        "os.rename-1": [-9, 0],
-    }
-    for _, names in outcome["made"].values():
-        assert names == [".creating.lock", "dagster.yaml", "history", "schedules"]
+    whole = [[-9, 0], [".creating.lock", "dagster.yaml", "history", "schedules"]]
+    assert outcome["made"] == {"sqlite3.connect": whole, "os.rename": whole}
 
 
 @pytest.mark.slow
 def test_the_same_through_dagster() -> None:
-    assert "problems 0" in run_python(
-        str(REPOSITORY / "tools" / "kills" / "kills.py"), "--ways", "materialize", "--kills", "4"
-    )
+    kills = REPOSITORY / "tools" / "kills" / "kills.py"
+    assert "problems 0" in run_python(kills, "--ways", "materialize", "--kills", 4)

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from interpreters import run_python
 
 from curation_features.cli import main
 from curation_features.errors import MissingWeightsError
@@ -294,17 +294,13 @@ WITHOUT_DESCRIPTORS = """
 import json, os, resource, sys
 from pathlib import Path
 from curation_features.errors import CurationError
-from curation_features.weights import LazyModel
 from curation_features.photos.decode import decode
 from curation_features.photos.reader import PhotoReader
 from curation_features.service import FeaturesService
-from curation_features.settings import Settings
-from curation_features.pipeline import FeatureStages, Models
-from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from worlds import World
 
-root = Path(sys.argv[1])
-batch = json.loads((root / "new.json").read_text())
-fakes = [LazyModel.ready(model, "fake") for model in (FakeClipEngine(), FakeQualityModel(), FakeBrisque())]
+world = World(Path(sys.argv[1]))
+batch = json.loads((world.root / "new.json").read_text())
 
 def exhaust(left):
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -317,14 +313,13 @@ def exhaust(left):
             os.close(descriptor)
 
 def process(left):
-    settings = Settings(root=root, device="cpu", workers=4)
-    service = FeaturesService(stages=FeatureStages(settings, models=Models(*fakes)))
+    service = FeaturesService(stages=world.stages(world.settings.replace(workers=4)))
     if left is not None:
         exhaust(left)
     return [artifact["features"] for artifact in service.process(batch)["artifacts"]]
 
 def decoded(_):
-    file = PhotoReader(Settings(root=root)).read(batch["artifacts"][0]["original_uri"])
+    file = PhotoReader(world.settings).read(batch["artifacts"][0]["original_uri"])
     exhaust(0)
     return decode(file, max_pixels=10**6).info.format
 
@@ -347,9 +342,7 @@ print(json.dumps([outcome(decoded, 0), outcomes, outcome(process, None)]))
 
 @pytest.mark.long
 def test_without_file_descriptors_no_photo_is_blamed(project: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS, str(project)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    decoded, outcomes, healed = json.loads(done.stdout)
+    decoded, outcomes, healed = json.loads(run_python("-c", WITHOUT_DESCRIPTORS, project))
     assert [features["status"] for features in healed] == ["ok"] * 3
     assert decoded.startswith("ResourceError:")
     assert outcomes[0].startswith("ResourceError: './photos/")

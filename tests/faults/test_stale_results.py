@@ -9,23 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from curation_features.photos.reader import PhotoReader
-from curation_features.service import FeaturesService
+
+ONE_PHOTO = {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}  # the work for a photo that is not cached
 
 
 @pytest.fixture
 def batch(world) -> dict[str, Any]:
     artifacts = [{**world.photo(f"{n}.png", n), "photo_id": f"photo {n}"} for n in range(4)]
     return {"batch_id": "b", "artifacts": artifacts}
-
-
-def run(world, batch: dict[str, Any]) -> list[dict[str, Any]]:
-    result = FeaturesService(stages=world.stages()).process(batch)
-    return [artifact["features"] for artifact in result["artifacts"]]
 
 
 class Bomb:
@@ -60,38 +54,34 @@ DAMAGE: dict[str, Callable[[bytes, bytes, Path], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_an_untrusted_entry_is_recomputed_and_replaced(world, batch, damage) -> None:
-    sound = run(world, batch)
+    sound, _ = world.run(batch)
     cache = world.stages().cache
     path = cache.path("photo 1")
     kept = path.read_bytes()
     damaged = DAMAGE[damage](kept, cache.path("photo 2").read_bytes(), world.root)
     assert damaged != kept
     path.write_bytes(damaged)
-    results: list[Any] = []
-    done = world.done_by(lambda: results.append(run(world, batch)))
-    assert results == [sound]
-    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}  # the other photos come from the cache
+    assert world.run(batch) == (sound, ONE_PHOTO)  # the other photos come from the cache
     assert path.read_bytes() == kept
-    assert world.done_by(lambda: run(world, batch)) == {}
+    assert world.run(batch) == (sound, {})
     assert not (world.root / "exploded").exists()
 
 
 @pytest.mark.timeout(120)
 def test_a_folder_or_fifo_as_entry_blocks_nothing(world, batch) -> None:
-    sound = run(world, batch)
+    sound, _ = world.run(batch)
     cache = world.stages().cache
     cache.path("photo 1").unlink()
     cache.path("photo 1").mkdir()
     cache.path("photo 2").unlink()
     os.mkfifo(cache.path("photo 2"))
-    assert run(world, batch) == sound
+    assert world.run(batch)[0] == sound
     assert cache.path("photo 2").is_file()  # replaced
 
 
 def test_a_photo_replaced_while_read_has_features_of_read_bytes(world, batch, monkeypatch) -> None:
     """The file changes right after it is read; the cache entry is for the bytes, not for the id."""
-    new = Image.fromarray(np.random.default_rng(77).integers(0, 256, (64, 96, 3), dtype=np.uint8))
-    old = run(world, batch)
+    old, _ = world.run(batch)
     world.stages().cache.clear()
     read, replaced = PhotoReader.read, []
 
@@ -99,26 +89,24 @@ def test_a_photo_replaced_while_read_has_features_of_read_bytes(world, batch, mo
         file = read(reader, uri)
         if uri.endswith("1.png") and not replaced:
             replaced.append(uri)
-            new.save(world.root / "photos" / "1.png")
+            world.photo("1.png", 77)
         return file
 
     with monkeypatch.context() as patch:
         patch.setattr(PhotoReader, "read", overtaken)
-        assert run(world, batch) == old
+        assert world.run(batch)[0] == old
     assert replaced
-    results: list[Any] = []
-    assert world.done_by(lambda: results.append(run(world, batch)))["decoded"] == 1
-    [found] = results
+    found, done = world.run(batch)
+    assert done["decoded"] == 1
     assert found[1]["tech"] != old[1]["tech"]
     assert [found[n] for n in (0, 2, 3)] == [old[n] for n in (0, 2, 3)]
     world.photo("1.png", 1)
-    assert run(world, batch) == old
+    assert world.run(batch)[0] == old
 
 
 def test_a_photo_that_two_batches_share_is_computed_once(world, batch) -> None:
-    first = run(world, batch)
+    first, _ = world.run(batch)
     other = {"batch_id": "other", "artifacts": [batch["artifacts"][2], {**world.photo("9.png", 9), "photo_id": "new"}]}
-    results: list[Any] = []
-    done = world.done_by(lambda: results.append(run(world, other)))
-    assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
-    assert results[0][0] == first[2]
+    found, done = world.run(other)
+    assert done == ONE_PHOTO
+    assert found[0] == first[2]

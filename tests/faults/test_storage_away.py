@@ -70,15 +70,11 @@ def test_a_batch_without_a_readable_photo_fails(project) -> None:
     project.show(0, 1, 2, 3)
     assert project.process().event["data"]["sequence"] == 1
     assert project.statuses() == ["ok"] * 4
-
-
-def test_what_was_finished_before_stays(project) -> None:
-    project.process()
-    before = project.files()
+    finished = project.files()
     project.hide(0, 1, 2, 3)
     with pytest.raises(StorageAwayError):
         project.process()
-    assert project.files() == before
+    assert project.files() == finished
 
 
 def test_damaged_photos_are_not_missing_storage(project) -> None:
@@ -108,14 +104,9 @@ def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None
     project.path(2).write_bytes(b"no photo")
     project.process()
     project.show(1)
-    read = []
-    monkeypatch.setattr(
-        PhotoReader,
-        "_read_local",
-        lambda self, uri, real=PhotoReader._read_local: (read.append(uri), real(self, uri))[1],
-    )
-    monkeypatch.setattr("curation_features.report.sheet.refresh", lambda *_: None)  # it reads photos, too
-    monkeypatch.setattr("curation_features.finish.refresh", lambda *_: None)
+    read, real = [], PhotoReader._read_local
+    monkeypatch.setattr(PhotoReader, "_read_local", lambda self, uri: read.append(uri) or real(self, uri))
+    monkeypatch.setattr("curation_features.finish.refresh", lambda *_: None)  # the contact sheet reads photos, too
     done = project.world.done_by(lambda: project.process(retry_failed=True))
     assert read == [project.batch.artifacts[number].image_uri for number in (1, 3)]
     assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
@@ -161,18 +152,6 @@ def test_two_ids_of_one_missing_photo_are_both_retried(project) -> None:
     assert project.process(retry_failed=True).event["data"]["retryable"] == 0
 
 
-class Broken:
-    """Replaces `os.open` by one that fails for a file."""
-
-    def __init__(self, number: int, name: str) -> None:
-        self.number, self.name, self.real = number, name, os.open
-
-    def __call__(self, path, *args, **options):
-        if os.fsdecode(path).endswith(self.name):
-            raise OSError(self.number, os.strerror(self.number))
-        return self.real(path, *args, **options)
-
-
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
@@ -186,7 +165,12 @@ class Broken:
     ],
 )
 def test_a_file_system_that_fails_says_why(project, monkeypatch, number: int, reason: str) -> None:
-    monkeypatch.setattr(os, "open", Broken(number, "0.png"))
+    def fail(path, *args, real=os.open, **options):
+        if os.fsdecode(path).endswith("0.png"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(PhotoError, match="cannot be read") as failure:
         PhotoReader(project.world.settings).read(project.batch.artifacts[0].image_uri)
     assert failure.value.reason == reason
