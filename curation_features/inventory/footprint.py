@@ -277,9 +277,6 @@ class References:
                 data = places.read_regular(path)
             except FileNotFoundError:
                 continue
-            except OSError:
-                places.read_object(path)  # raises a StoreError with the remedy
-                continue
             if data != seen:
                 document = places.parse_object(path, data)
                 footprint.add(artifacts_of(document))
@@ -291,8 +288,5 @@ class References:
         """Whether the features of a batch were made from one of these manifests, with the same references."""
         if not places.is_announced(places.files_of(self.listing, batch_id)):
             return False
-        try:
-            data = places.read_object(places.LATEST_EVENT.path(self._data_path, batch_id)).get("data")
-        except (StoreError, OSError):
-            return False
-        return isinstance(data, dict) and data.get("manifest") in digests
+        _, data = places.read_event(places.LATEST_EVENT.path(self._data_path, batch_id))
+        return data.get("manifest") in digests

@@ -20,7 +20,7 @@ from skimage import data as bundled
 from curation_features.errors import PhotoError
 from curation_features.ingest.exif import read_exif
 from curation_features.photos import limits
-from curation_features.photos.jpeg_markers import Segment, segments
+from curation_features.photos.jpeg import Segment, segments
 from curation_features.photos.limits import MAX_SCANS, open_image
 from curation_features.photos.thumbnails import thumbnail
 
