@@ -128,7 +128,7 @@ def _summarize(
 
 
 def _read_event(data_path: Path, batch_id: str) -> tuple[Summary | None, str]:
-    """The summary in the latest event of a batch, and the digest of its features; None if there is no valid event."""
+    """The summary in the latest event of a batch, and the digest of its features; None without a valid event."""
     subject, data = places.read_event(places.LATEST_EVENT.path(data_path, batch_id))
     try:
         is_valid = (
