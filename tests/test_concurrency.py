@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count, groupby, islice
 
 import pytest
 
 from curation_features import concurrency
 from curation_features.concurrency import QUICK, BatchRunner, at_once, batched, bounded_map, in_order
-
-
-def test_results_come_in_order() -> None:
-    assert list(bounded_map(lambda n: n * n, range(100), workers=4, ahead=8)) == [n * n for n in range(100)]
 
 
 def test_the_source_is_read_only_so_far_ahead() -> None:
@@ -39,18 +35,6 @@ def test_a_closed_stream_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_reaches_the_consumer() -> None:
-    def fail(n: int) -> int:
-        if n == 3:
-            raise ValueError("three")
-        return n
-
-    stream = bounded_map(fail, range(10), workers=2, ahead=4)
-    assert [next(stream) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="three"):
-        next(stream)
-
-
 def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
     running: list[int] = []
     done: list[int] = []
@@ -71,12 +55,11 @@ def test_in_bursts_nothing_runs_while_the_caller_works() -> None:
     assert list(stream) == []
 
 
-def test_bursts_may_start_and_end_within_a_stream() -> None:
+def test_results_come_in_order_also_if_bursts_start_and_end() -> None:
     taken: list[int] = []
-    stream = bounded_map(lambda n: n, range(60), workers=3, ahead=5, in_bursts=lambda: 10 < len(taken) < 40)
-    for n in stream:
+    for n in bounded_map(lambda n: n * n, range(60), workers=3, ahead=5, in_bursts=lambda: 10 < len(taken) < 40):
         taken.append(n)
-    assert taken == list(range(60))
+    assert taken == [n * n for n in range(60)]
 
 
 def test_the_look_ahead_may_change_over_time() -> None:
@@ -188,15 +171,16 @@ def test_in_bursts_no_call_runs_in_the_callers_thread() -> None:
     assert threading.get_ident() not in set(stream)
 
 
-def test_an_error_in_the_callers_thread_keeps_its_position(clocks) -> None:
+@pytest.mark.parametrize("bad", [3, 1000], ids=["in a thread", "in the caller's thread"])
+def test_an_error_keeps_its_position(clocks, bad: int) -> None:
     def fail(n: int) -> int:
-        if n == 1000:
-            raise ValueError("thousand")
+        if n == bad:
+            raise ValueError("bad")
         return n
 
     stream = bounded_map(fail, range(1100), workers=2, ahead=8)
-    assert [next(stream) for _ in range(1000)] == list(range(1000))
-    with pytest.raises(ValueError, match="thousand"):
+    assert [next(stream) for _ in range(bad)] == list(range(bad))
+    with pytest.raises(ValueError, match="bad"):
         next(stream)
 
 
@@ -205,80 +189,46 @@ def test_batches() -> None:
     assert list(batched([], 2)) == []
 
 
-@pytest.mark.parametrize("bad", [set(), {0}, {6}, {2, 3}, set(range(7))])
-def test_only_the_bad_members_of_a_batch_fail(bad: set[int]) -> None:
-    def run(items):
-        if bad & set(items):
-            raise MemoryError
+class Model:
+    """Runs on batches; records their sizes, and fails above a size or with a bad item in the batch."""
+
+    def __init__(self, *, most: int = 99, bad: frozenset[int] = frozenset(), error: type[Exception] = MemoryError):
+        self.most, self.bad, self.error = most, bad, error
+        self.sizes: list[int] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.sizes.append(len(items))
+        if len(items) > self.most or self.bad.intersection(items):
+            raise self.error
         return [item * 10 for item in items]
 
-    results = BatchRunner()(run, range(7))
-    assert [isinstance(result, MemoryError) for result in results] == [n in bad for n in range(7)]
-    assert [result for result in results if not isinstance(result, Exception)] == [
-        n * 10 for n in range(7) if n not in bad
-    ]
+
+@pytest.mark.parametrize("bad", [set(), {0}, {6}, {2, 3}, set(range(7))])
+def test_only_the_bad_members_of_a_batch_fail(bad: set[int]) -> None:
+    results = BatchRunner()(Model(bad=frozenset(bad)), range(7))
+    expected = [None if n in bad else n * 10 for n in range(7)]
+    assert [None if isinstance(result, MemoryError) else result for result in results] == expected
 
 
 def test_a_good_batch_is_run_once() -> None:
-    calls: list[int] = []
-
-    def run(items):
-        calls.append(len(items))
-        return items
-
-    BatchRunner()(run, range(8))
-    assert calls == [8]
-
-
-def out_of_memory_above(count: int, sizes: list[int]):
-    """Return a function that fails above `count` items and records batch sizes."""
-
-    def run(items):
-        sizes.append(len(items))
-        if len(items) > count:
-            raise MemoryError
-        return items
-
-    return run
+    model = Model()
+    BatchRunner()(model, range(8))
+    assert model.sizes == [8]
 
 
 def test_a_batch_size_that_ran_out_of_memory_is_not_retried() -> None:
-    sizes: list[int] = []
-    runner, run = BatchRunner(), out_of_memory_above(3, sizes)
-    assert runner(run, range(16)) == list(range(16))
-    assert sizes[:3] == [16, 8, 4]
-    sizes.clear()
-    assert runner(run, range(16)) == list(range(16))
-    assert sizes == [2] * 8
+    runner, model = BatchRunner(), Model(most=3)
+    assert runner(model, range(16)) == [n * 10 for n in range(16)]
+    assert model.sizes[:3] == [16, 8, 4]
+    model.sizes.clear()
+    assert runner(model, range(16)) == [n * 10 for n in range(16)]
+    assert model.sizes == [2] * 8
 
 
-def test_one_bad_item_shrinks_later_batches_only_to_half() -> None:
-    sizes: list[int] = []
-
-    def run(items):
-        sizes.append(len(items))
-        if 0 in items:
-            raise MemoryError
-        return items
-
-    runner = BatchRunner()
-    assert [isinstance(result, MemoryError) for result in runner(run, range(8))] == [True] + [False] * 7
-    sizes.clear()
-    runner(run, range(1, 9))
-    assert sizes == [4, 4]
-
-
-def test_other_errors_do_not_shrink_batches() -> None:
-    sizes: list[int] = []
-
-    def run(items):
-        sizes.append(len(items))
-        if 0 in items:
-            raise ValueError
-        return items
-
-    runner = BatchRunner()
-    runner(run, range(8))
-    sizes.clear()
-    runner(run, range(1, 9))
-    assert sizes == [8]
+@pytest.mark.parametrize(("error", "later"), [(MemoryError, [4, 4]), (ValueError, [8])])
+def test_one_bad_item_halves_later_batches_if_memory_ran_out(error: type[Exception], later: list[int]) -> None:
+    runner, model = BatchRunner(), Model(bad=frozenset({0}), error=error)
+    assert [isinstance(result, error) for result in runner(model, range(8))] == [True] + [False] * 7
+    model.sizes.clear()
+    runner(model, range(1, 9))
+    assert model.sizes == later

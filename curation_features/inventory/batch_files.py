@@ -6,12 +6,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from curation_features.errors import StoreError
 from curation_features.events.outbox import FEATURES_COMPLETED
-from curation_features.inventory.places import PLACES, files_in, read_object, read_regular
+from curation_features.inventory.places import PLACES, files_in, read_event, read_object, read_regular
 from curation_features.settings import Settings
 
 PENDING, JOURNAL, QUARANTINE = Path("events/pending"), Path("events") / FEATURES_COMPLETED, Path("quarantine")
@@ -115,27 +116,22 @@ def with_reason(path: Path) -> list[tuple[str, Path]]:
 
 def named_batch(path: Path) -> str | None:
     """The batch id in a manifest, valid or not; None if it has none."""
-    try:
-        document = read_object(path)
+    with suppress(StoreError, FileNotFoundError):
+        try:
+            document = read_object(path)
+        except StoreError:  # damaged JSON
+            match = _BATCH_ID.search(read_regular(path))
+            return match[1].decode() if match else None
         data = document.get("data")  # an invalid event
         batch_id = document.get("batch_id", data.get("batch_id") if isinstance(data, dict) else None)
         return batch_id if isinstance(batch_id, str) else None
-    except StoreError:
-        pass
-    except OSError:
-        return None
-    try:
-        match = _BATCH_ID.search(read_regular(path))  # damaged JSON
-    except OSError:
-        return None
-    return match[1].decode() if match else None
+    return None
 
 
 def _subject(path: Path) -> str | None:
     """The batch id of an event: file names are ambiguous, so its `subject`; of a damaged event, from its name."""
-    try:
-        subject = read_object(path).get("subject")
-        return subject if isinstance(subject, str) else None
-    except (StoreError, OSError):
-        match = _PENDING.fullmatch(path.name)
-        return match["batch_id"] if match else None
+    subject, _ = read_event(path)
+    if isinstance(subject, str):
+        return subject
+    match = _PENDING.fullmatch(path.name)
+    return match["batch_id"] if match else None

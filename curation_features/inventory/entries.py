@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from curation_features.atomic_files import file_digest
 from curation_features.errors import StoreError
 from curation_features.inventory import places
-from curation_features.inventory.batch_files import JOURNAL, BatchFile, batch_files
+from curation_features.inventory.batch_files import BatchFile, batch_files
 from curation_features.inventory.footprint import artifacts_in, table_rows
 from curation_features.inventory.staleness import CurrentVersions, Stale, StalenessOf, Summary
 from curation_features.manifest import is_batch_id
@@ -21,7 +19,6 @@ from curation_features.schema import STATUSES
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
 
-_EVENT = re.compile(r"(?P<batch_id>.+?)-[0-9a-f]{12}(-[0-9]+)?\.json")
 _VERSIONS = ("technical", "clip")
 
 
@@ -62,43 +59,31 @@ def list_batches(settings: Settings) -> Iterator[BatchEntry]:
         SettingsError: the project's labels or templates cannot be used.
     """
     listing, versions = places.list_places(settings.data_path), CurrentVersions(settings)
-    journal: dict[str, list[Path]] = {}  # by the batch id in the name, which may be another's
-    for entry in places.files_in(settings.data_path / JOURNAL):
-        if match := _EVENT.fullmatch(entry.name):
-            journal.setdefault(match["batch_id"], []).append(settings.data_path / JOURNAL / entry.name)
     for batch_id in known_batch_ids(listing):
-        files, summary = places.files_of(listing, batch_id), None
-        if places.FEATURES in files:
-            latest = places.LATEST_EVENT.path(settings.data_path, batch_id)
-            summary = _read_event(latest, batch_id)[0] if places.is_announced(files) else None
-            summary = summary or _summarize(settings.data_path, batch_id, [latest, *journal.get(batch_id, ())])
-        yield _entry(settings, batch_id, files, summary, versions, exact=False)
+        yield _entry(settings, batch_id, places.files_of(listing, batch_id), versions, exact=False)
 
 
 def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[BatchFile]]:
     """One existing batch and its files. Its manifests are always compared with the features."""
-    files, summary = {}, None
+    files = {}
     for place in places.PLACES:
         path = place.path(settings.data_path, batch_id)
         if path.is_file():
             files[place] = places.Found(path.stat().st_size, path.stat().st_mtime_ns)
-    own = batch_files(settings, batch_id)
-    if places.FEATURES in files:
-        events = [file.path for file in own if file.kind in ("latest_event", "event")]
-        summary = _summarize(settings.data_path, batch_id, events)
-    return _entry(settings, batch_id, files, summary, CurrentVersions(settings), exact=True), own
+    entry = _entry(settings, batch_id, files, CurrentVersions(settings), exact=True)
+    return entry, batch_files(settings, batch_id)
 
 
 def _entry(
     settings: Settings,
     batch_id: str,
     files: Mapping[places.Place, places.Found],
-    summary: Summary | None,
     versions: CurrentVersions,
     *,
     exact: bool,
 ) -> BatchEntry:
     features = files.get(places.FEATURES)
+    summary = _summarize(settings.data_path, batch_id, files, exact=exact) if features else None
     return BatchEntry(
         batch_id,
         "finished" if features else "accepted" if places.ACCEPTED in files else "ingested",
@@ -118,14 +103,21 @@ def _count_artifacts(data_path: Path, batch_id: str, files: Mapping[places.Place
         return None
 
 
-def _summarize(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summary | None:
-    """Summarize features from their first event, or else their table; None if that cannot be read."""
-    digest = ""
-    for path in events:
-        summary, features = _read_event(path, batch_id)
-        digest = digest or (summary and file_digest(places.FEATURES.path(data_path, batch_id))) or ""
-        if summary and features == digest:
-            return summary
+def _summarize(
+    data_path: Path, batch_id: str, files: Mapping[places.Place, places.Found], *, exact: bool
+) -> Summary | None:
+    """Summarize features from their latest event, or else their table; None if that cannot be read.
+
+    Args:
+        exact: compare the event with the features by digest instead of time.
+    """
+    event, features = _read_event(data_path, batch_id)
+    if event and exact:
+        is_current = features == file_digest(places.FEATURES.path(data_path, batch_id))
+    else:
+        is_current = places.is_announced(files)
+    if event and is_current:
+        return event
     table = places.TABLE.path(data_path, batch_id)
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
@@ -135,20 +127,19 @@ def _summarize(data_path: Path, batch_id: str, events: Iterable[Path]) -> Summar
         return None
 
 
-def _read_event(path: Path, batch_id: str) -> tuple[Summary | None, str]:
-    """The summary in an event of a batch, and its digest of the features; None if damaged or of another batch."""
+def _read_event(data_path: Path, batch_id: str) -> tuple[Summary | None, str]:
+    """The summary in the latest event of a batch, and the digest of its features; None without a valid event."""
+    subject, data = places.read_event(places.LATEST_EVENT.path(data_path, batch_id))
     try:
-        event = places.read_object(path)
-        data: Mapping[str, Any] = event["data"]
         is_valid = (
-            event["subject"] == batch_id
+            subject == batch_id
             and all(type(data["statuses"][status]) is int for status in STATUSES)
             and all(isinstance(data["version"][part], str) for part in _VERSIONS)
             and all(isinstance(data[name], str) for name in ("manifest", "features"))
             and type(data.get("retryable", 0)) is int  # older events have none
         )
-    except (StoreError, OSError, KeyError, TypeError):
-        return None, ""
+    except (KeyError, TypeError):
+        is_valid = False
     if not is_valid:
         return None, ""
     return Summary(data["statuses"], data["version"], data.get("retryable"), data["manifest"]), data["features"]

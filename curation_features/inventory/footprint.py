@@ -29,6 +29,7 @@ from curation_features.storage.cache import FeatureCache
 from curation_features.storage.tables import Row, read_rows
 
 _INGESTED_ID = re.compile(r"[0-9a-f]{64}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(slots=True)
@@ -60,9 +61,7 @@ class Footprint:
                     if photo_id == self.apart:
                         continue
                 for uri in _uris(artifact).values():
-                    self.names.add(uri.rpartition("/")[2])
-                    if "%" in uri:
-                        self.names.add(unquote(uri).rpartition("/")[2])
+                    self.names |= {uri.rpartition("/")[2], unquote(uri).rpartition("/")[2]}
 
     def add_rows(self, path: Path, photos: Collection[str] | None = None) -> None:
         """Add the photos and digests of a table, if it exists. Raises `StoreError`: it cannot be read.
@@ -86,11 +85,7 @@ class Footprint:
 
 def is_unicode(text: str) -> bool:
     """Whether text can be encoded; no valid manifest has an id with a lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return _SURROGATE.search(text) is None
 
 
 def footprint_of(
@@ -103,19 +98,18 @@ def footprint_of(
         photos: only references to these photos; None: to all.
     """
     footprint, data_path = Footprint(), settings.data_path
-    uris: list[dict[str, str]] = []
+    selected = []
     manifests = (place.path(data_path, batch_id) for place in (places.INGESTED, places.ACCEPTED))
     for source in (*map(artifacts_in, (*manifests, *documents)), feature_artifacts(data_path, batch_id)):
         with suppress(StoreError):
             for artifact in source:
-                is_dict = isinstance(artifact, dict)
-                if photos is None or (is_dict and artifact.get("photo_id") in photos):
+                if isinstance(artifact, dict) and (photos is None or artifact.get("photo_id") in photos):
                     footprint.add([artifact])
-                    uris += [_uris(artifact)] if is_dict else []
+                    selected.append(_uris(artifact))
     for place in places.TABLES:
         with suppress(StoreError):
             footprint.add_rows(place.path(data_path, batch_id), photos)
-    footprint.copies = _copies(settings, uris, footprint.photos)
+    footprint.copies = _copies(settings, selected, footprint.photos)
     return footprint
 
 
@@ -277,9 +271,6 @@ class References:
                 data = places.read_regular(path)
             except FileNotFoundError:
                 continue
-            except OSError:
-                places.read_object(path)  # raises a StoreError with the remedy
-                continue
             if data != seen:
                 document = places.parse_object(path, data)
                 footprint.add(artifacts_of(document))
@@ -291,8 +282,5 @@ class References:
         """Whether the features of a batch were made from one of these manifests, with the same references."""
         if not places.is_announced(places.files_of(self.listing, batch_id)):
             return False
-        try:
-            data = places.read_object(places.LATEST_EVENT.path(self._data_path, batch_id)).get("data")
-        except (StoreError, OSError):
-            return False
-        return isinstance(data, dict) and data.get("manifest") in digests
+        _, data = places.read_event(places.LATEST_EVENT.path(self._data_path, batch_id))
+        return data.get("manifest") in digests

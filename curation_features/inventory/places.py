@@ -57,13 +57,11 @@ Listing = Mapping[Place, Mapping[str, Found]]
 def list_places(data_path: Path) -> Listing:
     """List the files of all places."""
     listing: dict[Place, dict[str, Found]] = {place: {} for place in PLACES}
-    by_folder: dict[str, dict[str, dict[str, Found]]] = {}
-    for place in PLACES:
-        by_folder.setdefault(place.folder, {})[place.suffix[1:]] = listing[place]
-    for folder, by_suffix in by_folder.items():
+    for folder in {place.folder for place in PLACES}:
+        by_suffix = {place.suffix: listing[place] for place in PLACES if place.folder == folder}
         for entry in files_in(data_path / folder):
-            name, _, suffix = entry.name.rpartition(".")
-            if suffix in by_suffix:
+            name, dot, suffix = entry.name.rpartition(".")
+            if (suffix := dot + suffix) in by_suffix:
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:  # deleted since the listing
@@ -103,24 +101,34 @@ def files_in(folder: Path, *, hidden: bool = False) -> Iterator[os.DirEntry[str]
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a regular file without blocking. Raises `OSError`, also if the file is not regular."""
-    with open_regular(path) as file:
-        return file.read()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; of a manifest in a CloudEvent, its `data`.
+    """Read a regular file without blocking.
 
     Raises:
-        StoreError: it cannot be read, or is not a JSON object; names the file.
+        StoreError: it cannot be read, or is not regular; names the file.
         FileNotFoundError: it does not exist.
     """
     try:
-        return parse_object(path, read_regular(path))
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise _unreadable(path, error.strerror or error) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; of a manifest in a CloudEvent, its `data`. Raises like `read_regular`."""
+    return parse_object(path, read_regular(path))
+
+
+def read_event(path: Path) -> tuple[object, dict[str, Any]]:
+    """The `subject` and `data` of an event; None and an empty object if it cannot be read."""
+    try:
+        event = read_object(path)
+    except (StoreError, FileNotFoundError):
+        return None, {}
+    data = event.get("data")
+    return event.get("subject"), data if isinstance(data, dict) else {}
 
 
 def parse_object(path: Path, data: bytes) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError, StoreError
 from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
 from curation_features.manifest import Batch, document_digest
-from curation_features.pipeline import FeatureStages, Models
+from curation_features.pipeline import FeatureStages, Models, Plan
 from curation_features.pipeline.observer import SilentObserver
 from curation_features.pipeline.plan import ALL_PARTS, TECHNICAL_PARTS
 from curation_features.schema import RETRYABLE_REASONS
@@ -60,15 +60,6 @@ class Summary:
     manifest: str = ""
 
 
-class Versions(NamedTuple):
-    """Versions of the five scores together, the labels, and the embeddings; parts whose weights are missing."""
-
-    technical: str
-    clip: str
-    embedding: str | None
-    missing: frozenset[str]
-
-
 class CurrentVersions:
     """The versions of a run that would start now, by vocabulary. No model is loaded or downloaded.
 
@@ -79,27 +70,17 @@ class CurrentVersions:
     def __init__(self, settings: Settings) -> None:
         self.embeddings: dict[str, str | None] = {}
         self._settings = settings
-        self._versions: dict[str | None, Versions | SettingsError] = {}
+        self._plans: dict[str | None, Plan] = {}
 
-    def of(self, vocabulary: str | None) -> Versions:
-        """The versions with a named vocabulary; None: with the project's own.
+    def of(self, vocabulary: str | None) -> Plan:
+        """The plan with a named vocabulary; None: with the project's own.
 
         Raises:
             SettingsError: the vocabulary does not exist or cannot be used.
         """
-        if vocabulary not in self._versions:
-            stages = self._stages
-            try:
-                plan = stages.for_batch(Batch("", (), {}, "", vocabulary)).plan(ALL_PARTS)
-                self._versions[vocabulary] = Versions(
-                    plan.technical_version, plan.clip_version, plan.versions.get("embedding"), frozenset(plan.missing)
-                )
-            except SettingsError as error:
-                self._versions[vocabulary] = error
-        versions = self._versions[vocabulary]
-        if isinstance(versions, SettingsError):
-            raise versions
-        return versions
+        if vocabulary not in self._plans:
+            self._plans[vocabulary] = self._stages.for_batch(Batch("", (), {}, "", vocabulary)).plan(ALL_PARTS)
+        return self._plans[vocabulary]
 
     @cached_property
     def has_vocabularies(self) -> bool:
@@ -186,16 +167,16 @@ class StalenessOf:
     def _compare_versions(self, summary: Summary) -> Iterator[Stale]:
         try:
             now = self.versions.of(self._vocabulary())
-        except (SettingsError, StoreError) as error:
+        except (SettingsError, StoreError, FileNotFoundError) as error:
             yield _stale("unknown", str(error))
             return
-        if summary.version["technical"] != now.technical:
-            yield _NO_WEIGHTS if now.missing & TECHNICAL_PARTS else _stale("technical")
-        if summary.version["clip"] != now.clip:
-            if now.missing & _CLIP_PARTS:
+        if summary.version["technical"] != now.technical_version:
+            yield _NO_WEIGHTS if TECHNICAL_PARTS & now.missing.keys() else _stale("technical")
+        if summary.version["clip"] != now.clip_version:
+            if _CLIP_PARTS & now.missing.keys():
                 yield _NO_WEIGHTS
             else:
-                is_same_model = self._embedding_version(summary.version["clip"]) == now.embedding
+                is_same_model = self._embedding_version(summary.version["clip"]) == now.versions.get("embedding")
                 yield _stale("labels" if is_same_model else "model")
 
     def _vocabulary(self) -> str | None:
@@ -204,10 +185,7 @@ class StalenessOf:
             return None
         place = next(place for place in (places.ACCEPTED, places.INGESTED, places.FEATURES) if place in self.files)
         path = place.path(self.settings.data_path, self.batch_id)
-        try:
-            data = places.read_regular(path)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        data = places.read_regular(path)
         name = places.parse_object(path, data).get("vocabulary") if b'"vocabulary"' in data else None
         return name if isinstance(name, str) else None
 

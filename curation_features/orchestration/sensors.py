@@ -9,7 +9,7 @@ import dagster as dg
 
 from curation_features.errors import ManifestError, StoreError
 from curation_features.events.outbox import LatestEvents
-from curation_features.inbox.folders import Cursor, Delivery, Inbox, Rejection, TickResult
+from curation_features.inbox.folders import Cursor, Delivery, Inbox, InboxProblem, TickResult
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt_pending, observation
 from curation_features.orchestration.assets import SPECS, Events, Store
@@ -178,7 +178,7 @@ def _log(context: dg.SensorEvaluationContext, result: TickResult) -> None:
         context.log.info("More manifests are waiting; the next tick takes them")
 
 
-def _log_rejection(context: dg.SensorEvaluationContext, rejection: Rejection) -> None:
+def _log_rejection(context: dg.SensorEvaluationContext, rejection: InboxProblem) -> None:
     context.log.warning("Quarantined: %s: %s", rejection.name, rejection.reason)
 
 

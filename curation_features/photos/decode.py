@@ -79,7 +79,8 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
     with quiet_pillow():
         try:
             image = _open_checked(file.data, max_pixels, max_seconds)
-            pixels = jpeg_pixels(file.data) if _is_plain_jpeg(image) else None
+            is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+            pixels = jpeg_pixels(file.data) if is_plain_jpeg else None
             if pixels is None:
                 image.load()
                 pixels = np.array(_to_rgb(image))
@@ -132,10 +133,6 @@ def _open_checked(data: bytes, max_pixels: int, max_seconds: float) -> Image.Ima
         return image
     image.verify()  # `load()` does not check them; a verified image cannot be loaded
     return open_image(data, formats=("PNG",), seconds=max_seconds)
-
-
-def _is_plain_jpeg(image: Image.Image) -> bool:
-    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import COMPRESSION, STRIPOFFSETS, TILELENGTH, TILEOFFSETS, TILEWIDTH, TiffImageFile
 
 from curation_features.errors import PhotoError
-from curation_features.photos.jpeg_markers import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
+from curation_features.photos.jpeg import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
 
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),

@@ -26,12 +26,16 @@ def with_labels(
     """
     for chunk in batched(records, _AT_ONCE):
         with stats.timing("clip_labels"):
-            todo = [
-                (record, entry)
-                for record in chunk
-                if not _is_settled(record, plan)
-                and not _fill_from_cache(record, entry := _load_entry(record, cache), plan)
-            ]
+            todo = []
+            for record in chunk:
+                if _is_settled(record, plan):
+                    continue
+                entry = cache.load(record.photo_id, record.info.sha256) if record.info else None
+                record.labels_cached = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
+                if entry is not None and record.labels_cached:
+                    record.prediction = entry.prediction
+                else:
+                    todo.append((record, entry))
             if todo:
                 _label(todo, classifier, cache, plan)
         yield from chunk
@@ -48,19 +52,6 @@ def _is_settled(record: PhotoRecord, plan: Plan) -> bool:
     return record.prediction is not None
 
 
-def _load_entry(record: PhotoRecord, cache: FeatureCache) -> CacheEntry | None:
-    return cache.load(record.photo_id, record.info.sha256) if record.info else None
-
-
-def _fill_from_cache(record: PhotoRecord, entry: CacheEntry | None, plan: Plan) -> bool:
-    """Set the labels from the cache; return False if it has no valid ones."""
-    is_valid = entry is not None and bool(entry.valid({"labels": plan.versions["labels"]}))
-    if entry is not None and is_valid:
-        record.prediction = entry.prediction
-    record.labels_cached = is_valid
-    return is_valid
-
-
 def _label(
     todo: Sequence[tuple[PhotoRecord, CacheEntry | None]], classifier: CLIPClassifier, cache: FeatureCache, plan: Plan
 ) -> None:
@@ -72,19 +63,18 @@ def _label(
         for record, _ in todo:
             record.prediction = LabelPrediction(error=FeatureError("clip_labels", error.reason, summary))
         return
-    vectors = []
     fitting = []
     for record, entry in todo:
         vector = record.embedding.vector if record.embedding else None
         if vector is not None and vector.shape == (dimension,):
-            vectors.append(vector)
-            fitting.append((record, entry))
+            fitting.append((record, entry, vector))
         else:
             message = f"the stored embedding does not have {dimension} numbers: materialize image_embeddings again"
             record.prediction = LabelPrediction(error=FeatureError("clip_labels", "invalid_embedding", message))
     if not fitting:
         return
-    for (record, entry), prediction in zip(fitting, classifier.label(np.stack(vectors)), strict=True):
+    predictions = classifier.label(np.stack([vector for *_, vector in fitting]))
+    for (record, entry, _), prediction in zip(fitting, predictions, strict=True):
         record.prediction = prediction
         if entry is not None:
             entry.add("labels", plan.versions["labels"], prediction)

@@ -18,14 +18,7 @@ from curation_features.errors import (
 )
 from curation_features.photos.decode import decode
 from curation_features.photos.reader import PhotoReader
-from curation_features.pipeline.plan import (
-    LABEL_PARTS,
-    MODEL_PARTS,
-    TECHNICAL_PARTS,
-    Models,
-    Plan,
-    tolerated,
-)
+from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PARTS, Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.settings import Settings
@@ -148,7 +141,12 @@ class Preparation:
 
 def failed(part: str, error: Exception) -> Result:
     """Return the result of a part that failed."""
-    feature_error = _describe(part, error)
+    stage = PARTS[part].stage
+    if isinstance(error, WeightsError):
+        feature_error = FeatureError(stage, error.reason, error.summary)
+    else:
+        reason = "out_of_memory" if is_out_of_memory(error) else "model_error"
+        feature_error = FeatureError(stage, reason, f"{type(error).__name__}: {error}")
     return Embedding(error=feature_error) if part == "embedding" else Measurement(error=feature_error)
 
 
@@ -164,11 +162,3 @@ def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: 
         record.embedding = entry.embedding
     if "labels" in valid:
         record.prediction = entry.prediction
-
-
-def _describe(part: str, error: Exception) -> FeatureError:
-    stage = PARTS[part].stage
-    if isinstance(error, WeightsError):
-        return FeatureError(stage, error.reason, error.summary)
-    reason = "out_of_memory" if is_out_of_memory(error) else "model_error"
-    return FeatureError(stage, reason, f"{type(error).__name__}: {error}")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from curation_features.pipeline.merge import EnrichedBatch
-from curation_features.schema import METRICS, Measurement, PhotoRecord
+from curation_features.schema import METRIC_NAMES, Measurement, PhotoRecord
 
 PERCENTILES = {"p05": 5, "p50": 50, "p95": 95}
 
@@ -79,11 +79,11 @@ Percentiles = dict[str, dict[str, float]]
 def score_percentiles(merged: EnrichedBatch) -> Percentiles:
     """Compute the `PERCENTILES` of each metric that has scores, with linear interpolation."""
     percentiles: Percentiles = {}
-    for metric in METRICS:
-        scores = [score for record in merged.records if (score := _score(record, metric.name)) is not None]
+    for metric in METRIC_NAMES:
+        scores = [score for record in merged.records if (score := _score(record, metric)) is not None]
         if scores:
             values = np.percentile(scores, [*PERCENTILES.values()])
-            percentiles[metric.name] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
+            percentiles[metric] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
     return percentiles
 
 
@@ -115,12 +115,11 @@ def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:
     """
     photos = list(_distinct(merged))
     selected = []
-    for metric, rank in _RANKINGS.items():
+    for metric in METRIC_NAMES:
         measured = [photo for photo in photos if _score(photo.record, metric) is not None]
-        ranked = ((rank(photo.record.measurements[metric]), photo) for photo in measured)
-        worst = heapq.nsmallest(
-            n, (entry for entry in ranked if math.isfinite(entry[0][0])), key=lambda entry: entry[0][0]
-        )
+        ranked = [(_rank(metric, photo.record.measurements[metric]), photo) for photo in measured]
+        finite = [(rank, photo) for rank, photo in ranked if math.isfinite(rank[0])]
+        worst = heapq.nsmallest(n, finite, key=lambda entry: entry[0][0])
         selected += [Extreme(metric, cause, measure, value, photo) for (_, cause, measure, value), photo in worst]
     return selected
 
@@ -150,26 +149,25 @@ def _score(record: PhotoRecord, metric: str) -> float | None:
 _Ranking = tuple[float, str, str, float]
 """Rank (lowest first; NaN: skipped), cause, measure and value."""
 
-_NOTHING: _Ranking = (math.nan, "", "", math.nan)
+_MEASURES = {
+    "sharpness": ("least sharp", "tenengrad", 1),
+    "noise": ("noisiest", "noise_sigma", -1),
+    "clip_iqa": ("a bad photo to CLIP", "clip_iqa", 1),
+    "brisque": ("least natural", "brisque_raw", -1),
+}
+"""Cause, measure, and 1 if its low values are bad, otherwise -1. CLIP-IQA has no raw measurement, but its score."""
 
 
-def _by_raw(name: str, cause: str, sign: int) -> Callable[[Measurement], _Ranking]:
-    """Rank by a raw measurement; `sign` is 1 if low values are bad, otherwise -1."""
-
-    def rank(measurement: Measurement) -> _Ranking:
-        value = measurement.raw.get(name, math.nan)
-        return sign * value, cause, name, value
-
-    return rank
-
-
-def _by_clip_iqa(measurement: Measurement) -> _Ranking:
-    """Rank by the score: CLIP-IQA has no raw measurement."""
-    value = math.nan if measurement.score is None else measurement.score
-    return value, "a bad photo to CLIP", "clip_iqa", value
+def _rank(metric: str, measurement: Measurement) -> _Ranking:
+    if metric == "exposure":
+        return _rank_exposure(measurement)
+    cause, measure, sign = _MEASURES[metric]
+    value = {metric: measurement.score, **measurement.raw}.get(measure)
+    value = math.nan if value is None else value
+    return sign * value, cause, measure, value
 
 
-def _by_exposure(measurement: Measurement) -> _Ranking:
+def _rank_exposure(measurement: Measurement) -> _Ranking:
     """Rank by the unclamped score `0.5 M + 0.5 D - C`; the cause is its largest loss."""
     names = ("p1", "p50", "p99", "clipped_low", "clipped_high")
     p1, p50, p99, low, high = (measurement.raw.get(name, math.nan) for name in names)
@@ -180,15 +178,5 @@ def _by_exposure(measurement: Measurement) -> _Ranking:
         (high, "highlights clipped", "clipped_high", high),
     ]
     total = math.fsum(loss for loss, *_ in losses)
-    if not total > 0:  # also NaN
-        return _NOTHING
-    return (-total, *max(losses, key=lambda loss: loss[0])[1:])
-
-
-_RANKINGS: Mapping[str, Callable[[Measurement], _Ranking]] = {
-    "sharpness": _by_raw("tenengrad", "least sharp", 1),
-    "exposure": _by_exposure,
-    "noise": _by_raw("noise_sigma", "noisiest", -1),
-    "clip_iqa": _by_clip_iqa,
-    "brisque": _by_raw("brisque_raw", "least natural", -1),
-}
+    _, cause, measure, value = max(losses, key=lambda loss: loss[0])
+    return -total if total > 0 else math.nan, cause, measure, value

@@ -7,6 +7,7 @@ in Dagster, and the manifests last.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -68,13 +69,12 @@ class SharedPhotos:
     def __init__(self, settings: Settings, batch_ids: Iterable[str]) -> None:
         self._settings = settings
         self._own: dict[str, tuple[set[str], set[str]]] = {}  # photos of each batch, and names of copies
-        self._users: tuple[dict[str, set[str]], dict[str, set[str]]] = ({}, {})  # photo, and name -> batches
+        self._users: tuple[Counter[str], Counter[str]] = (Counter(), Counter())  # batches by photo, and by name
         for batch_id in batch_ids:
             own = footprint_of(settings, batch_id, incoming_files(settings, batch_id))
             self._own[batch_id] = (own.photos, {PurePath(name).name for name in own.copies})
             for users, keys in zip(self._users, self._own[batch_id], strict=True):
-                for key in keys:
-                    users.setdefault(key, set()).add(batch_id)
+                users.update(keys)
         self._references = References(settings)
         for batch_id, footprint in self._references.waiting:
             self._add(batch_id, footprint)
@@ -95,24 +95,24 @@ class SharedPhotos:
     def of(self, batch_id: str) -> tuple[int, int, list[BatchFile]]:
         """The number of photos of a batch, the number of shared ones, and the files of the others."""
         (photos, names), documents = self._own[batch_id], incoming_files(self._settings, batch_id)
-        alone = {photo_id for photo_id in photos if self._users[0][photo_id] == {batch_id}}
+        alone, names = (
+            {key for key in keys if users[key] == 1} for users, keys in zip(self._users, (photos, names), strict=True)
+        )
         footprint = footprint_of(self._settings, batch_id, documents, alone)
         if shared := photos - alone:
             footprint.digests -= footprint_of(self._settings, batch_id, documents, shared).digests
-        names = {name for name in names if self._users[1][name] == {batch_id}}
         footprint.copies = {name for name in footprint.copies if PurePath(name).name in names}
         return len(photos), len(shared), photo_files(self._settings, footprint)
 
     def forget(self, batch_id: str) -> None:
         """Note that a batch was deleted: photos that only one other batch has are no longer shared."""
         for users, keys in zip(self._users, self._own[batch_id], strict=True):
-            for key in keys:
-                users[key].discard(batch_id)
+            users.subtract(keys)
 
     def _add(self, batch_id: str, footprint: Footprint) -> None:
-        for users, keys in zip(self._users, (footprint.photos, footprint.names), strict=True):
-            for key in users.keys() & keys:
-                users[key].add(batch_id)
+        if batch_id not in self._own:
+            for users, keys in zip(self._users, (footprint.photos, footprint.names), strict=True):
+                users.update(users.keys() & keys)
 
 
 def plan_removal(settings: Settings, batch_id: str, shared: SharedPhotos) -> BatchRemoval:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from curation_features.errors import BusyError, StoreError
 from curation_features.inventory.batch_files import BatchFile
-from curation_features.inventory.places import BATCHES, LATEST_EVENT, read_object
+from curation_features.inventory.places import BATCHES, LATEST_EVENT, read_event
 from curation_features.inventory.unreferenced import ORPHANS, is_old
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
@@ -98,9 +98,6 @@ def collect(
 
 def event_sequence(path: Path) -> int | None:
     """The `sequence` of an event; None if it has none, or cannot be read."""
-    try:
-        data = read_object(path).get("data")
-    except (StoreError, OSError):
-        return None
-    sequence = data.get("sequence") if isinstance(data, dict) else None
+    _, data = read_event(path)
+    sequence = data.get("sequence")
     return sequence if type(sequence) is int else None

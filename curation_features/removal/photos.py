@@ -239,7 +239,7 @@ def holds_photo(path: Path, photo_id: str) -> bool:
     """Whether a JSON file, valid or not, holds a photo's id as a string."""
     try:
         data = places.read_regular(path)
-    except OSError:
+    except (StoreError, FileNotFoundError):
         return False
     return any(json.dumps(photo_id, ensure_ascii=escaped).encode() in data for escaped in (True, False))
 

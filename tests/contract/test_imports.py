@@ -15,6 +15,7 @@ from curation_features import errors, testing
 
 HEAVY = {"cv2", "dagster", "open_clip", "pandas", "piq", "pyarrow", "skimage", "torch", "torchvision"}
 MODELS = {"open_clip", "piq", "skimage", "torch", "torchvision"}
+PUBLIC_NAMES = f"from curation_features import {', '.join(curation_features.__all__)}"
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMPORT = re.compile(r"^ *from (curation_features[\w.]*) import (\w+(?:, \w+)*)", re.MULTILINE)
@@ -32,26 +33,22 @@ def test_the_measurement_sees_a_heavy_import() -> None:
     assert "cv2" in loaded_by("import cv2")
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert loaded_by("import curation_features") & HEAVY == set()
-
-
-@pytest.mark.long
-def test_public_names_load_no_dagster_and_no_model_library() -> None:
-    loaded = loaded_by(f"from curation_features import {', '.join(curation_features.__all__)}")
-    assert loaded & (MODELS | {"dagster", "pandas"}) == set()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("module", ["definitions", "pipeline", "service", "testing"])
-def test_orchestration_and_service_load_no_model_library(module: str) -> None:
-    assert loaded_by(f"import curation_features.{module}") & MODELS == set()
-
-
-def test_the_cli_loads_no_dagster_and_no_model_library() -> None:
-    loaded = loaded_by("import curation_features.cli")
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import curation_features", HEAVY),
+        ("import curation_features.cli", MODELS | {"dagster", "pandas"}),
+        pytest.param(PUBLIC_NAMES, MODELS | {"dagster", "pandas"}, marks=pytest.mark.long, id="public names"),
+        *(
+            pytest.param(f"import curation_features.{module}", MODELS, marks=pytest.mark.long)
+            for module in ("definitions", "pipeline", "service", "testing")
+        ),
+    ],
+)
+def test_an_import_loads_no_unneeded_library(statement: str, unwanted: set[str]) -> None:
+    loaded = loaded_by(statement)
     assert "curation_features" in loaded
-    assert loaded & (MODELS | {"dagster", "pandas"}) == set()
+    assert loaded & unwanted == set()
 
 
 @pytest.mark.parametrize("name", curation_features.__all__)

@@ -78,15 +78,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
     assert {path.suffix for path in report.glob("page.*")} == {".py", ".html", ".css", ".js"}
 
 
-def test_the_command_is_declared(installed: Path) -> None:
-    (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "curation-features = curation_features.cli:main" in entry_points.read_text()
-
-
-def test_the_version_is_that_of_the_package(installed: Path, tmp_path: Path) -> None:
-    (metadata,) = installed.glob("*.dist-info/METADATA")
+def test_the_wheel_declares_the_command_and_the_version(installed: Path, tmp_path: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info")
+    assert "curation-features = curation_features.cli:main" in (metadata / "entry_points.txt").read_text()
     version = python(installed, tmp_path, "import curation_features; print(curation_features.__version__)")
-    assert f"\nVersion: {version}\n" in metadata.read_text()
+    assert f"\nVersion: {version}\n" in (metadata / "METADATA").read_text()
 
 
 # --- Without extras: neither torch nor Dagster nor a web server ---

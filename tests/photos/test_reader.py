@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from pictures import reason_of
+from pictures import refusal
 
 from curation_features.errors import PhotoError
 from curation_features.photos.reader import PhotoReader
@@ -44,7 +44,7 @@ def test_a_name_with_a_control_character_is_refused(reader: PhotoReader, setting
     photo = settings.root / "a\n.jpg"
     photo.write_bytes(b"pixels")
     for uri in ("a\n.jpg", str(photo), photo.as_uri()):
-        assert reason_of(lambda uri=uri: reader.read(uri)) == "forbidden_path"
+        assert refusal(lambda uri=uri: reader.read(uri)).reason == "forbidden_path"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_name_with_a_control_character_is_refused(reader: PhotoReader, setting
     ],
 )
 def test_forbidden_and_unreadable_files_have_a_reason(reader: PhotoReader, uri: str, reason: str) -> None:
-    assert reason_of(lambda: reader.read(uri)) == reason
+    assert refusal(lambda: reader.read(uri)).reason == reason
 
 
 @pytest.mark.timeout(120)
@@ -81,9 +81,9 @@ def test_special_files_are_refused_without_blocking(reader: PhotoReader, setting
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(settings.root / "socket.jpg"))
         for name in ("fifo.jpg", "socket.jpg"):
-            assert reason_of(lambda name=name: reader.read(name)) == "not_a_file"
+            assert refusal(lambda name=name: reader.read(name)).reason == "not_a_file"
     devices = PhotoReader(settings.replace(photo_roots=("/dev",)))
-    assert reason_of(lambda: devices.read("/dev/zero")) == "not_a_file"
+    assert refusal(lambda: devices.read("/dev/zero")).reason == "not_a_file"
 
 
 def test_symbolic_links_are_followed_inside_the_roots_only(
@@ -96,7 +96,7 @@ def test_symbolic_links_are_followed_inside_the_roots_only(
     (settings.root / "folder").symlink_to(outside)
     assert reader.read("in.jpg").data == b"pixels"
     for uri in ("out.jpg", "folder/b.jpg", "loop.jpg"):
-        assert reason_of(lambda uri=uri: reader.read(uri)) == "forbidden_path"
+        assert refusal(lambda uri=uri: reader.read(uri)).reason == "forbidden_path"
 
 
 def test_roots_are_folders_not_prefixes(settings: Settings) -> None:
@@ -107,7 +107,7 @@ def test_roots_are_folders_not_prefixes(settings: Settings) -> None:
         reader = PhotoReader(settings.replace(photo_roots=(root,)))
         assert reader.read("photos/a.jpg").data == b"pixels"
         assert reader.read("data/rankingInput/a.jpg").data == b"pixels"  # written by the pipeline
-        assert reason_of(lambda reader=reader: reader.read("photos2/a.jpg")) == "forbidden_path"
+        assert refusal(lambda reader=reader: reader.read("photos2/a.jpg")).reason == "forbidden_path"
 
 
 AS_NOBODY = """
@@ -141,8 +141,8 @@ def test_file_size_is_limited(settings: Settings) -> None:
     (settings.root / "a.jpg").write_bytes(b"12345")
     (settings.root / "empty.jpg").touch()
     assert PhotoReader(settings.replace(max_file_bytes=5)).read("a.jpg").data == b"12345"
-    assert reason_of(lambda: PhotoReader(settings.replace(max_file_bytes=4)).read("a.jpg")) == "too_large"
-    assert reason_of(lambda: PhotoReader(settings).read("empty.jpg")) == "unreadable"
+    assert refusal(lambda: PhotoReader(settings.replace(max_file_bytes=4)).read("a.jpg")).reason == "too_large"
+    assert refusal(lambda: PhotoReader(settings).read("empty.jpg")).reason == "unreadable"
 
 
 def test_remote_photos_need_a_root_that_contains_them(settings: Settings) -> None:
@@ -155,11 +155,15 @@ def test_remote_photos_need_a_root_that_contains_them(settings: Settings) -> Non
     small = PhotoReader(settings.replace(photo_roots=("memory://",), max_file_bytes=5))
     try:
         assert reader.read("memory://bucket/photos/a.jpg").data == b"pixels"
-        for path in ("photos2/a.jpg", "photos/../photos2/a.jpg", "photos/%2e%2e/photos2/a.jpg"):
-            assert reason_of(lambda path=path: reader.read(f"memory://bucket/{path}")) == "forbidden_path"
-        assert reason_of(lambda: reader.read("memory://bucket/photos/a.jpg::file:///etc/hostname")) == "forbidden_path"
-        assert reason_of(lambda: reader.read("memory://bucket/photos/nothing.jpg")) == "missing"
-        assert reason_of(lambda: small.read("memory://bucket/photos2/a.jpg")) == "too_large"
+        chained = "photos/a.jpg::file:///etc/hostname"
+        for path in ("photos2/a.jpg", "photos/../photos2/a.jpg", "photos/%2e%2e/photos2/a.jpg", chained):
+            assert refusal(lambda path=path: reader.read(f"memory://bucket/{path}")).reason == "forbidden_path"
+        assert (
+            refusal(lambda: reader.read("memory://bucket/photos/a.jpg::file:///etc/hostname")).reason
+            == "forbidden_path"
+        )
+        assert refusal(lambda: reader.read("memory://bucket/photos/nothing.jpg")).reason == "missing"
+        assert refusal(lambda: small.read("memory://bucket/photos2/a.jpg")).reason == "too_large"
     finally:
         memory.rm("/bucket", recursive=True)
 

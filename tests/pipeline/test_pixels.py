@@ -20,6 +20,12 @@ def batch(world):
     return world.batch([world.photo(f"{n}.png", n) for n in range(40)])
 
 
+def measured(world, batch, parts=EMBEDDING_PARTS, **settings):
+    """The stream of records of a new process."""
+    stages = world.stages(world.settings.replace(**settings))
+    return stages.measure(batch, stages.plan(parts), RunStats())
+
+
 def forward_passes(world) -> list[int]:
     """Record the sizes of the image model's forward passes."""
     sizes: list[int] = []
@@ -34,8 +40,7 @@ def forward_passes(world) -> list[int]:
 
 
 def test_photos_are_decoded_only_a_little_ahead(world, batch) -> None:
-    stages = world.stages(world.settings.replace(workers=2, batch_size=1))
-    records = stages.measure(batch, stages.plan(ALL_PARTS), RunStats())
+    records = measured(world, batch, ALL_PARTS, workers=2, batch_size=1)
     for _ in range(3):
         next(records)
     time.sleep(0.3)  # time enough for threads that would run on
@@ -44,26 +49,23 @@ def test_photos_are_decoded_only_a_little_ahead(world, batch) -> None:
 
 
 def test_records_come_in_the_order_of_the_batch(world, batch) -> None:
-    stages = world.stages(world.settings.replace(workers=4, batch_size=3))
-    records = stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats())
+    records = measured(world, batch, workers=4, batch_size=3)
     assert [record.photo_id for record in records] == [artifact.photo_id for artifact in batch.artifacts]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_forward_passes_are_as_large_as_asked_for(world, batch, size) -> None:
     sizes = forward_passes(world)
-    stages = world.stages(world.settings.replace(batch_size=size))
-    list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
+    list(measured(world, batch, batch_size=size))
     whole, rest = divmod(40, size)
     assert sizes == [size] * whole + [rest] * bool(rest)
 
 
 def test_cached_photos_do_not_make_forward_passes_smaller(world, batch) -> None:
     every_other = world.batch([batch.document["artifacts"][n] for n in range(0, 40, 2)], "other")
-    stages = world.stages(world.settings.replace(batch_size=10))
-    list(stages.measure(every_other, stages.plan(EMBEDDING_PARTS), RunStats()))
+    list(measured(world, every_other))
     sizes = forward_passes(world)
-    list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
+    list(measured(world, batch, batch_size=10))
     assert sizes == [10, 10]
 
 
@@ -79,8 +81,7 @@ def test_on_a_cpu_nothing_is_prepared_while_a_model_runs(world, batch) -> None:
         return encode(inputs)
 
     world.clip.encode_images = watched
-    stages = world.stages(world.settings.replace(workers=2))
-    list(stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats()))
+    list(measured(world, batch, workers=2))
     # Decoding rests only after the first photo has reached a model.
     assert {after - before for before, after in decoded[8:]} == {0}
 
@@ -95,8 +96,7 @@ def on_cuda(world, monkeypatch) -> None:
 
 def test_on_a_gpu_models_run_while_records_are_consumed(world, batch, on_cuda) -> None:
     sizes = forward_passes(world)
-    stages = world.stages(world.settings.replace(batch_size=8))
-    records = stages.measure(batch, stages.plan(EMBEDDING_PARTS), RunStats())
+    records = measured(world, batch, batch_size=8)
     next(records)
     deadline = time.monotonic() + 60
     while len(sizes) < 4 and time.monotonic() < deadline:  # the first group, and three ahead
@@ -126,8 +126,7 @@ def test_brisque_runs_in_batches_on_a_gpu(world, on_cuda) -> None:
     world.brisque.batched = BatchedFake((40, 30))
     photos = [world.photo(f"{n}.png", n, (30, 40) if n == 3 else (96, 64)) for n in range(10)]
     batch = world.batch([*photos[:5], {"photo_id": "none", "original_uri": "./photos/none.png"}, *photos[5:]])
-    stages = world.stages(world.settings.replace(batch_size=5))
-    records = list(stages.measure(batch, stages.plan(TECHNICAL_PARTS), RunStats()))
+    records = measured(world, batch, TECHNICAL_PARTS, batch_size=5)
     found = {record.photo_id: record.measurements.get("brisque") for record in records}
     assert found.pop("none") is None
     assert world.brisque.batched.sizes == [5, 5]
@@ -140,26 +139,20 @@ def test_brisque_runs_in_batches_on_a_gpu(world, on_cuda) -> None:
             pixels = np.asarray(Image.open(world.root / photo["original_uri"]))
             assert measurement.raw["brisque_raw"] == pytest.approx(pixels.mean(), abs=1e-6)
             assert measurement.score == pytest.approx(1 - pixels.mean() / 100 if pixels.mean() < 100 else 0, abs=1e-6)
-    again = world.stages()
-    assert all(record.cached for record in again.measure(batch, again.plan(TECHNICAL_PARTS), RunStats()) if record.info)
+    assert all(record.cached for record in measured(world, batch, TECHNICAL_PARTS) if record.info)
 
 
-def test_waiting_times_are_measured(world, batch) -> None:
-    stages, stats = world.stages(), RunStats()
-    list(stages.measure(batch, stages.plan(ALL_PARTS), stats))
-    assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
-
-
-def test_the_observer_gets_every_distinct_photo(world, batch) -> None:
+def test_the_observer_gets_every_photo_and_waits_are_measured(world, batch) -> None:
     done: list[PhotoRecord] = []
 
     class Photos(Observer):
         def photo_done(self, record: PhotoRecord) -> None:
             done.append(record)
 
-    stages = FeatureStages(world.settings, models=world.models(), observer=Photos())
-    assert list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats())) == done
+    stages, stats = FeatureStages(world.settings, models=world.models(), observer=Photos()), RunStats()
+    assert list(stages.measure(batch, stages.plan(ALL_PARTS), stats)) == done
     assert len(done) == 40
+    assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
 def test_an_unusable_tower_stops_the_run_or_degrades_it(world, batch) -> None:
@@ -169,13 +162,10 @@ def test_an_unusable_tower_stops_the_run_or_degrades_it(world, batch) -> None:
         raise InvalidWeightsError("it holds values that are not finite", "fetch it again")
 
     good, world.clip.encode_images = world.clip.encode_images, encode
-    stages = world.stages()
     with pytest.raises(InvalidWeightsError, match="not finite; fetch it again"):
-        list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
-    stages = world.stages(world.settings.replace(on_missing_weights="degrade"))
-    records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
+        list(measured(world, batch, ALL_PARTS))
+    records = list(measured(world, batch, ALL_PARTS, on_missing_weights="degrade"))
     assert {record.embedding.error.reason for record in records} == {"invalid_weights"}
     assert all(record.measurements["brisque"].score is not None for record in records)
     world.clip.encode_images = good  # nothing was cached
-    records = list(stages.measure(batch, stages.plan(ALL_PARTS), RunStats()))
-    assert all(record.embedding.vector is not None for record in records)
+    assert all(record.embedding.vector is not None for record in measured(world, batch, ALL_PARTS))
