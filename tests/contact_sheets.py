@@ -6,6 +6,7 @@ import base64
 import json
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from io import BytesIO
@@ -21,19 +22,10 @@ LABELS = ("landscape", "portrait", "beach", "night", "forest", "street photograp
 
 def sheet(photos: Iterable[dict[str, Any]], **replaced: Any) -> dict[str, Any]:
     """A sheet of these photos."""
-    metrics = [
-        {
-            "name": metric.name,
-            "best": metric.best,
-            "description": metric.description,
-            "raw": [{"name": raw.name, "unit": raw.unit, "description": raw.description} for raw in metric.raw],
-        }
-        for metric in METRICS
-    ]
     made = {
         "batch_id": "trip",
         "version": {"technical": "8c1f", "clip": "1-5d0e"},
-        "metrics": metrics,
+        "metrics": json.loads(json.dumps([asdict(metric) for metric in METRICS])),
         "labels": list(LABELS),
         "digest": "d" * 64,
         "photos": photos,
@@ -98,21 +90,10 @@ def degraded(position: int, *stages: str, reason: str = "missing_weights", **rep
 
 def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[str, Any]:
     """A failed photo."""
-    nothing = {
-        "status": "failed",
-        "scores": [None] * len(METRICS),
-        "raw": {},
-        "labels": [],
-        "margin": None,
-    }
-    unknown = dict.fromkeys(("width", "height", "format", "href", "thumbnail", "taken", "iso"))
-    return (
-        photo(position)
-        | nothing
-        | unknown
-        | {"facts": [], "errors": [["photo", reason, "the file ends early"]]}
-        | replaced
-    )
+    unknown = dict.fromkeys(("margin", "width", "height", "format", "href", "thumbnail", "taken", "iso"))
+    nothing = unknown | {"scores": [None] * len(METRICS), "raw": {}, "labels": [], "facts": []}
+    errors = [["photo", reason, "the file ends early"]]
+    return photo(position) | nothing | {"status": "failed", "errors": errors} | replaced
 
 
 def thumbnail(position: int, side: int = 48, quality: int = 80) -> list[Any]:
