@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -62,17 +62,16 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal]]:
-    """Replace standard error, or both streams, by a terminal."""
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Replaces standard error by a new terminal, and returns it."""
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
 
-    def replace(*streams: str) -> Terminal:
+    def replace() -> Terminal:
         screen = Terminal()
-        for stream in streams or ("stderr",):
-            monkeypatch.setattr(sys, stream, screen.stream)
+        monkeypatch.setattr(sys, "stderr", screen.stream)
         return screen
 
     return replace

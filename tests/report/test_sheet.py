@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -63,10 +63,11 @@ def absent(reason: str) -> LazyModel[Any]:
 # Content
 
 
-def test_the_page_shows_the_batch(world) -> None:
-    features = finish(world, [world.photo("0.png")])
+def test_the_page_has_the_numbers_of_the_features(world) -> None:
+    features = finish(world, [world.photo(f"{n}.png", n) for n in range(5)])
     sheet = shown(features, world.settings)
     document = json.loads(features.json_path.read_bytes())
+    rows = pq.read_table(features.table_path).to_pylist()
     assert sheet["batch_id"] == "batch_1"
     assert sheet["digest"] == hashlib.sha256(features.json_path.read_bytes()).hexdigest()
     assert sheet["version"] == document["artifacts"][0]["features"]["version"]
@@ -74,15 +75,8 @@ def test_the_page_shows_the_batch(world) -> None:
     assert [metric["name"] for metric in sheet["metrics"]] == list(METRIC_NAMES)
     assert [metric["best"] for metric in sheet["metrics"]] == [1, 1, 0, 1, 1]
     assert sheet["metrics"][0]["raw"][0].keys() == {"name", "unit", "description", "range", "best"}
-
-
-def test_a_photo_has_the_numbers_of_its_features(world) -> None:
-    features = finish(world, [world.photo(f"{n}.png", n) for n in range(5)])
-    document = json.loads(features.json_path.read_bytes())
-    rows = pq.read_table(features.table_path).to_pylist()
-    photos = shown(features, world.settings)["photos"]
-    assert [photo["position"] for photo in photos] == list(range(5))
-    for photo, artifact, row in zip(photos, document["artifacts"], rows, strict=True):
+    assert [photo["position"] for photo in sheet["photos"]] == list(range(5))
+    for photo, artifact, row in zip(sheet["photos"], document["artifacts"], rows, strict=True):
         found = artifact["features"]
         assert photo["id"] == artifact["photo_id"]
         assert photo["scores"] == [found["tech"][name] for name in METRIC_NAMES]
@@ -366,35 +360,21 @@ def test_progress_is_reported_by_photo(world, features) -> None:
     assert counts == [1, 1, 1]
 
 
-@pytest.fixture
-def written(monkeypatch) -> Iterator[list[Path]]:
-    """The written pages."""
-    paths: list[Path] = []
-    write = sheets.write_sheet
-    monkeypatch.setattr(sheets, "write_sheet", lambda page, *rest: paths.append(page) or write(page, *rest))
-    return paths
-
-
-def test_an_up_to_date_page_is_kept(world, features, written) -> None:
+def test_a_page_of_other_features_or_code_is_replaced(world, features, monkeypatch) -> None:
+    written, write = [], sheets.write_sheet
+    monkeypatch.setattr(sheets, "write_sheet", lambda page, *rest: written.append(page) or write(page, *rest))
     page = refresh(features, world.settings)
     assert refresh(features, world.settings) == page
     assert refresh(finish(world, [world.photo(f"{n}.png", n) for n in range(3)]), world.settings) == page
     assert written == [page]
-
-
-def test_a_page_of_other_features_is_replaced(world, features, written) -> None:
-    first = refresh(features, world.settings).read_bytes()
-    page = refresh(finish(world, [world.photo("0.png", 9)]), world.settings)
+    first, other = page.read_bytes(), finish(world, [world.photo("0.png", 9)])
+    refresh(other, world.settings)
     assert page.read_bytes() != first
     assert len(written) == 2
-
-
-def test_a_page_of_another_code_version_is_replaced(world, features, written, monkeypatch) -> None:
-    refresh(features, world.settings)
     monkeypatch.setattr(sheets, "_page_version", lambda: "another")
-    refresh(features, world.settings)
-    refresh(features, world.settings)
-    assert len(written) == 2
+    refresh(other, world.settings)
+    refresh(other, world.settings)
+    assert len(written) == 3
 
 
 def test_the_version_of_the_code_follows_its_files(tmp_path, monkeypatch) -> None:
