@@ -19,9 +19,6 @@ from curation_features.settings import Settings
 if TYPE_CHECKING:
     from curation_features.inventory import BatchEntry, BatchFile
 
-LISTED = 50
-"""Default number of batches in the list."""
-
 _PHOTO_KINDS = ("cache", "thumbnail", "copy")
 
 LIST_FIELDS = {
@@ -47,7 +44,7 @@ def register(commands: Any) -> None:
     command = declare(batches, "list", batches_list, "curation-features batches list --stale", LIST_FIELDS)
     command.add_argument("--stale", action="store_true", help="only stale batches: a run now would give another result")
     newest = "show the newest N; 0: all (default: %(default)s)"
-    command.add_argument("--last", type=_parse_count, default=LISTED, metavar="N", help=newest)
+    command.add_argument("--last", type=_parse_count, default=50, metavar="N", help=newest)
     command = declare(batches, "show", batches_show, "curation-features batches show trip", SHOW_FIELDS)
     command.add_argument("batch", metavar="BATCH", help="id of a batch")
     removals.register(commands, batches)

@@ -398,14 +398,11 @@ def test_histograms_compare_shown_with_all(view: Open) -> None:
     page = view(sheet(given), "text=img_1")
     some = [item for item in given if item["name"].startswith("IMG_1")]
     for metric in range(len(METRICS)):
-        every, few = (
-            Counter(int(item["scores"][metric] * 32) for item in of if item["scores"][metric] is not None)
-            for of in (given, some)
-        )
-        assert bars(page, "all", metric) == {
-            place: pytest.approx(n / max(every.values())) for place, n in every.items()
-        }
-        assert bars(page, "some", metric) == {place: pytest.approx(n / max(every.values())) for place, n in few.items()}
+        scores = {layer: [item["scores"][metric] for item in of] for layer, of in (("all", given), ("some", some))}
+        bins = {layer: Counter(int(score * 32) for score in of if score is not None) for layer, of in scores.items()}
+        highest = max(bins["all"].values())
+        for layer, counts in bins.items():
+            assert bars(page, layer, metric) == {place: pytest.approx(n / highest) for place, n in counts.items()}
     assert page.locator(".ends").all_inner_texts()[0].split() == ["0", "2", "not", "measured", "1", "best"]
     assert page.locator(".ends").all_inner_texts()[2].split() == ["0", "best", "3", "not", "measured", "1"]
 
@@ -1023,9 +1020,8 @@ def test_an_invalid_address_is_ignored(view: Open) -> None:
     wait_for(page, "location.hash.includes('marks=')")
     other = [item | {"id": f"other-{item['position']}"} for item in given]
     assert marked(view(sheet(other), urlsplit(page.url).fragment)) == []
-    nonsense = (
-        "sort=__proto__&status=x&range=sharpness:9-a&range=nope:0-1&range=noise:0.9-0.1&confidence=NaN&marks=%00.!&%"
-    )
+    ranges = "range=sharpness:9-a&range=nope:0-1&range=noise:0.9-0.1"
+    nonsense = f"sort=__proto__&status=x&{ranges}&confidence=NaN&marks=%00.!&%"
     assert len(names(view(sheet(given), nonsense))) == 24
     strange = view(sheet(given), "label=%3Cimg%20src%3Dx%3E&reason=%5B&text=%3Cb%3E")
     expect(strange.locator(".chip").nth(0)).to_have_text("name: <b>")
