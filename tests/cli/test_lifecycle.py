@@ -259,7 +259,7 @@ def test_a_deletion_that_is_killed_is_completed_by_the_next(library, tmp_path: P
     own = ids_of_a(library)
     kept, before = files_of_other(library), snapshot(library.data)
     for number in kills(library, tmp_path / "before", "batches", "rm", "holiday", "--yes"):
-        assert library.run_json("batches", "show", "holiday")["batch_id"] == "holiday"
+        assert not has_manifest or library.run_json("batches", "show", "holiday")["batch_id"] == "holiday"
         assert library.command("batches", "rm", "holiday", "--yes") == 0, library.output
         assert library.traces(GONE, *own) == [], number
         assert is_unchanged(kept)
