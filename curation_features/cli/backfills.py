@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Interrupted, Outcome, declare
+from curation_features.cli.command import Outcome, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
@@ -79,12 +79,12 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
             f"{settings.data_path}; process or submit their manifests in its project"
         )
     batch_ids = list(dict.fromkeys(batch_id_of(given, settings) for given in args.batches)) or known
+    fields: dict[str, Any] = {**dict.fromkeys(FIELDS), "assets": args.assets, "not_covered": not_covered}
     if args.retry_failed:
         latest = LatestEvents(settings.data_path)
         batch_ids = [batch_id for batch_id in batch_ids if _needs_retry(batch_id, store, latest)]
         if not batch_ids:
-            empty = dict.fromkeys(("backfill_id", "url")) | dict.fromkeys(("batches", "made", "failed"), 0)
-            fields = {**empty, "assets": args.assets, "not_made": [], "not_covered": not_covered}
+            fields |= {"batches": 0, "made": 0, "failed": 0, "not_made": []}
             return Outcome(fields, partial(say, "no batch has photos to retry"))
     backfill_id = server.launch(batch_ids, args.assets, {RETRY_FAILED: "true"} if args.retry_failed else None)
     page = server.page(backfill_id)
@@ -94,19 +94,11 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
         with progress("making", wanted, unit="assets") as bar:
             status = server.wait(backfill_id, bar.advance)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the backfill continues in Dagster: {page}") from None
+        raise KeyboardInterrupt(f"interrupted; the backfill continues in Dagster: {page}") from None
     missing = [] if status.made == wanted else server.not_made(batch_ids, args.assets, status.launched)
     error = None if status.made == wanted else CurationError(f"not made: {_shorten(missing)}")
-    fields = {
-        "backfill_id": backfill_id,
-        "url": page,
-        "batches": len(batch_ids),
-        "assets": args.assets,
-        "made": status.made,
-        "failed": status.failed,
-        "not_made": missing,
-        "not_covered": not_covered,
-    }
+    fields |= {"backfill_id": backfill_id, "url": page, "batches": len(batch_ids)}
+    fields |= {"made": status.made, "failed": status.failed, "not_made": missing}
     summary = f"{status.made} made, {status.failed} failed, of {len(batch_ids)} batches x {len(args.assets)} assets"
     return Outcome(fields, partial(say, summary), error)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,18 +12,35 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, UsageError, allow_degraded, check_output, declare
+from rich.panel import Panel
+from rich.text import Text
+
+from curation_features.atomic_files import store_bytes, sweep
+from curation_features.cli.command import SPEED_FIELDS, Outcome, UsageError, allow_degraded, check_output, declare
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
-from curation_features.cli.results import RESULT_FIELDS, RUN_FIELDS, files_of, outcome_of
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
-from curation_features.settings import Settings
+from curation_features.manifest import Batch, distinct_photos, read_manifest, to_json
+from curation_features.schema import PhotoRecord
+from curation_features.settings import Settings, packaged_file
 
 if TYPE_CHECKING:
-    from curation_features.manifest import Batch
     from curation_features.pipeline import FeatureStages
-    from curation_features.schema import PhotoRecord
 
+RESULT_FIELDS = {
+    "batch_id": "id of the batch",
+    "artifacts": "number of artifacts",
+    "photos": "number of distinct photos",
+    "cached": "photos read from the cache",
+    "partly_cached": "photos read from the cache in part",
+    "statuses": "{ok, degraded, failed}: artifacts by status",
+    "errors": "[{stage, reason, artifacts}]: why values are defaults, most frequent first",
+    "labels": "[{label, artifacts, share}]: first labels, most frequent first",
+    "scores": "{metric: {p05, p50, p95}}: percentiles of measured scores",
+    "files": "{features, table, embeddings, page}: the written files",
+    **SPEED_FIELDS,
+}
+RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manifest for the sensor"}
 
 
@@ -55,8 +71,8 @@ def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
 
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest without Dagster."""
+    from curation_features.cli.results import files_of, outcome_of
     from curation_features.events.outbox import Outbox
-    from curation_features.manifest import read_manifest
     from curation_features.processing import accept_without_dagster, process_batch
     from curation_features.storage.artifacts import ArtifactStore
 
@@ -66,9 +82,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     if args.output and args.retry_failed:
         raise UsageError("--output and --retry-failed cannot be combined: a retry needs the data folder")
     check_output(Path(args.output or "-"))
-    batch = read_manifest(find_manifest(args.manifest, settings))
-    stages, observer = stages_of_run(settings, args.vocabulary, to_stderr=to_stdout)
-    stages.for_batch(batch)  # fails early if the vocabulary is invalid
+    batch, stages, observer = _begin(args, settings, to_stderr=to_stdout)
     if args.output:
         return _process_to_file(batch, stages, observer, args.output)
     store, outbox = ArtifactStore(settings.data_path), Outbox.from_settings(settings)
@@ -80,20 +94,18 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
     return outcome_of(
         batch,
-        made.merged.document,
+        made.merged,
         files_of(batch.batch_id, settings.data_path / "features"),
         cached=made.cached,
         partly_cached=made.partly_cached,
         seconds=time.monotonic() - start,
-        records=made.merged.records,
     )
 
 
 def _process_to_file(batch: Batch, stages: FeatureStages, observer: RunObserver, output: str) -> Outcome:
     """Write only the enriched batch, to a file or standard output. Raises `StorageAwayError`."""
-    from curation_features.atomic_files import store_bytes, sweep
     from curation_features.build import check_storage
-    from curation_features.manifest import to_json
+    from curation_features.cli.results import outcome_of
     from curation_features.service import FeaturesService
 
     with observer.showing(batch):
@@ -103,25 +115,22 @@ def _process_to_file(batch: Batch, stages: FeatureStages, observer: RunObserver,
         seconds = time.monotonic() - start
     if output == "-":
         sys.stdout.buffer.write(to_json(merged.document))
-    else:
-        sweep(Path(output).parent)
-        store_bytes(Path(output), to_json(merged.document))
+        return Outcome({}, lambda: None)
+    sweep(Path(output).parent)
+    store_bytes(Path(output), to_json(merged.document))
     return outcome_of(
         batch,
-        merged.document,
-        {"features": Path(output)} if output != "-" else {},
+        merged,
+        {"features": Path(output)},
         cached=sum(record.is_cached for record in distinct),
         partly_cached=sum(record.partly_cached for record in distinct),
         seconds=seconds,
-        records=merged.records,
-        silent=output == "-",
     )
 
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
-    from curation_features.manifest import read_manifest
-    from curation_features.settings import packaged_file
+    from curation_features.cli.results import files_of, outcome_of, read_features
     from curation_features.storage.artifacts import ArtifactStore
 
     with ExitStack() as opened:
@@ -129,10 +138,8 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             with doing("starting Dagster"):
                 from curation_features.orchestration import launch
                 from curation_features.orchestration.project import build_definitions
-            batch = read_manifest(find_manifest(args.manifest, settings))
-            stages, observer = stages_of_run(settings, args.vocabulary)
+            batch, stages, observer = _begin(args, settings)
             store = ArtifactStore(settings.data_path)
-            stages.for_batch(batch)  # fails early if the vocabulary is invalid
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
             instance = opened.enter_context(launch.project_instance(settings, packaged_file("dagster.yaml")))
         launch.accept(batch, store, instance)
@@ -143,7 +150,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
     return outcome_of(
         batch,
-        json.loads(store.feature_paths(batch.batch_id)[0].read_bytes()),
+        read_features(*store.feature_paths(batch.batch_id)),
         files_of(batch.batch_id, settings.data_path / "features"),
         cached=result.cached,
         partly_cached=result.partly_cached,
@@ -155,7 +162,6 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
 def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Submit a manifest to the sensor."""
     from curation_features.inbox.folders import submit as submit_manifest
-    from curation_features.manifest import read_manifest
 
     manifest = find_manifest(args.manifest, settings)
     batch = read_manifest(manifest)
@@ -173,26 +179,18 @@ class RunObserver:
     """
 
     def __init__(self, download: Callable[[str, int, int | None], None]) -> None:
+        self.downloading = download
         self.failures: list[WeightsError] = []
-        self._download = download
         self._bar: Bar | None = None
-        self._sheet: Callable[[int], None] | None = None
+        self._sheet: Bar | None = None
+        self._artifacts = 0
 
     @contextmanager
     def showing(self, batch: Batch) -> Iterator[Bar]:
         """Show the progress of a batch in the block."""
-        from curation_features.manifest import distinct_photos
-
         with progress("measuring", len(distinct_photos(batch))) as bar:
-            self._bar, self._sheet = bar, bar.later("contact sheet", len(batch.artifacts))
-            try:
-                yield bar
-            finally:
-                self._bar = self._sheet = None
-
-    def downloading(self, name: str, done: int, total: int | None) -> None:
-        """Show the progress of a download."""
-        self._download(name, done, total)
+            self._bar, self._sheet, self._artifacts = bar, None, len(batch.artifacts)
+            yield bar
 
     def model_loading(self, name: str) -> AbstractContextManager[object]:
         """Show that a model loads."""
@@ -205,15 +203,16 @@ class RunObserver:
     def photo_done(self, record: PhotoRecord) -> None:
         """Count a photo."""
         if self._bar:
-            self._bar.photo(record)
+            self._bar.advance(worked=not record.cached)
 
     def photos_rendered(self, count: int) -> None:
-        """Count photos of the contact sheet."""
-        if self._sheet:
-            self._sheet(count)
+        """Count photos of the contact sheet, on a bar that appears with the first."""
+        if self._bar:
+            self._sheet = self._sheet or self._bar.second("contact sheet", self._artifacts)
+            self._sheet.advance(count)
 
     def degraded(self, error: WeightsError) -> None:
-        """Keep the error for `stages_of_run`."""
+        """Keep the error for `_begin`."""
         self.failures.append(error)
 
 
@@ -223,33 +222,29 @@ def _disable_gc() -> Iterator[None]:
 
     Dagster imports SQLAlchemy when an instance is opened. Otherwise, collections take 10% of a cached run.
     """
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
         gc.freeze()
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
-def stages_of_run(
-    settings: Settings, vocabulary: str | None = None, *, to_stderr: bool = False
-) -> tuple[FeatureStages, RunObserver]:
-    """Create the stages of a run and their observer; report missing models."""
+def _begin(
+    args: argparse.Namespace, settings: Settings, *, to_stderr: bool = False
+) -> tuple[Batch, FeatureStages, RunObserver]:
+    """Read the manifest, create the stages of its run and their observer; report missing models."""
     from curation_features.clip.vocabulary import chosen_vocabulary
     from curation_features.pipeline import FeatureStages
     from curation_features.pipeline.plan import ALL_PARTS
 
-    chosen = chosen_vocabulary(settings, vocabulary) if vocabulary else None
+    batch = read_manifest(find_manifest(args.manifest, settings))
+    chosen = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else None
     with downloads() as download:
         observer = RunObserver(download)
         stages = FeatureStages(settings, vocabulary=chosen, observer=observer)
         missing = stages.plan(ALL_PARTS).missing
     if missing:
-        from rich.panel import Panel
-        from rich.text import Text
-
         defaults = ", ".join(sorted({error.stage for error in missing.values()}))
         lines = [
             *(f"- {failure.summary}" for failure in observer.failures),
@@ -262,4 +257,5 @@ def stages_of_run(
             border_style="yellow",
         )
         console(to_stderr).print(panel)
-    return stages, observer
+    stages.for_batch(batch)  # fails early if the vocabulary is invalid
+    return batch, stages, observer

@@ -25,6 +25,8 @@ from curation_features.settings import Settings, nearest
 COMMAND = "COMMAND"  # placeholder in usage lines
 READER_GONE = 141  # 128 + SIGPIPE
 
+SPEED_FIELDS = {"seconds": "duration", "photos_per_second": "photos per second"}
+
 EXIT_CODES = {
     0: "done (unreadable photos are listed in the result, and do not change the exit code)",
     1: "the run failed",
@@ -37,10 +39,6 @@ EXIT_CODES = {
 
 class UsageError(CurationError):
     """Arguments that are unknown, or exclude each other."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """An interruption with a message; without one, running the command again continues it."""
 
 
 FAILURES: Mapping[type[BaseException], tuple[str, int]] = {  # first match -> `kind` in JSON, exit code
@@ -138,6 +136,16 @@ def allow_degraded(command: argparse.ArgumentParser) -> None:
     """Add `--allow-degraded`, which `main` applies to the settings."""
     text = "continue without missing model weights; their values are defaults"
     command.add_argument("--allow-degraded", action="store_true", help=text)
+
+
+def speed(photos: int, seconds: float) -> dict[str, float]:
+    """The values of `SPEED_FIELDS`."""
+    return {"seconds": round(seconds, 3), "photos_per_second": round(photos / seconds, 3) if seconds else 0.0}
+
+
+def format_speed(fields: Mapping[str, Any]) -> str:
+    """Format the values of `SPEED_FIELDS`."""
+    return f"{fields['seconds']:.1f} s, {fields['photos_per_second']:.1f} photos/s"
 
 
 def declare(commands: Any, name: str, run: Command, example: str, fields: Mapping[str, str]) -> argparse.ArgumentParser:

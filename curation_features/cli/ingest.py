@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, allow_degraded, declare
-from curation_features.cli.results import RUN_FIELDS, SPEED_FIELDS, format_speed, speed
+from curation_features.cli.batches import RUN_FIELDS, materialize
+from curation_features.cli.command import SPEED_FIELDS, Outcome, allow_degraded, declare, format_speed, speed
 from curation_features.cli.terminal import progress, say
 from curation_features.errors import require_extra
 from curation_features.settings import Settings
@@ -111,8 +111,6 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def run(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Make a batch of photos and process it through Dagster, now."""
-    from curation_features.cli.batches import materialize
-
     require_extra("dagster")  # before photos are copied
     ingested = ingest(args, settings)
     ingested.show()

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli import removals
 from curation_features.cli.command import Outcome, add_group, declare
-from curation_features.cli.listing import check_known, group_by_kind
+from curation_features.cli.manifests import check_known
 from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, doing, make_table, say, size
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.inventory import BatchEntry, BatchFile
-
-LISTED = 50
-"""Default number of batches in the list."""
 
 _PHOTO_KINDS = ("cache", "thumbnail", "copy")
 
@@ -47,7 +44,7 @@ def register(commands: Any) -> None:
     command = declare(batches, "list", batches_list, "curation-features batches list --stale", LIST_FIELDS)
     command.add_argument("--stale", action="store_true", help="only stale batches: a run now would give another result")
     newest = "show the newest N; 0: all (default: %(default)s)"
-    command.add_argument("--last", type=_parse_count, default=LISTED, metavar="N", help=newest)
+    command.add_argument("--last", type=_parse_count, default=50, metavar="N", help=newest)
     command = declare(batches, "show", batches_show, "curation-features batches show trip", SHOW_FIELDS)
     command.add_argument("batch", metavar="BATCH", help="id of a batch")
     removals.register(commands, batches)
@@ -74,7 +71,7 @@ def batches_show(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show one batch: its files, their sizes, and why it is stale."""
     from curation_features.inventory import footprint_of, photo_files, show_batch
 
-    check_known([args.batch], settings, None)
+    check_known([args.batch], settings)
     with doing("reading the batch"):
         entry, own = show_batch(settings, args.batch)
         incoming = [file.path for file in own if file.kind == "incoming"]
@@ -134,7 +131,7 @@ def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Setting
     own = [file for file in files if file.kind not in _PHOTO_KINDS]
     of_photos = [file for file in files if file.kind in _PHOTO_KINDS]
     rows = [(file.kind, "1", size(file.bytes), relative(file.path)) for file in own]
-    for kind, group in group_by_kind(of_photos).items():
+    for kind, group in removals.group_by_kind(of_photos).items():
         rows.append((kind, f"{group['files']:,}", size(group["bytes"]), f"{relative(group['first'][0].parent)}/"))
     console().print(make_table({"kind": LEFT, "files": RIGHT, "size": RIGHT, "where": FOLD}, rows, gap=2))
     say(f"{size(total_bytes(own))}, and {size(total_bytes(of_photos))} for its photos, which other batches may share")

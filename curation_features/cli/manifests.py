@@ -1,13 +1,19 @@
-"""Resolves the name of a batch on the command line: its id, or the path of one of its files."""
+"""Resolves the names of batches on the command line: ids, or paths of their files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curation_features.cli.terminal import printable
-from curation_features.errors import ManifestError
+from curation_features.errors import InputError, ManifestError
+from curation_features.manifest import is_batch_id, read_manifest
 from curation_features.settings import Settings, nearest
+
+if TYPE_CHECKING:
+    from curation_features.orchestration.records import BatchRecords
 
 MANIFEST_HELP = (
     "a batch manifest, bare or as a CloudEvent; or the id of a batch: its manifest in data/batches (ingested last), "
@@ -44,13 +50,24 @@ def batch_id_of(given: str, settings: Settings) -> str:
     Raises:
         ManifestError: the file is not a manifest.
     """
-    from curation_features.manifest import read_manifest
-
     path = Path(given)
     if not _is_file(path):
         return given
     ours = (*_folders(settings), settings.data_path / "features", settings.data_path / "features" / "embeddings")
     return path.stem if path.resolve().parent in ours else read_manifest(path).batch_id
+
+
+def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchRecords | None = None) -> None:
+    """Raise `InputError` if a batch has neither a file nor a partition in Dagster."""
+    from curation_features.inventory import batch_files, known_batch_ids, list_places
+
+    for batch_id in batch_ids:
+        is_id = is_batch_id(batch_id)
+        if is_id and (batch_files(settings, batch_id) or (records is not None and records.holds(batch_id))):
+            continue
+        known = known_batch_ids(list_places(settings.data_path))
+        remedy = nearest(Path(batch_id).stem, known) or "; curation-features batches list shows all"
+        raise InputError(f"unknown batch {batch_id!r} in {settings.data_path}{remedy}")
 
 
 def _folders(settings: Settings) -> tuple[Path, Path]:

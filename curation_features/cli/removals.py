@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
-from curation_features.cli.listing import KINDS, check_known, group_by_kind, show_kinds
-from curation_features.cli.terminal import doing, printable, progress, say, size
+from curation_features.cli.manifests import check_known
+from curation_features.cli.terminal import LEFT, RIGHT, console, doing, make_table, printable, progress, say, size
 from curation_features.errors import CurationError, StoreError
 from curation_features.settings import Settings, packaged_file
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from curation_features.orchestration.records import BatchRecords
     from curation_features.removal import BatchRemoval, PhotoRemoval
 
+_FIRST_PATHS = 3
+
+KINDS = "{kind: {files, bytes, first}}: files that are deleted, or would be; first: a few paths"
 RM_FIELDS = {
     "dry_run": "whether nothing was deleted",
     "batches": "[{batch_id, photos, shared, partition, kept}]: deleted batches; shared: photos that others have, too",
@@ -233,10 +236,29 @@ class _Report:
         _show_files(self.files, "files", self.dry_run, [*kept, *(self.photo.kept if self.photo else ())])
 
 
+def group_by_kind(files: Iterable[BatchFile]) -> dict[str, dict[str, Any]]:
+    """Number, size and first paths of files by kind, for JSON; see `KINDS`."""
+    from curation_features.inventory import total_bytes
+
+    groups: dict[str, list[BatchFile]] = {}
+    for file in files:
+        groups.setdefault(file.kind, []).append(file)
+    return {
+        kind: {"files": len(group), "bytes": total_bytes(group), "first": [file.path for file in group[:_FIRST_PATHS]]}
+        for kind, group in groups.items()
+    }
+
+
 def _show_files(files: Sequence[BatchFile], what: str, dry_run: bool, kept: Iterable[object] = ()) -> None:
     from curation_features.inventory import total_bytes
 
-    show_kinds(files)
+    rows = [
+        (kind, f"{group['files']:,}", size(group["bytes"]), ", ".join(path.name for path in group["first"]))
+        for kind, group in group_by_kind(files).items()
+    ]
+    if rows:
+        columns = {"kind": LEFT, "files": RIGHT, "size": RIGHT, "names": {"ratio": 1}}
+        console().print(make_table(columns, rows, gap=2, expand=True))
     for path in kept:
         say(f"outside the data folder, stays: {path}", style="yellow")
     verb = "would be deleted" if dry_run else "deleted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import webbrowser
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -45,14 +46,7 @@ def report(args: argparse.Namespace, settings: Settings) -> Outcome:
     lock = nullcontext() if args.output else store.exclusive(batch_id)
     with lock, progress("making the page", photos) as bar:
         write_sheet(page, table_path, file_digest(json_path), settings, bar.advance)
-    if args.open:
-        _open_in_browser(page)
+    if args.open and not webbrowser.open(page.absolute().as_uri()):
+        complain(f"no browser was found; open {page} in one")
     fields = {"batch_id": batch_id, "artifacts": photos, "files": {"page": page}}
     return Outcome(fields, partial(say, str(page)))
-
-
-def _open_in_browser(page: Path) -> None:
-    import webbrowser
-
-    if not webbrowser.open(page.absolute().as_uri()):
-        complain(f"no browser was found; open {page} in one")

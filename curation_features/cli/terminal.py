@@ -9,17 +9,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
 from curation_features.text import printable as printable
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.progress import Progress, TaskID
-    from rich.table import Table
-    from rich.text import Text
-
-    from curation_features.schema import PhotoRecord
 
 _LINE_EVERY_S = 60.0  # progress line of a long run without a terminal
 _WARM_UP = 0.1  # fraction of the time to the first photo; photos that follow so soon belong to its group
@@ -30,15 +36,14 @@ RIGHT: Mapping[str, Any] = {"justify": "right"}
 FOLD: Mapping[str, Any] = {"overflow": "fold"}  # wraps instead of being cut
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # rich would exit here; `main` handles it
+
+
 def console(to_stderr: bool = False, file: TextIO | None = None) -> Console:
-    """A console on standard output or error, or a file, without syntax highlighting."""
-    from rich.console import Console
-
-    class Terminal(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # rich would exit here; `main` handles it
-
-    return Terminal(highlight=False, stderr=to_stderr, file=file)
+    """A console on standard output or error, or a file, without syntax highlighting and emoji codes."""
+    return _Terminal(highlight=False, emoji=False, stderr=to_stderr, file=file)
 
 
 def moving(terminal: Console) -> bool:
@@ -69,9 +74,6 @@ def make_table(
         columns: header -> options of rich's `add_column`; see `LEFT`, `RIGHT`, `FOLD`. Only `FOLD` columns wrap.
         gap: spaces between columns.
     """
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", expand=expand)
     for name, options in columns.items():
         table.add_column(name, **{"no_wrap": "overflow" not in options, **options})
@@ -113,34 +115,24 @@ class Bar:
             self._bars.console.file.write(f"{line.rstrip()}\n")
             self._bars.console.file.flush()
 
-    def later(self, label: str, total: int) -> Callable[[int], None]:
-        """A callback that counts the units of a later step, on a second bar that appears with the first unit."""
-        bar: list[Bar] = []
-
-        def advance(count: int) -> None:
-            if not bar:
-                bar.append(Bar(self._bars, label, total, self._unit))
-            bar[0].advance(count)
-
-        return advance
-
-    def photo(self, record: PhotoRecord) -> None:
-        """Count a finished photo."""
-        self.advance(worked=not record.cached)
+    def second(self, label: str, total: int) -> Bar:
+        """Another bar below this one, of a later step over the same units."""
+        return Bar(self._bars, label, total, self._unit)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Show what the block waits for; that time is excluded from the pace."""
-        self._change_waits(self._waits.append, what)
+        self._waits.append(what)
+        self._begin_group()
         try:
             yield
         finally:
-            self._change_waits(self._waits.remove, what)
+            self._waits.remove(what)
+            self._begin_group()
 
-    def _change_waits(self, change: Callable[[str], None], what: str) -> None:
+    def _begin_group(self) -> None:
         with self._lock:
-            change(what)
-            self._bars.update(self._task, description=self._waits[-1] if self._waits else self._label, refresh=True)
+            self._bars.update(self._task, description=[self._label, *self._waits][-1], refresh=True)
             self._bars.reset(self._worked)
             self._started, self._warm = self._bars.get_time(), None
 
@@ -167,19 +159,17 @@ def progress(
     label: str, total: int, unit: str = "photos", get_time: Callable[[], float] = time.monotonic
 ) -> Iterator[Bar]:
     """Show a `Bar` on standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}", markup=False),
-    )
     with _standard_error() as stream:
         terminal = console(file=stream)
-        disable = not moving(terminal)
         with Progress(
-            *columns, console=terminal, disable=disable, get_time=get_time, speed_estimate_period=_PACE_OVER_S
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}", markup=False),
+            console=terminal,
+            disable=not moving(terminal),
+            get_time=get_time,
+            speed_estimate_period=_PACE_OVER_S,
         ) as bars:
             yield Bar(bars, label, total, unit)
 
@@ -210,8 +200,6 @@ def doing(what: str) -> Iterator[None]:
 @contextmanager
 def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a progress bar for each download on standard error. Without a terminal, print one line per finished file."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     is_searching = True
 
     class Downloads(Progress):

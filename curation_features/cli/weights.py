@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import COMMAND, Outcome, declare
-from curation_features.cli.terminal import doing, downloads, printable, size
+from curation_features.cli.command import Outcome, add_group, declare
+from curation_features.cli.terminal import doing, downloads, say, size
 from curation_features.errors import (
     CurationError,
     InvalidWeightsError,
@@ -32,7 +32,7 @@ LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], 
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    models = commands.add_parser("models", help="the model weights").add_subparsers(required=True, metavar=COMMAND)
+    models = add_group(commands, "models", "the model weights")
     command = declare(models, "pull", models_pull, "curation-features models pull --from /media/stick", STATUS_FIELDS)
     command.add_argument(
         "--from",
@@ -53,7 +53,7 @@ def models_pull(args: argparse.Namespace, settings: Settings) -> Outcome:
     with downloads() as progress:
         statuses = pull(settings, progress=progress, folder=args.from_folder)
     statuses = [_try_out(status, settings) for status in statuses]
-    return Outcome(_to_json(statuses), partial(_show_models, statuses), _failure(statuses))
+    return _outcome(statuses, _failure(statuses))
 
 
 def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -61,8 +61,7 @@ def models_status(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.weights import model_status
 
     require_extra("clip")
-    statuses = model_status(settings)
-    return Outcome(_to_json(statuses), partial(_show_models, statuses))
+    return _outcome(model_status(settings))
 
 
 def models_list(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -76,14 +75,14 @@ def models_list(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def _show_list(models: Sequence[Mapping[str, Any]]) -> None:
     for clip in models:
-        print(clip["model"])
-        print(f"  {clip['use']}")
+        say(clip["model"])
+        say(f"  {clip['use']}")
         size, top1 = f"{clip['megabytes'] / 1000:.2f} GB", f"{clip['zero_shot']:.1%} of ImageNet right, zero-shot"
-        print(f"  {size}, {clip['gflop']:.1f} GFLOP per photo, {top1}, {clip['licence']}")
+        say(f"  {size}, {clip['gflop']:.1f} GFLOP per photo, {top1}, {clip['licence']}")
 
 
-def _to_json(statuses: Sequence[ModelStatus]) -> dict[str, Any]:
-    return {"models": [asdict(status) for status in statuses]}
+def _outcome(statuses: Sequence[ModelStatus], failure: CurationError | None = None) -> Outcome:
+    return Outcome({"models": [asdict(status) for status in statuses]}, partial(_show_models, statuses), failure)
 
 
 def _failure(statuses: Sequence[ModelStatus]) -> CurationError | None:
@@ -114,12 +113,12 @@ def _try_out(status: ModelStatus, settings: Settings) -> ModelStatus:
 
 def _show_models(statuses: Sequence[ModelStatus]) -> None:
     for status in statuses:
-        print(f"{status.name}: {printable(status.source)}")
+        say(f"{status.name}: {status.source}")
         if status.problem:
-            print(f"  not usable: {printable(status.problem)}")
-            print(f"  without it: {status.without_it}")
+            say(f"  not usable: {status.problem}")
+            say(f"  without it: {status.without_it}")
             continue
-        print(f"  here: {printable(str(status.path))} ({size(status.bytes)}, sha256 {(status.sha256 or '')[:16]})")
-        print(f"  from: {status.origin}")
+        say(f"  here: {status.path} ({size(status.bytes)}, sha256 {(status.sha256 or '')[:16]})")
+        say(f"  from: {status.origin}")
         if status.licence:
-            print(f"  licence: {status.licence}")
+            say(f"  licence: {status.licence}")

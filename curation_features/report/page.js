@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // ---- what the page knows ------------------------------------------------------------------------------------
+  // ---- data ---------------------------------------------------------------------------------------------------
 
   const $ = (id) => document.getElementById(id);
   const sheet = JSON.parse($("sheet").textContent);
@@ -12,11 +12,11 @@
   const SHORT = { sharpness: "sharp", exposure: "expo", noise: "noise", clip_iqa: "iqa", brisque: "brisq" };
   const STAGES = { photo: "photo", image_embedding: "image vector and labels", clip_labels: "labels" };
   const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
-  const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // and the bytes that are no text
+  const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // also bytes that are not UTF-8
 
-  const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // nothing turns the text around it about, or hides
+  const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // without invisible and bidirectional controls
   const words = (name) => plain(name).replaceAll("_", " ");
-  const folded = (text) => text.normalize("NFC").toLowerCase(); // macOS writes accents as letters of their own
+  const folded = (text) => text.normalize("NFC").toLowerCase(); // macOS decomposes accents
   const whole = (number) => number.toLocaleString("en");
   const count = (number, one = "photo") => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
   const two = (number) => (number === null ? "\u2013" : number.toFixed(2));
@@ -27,7 +27,7 @@
   const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const KEY_LENGTH = 8;
 
-  /** What a mark belongs to: 48 bits of a text, mixed as in cyrb53, in letters that an address takes as they are. */
+  /** A 48-bit hash of a text, mixed like cyrb53, in characters that a URL does not escape. */
   function keyOf(text) {
     let [a, b] = [0xdeadbeef, 0x41c6ce57];
     for (let i = 0; i < text.length; i++) {
@@ -39,12 +39,12 @@
     return Array.from({ length: KEY_LENGTH }, (_, i) => LETTERS[(halves[i & 1] >>> (3 * (i & ~1))) & 63]).join("");
   }
 
-  const turns = new Map();
+  const copies = new Map(); // by id
 
-  /** The key of a photo: of its id, so that it is the same in any other run. Copies of one photo have its id, and keys of their own. */
+  /** The key of a photo's mark: the hash of its id, so that every run gives the same. Further copies get separate keys. */
   function keyInBatch(id) {
-    turns.set(id, (turns.get(id) ?? 0) + 1);
-    return keyOf(turns.get(id) === 1 ? id : `${id}\n${turns.get(id)}`);
+    copies.set(id, (copies.get(id) ?? 0) + 1);
+    return keyOf(copies.get(id) === 1 ? id : `${id}\n${copies.get(id)}`);
   }
 
   photos.forEach((photo, number) => {
@@ -62,7 +62,7 @@
   const shared = (readable.length > 1 ? readable[0].reasons : []).filter((reason) => readable.every(({ reasons }) => reasons.includes(reason)));
   for (const photo of photos) {
     photo.problems = photo.errors.filter((_, i) => !shared.includes(photo.reasons[i]));
-    photo.state = photo.errors.length && !photo.problems.length ? "ok" : photo.status; // but for what all of them lack
+    photo.state = photo.errors.length && !photo.problems.length ? "ok" : photo.status; // errors of all photos do not count
   }
   const known = (valueOf) => photos.some((photo) => valueOf(photo) !== null);
   const measured = metrics.map((_, i) => known((photo) => photo.scores[i]));
@@ -82,7 +82,7 @@
   // ---- orders -------------------------------------------------------------------------------------------------
 
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
-  /** The place of a photo's text among all of them; null if it has none. */
+  /** Ranks photos by a text; null for a photo without it. */
   function ranked(textOf) {
     const texts = [...new Set(photos.map(textOf))].filter((text) => text !== null).sort(collator.compare);
     const places = new Map(texts.map((text, place) => [text, place]));
@@ -91,7 +91,7 @@
 
   const AZ = ["A to Z", "Z to A"];
   const BEST = ["best first", "worst first"];
-  /** Each order: the value that it goes by (null comes last, both ways), and whether its first direction descends. */
+  /** By key: title, value to sort by (null is last in both directions), whether the first direction descends, directions. */
   const ORDERS = new Map([
     ["problems", ["problems", (photo) => STATUSES.indexOf(photo.state), false, ["first", "last"]]],
     ["taken", ["capture time", ranked((photo) => photo.taken), false, ["earliest first", "latest first"]]],
@@ -120,7 +120,7 @@
   // ---- the view: the current selection, and its form in the address -----------------------------------------------
 
   const DEFAULT_ORDER = "problems";
-  /** The ways to choose photos by a value: the values of a photo, and how one is said. Those of capture are in `ORIGINS`. */
+  /** Filters by value: the values of a photo, and the text of a value. */
   const ORIGINS = { day: "day", folder: "folder", camera: "camera", lens: "lens", iso: "ISO" };
   const FACETS = {
     status: [(photo) => [photo.status], plain],
@@ -180,36 +180,36 @@
 
   let writing = 0;
   function writeFragment() {
-    clearTimeout(writing); // browsers refuse when it is written too often
+    clearTimeout(writing); // browsers limit the rate of `replaceState`
     writing = setTimeout(() => {
       const fragment = fragmentOf(view);
       if (fragment !== location.hash.slice(1)) history.replaceState(null, "", `#${fragment}`);
     }, 150);
   }
 
-  // ---- marks: kept in the browser, carried by the address, and undone step by step ------------------------------------
+  // ---- marks: stored in the browser and in the address, with undo ---------------------------------------------------
 
   /*
-   * The browser keeps the marks of a batch and the steps that led to them. Each change reads them before and writes them
-   * at once, so that all pages of a batch share them. The marks of an address take their place, as a step like any other,
-   * but not if they were here before: then it is an address from earlier, and what is kept is newer.
+   * The browser stores the marks of a batch and the steps that led to them. Each change reads them first and writes them
+   * at once, so that all pages of a batch share them. The marks of an address replace them, as a step that can be undone.
+   * Marks that were stored before do not: the address is old, and the stored marks are newer.
    */
   const KEPT = `curation-features marks ${sheet.batch_id}`;
   const STEPS_KEPT = 100;
   const STEPS_LENGTH = 300_000; // characters; browsers keep some five million of all pages together
   const SEEN_KEPT = 1000;
-  let marks = new Set(); // keys, also those of photos that are not on this page now
+  let marks = new Set(); // keys, also of photos that are not on this page
   let steps = []; // each: the keys that it marked, and those that it unmarked
   let undone = [];
-  let seen = []; // keys of the marks as an address writes them, of all that were kept before
-  let keeps = true; // whether the browser does
+  let seen = []; // hashes of all marks that were stored before, as an address writes them
+  let keeps = true; // whether the browser can store marks
 
   const isMarked = (photo) => marks.has(photo.key);
   const marked = () => photos.filter(isMarked);
   const writtenMarks = () => marked().map(({ key }) => key).join("");
   const keysIn = (text) => (/^([\w-]{8})*$/.test(text) ? (text.match(/.{8}/g) ?? []) : []);
 
-  /** Take over what the browser keeps. */
+  /** Read the stored marks and steps. */
   function readKept() {
     let text = null;
     try {
@@ -266,7 +266,7 @@
   }
 
   const keysHere = new Set(photos.map(({ key }) => key));
-  /** The place of the last step that was about a photo of this page: a batch of another project may have the same name. */
+  /** The index of the last step with a photo of this page; a batch of another project may have the same id. */
   const lastOf = (list) => list.findLastIndex((step) => step.flat().some((key) => keysHere.has(key)));
 
   function undo() {
@@ -290,7 +290,7 @@
     marksChanged();
   }
 
-  /** Replace the marks by those of an address, unless they are known. An address of other photos is ignored. */
+  /** Replace the marks by those of an address, unless these were stored before. An address of other photos is ignored. */
   function takeMarks(written, isWanted = false) {
     const keys = new Set(keysIn(written));
     const named = photos.filter(({ key }) => keys.has(key));
@@ -323,14 +323,14 @@
 
   const labelsInScope = (photo) => (view.any ? photo.labels : photo.labels.slice(0, 1));
 
-  /** Confidence of the label that a photo counts with: the best of those chosen, else its first; null: it has none. */
+  /** Confidence of the best chosen label of a photo, or else of its first label; null without labels. */
   function confidenceOf(photo) {
     const { label: chosen } = view.chosen;
     const label = chosen.size ? labelsInScope(photo).find(([name]) => chosen.has(name)) : photo.labels[0];
     return label ? label[1] : null;
   }
 
-  /** The filters that a photo does not pass, as bits. */
+  /** The filters that exclude a photo, as bits. */
   function failing(photo, parts) {
     let bits = 0;
     if (!parts.every((part) => photo.folded.includes(part))) bits |= BIT.text;
@@ -350,7 +350,7 @@
 
   let shown = photos;
 
-  /** Filter, sort, and show it all: every change of the view ends here. */
+  /** Filter, sort and show everything, after each change of the view. */
   function update({ toTop = true } = {}) {
     const kept = shown[active];
     const parts = folded(view.text).split(/\s+/).filter(Boolean);
@@ -409,7 +409,7 @@
     document.body.classList.toggle("empty", !photos.length);
   }
 
-  /** What no photo has, once, with the remedy. */
+  /** Show the errors of all photos once, with the remedy. */
   function showShared() {
     const lines = reasonLines(shared.map((reason) => JSON.parse(reason)));
     const remedies = new Set(shared.map((reason) => sheet.remedies[JSON.parse(reason)[1]] ?? "See the details of a photo."));
@@ -512,7 +512,7 @@
     $("redo").hidden = lastOf(undone) < 0;
   }
 
-  /** One button for each filter in use, which takes it away. */
+  /** Show a button for each active filter, which removes it. */
   function showChips() {
     const chips = [];
     const chip = (text, remove) =>
@@ -543,7 +543,7 @@
       const [stage, reason] = JSON.parse(key);
       return stage === "photo" ? reasonWords(reason) : `${stageWords(stage)}: ${reasonWords(reason)}`;
     } catch {
-      return plain(key); // an address of unknown origin
+      return plain(key); // from an altered address
     }
   }
 
@@ -575,7 +575,7 @@
     $("reasons-group").hidden = !$("reasons").childElementCount;
   }
 
-  /** Buttons with counts, which choose; those that are there stay, so that the focus does. */
+  /** Show buttons with counts, which select values. Existing buttons are reused, so that they keep the focus. */
   function facets(box, counts, chosen, title) {
     const most = Math.max(1, ...counts.map(([, number]) => number));
     const old = new Map([...box.children].map((button) => [button.value, button]));
@@ -600,7 +600,7 @@
     );
   }
 
-  /** Make `elements` the children of `box`, in order, and move no more than needs to be: what is moved loses focus. */
+  /** Make `elements` the children of `box`, in order, with few moves: a moved element loses the focus. */
   function place(box, elements) {
     const wanted = new Set(elements);
     for (const child of [...box.children]) if (!wanted.has(child)) child.remove();
@@ -615,7 +615,7 @@
 
   // ---- histograms ---------------------------------------------------------------------------------------------
 
-  const histograms = []; // by metric; none where no photo has the score
+  const histograms = []; // by metric; empty for a metric without scores
 
   function makeHistogram({ name, best, description }, i) {
     const scores = photos.map((photo) => photo.scores[i]).filter((score) => score !== null);
@@ -653,7 +653,7 @@
     return bins;
   }
 
-  /** The path of a histogram: bars from the bottom, none of which is too low to be seen. */
+  /** The SVG path of a histogram; every bar is high enough to be visible. */
   function outline(bins, highest) {
     const bar = (number, i) => number && `M${i + 0.06} 1V${1 - Math.max(0.04, number / highest)}h.88V1z`;
     return bins.map(bar).filter(Boolean).join("");
@@ -706,12 +706,12 @@
     plot.addEventListener("pointercancel", () => (start = null));
   }
 
-  // ---- the grid: only what is seen is built ---------------------------------------------------------------------------
+  // ---- the grid: only visible cards are built -------------------------------------------------------------------
 
   const grid = $("grid");
   const cards = new Map(); // by photo
-  let active = 0; // place in `shown` of the photo that the keyboard is on
-  let anchor = 0; // where a range of marks begins
+  let active = 0; // index in `shown` of the photo with the keyboard focus
+  let anchor = 0; // index at which a range of marks begins
   let printing = false;
 
   const topOfGrid = () => grid.getBoundingClientRect().top + window.scrollY - $("sort").closest(".toolbar").offsetHeight;
@@ -723,7 +723,7 @@
     return { columns, gap, pitch: row + gap, width: (grid.clientWidth - gap * (columns - 1)) / columns };
   }
 
-  /** Bring the grid to what the window shows of it, and a bit more on both sides. */
+  /** Build the cards in the window, and half a window more on both sides. */
   function draw() {
     grid.hidden = !shown.length;
     const { columns, gap, pitch, width } = geometry();
@@ -736,7 +736,7 @@
     grid.dataset.sorted = metrics.findIndex(({ name }) => name === view.order);
     const seen = new Set();
     for (let i = first; i < end; i++) seen.add(i);
-    if (shown.length) seen.add(active); // the keyboard's place is kept
+    if (shown.length) seen.add(active); // keeps the focus
     const wanted = [...seen].sort((a, b) => a - b).map((i) => {
       const card = cards.get(shown[i]) ?? makeCard(shown[i]);
       card.style.setProperty("--x", `${(i % columns) * (width + gap)}px`);
@@ -809,11 +809,11 @@
     return make("img", { alt: "", width, height, decoding: "async", draggable: false, "data-number": photo.number });
   }
 
-  /** Give the pictures that are built their bytes, as far as the browser has read the file. */
+  /** Set the sources of built pictures, as far as the browser has read the file. */
   function showPictures(root = grid) {
     for (const image of root.querySelectorAll("img:not([src])")) {
       const block = $(`t${image.dataset.number}`);
-      if (!block || (document.readyState === "loading" && !block.nextSibling)) continue; // half of it may be here
+      if (!block || (document.readyState === "loading" && !block.nextSibling)) continue; // the block may be incomplete
       const [mime, text] = JSON.parse(block.textContent);
       image.src = `data:${mime};base64,${text}`;
     }
@@ -995,10 +995,10 @@
       else if (event.key === " " && !event.target.matches("button, input")) $("detail-mark").click();
       else return;
       event.preventDefault();
-      if (event.key !== " ") $("detail-body").focus(); // so that space marks the photo that one went to
+      if (event.key !== " ") $("detail-body").focus(); // so that space marks the new photo
     });
     for (const button of detail.querySelectorAll("header button"))
-      button.addEventListener("mousedown", (event) => event.preventDefault()); // a click leaves the focus, so that space marks
+      button.addEventListener("mousedown", (event) => event.preventDefault()); // a click does not move the focus, so that space still marks
     detail.addEventListener("close", () => {
       const place = active;
       if (view.onlyMarked) update({ toTop: false });
@@ -1018,20 +1018,20 @@
     id: (photo) => line(photo.id),
   };
 
-  /** A text that no spreadsheet takes for a formula. */
+  /** Prefix a text that a spreadsheet would read as a formula. */
   const harmless = (text) => (/^[\s\u0000-\u001f]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text);
 
   const line = (text) => harmless(text.replace(/[\r\n\u2028\u2029]/g, "\ufffd"));
 
-  /** A path as a shell takes it: in '...'; in bash's and zsh's $'...' if it holds what a line of text cannot hold or show. */
+  /** Quote a path for a shell: '...', or $'...' of bash and zsh if it has unprintable characters. */
   function quoted(path) {
-    const safe = path.startsWith("-") ? `./${path}` : path; // no option of a command
+    const safe = path.startsWith("-") ? `./${path}` : path; // not an option of a command
     if (!UNPRINTABLE.test(safe)) return `'${safe.replaceAll("'", "'\\''")}'`;
     const escaped = (character) => (/[\\']/.test(character) ? `\\${character}` : UNPRINTABLE.test(character) ? octal(character) : character);
     return `$'${[...safe].map(escaped).join("")}'`;
   }
 
-  /** The bytes of a character in a path. Half of a surrogate pair stands for one byte that is not UTF-8. */
+  /** Escape the bytes of a character; a lone surrogate represents one byte that is not UTF-8. */
   function octal(character) {
     const code = character.codePointAt(0);
     const bytes = code >= 0xdc80 && code <= 0xdcff ? [code - 0xdc00] : new TextEncoder().encode(character);
@@ -1064,7 +1064,7 @@
     try {
       await navigator.clipboard.writeText($("list").value);
     } catch {
-      $("list").select(); // no clipboard for this page in this browser: the old way
+      $("list").select(); // without the clipboard API
       if (!document.execCommand("copy")) return ($("copied").value = "press Ctrl+C");
     }
     $("copied").value = `${count(listed().length)} copied`;
@@ -1092,7 +1092,7 @@
     download(`${JSON.stringify({ batch_id: sheet.batch_id, marked: entries }, null, 1)}\n`, "application/json", "marks.json");
   }
 
-  /** Add the marks of a file that was saved, by id; of copies with one id, the path tells which. */
+  /** Add the marks of a saved file, by id; copies with one id are distinguished by path. */
   async function loadMarks(file) {
     const copies = Map.groupBy(photos, ({ id }) => id);
     try {

@@ -2,7 +2,7 @@
 
     page.html    the frame, a template with $names
     page.css     the style
-    page.js      sorts, filters, marks and shows; inserts texts only as `textContent`, never as HTML
+    page.js      sorts, filters and marks photos; inserts texts only as `textContent`, never as HTML
 
 The Content-Security-Policy names the digests of the style and the script; a browser runs and applies nothing else.
 Photos are JSON with escaped `<`, `>` and `&`. Pictures come last, so that the page is usable before they are loaded.
@@ -15,7 +15,6 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from functools import partial
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -63,7 +62,6 @@ REMEDIES: Mapping[str, str] = {
 """Remedies for a value that all photos of a batch lack, by `FeatureError.reason`; backticks enclose code."""
 
 _IN_MEMORY = 4 * 2**20  # bytes of pictures; more are buffered in a temporary file
-_PIECE = 2**18
 _LOCAL_LINK = re.compile(r"(?!/)[A-Za-z0-9._~!$&'()*+,;=@%/-]+")  # excludes scheme, host, query and space
 
 
@@ -87,7 +85,7 @@ def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
         yield from _render_photos(sheet["photos"], pictures)
         yield Template(middle).substitute(script=script).encode()
         pictures.seek(0)
-        yield from iter(partial(pictures.read, _PIECE), b"")
+        yield from pictures
     yield end.encode()
 
 

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -39,7 +39,7 @@ TEXTS = {"Taken": "datetime", "Camera": "camera", "Lens": "lens"}
 EXPOSURE = {"shutter_speed": "{} s", "aperture": "f/{}", "iso": "ISO {}", "focal_length": "{}mm"}
 """With `TEXTS`: the fields of `exif` on a page. Plain numbers get a unit."""
 
-_NAME_LENGTH, _FACT_LENGTH, _MESSAGE_LENGTH = 120, 60, 400  # characters
+_FACT_LENGTH, _MESSAGE_LENGTH = 60, 400  # characters
 _LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 _DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d) ")
 _NUMBER = re.compile(r"[0-9]+([./][0-9]+)?")
@@ -117,10 +117,8 @@ def write_sheet(
 
 def photo_count(table: Path) -> int:
     """The number of photos in a table of features. Raises `StoreError`: it cannot be read."""
-    try:
+    with _reading(table):
         return row_count(table)
-    except (OSError, ValueError) as error:
-        raise _unreadable(table, error) from error
 
 
 def _mark(digest: str) -> bytes:
@@ -156,12 +154,10 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
     Raises:
         StoreError: the table cannot be read, now or during the iteration.
     """
-    try:
+    with _reading(table):
         metadata = read_metadata(table)
         version, labels = dict(metadata["version"]), list(metadata["labels"])
         folders = common_folders(map(_uri, read_rows(table, ("original_uri", "image_uri"))))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(table, error) from error
     return {
         "batch_id": table.stem,
         "version": version,
@@ -181,14 +177,17 @@ def _read_photos(table: Path, folders: Folders, folder: Path, settings: Settings
     workers = worker_count(settings.workers)
     root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
     describe = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
-    try:
+    with _reading(table):
         yield from bounded_map(describe, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
+
+
+@contextmanager
+def _reading(table: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(table, error) from error
-
-
-def _unreadable(table: Path, error: Exception) -> StoreError:
-    return StoreError(f"{table}: cannot be read ({one_line(str(error))}): make the features of this batch again")
+        message = f"{table}: cannot be read ({one_line(str(error))}): make the features of this batch again"
+        raise StoreError(message) from error
 
 
 def _count_photos(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:
@@ -203,7 +202,7 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
     return {
-        "name": file_name(artifact, record, _NAME_LENGTH),
+        "name": file_name(artifact, record),
         "path": path_within(_uri(row), folders),
         "id": row["photo_id"],
         "position": row["position"],

@@ -20,16 +20,12 @@ Folders = Mapping[str, list[str]]
 """The deepest common folder of all photos, as a list of names, for each kind of URI."""
 
 
-def file_name(artifact: Mapping[str, Any], record: PhotoRecord, length: int) -> str:
-    """The file name of a photo without its folder, or else the photo's id; never empty.
-
-    Args:
-        length: maximum number of characters.
-    """
+def file_name(artifact: Mapping[str, Any], record: PhotoRecord) -> str:
+    """The file name of a photo without its folder, or else the photo's id; not empty, at most `PATH_LENGTH` long."""
     uri = str(artifact.get("original_uri") or record.image_uri)
     path = unquote(uri.partition("?")[0]) if "://" in uri else uri
     name = path.rstrip("/").rpartition("/")[2]
-    return one_line(name, length) or one_line(record.photo_id, length) or "(no name)"
+    return one_line(name, PATH_LENGTH) or one_line(record.photo_id, PATH_LENGTH) or "(no name)"
 
 
 def display_paths(artifacts: Iterable[Mapping[str, Any]], length: int = PATH_LENGTH) -> list[str]:
@@ -44,15 +40,14 @@ def display_paths(artifacts: Iterable[Mapping[str, Any]], length: int = PATH_LEN
     Returns:
         One line for each artifact, in order; the photo's id if a path has no printable character.
     """
-    batch = list(artifacts)
-    folders = common_folders(map(_photo_uri, batch))
-    return [_display_path(artifact, folders, length) for artifact in batch]
-
-
-def _display_path(artifact: Mapping[str, Any], folders: Folders, length: int) -> str:
-    line = one_line(path_within(_photo_uri(artifact), folders), None)
-    shown = line if len(line) <= length else f"…{line[len(line) - length + 1 :]}"
-    return shown or one_line(str(artifact.get("photo_id")), length) or "(no name)"
+    batch = [(artifact, _photo_uri(artifact)) for artifact in artifacts]
+    folders = common_folders(uri for _, uri in batch)
+    shown = []
+    for artifact, uri in batch:
+        line = one_line(path_within(uri, folders), None)
+        path = line if len(line) <= length else f"…{line[len(line) - length + 1 :]}"
+        shown.append(path or one_line(str(artifact.get("photo_id")), length) or "(no name)")
+    return shown
 
 
 def _photo_uri(artifact: Mapping[str, Any]) -> str:

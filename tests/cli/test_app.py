@@ -85,13 +85,6 @@ def test_a_finished_batch_is_announced_once(project: Path, capsys, command: str)
 
 
 @pytest.mark.long
-def test_submit_copies_a_manifest_for_the_sensor(project: Path) -> None:
-    assert main(["submit", "data/batches/trip.json"]) == 0
-    submitted = (project / "data/incoming/trip.json").read_bytes()
-    assert submitted == (project / "data/batches/trip.json").read_bytes()
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest.CaptureFixture[str], command) -> None:
     capsys.readouterr()
@@ -107,15 +100,6 @@ def test_a_degraded_run_says_so_once_at_the_top(no_weights: Path, capsys: pytest
 
 
 @pytest.mark.long
-def test_an_unreadable_photo_is_named_and_costs_nothing_else(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "my photos" / "broken.jpg").write_bytes(b"no photo")
-    assert main(["ingest", "my photos", "--batch-id", "trip"]) == 0
-    assert "broken.jpg" in capsys.readouterr().out
-    assert main(["process", "data/batches/trip.json"]) == 0
-    assert "1 x photo: unreadable" in capsys.readouterr().out
-
-
-@pytest.mark.long
 def test_output_to_standard_output_is_json_alone(no_weights: Path) -> None:
     command = ["process", "data/batches/trip.json", "--output", "-", "--allow-degraded"]
     done = subprocess.run([sys.executable, "-m", "curation_features", *command], capture_output=True, check=True)
@@ -123,17 +107,13 @@ def test_output_to_standard_output_is_json_alone(no_weights: Path) -> None:
     assert b"Degraded run" in done.stderr
 
 
-def test_models_status_shows_available_models(project, capsys) -> None:
-    capsys.readouterr()
-    assert main(["models", "status"]) == 0
-    assert capsys.readouterr().out.count("  here: ") == 3
-
-
-def test_models_status_shows_missing_models(no_weights, capsys) -> None:
+@pytest.mark.parametrize(("models", "lines"), [("project", ("here",)), ("no_weights", ("not usable", "without it"))])
+def test_models_status_shows_each_model(request, capsys, models: str, lines: tuple[str, ...]) -> None:
+    request.getfixturevalue(models)
     capsys.readouterr()
     assert main(["models", "status"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("  not usable: ") == shown.count("  without it: ") == 3
+    assert [shown.count(f"  {line}: ") for line in lines] == [3] * len(lines)
 
 
 @pytest.mark.long

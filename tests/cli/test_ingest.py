@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import snapshot
 from PIL import Image
 from projects import project_at
 
@@ -97,7 +98,8 @@ def test_the_projects_own_images_are_not_ingested(folder: Path, capsys) -> None:
     counts = [ingested(capsys, ".", "--batch-id", "trip")["photos"] for _ in range(3)]
     assert counts == [3, 3, 3]
     assert len(list((folder / "data" / "rankingInput").iterdir())) == 6  # created by ingest
-    assert ingested(capsys, "--samples", "--batch-id", "samples")["photos"] == 10
+    samples = ingested(capsys, "--samples")
+    assert (samples["batch_id"], samples["photos"]) == ("first-run", 10)
     assert ingested(capsys, ".", "--batch-id", "trip")["photos"] == 3
 
 
@@ -126,28 +128,7 @@ def test_the_home_folder_is_known_without_a_shell(folder: Path, capsys, monkeypa
     assert uris(ingested(capsys, "~nobody-is-called-so", "--batch-id", "tilde")) == ["./~nobody-is-called-so/b.png"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "one of the arguments PATH --samples is required"),
-        (["photos", "--samples"], "argument --samples: not allowed with argument PATH"),
-        (["photos", "--nonsense", "x"], "unrecognized arguments: --nonsense"),
-    ],
-)
-def test_wrong_usage_shows_the_usage_of_ingest(folder: Path, capsys, arguments: list[str], said: str) -> None:
-    assert main(["ingest", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"curation-features: {said}")
-    assert "usage: curation-features ingest" in error
-
-
 # An existing batch ---------------------------------------------------------------------------------------------------
-
-
-def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return every file with its modification time."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def changes(fields: dict[str, Any]) -> tuple[int, int, int]:
@@ -156,30 +137,28 @@ def changes(fields: dict[str, Any]) -> tuple[int, int, int]:
 
 @pytest.fixture
 def walk(folder: Path, capsys) -> Path:
-    """A batch `walk` of three photos in a folder, one of them unreadable."""
+    """A batch `walk` of the photos in folder `one`, one of them unreadable; folder `two` also has the second."""
     for n in range(2):
         photo(folder / "one" / f"{n}.png", n)
+    for n in range(3):
+        photo(folder / "two" / f"{n}.png", 1 + n)
     (folder / "one" / "2.png").write_bytes(b"no photo")
     assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (0, 3, 0)
     return folder
 
 
 def test_a_batch_is_not_replaced_by_other_photos_unasked(walk: Path, capsys) -> None:
-    for n in range(3):
-        photo(walk / "two" / f"{n}.png", 1 + n)  # the first is in the batch
-    before = everything(walk)
+    before = snapshot(walk)
     assert main(["ingest", "two", "--batch-id", "walk"]) == 2
     error = capsys.readouterr().err
     for words in ("'walk' has 3 photos, 2 of them", "('./one/0.png', './one/2.png')", "--replace", "--batch-id"):
         assert words in error
-    assert everything(walk) == before
+    assert snapshot(walk) == before
     assert main(["ingest", "two", "--batch-id", "walk", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["kind"] == "input"
 
 
 def test_a_batch_is_replaced_on_request(walk: Path, capsys) -> None:
-    for n in range(3):
-        photo(walk / "two" / f"{n}.png", 1 + n)
     assert main(["ingest", "two", "--batch-id", "walk", "--replace"]) == 0
     assert "replaces batch 'walk' (3 photos): 2 removed, 2 added" in capsys.readouterr().out
     assert changes(ingested(capsys, "one", "--batch-id", "walk", "--replace")) == (3, 2, 2)
@@ -232,10 +211,10 @@ def test_a_batch_that_cannot_be_read_is_not_replaced_unasked(walk: Path, capsys)
 
 
 def test_an_id_that_differs_in_case_only_is_refused(walk: Path, capsys) -> None:
-    before = everything(walk)
+    before = snapshot(walk)
     assert main(["ingest", "one", "--batch-id", "Walk", "--replace"]) == 2
     assert "batch_id: 'Walk' differs from the batch 'walk' in case only" in capsys.readouterr().err
-    assert everything(walk) == before
+    assert snapshot(walk) == before
 
 
 # The id ---------------------------------------------------------------------------------------------------------------
@@ -251,10 +230,6 @@ def test_a_batch_is_called_after_its_folder(folder: Path, capsys, monkeypatch) -
     ]
     assert ids[:4] == ["my-photos"] * 4
     assert ids[4] == "a"
-
-
-def test_the_samples_have_an_id_of_their_own(folder: Path, capsys) -> None:
-    assert ingested(capsys, "--samples")["batch_id"] == "first-run"
 
 
 @pytest.mark.parametrize(

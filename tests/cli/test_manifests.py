@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from projects import Project, project_at
+from libraries import Library
 
 from curation_features.cli.manifests import batch_id_of, find_manifest
 from curation_features.errors import ManifestError
@@ -97,33 +95,12 @@ def test_a_file_that_is_not_a_manifest_is_refused(here: Path, settings: Settings
         batch_id_of("photo.jpg", settings)
 
 
-# --- commands -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with the manifest of a batch of one photo; the current folder is another."""
-    with project_at(tmp_path) as found:
-        (tmp_path / "photos").mkdir()
-        Image.effect_noise((64, 48), 20).convert("RGB").save(tmp_path / "photos" / "0.png")
-        assert found.command("ingest", str(tmp_path / "photos"), "--batch-id", "trip") == 0
-        yield found
-
-
-@pytest.mark.parametrize("command", ["process", "submit"])
-def test_commands_take_an_id_from_any_folder(project: Project, command: str) -> None:
-    assert project.command(command, "trip") == 0
-    made = "incoming" if command == "submit" else "features"
-    assert (project.settings.data_path / made / "trip.json").exists()
-    assert project.command(command, "tripp") == 2
-    assert "tripp: cannot be read: no such file" in project.terminal.getvalue()
-    assert "did you mean 'trip'?" in project.terminal.getvalue()
-
-
-@pytest.mark.parametrize("name", ["batches/trip.json", "features/trip.json", "features/trip.parquet"])
-def test_report_takes_paths(project: Project, name: str) -> None:
-    assert project.command("process", "trip") == 0
-    page = project.settings.data_path / "features" / "trip.html"
-    page.unlink()
-    assert project.command("report", str(project.settings.data_path / name)) == 0
-    assert page.exists()
+@pytest.mark.parametrize(("command", "made"), [("process", "features"), ("submit", "incoming")])
+def test_commands_take_an_id_from_any_folder(library: Library, command: str, made: str) -> None:
+    (library.data / "features" / "holiday.json").unlink()
+    assert library.command(command, "holiday") == 0
+    written = json.loads((library.data / made / "holiday.json").read_bytes())
+    assert command == "process" or written == library.project.manifest("holiday")
+    assert library.command(command, "holidya") == 2
+    assert "holidya: cannot be read: no such file" in library.output
+    assert "did you mean 'holiday'?" in library.output

@@ -2,156 +2,128 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from projects import Project, project_at
+from libraries import Library
 
 from curation_features.cli.reports import FIELDS
+from curation_features.events.outbox import Outbox
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with the manifest of a batch of three photos."""
-    with project_at(tmp_path) as found:
-        (tmp_path / "photos").mkdir()
-        for seed in range(3):
-            pixels = np.random.default_rng(seed).integers(90, 160, (48, 64, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / f"{seed} [bold].png")
-        assert found.command("ingest", str(tmp_path / "photos"), "--batch-id", "trip") == 0
-        yield found
-
-
-def features(project: Project) -> Path:
-    return project.settings.data_path / "features"
-
-
-def said(project: Project) -> str:
-    """The output since the last call."""
-    text = project.terminal.getvalue()
-    project.terminal.seek(0)
-    project.terminal.truncate()
-    return text
+def page(library: Library) -> Path:
+    """The page of the finished batch `holiday`."""
+    return library.data / "features" / "holiday.html"
 
 
 @pytest.mark.long
-def test_process_materialize_and_report_make_the_same_page(project) -> None:
-    page, manifest = features(project) / "trip.html", str(project.manifest_path("trip"))
-    pages = []
-    for command in (["process", manifest], ["materialize", manifest], ["report", "trip"]):
-        assert project.command(*command) == 0
-        assert str(page) in said(project).splitlines()
-        pages.append(page.read_bytes())
+def test_process_materialize_and_report_make_the_same_page(library, page) -> None:
+    pages = [page.read_bytes()]
+    for command in ("process", "materialize", "report"):
         page.unlink()
-    assert pages[0] == pages[1] == pages[2]
-    assert b"0 [bold].png" in pages[0]
+        assert library.command(command, "holiday") == 0
+        assert str(page) in library.output.splitlines()
+        pages.append(page.read_bytes())
+    assert pages == pages[:1] * 4
+    assert b"1.png" in pages[0]
 
 
-def test_the_page_is_written_before_the_announcement(project, monkeypatch) -> None:
-    from curation_features.events.outbox import Outbox
-
+def test_the_page_is_written_before_the_announcement(library, page, monkeypatch) -> None:
     there = []
-    monkeypatch.setattr(Outbox, "publish", lambda *_: there.append((features(project) / "trip.html").exists()))
-    assert project.command("process", str(project.manifest_path("trip"))) == 0
+    monkeypatch.setattr(Outbox, "publish", lambda *_: there.append(page.exists()))
+    page.unlink()
+    assert library.command("process", "holiday") == 0
     assert there == [True]
 
 
-def test_a_setting_turns_pages_off(project, monkeypatch) -> None:
+def test_a_setting_turns_pages_off(library, page, monkeypatch) -> None:
     monkeypatch.setenv("CURATION_FEATURES_CONTACT_SHEET", "false")
-    assert project.command("process", str(project.manifest_path("trip"))) == 0
-    assert ".html" not in said(project)
-    assert not (features(project) / "trip.html").exists()
-    assert project.command("report", "trip") == 0
-    assert (features(project) / "trip.html").exists()
+    page.unlink()
+    assert library.command("process", "holiday") == 0
+    assert ".html" not in library.output
+    assert not page.exists()
+    assert library.command("report", "holiday") == 0
+    assert page.exists()
 
 
-def test_a_failing_page_does_not_fail_the_run(project) -> None:
-    (features(project) / "trip.html").mkdir(parents=True)
-    assert project.command("process", str(project.manifest_path("trip"))) == 0
-    document = json.loads((features(project) / "trip.json").read_bytes())
-    assert [artifact["features"]["status"] for artifact in document["artifacts"]] == ["ok"] * 3
-    assert len(list((project.settings.data_path / "events" / "features.completed").iterdir())) == 1
+def test_a_failing_page_does_not_fail_the_run(library, page) -> None:
+    for folder in ("features", "events"):
+        shutil.rmtree(library.data / folder)
+    page.mkdir(parents=True)
+    assert library.command("process", "holiday") == 0
+    assert [artifact["features"]["status"] for artifact in library.features("holiday")["artifacts"]] == ["ok"] * 3
+    assert len(list((library.data / "events" / "features.completed").iterdir())) == 1
 
 
-def test_a_run_to_another_file_makes_no_page(project) -> None:
-    output = project.root / "out.json"
-    assert project.command("process", str(project.manifest_path("trip")), "--output", str(output)) == 0
-    assert list(project.root.rglob("*.html")) == []
+def test_a_run_to_another_file_makes_no_page(library, page) -> None:
+    for old in page.parent.glob("*.html"):
+        old.unlink()
+    assert library.command("process", "holiday", "--output", str(library.root / "out.json")) == 0
+    assert list(library.root.rglob("*.html")) == []
 
 
-def test_report_replaces_the_page(project) -> None:
-    project.command("process", str(project.manifest_path("trip")))
-    page = features(project) / "trip.html"
+def test_report_replaces_the_page(library, page) -> None:
     whole = page.read_bytes()
     page.write_bytes(b"older" + whole[5:])
-    assert project.command("report", "trip") == 0
+    fields = library.run_json("report", "holiday")
     assert page.read_bytes() == whole
-
-
-def test_json_has_the_fields_of_the_help(project) -> None:
-    project.command("process", str(project.manifest_path("trip")))
-    said(project)
-    assert project.command("report", "trip", "--json") == 0
-    fields = json.loads(said(project))
-    assert fields == {"batch_id": "trip", "artifacts": 3, "files": {"page": str(features(project) / "trip.html")}}
+    assert fields == {"batch_id": "holiday", "artifacts": 3, "files": {"page": str(page)}}
     assert fields.keys() == FIELDS.keys()
 
 
-def test_report_writes_to_another_file(project) -> None:
-    project.command("process", str(project.manifest_path("trip")))
-    (features(project) / "trip.html").unlink()
-    output = project.root / "pages" / "mine.html"
-    assert project.command("report", "trip", "--output", str(output)) == 2
-    assert str(output.parent) in said(project)
+def test_report_writes_to_another_file(library, page) -> None:
+    page.unlink()
+    output = library.root / "pages" / "mine.html"
+    assert library.command("report", "holiday", "--output", str(output)) == 2
+    assert str(output.parent) in library.output
     output.parent.mkdir()
-    assert project.command("report", "trip", "--output", str(output)) == 0
-    assert said(project) == f"{output}\n"
+    assert library.command("report", "holiday", "--output", str(output)) == 0
+    assert library.output == f"{output}\n"
     assert b'"../data/rankingInput/' in output.read_bytes()
-    assert not (features(project) / "trip.html").exists()
+    assert not page.exists()
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_report_opens_the_page(project, monkeypatch, found) -> None:
+def test_report_opens_the_page(library, page, monkeypatch, found) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda uri: opened.append(uri) or found)
-    project.command("process", str(project.manifest_path("trip")))
-    said(project)
-    assert project.command("report", "trip") == 0
+    assert library.command("report", "holiday") == 0
     assert opened == []
-    assert project.command("report", "trip", "--open") == 0
-    assert opened == [(features(project) / "trip.html").as_uri()]
-    assert ("no browser" in said(project)) != found
+    assert library.command("report", "holiday", "--open") == 0
+    assert opened == [page.as_uri()]
+    assert ("no browser" in library.output) != found
+
+
+@pytest.mark.parametrize("name", ["batches/holiday.json", "features/holiday.json", "features/holiday.parquet"])
+def test_report_takes_paths(library, page, name: str) -> None:
+    page.unlink()
+    assert library.command("report", str(library.data / name)) == 0
+    assert page.exists()
 
 
 @pytest.mark.parametrize(
     ("batch", "remedy"),
     [
-        ("tirp", "did you mean 'trip'?"),
+        ("holidya", "did you mean 'holiday'?"),
         ("elsewhere", "curation-features process MANIFEST"),
-        ("data/batches/trip.json", "did you mean 'trip'?"),
-        ("../features/trip", "did you mean 'trip'?"),
+        ("data/other/holiday.json", "did you mean 'holiday'?"),
+        ("../features/holiday", "did you mean 'holiday'?"),
         ("\x1b[2J\n", "curation-features process MANIFEST"),
         ("", "curation-features process MANIFEST"),
     ],
 )
-def test_an_unfinished_batch_is_code_2_with_a_remedy(project, batch, remedy) -> None:
-    project.command("process", str(project.manifest_path("trip")))
-    said(project)
-    assert project.command("report", batch) == 2
-    [line] = said(project).splitlines()
+def test_an_unfinished_batch_is_code_2_with_a_remedy(library, batch, remedy) -> None:
+    assert library.command("report", batch) == 2
+    [line] = library.output.splitlines()
     assert "no finished features" in line
     assert remedy in line
     assert "\x1b" not in line
 
 
-def test_damaged_features_are_code_1(project) -> None:
-    project.command("process", str(project.manifest_path("trip")))
-    (features(project) / "trip.parquet").write_bytes(b"no table")
-    said(project)
-    assert project.command("report", "trip") == 1
-    assert "trip.parquet: cannot be read" in said(project)
+def test_damaged_features_are_code_1(library, page) -> None:
+    page.with_suffix(".parquet").write_bytes(b"no table")
+    assert library.command("report", "holiday") == 1
+    assert "holiday.parquet: cannot be read" in library.output
