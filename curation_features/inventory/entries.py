@@ -96,11 +96,14 @@ def _entry(
 
 
 def _count_artifacts(data_path: Path, batch_id: str, files: Mapping[places.Place, places.Found]) -> int | None:
-    place = next(place for place in (places.ACCEPTED, places.INGESTED, places.FEATURES) if place in files)
-    try:
-        return sum(1 for _ in artifacts_in(place.path(data_path, batch_id)))
-    except StoreError:
-        return None
+    """Count the artifacts in the best document of a batch; None if none is left or readable."""
+    for place in (places.ACCEPTED, places.INGESTED, places.FEATURES):
+        if place in files:
+            try:
+                return sum(1 for _ in artifacts_in(place.path(data_path, batch_id)))
+            except StoreError:
+                return None
+    return None
 
 
 def _summarize(

@@ -108,6 +108,15 @@ def test_a_manifest_that_cannot_be_read_costs_its_batch_only(library) -> None:
     assert len(found) == 3
 
 
+def test_what_a_killed_deletion_left_can_be_shown(library) -> None:
+    """Tables are left, but neither a manifest nor features."""
+    for folder in ("batches", "manifests", "features"):
+        (library.data / folder / "holiday.json").unlink()
+    entry, files = show_batch(library.settings, "holiday")
+    assert (entry.photos, entry.statuses) == (None, None)
+    assert {file.kind for file in files} >= {"table", "embeddings"}
+
+
 # --- staleness ---
 
 
