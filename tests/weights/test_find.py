@@ -13,9 +13,10 @@ from hubs import CHECKPOINT, COMMIT, CONFIG, PICKLE, altered
 from huggingface_hub import cached_assets_path, constants, try_to_load_from_cache
 
 from curation_features.cli import main
-from curation_features.errors import InvalidWeightsError, MissingWeightsError
+from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.weights import (
     KnownFile,
+    ModelStatus,
     Weights,
     brisque_file,
     catalog,
@@ -54,27 +55,30 @@ def set_text(settings, **text):
     path.write_text(json.dumps(config))
 
 
-def test_a_folders_checkpoint_is_found_and_identified(local):
+def test_a_folders_checkpoint_is_found(local):
     weights = locate("clip", local)
     assert weights.path == local.root / "model" / CHECKPOINT
     assert (weights.source, weights.tokenizer) == ("local-dir:model", None)
     assert weights.config == json.loads((local.root / "model" / CONFIG).read_text())
-    assert locate("clip", local) == weights
-    path = local.root / "model" / CONFIG
-    path.write_bytes(path.read_bytes() + b" ")
-    assert locate("clip", local).sha256 != weights.sha256
-
-
-def test_a_folders_tokenizer_is_part_of_the_digest(local):
     set_text(local, hf_tokenizer_name="org/tokenizer")
     with pytest.raises(MissingWeightsError, match=r"lacks its tokenizer \(tokenizer_config.json"):
         locate("clip", local)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (local.root / "model" / name).write_text("{}")
-    weights = locate("clip", local)
-    assert weights.tokenizer == local.root / "model"
-    (local.root / "model" / "tokenizer.json").write_text("{ }")
-    assert locate("clip", local).sha256 != weights.sha256
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, CONFIG, "tokenizer.json"])
+def test_a_changed_file_changes_the_digest(local, name):
+    """Even if the checkpoint keeps its size and modification time."""
+    folder = local.root / "model"
+    set_text(local, hf_tokenizer_name="org/tokenizer")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_text("{}")
+    before = locate("clip", local)
+    assert before.tokenizer == folder
+    assert locate("clip", local) == before
+    data, stat = (folder / name).read_bytes(), (folder / name).stat()
+    (folder / name).write_bytes(altered(data) if name == CHECKPOINT else data + b" ")
+    os.utime(folder / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert locate("clip", local).sha256 != before.sha256
 
 
 def test_a_digest_is_remembered_and_a_damaged_memo_ignored(local):
@@ -87,14 +91,6 @@ def test_a_digest_is_remembered_and_a_damaged_memo_ignored(local):
     for damage in ("", "{", "[]", '{"x": 1}', memo.read_text().replace("0" * 64, "short")):
         memo.write_text(damage)
         assert locate("clip", local).sha256 == weights.sha256
-
-
-def test_a_change_that_keeps_size_and_mtime_is_noticed(local):
-    before = locate("clip", local)
-    stat = before.path.stat()
-    before.path.write_bytes(altered(before.path.read_bytes()))
-    os.utime(before.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert locate("clip", local).sha256 != before.sha256
 
 
 def test_a_memo_that_cannot_be_written_loses_no_result(local, caplog):
@@ -192,10 +188,11 @@ def published(hub_cache, settings):
     return settings.replace(model="hf-hub:org/model")
 
 
-def put_model(cache: Path, local, repo: str = "org/model", commit: str = COMMIT) -> Path:
-    """Put the checkpoint of `model/` into the cache; returns its link."""
-    links = [put(cache, repo, path.name, path.read_bytes(), commit) for path in (local.root / "model").iterdir()]
-    return next(link for link in links if link.name == CHECKPOINT)
+def put_model(cache: Path, local, commit: str = COMMIT) -> Path:
+    """Put the files of `model/` into the cache; returns the link to the checkpoint."""
+    for path in (local.root / "model").iterdir():
+        link = put(cache, "org/model", path.name, path.read_bytes(), commit)
+    return link.with_name(CHECKPOINT)
 
 
 @pytest.mark.parametrize("revision", ["main", "a/branch", "c" * 40, "d" * 40, "e" * 40, "unknown"])
@@ -221,31 +218,26 @@ def test_a_cached_checkpoint_has_the_digest_of_a_folders(hub_cache, published, l
         assert sha256_of(content) in str(caught.value)
 
 
-def publish(monkeypatch, sha256: str, **fields) -> None:
+COSINES = (("a cat", "a dog", 0.9),)
+
+
+def publish(monkeypatch, sha256: str) -> None:
     """Put `org/model` into the table of models."""
-    entry = replace(catalog.LABELLERS[0], repo="org/model", revision="f" * 40, sha256=sha256)
-    entry = replace(entry, file=CHECKPOINT, **fields)
-    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": entry})
+    entry = replace(catalog.LABELLERS[0], repo="org/model", revision="f" * 40, file=CHECKPOINT, sha256=sha256)
+    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": replace(entry, text_cosines=COSINES)})
 
 
-def test_a_published_checkpoint_must_have_the_tables_digest(hub_cache, published, local, monkeypatch):
-    sha256 = sha256_of(put_model(hub_cache, local, commit="f" * 40).read_bytes())
-    cosines = (("a cat", "a dog", 0.9),)
-    publish(monkeypatch, sha256, text_cosines=cosines)
+@pytest.mark.parametrize(
+    ("commit", "error"), [("f" * 40, "and the published file has 0000"), (COMMIT, "is not on this machine")]
+)
+def test_a_published_checkpoint_must_have_the_tables_digest(hub_cache, published, local, monkeypatch, commit, error):
+    """open_clip itself fetches it at `main`, which may be at another commit."""
+    publish(monkeypatch, sha256_of(put_model(hub_cache, local, commit).read_bytes()))
     weights = locate("clip", published)
-    assert (weights.sha256, weights.text_cosines) == (locate("clip", local).sha256, cosines)
+    assert (weights.sha256, weights.text_cosines) == (locate("clip", local).sha256, COSINES)
     assert locate("clip", local).text_cosines == ()
     publish(monkeypatch, "0" * 64)
-    with pytest.raises(InvalidWeightsError, match=f"has sha256 {sha256}, and the published file has 0000"):
-        locate("clip", published)
-
-
-def test_open_clips_download_of_a_published_checkpoint_is_used(hub_cache, published, local, monkeypatch):
-    """open_clip fetches it at `main`."""
-    publish(monkeypatch, sha256_of(put_model(hub_cache, local).read_bytes()))
-    assert locate("clip", published).sha256 == locate("clip", local).sha256
-    publish(monkeypatch, "0" * 64)
-    with pytest.raises(MissingWeightsError):
+    with pytest.raises(WeightsError, match=error):
         locate("clip", published)
 
 
@@ -266,15 +258,15 @@ def test_a_published_checkpoint_is_imported_from_any_commit(hub_cache, published
 def test_a_model_needs_its_configuration_and_tokenizer(hub_cache, published, local):
     set_text(local, hf_tokenizer_name="org/words")
     model = local.root / "model"
-    for missing, file in (
-        ("CLIP hf-hub:org/model is not on this machine", ("org/model", CHECKPOINT, (model / CHECKPOINT).read_bytes())),
-        (f"{CONFIG} is not on this machine", ("org/model", CONFIG, (model / CONFIG).read_bytes())),
-        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", "tokenizer.json", b"{}")),
-        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", "tokenizer_config.json", b"{}")),
+    for repo, name, missing in (
+        ("org/model", CHECKPOINT, "CLIP hf-hub:org/model is not on this machine"),
+        ("org/model", CONFIG, f"{CONFIG} is not on this machine"),
+        ("org/words", "tokenizer.json", "The tokenizer org/words of CLIP hf-hub:org/model"),
+        ("org/words", "tokenizer_config.json", "The tokenizer org/words of CLIP hf-hub:org/model"),
     ):
         with pytest.raises(MissingWeightsError, match=f"{missing}.*; run `curation-features models pull"):
             locate("clip", published, fetch=False)
-        put(hub_cache, *file)
+        put(hub_cache, repo, name, (model / name).read_bytes() if repo == "org/model" else b"{}")
     assert locate("clip", published).tokenizer.parent.parent == hub_cache / "models--org--words"
 
 
@@ -379,16 +371,14 @@ def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
     monkeypatch.setattr(socket.socket, "connect", None)  # any attempt to reach a server raises
     write(brisque_file().elsewhere, PICKLE)
     statuses = model_status(local)
-    clip, clip_iqa, brisque = statuses
-    weights = locate("clip", local)
-    assert (clip.name, clip.source, clip.problem) == ("clip", "local-dir:model", None)
-    assert (clip.path, clip.sha256, clip.bytes) == (weights.path, weights.sha256, weights.path.stat().st_size)
-    assert clip.origin == "a user-supplied file"
-    assert (clip_iqa.path, clip_iqa.sha256, clip_iqa.bytes, clip_iqa.origin) == (None, None, 0, "")
-    assert clip_iqa.reason == "missing_weights"
+    clip, clip_iqa, brisque = (replace(status, without_it="", licence="") for status in statuses)
+    path, regressor = local.root / "model" / CHECKPOINT, brisque_file()
+    sha256, size = locate("clip", local).sha256, path.stat().st_size
+    assert clip == ModelStatus("clip", "local-dir:model", path, sha256, size, "a user-supplied file")
+    assert clip_iqa == ModelStatus("clip_iqa", clip_iqa_file().url, problem=clip_iqa.problem, reason="missing_weights")
     assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
-    assert (brisque.name, brisque.sha256, brisque.bytes) == ("brisque", sha256_of(PICKLE), len(PICKLE))
-    assert (brisque.source, brisque.origin) == (brisque_file().url, "a download of another library")
+    found = (regressor.elsewhere, sha256_of(PICKLE), len(PICKLE), "a download of another library")
+    assert brisque == ModelStatus("brisque", regressor.url, *found)
     assert all(status.without_it for status in statuses)
     monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -159,21 +157,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # also if pytest was s
 """
 
 
-@contextmanager
-def half_done(machine, hub) -> Iterator[subprocess.Popen[str]]:
-    """A pull that has written a part of the checkpoint and waits for the rest."""
-    hub.stop_at = 800_000
-    with machine.start(INTERRUPTIBLE + CLI, "models", "pull") as process:
-        try:
-            while part_size(machine) < 100_000:  # more than the configuration, which comes first
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.005)
-            yield process
-        finally:
-            process.kill()
-            hub.stop_at = None
-
-
 def part_size(machine) -> int:
     """Bytes of the largest part file."""
     sizes = [0]
@@ -186,9 +169,17 @@ def part_size(machine) -> int:
 @pytest.mark.long
 @pytest.mark.parametrize("accident", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_pull_is_resumed(hub, machine, accident):
-    with half_done(machine, hub) as process:
-        process.send_signal(accident)
-        _, err = process.communicate(timeout=240)
+    hub.stop_at = 800_000
+    with machine.start(INTERRUPTIBLE + CLI, "models", "pull") as process:
+        try:
+            while part_size(machine) < 100_000:  # more than the configuration, which comes first
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.005)
+            process.send_signal(accident)
+            _, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+            hub.stop_at = None
     assert "Traceback" not in err
     assert process.returncode == (130 if accident == signal.SIGINT else -accident)
     done = part_size(machine)
