@@ -28,7 +28,7 @@ from curation_features.errors import WeightsError
 from curation_features.photos.decode import decode
 from curation_features.photos.reader import PhotoReader
 from curation_features.schema import CPU_METRICS
-from curation_features.weights import locate_brisque
+from curation_features.weights import locate
 
 PREVIEW_SIDE = 512
 
@@ -132,7 +132,7 @@ def with_brisque(settings: Settings, folder: Path) -> Settings:
     checkpoints.mkdir(parents=True)
     torch.hub.set_dir(str(folder / "hub"))
     try:
-        shutil.copy(locate_brisque(settings, fetch=False).path, checkpoints / BRISQUE)
+        shutil.copy(locate("brisque", settings, fetch=False).path, checkpoints / BRISQUE)
     except WeightsError:
         print("BRISQUE's regressor is not here: one of random numbers takes its place")
         write_brisque(checkpoints)

@@ -1,4 +1,4 @@
-"""Fixtures: a Hugging Face hub on the loopback, and separate processes of this package that know no other hub."""
+"""Fixtures: a Hugging Face hub on the loopback, and machines that know no other hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from huggingface_hub import constants
+
+from curation_features.errors import MissingWeightsError
+from curation_features.settings import Settings, load_settings
+from curation_features.weights import ModelStatus, Weights, catalog, locate, pull
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".pt", ".model")
@@ -121,12 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
     def hub(self) -> Hub:
         return self.server.hub  # type: ignore[attr-defined]
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
     def log_message(self, *args: object) -> None:
         """Log nothing."""
 
@@ -153,16 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404)
 
+    do_GET = do_HEAD = _answer
+
     def _resolve(self, repo: str, revision: str, name: str) -> None:
         """Send a file of a repository, or a redirect to it."""
         token = self.hub.gated.get(repo)
         if repo not in self.hub.repositories:
             self._send(401, headers={"X-Error-Code": "RepoNotFound"})
         elif token and self.request_made.token != token:
-            code = 403 if self.request_made.token else 401
-            self._send(
-                code, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {repo} is restricted"}
-            )
+            restricted = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {repo} is restricted"}
+            self._send(403 if self.request_made.token else 401, headers=restricted)
         elif revision not in {*self.hub.revisions, *self.hub.revisions.values()}:
             self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
         elif name not in self.hub.repositories[repo]:
@@ -209,13 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
             while self.hub.stop_at is not None and self.hub.sent >= self.hub.stop_at:
                 time.sleep(0.005)
             chunk = body[start : start + (1 << 14)]
+            self.request_made.sent += len(chunk)  # first: afterwards the client may already look
             self.wfile.write(chunk)
-            self.request_made.sent += len(chunk)
         if len(body) < len(data):
             self.close_connection = True
 
 
-# --- separate processes: the hub's client reads its environment when it is imported ---
+# --- machines ---
 
 PROLOGUE = """
 import json, sys
@@ -224,45 +224,38 @@ from curation_features.weights import catalog
 catalog.RN50_URL, catalog.RN50_SHA256, catalog.BRISQUE_URL = sys.argv[1:4]
 """
 PULL = """
-from dataclasses import asdict
 from curation_features.weights import pull
 from curation_features.settings import load_settings
-folder = Path(sys.argv[4]) if sys.argv[4:] else None
-for status in pull(load_settings(), folder=folder):
-    print(json.dumps(asdict(status), default=str))
-assert "torch" not in sys.modules
-"""
-RUN = """
-import logging
-from curation_features.errors import CurationError
-from curation_features.weights import WeightsSpec
-from curation_features.settings import load_settings
-logging.basicConfig(level="INFO")
-try:
-    weights = WeightsSpec(sys.argv[4], load_settings()).locate()
-    print(json.dumps({"path": str(weights.path), "sha256": weights.sha256, "problem": None}))
-except CurationError as error:
-    print(json.dumps({"problem": str(error), "kind": type(error).__name__}))
+assert not [status.problem for status in pull(load_settings()) if status.problem]
 assert "torch" not in sys.modules
 """
 CLI = """
 from curation_features.cli import main
 sys.exit(main(sys.argv[4:]))
 """
+OTHERS = re.compile("HF_|HUGGING|CURATION_FEATURES_|TORCH_HOME|XDG_|.*_proxy|TRANSFORMERS_", re.IGNORECASE)
 
 
 @dataclass
 class Machine:
-    """A machine whose only hub is the one on the loopback: a project, and an empty `HF_HOME`."""
+    """A machine whose only hub is the one on the loopback: a project, and an empty `HF_HOME`.
+
+    Attributes:
+        environ: the variables that matter here; the tests' own values of these are hidden.
+    """
 
     hub: Hub
     root: Path
-    environ: dict[str, str]
-    rn50_sha256: str = ""
+    own: dict[str, str]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """All environment variables of its processes."""
+        return {**{name: value for name, value in os.environ.items() if not OTHERS.match(name)}, **self.own}
 
     @property
     def home(self) -> Path:
-        return Path(self.environ["HF_HOME"])
+        return self.root / "hf"
 
     @property
     def weights(self) -> Path:
@@ -271,31 +264,57 @@ class Machine:
     def blobs(self, repo: str = "org/model") -> Path:
         return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "blobs"
 
+    @property
+    def known(self) -> tuple[str, str, str]:
+        """URL and digest of RN50, and URL of BRISQUE's regressor."""
+        rn50 = hashlib.sha256(self.hub.plain.get("RN50.pt", b"")).hexdigest()
+        return f"{self.hub.url}/files/RN50.pt", rn50, f"{self.hub.url}/files/brisque_svm_weights.pt"
+
     def start(self, script: str, *arguments: str | Path, **environ: str) -> subprocess.Popen[str]:
-        files = f"{self.hub.url}/files"
-        known = (f"{files}/RN50.pt", self.rn50_sha256, f"{files}/brisque_svm_weights.pt")
-        command = [sys.executable, "-W", "error", "-c", PROLOGUE + script, *known, *map(str, arguments)]
-        environ = {**self.environ, **environ}
+        command = [sys.executable, "-W", "error", "-c", PROLOGUE + script, *self.known, *map(str, arguments)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environ, cwd=self.root, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, env={**self.environ, **environ}, cwd=self.root, stdout=pipe, stderr=pipe, text=True
+        )
 
     def run(self, script: str, *arguments: str | Path, **environ: str) -> tuple[str, str, int]:
-        """Run a script; return its standard output, standard error and exit code."""
+        """Run a script in another process; return its standard output, standard error and exit code."""
         process = self.start(script, *arguments, **environ)
         out, err = process.communicate(timeout=240)
         return out, err, process.returncode
 
-    def pull(self, *folder: Path, **environ: str) -> dict[str, dict[str, Any]]:
-        """Pull, and return the status of each model."""
-        out, err, code = self.run(PULL, *folder, **environ)
-        assert code == 0, err
-        return {status["name"]: status for status in map(json.loads, out.splitlines())}
+    @contextmanager
+    def settings(self, **environ: str) -> Iterator[Settings]:
+        """Make this process one of the machine, and yield the settings of its project."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "environ", {**self.environ, **environ})
+            patch.setattr(constants, "ENDPOINT", self.hub.url)
+            patch.setattr(
+                constants,
+                "HUGGINGFACE_CO_URL_TEMPLATE",
+                f"{self.hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            )
+            for name, path in (("HF_HUB_CACHE", "hub"), ("HF_ASSETS_CACHE", "assets"), ("HF_TOKEN_PATH", "token")):
+                patch.setattr(constants, name, str(self.home / path))
+            for name, value in zip(("RN50_URL", "RN50_SHA256", "BRISQUE_URL"), self.known, strict=True):
+                patch.setattr(catalog, name, value)
+            yield load_settings(self.root)
 
-    def locate(self, model: str, **environ: str) -> dict[str, Any]:
-        """Locate a model, and return its weights or problem."""
-        out, err, code = self.run(RUN, model, **environ)
-        assert code == 0, err
-        return {**json.loads(out), "log": err}
+    def pull(self, folder: Path | None = None, **environ: str) -> dict[str, ModelStatus]:
+        """Pull, and return the status of each model."""
+        with self.settings(**environ) as settings:
+            return {status.name: status for status in pull(settings, folder=folder)}
+
+    def locate(self, model: str = "clip", **environ: str) -> Weights:
+        """Locate a model."""
+        with self.settings(**environ) as settings:
+            return locate(model, settings)
+
+    def problem(self, model: str = "clip", **environ: str) -> str:
+        """The error of a model that cannot be located."""
+        with pytest.raises(MissingWeightsError) as caught:
+            self.locate(model, **environ)
+        return str(caught.value)
 
     def files(self) -> dict[str, bytes | str]:
         """Every file in `HF_HOME` but locks: its bytes, or the target of its link."""
@@ -315,10 +334,7 @@ def hub_model() -> dict[str, bytes]:
 
     config = {"model_cfg": {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT}, "preprocess_cfg": PREPROCESS}
     weights = np.random.default_rng(5).random(500_000, np.float32)
-    return {
-        CONFIG: json.dumps(config).encode(),
-        CHECKPOINT: save({"weights": weights}),
-    }
+    return {CONFIG: json.dumps(config).encode(), CHECKPOINT: save({"weights": weights})}
 
 
 @pytest.fixture
@@ -328,13 +344,6 @@ def make_machine(hub: Hub, tmp_path: Path) -> Any:
     def make(name: str, **environ: str) -> Machine:
         root = tmp_path / name
         root.mkdir()
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not re.match(
-                "HF_|HUGGING|CURATION_FEATURES_|TORCH_HOME|XDG_|.*_proxy|TRANSFORMERS_", name, re.IGNORECASE
-            )
-        }
         own = {
             "HF_HOME": str(root / "hf"),
             "HOME": str(root),
@@ -342,6 +351,6 @@ def make_machine(hub: Hub, tmp_path: Path) -> Any:
             "CURATION_FEATURES_MODEL": "hf-hub:org/model",
             "CURATION_FEATURES_DEVICE": "cpu",
         }
-        return Machine(hub, root, {**inherited, **own, **environ})
+        return Machine(hub, root, {**own, **environ})
 
     return make

@@ -27,7 +27,7 @@ from curation_features.weights import (
     Loading,
     Progress,
     Weights,
-    locate_clip,
+    locate,
     no_progress,
 )
 from curation_features.weights.assembly import MismatchError
@@ -87,7 +87,7 @@ def clip_model(
         announce(device)
         return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size)
 
-    return LazyModel(lambda: locate_clip(settings, fetch=fetch, progress=progress), load, loading)
+    return LazyModel(lambda: locate("clip", settings, fetch=fetch, progress=progress), load, loading)
 
 
 def load_open_clip(

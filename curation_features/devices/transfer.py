@@ -42,20 +42,14 @@ class HostToDevice:
         with torch.inference_mode():
             if self.device != "cuda":
                 return work(tensor.to(self.device))
-            stream = self._stream()
+            if not hasattr(self._streams, "own"):
+                self._streams.own = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream: torch.cuda.Stream = self._streams.own
             with torch.cuda.stream(stream):
                 result = work(tensor.pin_memory().to(self.device, non_blocking=True))
             # Now any stream may read the result, and this stream may reuse the memory of its inputs.
             stream.synchronize()
             return result
-
-    def _stream(self) -> torch.cuda.Stream:
-        import torch
-
-        if not hasattr(self._streams, "own"):
-            self._streams.own = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream: torch.cuda.Stream = self._streams.own
-        return stream
 
 
 def stacked(inputs: Sequence[ModelInput]) -> ModelInput:

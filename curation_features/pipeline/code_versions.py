@@ -6,9 +6,9 @@ from curation_features.pipeline import FeatureStages
 from curation_features.pipeline.plan import TECHNICAL_PARTS
 from curation_features.settings import Settings
 from curation_features.versions import combined, digest, part_version, text_version
-from curation_features.weights import locate_brisque, locate_clip, locate_clip_iqa
+from curation_features.weights import locate
 
-_MODELS = {"embedding": locate_clip, "clip_iqa": locate_clip_iqa, "brisque": locate_brisque}
+_MODELS = {"embedding": "clip", "clip_iqa": "clip_iqa", "brisque": "brisque"}
 
 
 def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
@@ -44,6 +44,6 @@ def _identify_weights(settings: Settings, part: str) -> str:
     if part not in _MODELS:
         return ""
     try:
-        return _MODELS[part](settings, fetch=False).identity
+        return locate(_MODELS[part], settings, fetch=False).identity
     except (CurationError, OSError):
         return ""  # a run reports the problem

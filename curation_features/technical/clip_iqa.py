@@ -19,7 +19,7 @@ from curation_features.devices.fallback import first_sentence, first_that_runs, 
 from curation_features.devices.selection import exclusive_on, select_device
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
-from curation_features.weights import Copies, LazyModel, Loading, Progress, Weights, locate_clip_iqa, no_progress
+from curation_features.weights import Copies, LazyModel, Loading, Progress, Weights, locate, no_progress
 from curation_features.weights.assembly import (
     MismatchError,
     check_fit,
@@ -148,7 +148,7 @@ def clip_iqa_model(
         device = select_device(settings).name
         return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
-    return LazyModel(lambda: locate_clip_iqa(settings, fetch=fetch, progress=progress), load, loading)
+    return LazyModel(lambda: locate("clip_iqa", settings, fetch=fetch, progress=progress), load, loading)
 
 
 def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:

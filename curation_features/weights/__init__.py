@@ -6,15 +6,7 @@ No module here imports torch before a model loads, so that a run whose results a
 from curation_features.weights.assembly import Copies
 from curation_features.weights.catalog import KnownFile, brisque_file, clip_iqa_file
 from curation_features.weights.download import Progress, no_progress
-from curation_features.weights.spec import (
-    ModelStatus,
-    WeightsSpec,
-    locate_brisque,
-    locate_clip,
-    locate_clip_iqa,
-    model_status,
-    pull,
-)
+from curation_features.weights.locate import ModelStatus, locate, model_status, pull
 from curation_features.weights.weights import ClipWeights, LazyModel, Loading, Weights
 
 __all__ = [
@@ -26,12 +18,9 @@ __all__ = [
     "ModelStatus",
     "Progress",
     "Weights",
-    "WeightsSpec",
     "brisque_file",
     "clip_iqa_file",
-    "locate_brisque",
-    "locate_clip",
-    "locate_clip_iqa",
+    "locate",
     "model_status",
     "no_progress",
     "pull",

@@ -160,8 +160,7 @@ class Copies:
 
     def _is_intact(self, path: Path) -> bool:
         try:
-            recorded = path.with_suffix(".sha256").read_text().split()[:1]
-            is_intact = recorded == [digest(self._settings, path)]
+            is_intact = path.with_suffix(".sha256").read_text().split()[:1] == [digest(self._settings, path)]
         except (OSError, ValueError):
             return False
         if not is_intact:
@@ -172,7 +171,11 @@ class Copies:
         """Write a copy and map it. If that fails, return the original tensors."""
         from safetensors.torch import load_file, save_file
 
-        tensors = {name: _compact(tensor) for name, tensor in original.items()}
+        # safetensors requires tensors whose storage holds nothing else.
+        tensors = {name: tensor.detach().contiguous() for name, tensor in original.items()}
+        for name, tensor in tensors.items():
+            if tensor.untyped_storage().nbytes() != tensor.nbytes:
+                tensors[name] = tensor.clone()
         try:
             atomic_files.sweep(self._folder)
             with atomic_files.replacing(path) as temporary:
@@ -183,9 +186,3 @@ class Copies:
         except Exception as error:  # safetensors has its own error for a full disk
             logger.warning("%s cannot be written (%s): the next run reads the original again", path, error)
             return tensors
-
-
-def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor whose storage holds nothing else, as safetensors requires."""
-    tensor = tensor.detach().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

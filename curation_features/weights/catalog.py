@@ -131,7 +131,6 @@ class KnownFile:
     Attributes:
         name: name in messages.
         url: its download.
-        file_name: its name in the weights folder (see `weights_folder`).
         elsewhere: where the library that it belongs to stores it; used if it exists.
         setting: the setting that names another file instead.
         sha256: digest of the published file; empty if unknown.
@@ -140,7 +139,6 @@ class KnownFile:
 
     name: str
     url: str
-    file_name: str
     elsewhere: Path
     setting: str
     sha256: str = ""
@@ -149,13 +147,13 @@ class KnownFile:
     @property
     def path(self) -> Path:
         """Target of its download."""
-        return weights_folder() / self.file_name
+        return weights_folder() / self.url.rpartition("/")[2]
 
 
 def clip_iqa_file() -> KnownFile:
     """OpenAI's RN50; also found in the caches of piq and of OpenAI's clip."""
     elsewhere = Path("~/.cache/clip/RN50.pt").expanduser()
-    return KnownFile("CLIP-IQA's RN50", RN50_URL, "RN50.pt", elsewhere, "clip_iqa_weights", RN50_SHA256, "MIT")
+    return KnownFile("CLIP-IQA's RN50", RN50_URL, elsewhere, "clip_iqa_weights", RN50_SHA256, "MIT")
 
 
 def brisque_file() -> KnownFile:
@@ -163,14 +161,8 @@ def brisque_file() -> KnownFile:
 
     No digest of the file is published: `brisque_model` checks the numbers in it.
     """
-    name = "brisque_svm_weights.pt"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser()
-    return KnownFile(
-        "BRISQUE's regressor",
-        BRISQUE_URL,
-        name,
-        home / "hub" / "checkpoints" / name,
-        "brisque_weights",
-        licence="LIVE's own: free use with its notice",
-    )
+    elsewhere = home / "hub" / "checkpoints" / "brisque_svm_weights.pt"
+    licence = "LIVE's own: free use with its notice"
+    return KnownFile("BRISQUE's regressor", BRISQUE_URL, elsewhere, "brisque_weights", licence=licence)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from urllib.parse import quote, unquote
 
 from curation_features import atomic_files
-
-if TYPE_CHECKING:
-    import requests
 
 TIMEOUT_S = (10, 60)
 """Seconds to wait for a connection, and between two packets."""
@@ -32,6 +27,10 @@ The last two are equal only once: at the end, when the file is verified and has 
 """
 
 
+Check: TypeAlias = Callable[[Path], str | None]
+"""Describes the problem of a complete file, or returns None."""
+
+
 def no_progress(name: str, done: int, total: int | None) -> None:
     """A `Progress` that shows nothing."""
 
@@ -39,11 +38,11 @@ def no_progress(name: str, done: int, total: int | None) -> None:
 def download(
     url: str,
     target: Path,
-    check: Callable[[Path], str | None],
+    check: Check,
     *,
     name: str,
-    headers: Mapping[str, str] = MappingProxyType({}),
-    progress: Progress = no_progress,
+    progress: Progress,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
     """Download `url` to `target`, complete and verified, or raise.
 
@@ -51,24 +50,22 @@ def download(
     holds the server's ETag, so that the part of a file that has changed since is discarded.
 
     Args:
-        check: describes the problem of a complete file, or returns None. After a problem, one more download follows.
+        check: after a problem, one more download follows.
         name: the file's name for `progress` and errors.
         headers: sent to the server, but not to another one that it redirects to.
 
     Raises:
         OSError: the server cannot be reached or refuses, it sent wrong bytes twice, or the disk is full.
     """
-    report = partial(progress, name)
     target.parent.mkdir(parents=True, exist_ok=True)
+    receive = partial(_receive, url, target, headers or {}, partial(progress, name))
     for _ in range(2):
-        part = _receive_all(url, target, headers, report)
+        part = _resume(receive, target)
         problem = check(part)
         if problem is None:
-            atomic_files.flush(part)
-            part.replace(target)
-            atomic_files.flush(target.parent)
+            atomic_files.publish((part, target))
             size = target.stat().st_size
-            report(size, size)
+            progress(name, size, size)
             return
         part.unlink()
     raise OSError(f"{name}: what the server sent {problem}")
@@ -79,8 +76,8 @@ def parts(target: Path) -> list[Path]:
     return [path for path in target.parent.glob("*.part") if path.name.startswith(f"{target.name}.")]
 
 
-def _receive_all(url: str, target: Path, headers: Mapping[str, str], report: Callable[[int, int | None], None]) -> Path:
-    """Complete the part file. Reconnects after a broken connection."""
+def _resume(receive: Callable[[], Path], target: Path) -> Path:
+    """Return the complete part file from `receive`, which is called again after a broken connection."""
     from requests import ConnectionError, Timeout
     from requests.exceptions import ChunkedEncodingError
 
@@ -88,7 +85,7 @@ def _receive_all(url: str, target: Path, headers: Mapping[str, str], report: Cal
     while True:
         before = _bytes_so_far(target)
         try:
-            return _receive(url, target, headers, report)
+            return receive()
         except (ConnectionError, Timeout, ChunkedEncodingError):
             patience = PATIENCE if _bytes_so_far(target) > before else patience - 1
             if patience == 0:
@@ -109,7 +106,8 @@ def _receive(url: str, target: Path, headers: Mapping[str, str], report: Callabl
         if part and response.status_code == 416:  # the part is complete, or of another file: `check` finds out
             return part
         response.raise_for_status()
-        if part is None or not _is_continuation(response, done):
+        is_rest = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+        if part is None or not is_rest:
             part, done = _create_part(target, response.headers.get("ETag", "")), 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
@@ -124,17 +122,12 @@ def _receive(url: str, target: Path, headers: Mapping[str, str], report: Callabl
     return part
 
 
-def _is_continuation(response: requests.Response, done: int) -> bool:
-    """Whether the response starts at the end of the part file."""
-    return response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-
-
 def _create_part(target: Path, etag: str) -> Path:
     """Create an empty part file and delete all others. Without a strong ETag it is never resumed."""
     for old in parts(target):
         old.unlink()
-    usable = re.fullmatch('"[^"]+"', etag) and len(quote(etag, safe="")) <= LONGEST_ETAG
-    part = target.with_name(f"{target.name}.{quote(etag, safe='') if usable else ''}.part")
+    quoted = quote(etag, safe="") if etag.startswith('"') else ""
+    part = target.with_name(f"{target.name}.{quoted if len(quoted) <= LONGEST_ETAG else ''}.part")
     part.touch()
     return part
 

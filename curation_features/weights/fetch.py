@@ -1,7 +1,7 @@
 """Fetch weights from their publishers or import them from a folder: each file complete and verified, or not at all.
 
-An import makes no network call. It looks in three places of its folder: a hub cache (the folder itself, or `hub/` of a
-copy of `HF_HOME`), the folder `REPO` of a repository, and the files in the folder itself.
+An import makes no network call. It looks for a repository in a hub cache (the folder itself, or `hub/` of a copy of
+`HF_HOME`) and in the folder `REPO`, and for a single file in the folder itself.
 """
 
 from __future__ import annotations
@@ -11,47 +11,51 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from curation_features import atomic_files
 from curation_features.errors import CurationError, InvalidWeightsError, MissingWeightsError
 from curation_features.weights.catalog import KnownFile
-from curation_features.weights.download import TIMEOUT_S, Progress, download, no_progress
+from curation_features.weights.download import TIMEOUT_S, Check, Progress, download, no_progress, parts
 from curation_features.weights.files import (
     SHA1,
     SHA256,
-    blob_name,
     commit_of,
     damage,
     difference,
+    git_sha1_of,
     link,
     repository_folder,
-    set_revision,
-    sweep,
+    sha256_of,
     weights_folder,
 )
-from curation_features.weights.find import DEGRADE, ENCODER_FILE, FETCH, companions, parse_config
-from curation_features.weights.sources import CONFIG_FILE, FolderSource, HubSource, Source
+from curation_features.weights.sources import (
+    CONFIG_FILE,
+    DEGRADE,
+    FETCH,
+    Companion,
+    FolderSource,
+    HubSource,
+    Source,
+    companions,
+    parse_config,
+)
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-LARGE_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".model")
 LARGE_BYTES = 10_000_000
-"""The hub names weights, and any larger file, by their sha256."""
+"""The hub names weights, and any larger file, by their sha256; other files by git's sha1."""
 
 COPY_BYTES = 1 << 22
 
 
-def fetch_clip(
-    source: Source, progress: Progress = no_progress, folder: Path | None = None, *, flat: bool = False
-) -> None:
+def fetch_clip(source: Source, progress: Progress = no_progress, folder: Path | None = None) -> None:
     """Fetch the missing or damaged files of a CLIP model: checkpoint, configuration, tokenizer and encoder config.
 
     All files of a repository are of one commit. They are linked at the end, so that a model that was complete before
@@ -59,35 +63,30 @@ def fetch_clip(
 
     Args:
         folder: import the files from here, not from the network.
-        flat: the files may be in `folder` itself.
-
-    Raises:
-        MissingWeightsError: a file could not be fetched; the message names it, the cause and the remedy.
-        InvalidWeightsError: the configuration is not valid, or a file in `folder` is damaged.
     """
-    config: Mapping[str, Any] = {}
+    needed: list[Companion] = []
     if isinstance(source, FolderSource):
         path = source.folder / CONFIG_FILE
         if path.is_file():
-            config = parse_config(path.read_bytes(), str(path), FETCH)
-        if not config or not companions(source, config):
+            needed = companions(source, parse_config(path.read_bytes(), str(path), FETCH))
+            needed = [companion for companion in needed if companion.kind != "tokenizer"]
+        if not needed:
             return
     with fetching(f"CLIP {source.name}") if folder is None else alone():
         repositories: dict[tuple[str, str], _Repository] = {}
         if isinstance(source, HubSource):
             sha256 = source.published.sha256 if source.published else ""
-            own = _Repository(source.repo, source.revision, progress, folder, source.checkpoints, flat, sha256)
+            own = _Repository(source.repo, source.revision, progress, folder, source.checkpoints, sha256)
             repositories[source.repo, source.revision] = own
-            if source.config is None:
-                own.fetch_first(CONFIG_FILE)
-            config = source.config or parse_config(own.read(CONFIG_FILE), f"{CONFIG_FILE} of {source.repo}", FETCH)
+            config = source.config
+            if config is None:
+                data = own.fetch_first(CONFIG_FILE).read_bytes()
+                config = parse_config(data, f"{CONFIG_FILE} of {source.repo}", FETCH)
             own.fetch_first(*source.checkpoints)
-        for repo, revision, names in companions(source, config):
-            repository = repositories.get((repo, revision))
-            if repository is None:
-                is_flat = flat and names[-1] != ENCODER_FILE  # in the folder, this would be the model's own
-                repository = _Repository(repo, revision, progress, folder, names[-1:], is_flat)
-                repositories[repo, revision] = repository
+            needed = companions(source, config)
+        for _, repo, revision, names in needed:
+            repository = repositories.get((repo, revision)) or _Repository(repo, revision, progress, folder, names[-1:])
+            repositories[repo, revision] = repository
             for name in names[:-1]:
                 repository.fetch(name)
             repository.fetch_first(names[-1])
@@ -96,30 +95,23 @@ def fetch_clip(
 
 
 def fetch_known_file(known: KnownFile, progress: Progress = no_progress, folder: Path | None = None) -> None:
-    """Fetch `known` to its path, unless the right file is there.
-
-    Args:
-        folder: import the file from here, or from the weights folder of a copy of `HF_HOME`, not from the network.
-
-    Raises:
-        MissingWeightsError: it could not be fetched, or `folder` does not hold it.
-        InvalidWeightsError: the file in `folder` is damaged or another one.
-    """
-    check = partial(_known_problem, known)
+    """Fetch `known` to its path, unless the right file is there; or import it from `folder` or its weights folder."""
+    name = known.path.name
+    check = partial(_problem, name, known.sha256)
     if folder is None:
         with fetching(known.name):
             if not known.path.is_file() or check(known.path):
                 logger.info("Downloading %s from %s", known.name, known.url)
-                download(known.url, known.path, check, name=known.file_name, progress=progress)
+                download(known.url, known.path, check, name=name, progress=progress)
         return
-    candidates = [folder / known.file_name, folder / "assets" / "curation-features" / "weights" / known.file_name]
-    path = next(filter(Path.is_file, candidates), None)
-    if path is None:
-        raise MissingWeightsError(
-            f"{known.name}: {folder} holds no {known.file_name}", f"put {known.url} there, or {DEGRADE}"
-        )
+    copies = (folder / name, folder / "assets" / "curation-features" / "weights" / name)
+    copy = next(filter(Path.is_file, copies), None)
+    if copy is None:
+        raise MissingWeightsError(f"{known.name}: {folder} holds no {name}", f"put {known.url} there, or {DEGRADE}")
     with alone():
-        _copy(path, known.path, check, known.file_name, progress)
+        _copy(copy, known.path, check, name, progress)
+        for leftover in parts(known.path):
+            leftover.unlink()
 
 
 @contextmanager
@@ -138,19 +130,17 @@ def fetching(name: str) -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other process fetches or deletes weights on this machine."""
+    """Wait until no other process fetches weights on this machine."""
     lock = weights_folder() / "fetch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
+    atomic_files.sweep(lock.parent)
     try:
-        held.acquire(timeout=0)
+        held = FileLock(lock).acquire(timeout=0)
     except Timeout:
         logger.warning("Waiting for another process that fetches weights (it holds %s)", lock)
-        held.acquire()
-    try:
+        held = FileLock(lock).acquire()
+    with held:
         yield
-    finally:
-        held.release()
 
 
 class _Repository:
@@ -159,7 +149,6 @@ class _Repository:
     Args:
         root: the folder to search for it; None: it is on the hub.
         names: files of which it must hold one.
-        flat: its files may be in `root` itself.
         sha256: digest of the first of `names` that it holds; it decides instead of the revision. Empty: unknown.
 
     Raises:
@@ -167,69 +156,55 @@ class _Repository:
     """
 
     def __init__(
-        self,
-        repo: str,
-        revision: str,
-        progress: Progress,
-        root: Path | None,
-        names: Sequence[str],
-        flat: bool,
-        sha256: str = "",
+        self, repo: str, revision: str, progress: Progress, root: Path | None, names: Sequence[str], sha256: str = ""
     ) -> None:
         self._repo, self._revision, self._progress, self._root = repo, revision, progress, root
         self._cache = repository_folder(repo)
-        self._files = Path()
-        self._commit = ""
+        self._files, self._commit = self._search(root, names, sha256) if root else (Path(), "")
         self._blobs: dict[str, str] = {}
-        if root is None:
-            return
-        is_commit = re.fullmatch(SHA1, revision)
-        for files, commit in self._candidates(root, flat, every_commit=bool(sha256)):
-            self._files = files
-            name = next((name for name in names if (files / name).is_file()), None)
-            if name is None:
-                continue
-            commit = commit or _recorded(files, name)[0]
-            is_right = self._folder_blob(name) == sha256 if sha256 else not is_commit or commit in ("", revision)
-            if is_right:
-                self._commit = revision if is_commit else commit
-                return
-        raise self._missing(names)
 
-    def fetch(self, name: str) -> bool:
-        """Store the content of a file, unless it is there and right. False if the repository has no such file."""
-        blob = self._folder_blob(name) if self._root else self._hub_blob(name)
+    def fetch(self, name: str) -> Path | None:
+        """Store the content of a file, unless it is there and right. None if the repository has no such file."""
+        if self._root is None:
+            blob = self._look_up(name)
+        else:
+            blob = _blob_of(self._files / name) if (self._files / name).is_file() else None
         if blob is None:
-            return False
+            return None
         path = self._cache / "blobs" / blob
-        check = partial(_blob_problem, name, blob)
+        check = partial(_problem, name, blob)
         if not path.is_file() or check(path):
             if self._root:
                 _copy(self._files / name, path, check, name, self._progress)
             else:
                 self._download(name, path, check)
         self._blobs[name] = blob
-        return True
+        return path
 
-    def fetch_first(self, *names: str) -> None:
+    def fetch_first(self, *names: str) -> Path:
         """Fetch the first of `names` that the repository has. Raises an error if it has none of them."""
-        if not any(map(self.fetch, names)):
-            raise self._missing(names)
-
-    def read(self, name: str) -> bytes:
-        """Read a file that was fetched."""
-        return (self._cache / "blobs" / self._blobs[name]).read_bytes()
+        for name in names:
+            if path := self.fetch(name):
+                return path
+        raise self._missing(names)
 
     def finish(self) -> None:
-        """Link the fetched files, and set the revision to their commit (if unknown, a digest of the contents)."""
+        """Link the fetched files, and set the revision to their commit (if unknown, a digest of the contents).
+
+        Nothing is left to resume, so leftovers of interrupted fetches are deleted first.
+        """
+        for pattern in ("blobs/*.part", "**/.*.tmp"):
+            for leftover in self._cache.glob(pattern):
+                leftover.unlink(missing_ok=True)
         content = repr(sorted(self._blobs.items())).encode()
         commit = self._commit or hashlib.sha1(content, usedforsecurity=False).hexdigest()
         for name, blob in self._blobs.items():
             link(self._cache, commit, name, blob)
-        sweep(self._cache)
-        set_revision(self._cache, self._revision, commit)
+        if self._revision != commit:
+            atomic_files.write_bytes(self._cache / "refs" / self._revision, commit.encode())
 
-    def _hub_blob(self, name: str) -> str | None:
+    def _look_up(self, name: str) -> str | None:
+        """Ask the hub for the blob of a file; the first answer decides the commit."""
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -244,7 +219,7 @@ class _Repository:
         self._commit = self._commit or str(metadata.commit_hash)
         return str(metadata.etag)
 
-    def _download(self, name: str, path: Path, check: Callable[[Path], str | None]) -> None:
+    def _download(self, name: str, path: Path, check: Check) -> None:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -252,24 +227,25 @@ class _Repository:
         url = hf_hub_url(self._repo, name, revision=self._commit)
         download(url, path, check, name=name, headers=build_hf_headers(), progress=self._progress)
 
-    def _candidates(self, root: Path, flat: bool, every_commit: bool) -> Iterator[tuple[Path, str]]:
-        """Folders in `root` that may hold the repository's files, with their commit (empty: unknown)."""
-        for cache in (repository_folder(self._repo, root / name) for name in ("hub", "")):
-            commits = [path.name for path in sorted(cache.glob("snapshots/*"))]
-            for commit in commits if every_commit else [commit_of(cache, self._revision)]:
-                yield cache / "snapshots" / commit, commit
-        yield root / self._repo.rpartition("/")[2], ""
-        if flat:
-            yield root, ""
-
-    def _folder_blob(self, name: str) -> str | None:
-        path = self._files / name
-        if not path.is_file():
-            return None
-        recorded = path.readlink().name if path.is_symlink() else _recorded(self._files, name)[1]
-        if re.fullmatch(f"{SHA1}|{SHA256}", recorded):
-            return recorded
-        return blob_name(path, large=path.suffix in LARGE_SUFFIXES or path.stat().st_size > LARGE_BYTES)
+    def _search(self, root: Path, names: Sequence[str], sha256: str) -> tuple[Path, str]:
+        """Find the folder in `root` that holds the repository's files, and their commit (empty: unknown)."""
+        is_commit = bool(re.fullmatch(SHA1, self._revision))
+        caches = [repository_folder(self._repo, root / name) for name in ("hub", "")]
+        snapshots = [path for cache in caches for path in sorted(cache.glob("snapshots/*"))]
+        folder = root / self._repo.rpartition("/")[2]
+        for files in (*snapshots, folder):
+            name = next((name for name in names if (files / name).is_file()), None)
+            if name is None:
+                continue
+            if files == folder:
+                commit = _recorded(files / name)[0]
+                is_right = not is_commit or commit in ("", self._revision)
+            else:
+                commit = files.name
+                is_right = commit == commit_of(files.parents[1], self._revision)
+            if _blob_of(files / name) == sha256 if sha256 else is_right:
+                return files, self._revision if is_commit else commit
+        raise self._missing(names)
 
     def _missing(self, names: Sequence[str]) -> Exception:
         if self._root is None:
@@ -282,17 +258,26 @@ class _Repository:
         )
 
 
-def _recorded(folder: Path, name: str) -> tuple[str, str]:
+def _blob_of(path: Path) -> str:
+    """The blob that a file in a folder was downloaded from, or the name that the hub gives to its content."""
+    recorded = path.readlink().name if path.is_symlink() else _recorded(path)[1]
+    if re.fullmatch(f"{SHA1}|{SHA256}", recorded):
+        return recorded
+    is_large = path.suffix in (*CHECKPOINT_SUFFIXES, ".model") or path.stat().st_size > LARGE_BYTES
+    return sha256_of(path) if is_large else git_sha1_of(path)
+
+
+def _recorded(path: Path) -> tuple[str, str]:
     """Commit and blob of a file as `hf download --local-dir` records them; empty if it did not."""
     try:
-        lines = (folder / ".cache" / "huggingface" / "download" / f"{name}.metadata").read_text().splitlines()
-        commit, blob = lines[0].strip(), lines[1].strip()
-    except (OSError, ValueError, IndexError):
+        record = path.parent / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
+        commit, blob, *_ = map(str.strip, record.read_text().splitlines())
+    except (OSError, ValueError):
         return "", ""
     return (commit if re.fullmatch(SHA1, commit) else ""), blob
 
 
-def _copy(source: Path, target: Path, check: Callable[[Path], str | None], name: str, progress: Progress) -> None:
+def _copy(source: Path, target: Path, check: Check, name: str, progress: Progress) -> None:
     """Copy a file to `target`. Raises InvalidWeightsError if `check` finds a problem with the copy."""
     done, total = 0, source.stat().st_size
     with atomic_files.replacing(target) as temporary:
@@ -307,18 +292,10 @@ def _copy(source: Path, target: Path, check: Callable[[Path], str | None], name:
     progress(name, total, total)
 
 
-def _known_problem(known: KnownFile, path: Path) -> str | None:
-    """Describe how a file differs from `known`; None if it does not."""
-    if problem := damage(path, Path(known.file_name).suffix):
-        return problem
-    sha256 = blob_name(path, large=True)
-    return None if known.sha256 in ("", sha256) else f"has sha256 {sha256} instead of {known.sha256}"
-
-
-def _blob_problem(name: str, blob: str, path: Path) -> str | None:
-    """Describe why a file cannot be the content `blob` of the file `name`; None if it can."""
+def _problem(name: str, digest: str, path: Path) -> str | None:
+    """Describe why a file cannot be `name` with this digest (sha256 or blob; empty: unknown); None if it can."""
     suffix = Path(name).suffix
-    return (damage(path, suffix) if suffix in CHECKPOINT_SUFFIXES else None) or difference(path, blob)
+    return (damage(path, suffix) if suffix in CHECKPOINT_SUFFIXES else None) or difference(path, digest)
 
 
 def _remedy(error: Exception) -> str:
@@ -337,16 +314,13 @@ def _remedy(error: Exception) -> str:
 def _cause(error: BaseException) -> str:
     """The innermost cause of an error, in one line."""
     kind = type(error).__name__
-    while inner := _inner(error):
+    inner: BaseException | None = error
+    while inner:  # requests and urllib3 wrap errors
         error = inner
+        wrapped = (error.__cause__, getattr(error, "reason", None), *error.args)
+        inner = next((candidate for candidate in wrapped if isinstance(candidate, BaseException)), None)
     lines = str(error).splitlines()
     kind = kind if "Repo" in kind else type(error).__name__  # a repository's error has the answer only in its name
     if kind == "OSError" and lines:
         return lines[0]
     return f"{kind}: {lines[0]}" if lines else kind
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    """The error behind an error: its cause, or one that requests or urllib3 wraps."""
-    wrapped = (error.__cause__, getattr(error, "reason", None), *error.args)
-    return next((candidate for candidate in wrapped if isinstance(candidate, BaseException)), None)

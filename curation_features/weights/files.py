@@ -22,15 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from curation_features import atomic_files
 from curation_features.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-LARGEST_HEADER_BYTES = 100_000_000
-"""Limit of the safetensors format."""
 
 SHA1 = "[0-9a-f]{40}"
 SHA256 = "[0-9a-f]{64}"
@@ -49,42 +44,40 @@ def weights_folder() -> Path:
 def damage(path: Path, suffix: str | None = None) -> str | None:
     """Describe the damage that a weights file's header shows; None if it shows none.
 
-    Detects a web page saved under the file's name, a truncated file, and a file without tensors.
+    Detects a web page saved under the file's name, a truncated file, and a file without tensors. A PyTorch file is a
+    zip archive or, before torch 1.6, a pickle.
 
     Args:
         suffix: suffix of the final name, if the file has a temporary one.
     """
-    return _safetensors_damage(path) if (suffix or path.suffix) == ".safetensors" else _torch_damage(path)
+    from safetensors import SafetensorError, safe_open
 
-
-def _safetensors_damage(path: Path) -> str | None:
-    """Check safetensors: 8 bytes of header length, a JSON header, then the tensors' bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if size < 8 or length > LARGEST_HEADER_BYTES:
-            return f"is not a safetensors file (it begins with {start!r})"
-        try:
-            tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
-            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            return "is truncated" if size < 8 + length else "has a damaged header"
-    if not tensors:
-        return "holds no weights"
-    return None if size == expected else f"is truncated or damaged ({size} bytes instead of {expected})"
-
-
-def _torch_damage(path: Path) -> str | None:
-    """Check a file of `torch.save` or `torch.jit.save`: a zip archive or, before torch 1.6, a pickle."""
     with path.open("rb") as file:
         start = file.read(16)
+    if (suffix or path.suffix) == ".safetensors":
+        try:
+            with safe_open(path, "np") as tensors:
+                return None if tensors.keys() else "holds no weights"
+        except SafetensorError as error:
+            return f"is not a complete safetensors file ({error}; it begins with {start!r})"
     if start.startswith(b"PK"):
         return None if zipfile.is_zipfile(path) else "is truncated (a zip archive without its directory)"
     return None if start.startswith(b"\x80") else f"is not a PyTorch file (it begins with {start!r})"
 
 
 # --- digests ---
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the sha256 of a file (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_sha1_of(path: Path) -> str:
+    """Compute git's sha1 of a file (hex)."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def digest(settings: Settings, path: Path, *, again: bool = False) -> str:
@@ -98,8 +91,7 @@ def digest(settings: Settings, path: Path, *, again: bool = False) -> str:
     memo = settings.data_path / "cache" / "weights.json"
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-    is_digest = partial(re.fullmatch, SHA256)
-    return str(remember(memo, key, lambda: blob_name(path, large=True), is_digest, again=again))
+    return str(remember(memo, key, partial(sha256_of, path), partial(re.fullmatch, SHA256), again=again))
 
 
 def remember(
@@ -150,22 +142,13 @@ def recorded_sha256(path: Path) -> str | None:
     return blob if re.fullmatch(SHA256, blob) else None
 
 
-def blob_name(path: Path, *, large: bool) -> str:
-    """Compute the name that the hub gives to the content of a file."""
-    with path.open("rb") as file:
-        if large:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        head = f"blob {path.stat().st_size}\0".encode()
-        return hashlib.sha1(head + file.read(), usedforsecurity=False).hexdigest()
-
-
 def difference(path: Path, blob: str) -> str | None:
     """Describe how a file differs from a blob of the hub; None if it is equal, or if the name is not a digest."""
-    if not re.fullmatch(f"{SHA1}|{SHA256}", blob):
-        return None
-    large = len(blob) == 64
-    actual = blob_name(path, large=large)
-    return None if actual == blob else f"has {'sha256' if large else 'git sha1'} {actual} instead of {blob}"
+    for pattern, kind, compute in ((SHA256, "sha256", sha256_of), (SHA1, "git sha1", git_sha1_of)):
+        if re.fullmatch(pattern, blob):
+            actual = compute(path)
+            return None if actual == blob else f"has {kind} {actual} instead of {blob}"
+    return None
 
 
 def link(folder: Path, commit: str, name: str, blob: str) -> None:
@@ -182,24 +165,3 @@ def commit_of(folder: Path, revision: str) -> str:
     """The commit of a branch or tag; a commit is returned as it is."""
     ref = folder / "refs" / revision
     return ref.read_text().strip() if ref.is_file() else revision
-
-
-def set_revision(folder: Path, revision: str, commit: str) -> None:
-    """Set a branch or tag to a commit."""
-    if revision != commit:
-        atomic_files.write_bytes(folder / "refs" / revision, commit.encode())
-
-
-def sweep(folder: Path) -> None:
-    """Delete the leftovers of interrupted downloads of a repository, unless another process still writes them."""
-    for pattern in ("blobs/*.part", "blobs/.*.tmp", "snapshots/**/.*.tmp", "refs/**/.*.tmp"):
-        for path in folder.glob(pattern):  # of this package; the caller holds its lock
-            path.unlink(missing_ok=True)
-    for path in folder.glob("blobs/*.incomplete"):  # of the hub's client, which locks a blob during a download
-        lock = folder.parent / ".locks" / folder.name / f"{path.name.partition('.')[0]}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(lock, timeout=0):
-                path.unlink(missing_ok=True)
-        except Timeout:
-            continue

@@ -1,19 +1,24 @@
-"""Models that `settings.model` can name: a repository of the hub, a folder, or open_clip's name and tag."""
+"""Models that `settings.model` can name (a repository, a folder, or open_clip's name and tag), and their files."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-from curation_features.errors import SettingsError
+from curation_features.errors import InvalidWeightsError, SettingsError
 from curation_features.settings import Settings
 from curation_features.weights.catalog import PUBLISHED_CLIPS, PublishedClip
 from curation_features.weights.files import remember
+
+DEGRADE = "accept results without it (--allow-degraded, or CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade)"
+FETCH = f"run `curation-features models pull` (--from FOLDER imports files without a connection), or {DEGRADE}"
+"""Remedy for missing weights."""
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINT_FILES = (
@@ -22,6 +27,14 @@ CHECKPOINT_FILES = (
     "open_clip_pytorch_model.bin",
 )
 """Names of a CLIP checkpoint, in open_clip's order of preference."""
+
+VOCABULARY_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_OTHER_TOKENIZER_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json")
+TOKENIZER_FILES = (*VOCABULARY_FILES, *_OTHER_TOKENIZER_FILES)
+"""Possible files of a tokenizer of `transformers`. The last one is linked last: if it exists, all do."""
+
+ENCODER_FILE = "config.json"
+"""Configuration of a text encoder of `transformers`; its weights are in the CLIP checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +68,26 @@ class FolderSource:
 
     name: str
     folder: Path
+    published: ClassVar[None] = None
+    config: ClassVar[None] = None
 
 
 Source = HubSource | FolderSource
+
+
+class Companion(NamedTuple):
+    """Files that a model needs in addition to its own.
+
+    Attributes:
+        kind: `tokenizer`, or `configuration` of its text encoder.
+        repo: the repository that holds them; the model's own has the model's revision.
+        names: names of the files, the last of which must exist.
+    """
+
+    kind: str
+    repo: str
+    revision: str
+    names: tuple[str, ...]
 
 
 def model_source(settings: Settings) -> Source:
@@ -134,3 +164,26 @@ def _look_up(name: str, model: str, tag: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def parse_config(data: bytes, name: str, remedy: str) -> Mapping[str, Any]:
+    """Parse an `open_clip_config.json`. Raises InvalidWeightsError, with `name` and `remedy`, if it is not valid."""
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidWeightsError(f"CLIP configuration {name} is not JSON: {error}", remedy) from error
+    model = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("text_cfg") or {}, dict):
+        raise InvalidWeightsError(f"CLIP configuration {name} has no model_cfg", remedy)
+    return dict(config)
+
+
+def companions(source: Source, config: Mapping[str, Any]) -> list[Companion]:
+    """The other files that a model with this configuration needs."""
+    text = config["model_cfg"].get("text_cfg") or {}
+    needed = (
+        ("tokenizer", text.get("hf_tokenizer_name"), TOKENIZER_FILES),
+        ("configuration", text.get("hf_model_name"), (ENCODER_FILE,)),
+    )
+    own = {source.repo: source.revision} if isinstance(source, HubSource) else {}
+    return [Companion(kind, repo, own.get(repo, "main"), names) for kind, repo, names in needed if repo]

@@ -19,7 +19,7 @@ from curation_features.devices.selection import Device
 from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import InvalidWeightsError, MissingWeightsError
 from curation_features.settings import Settings
-from curation_features.weights import locate_clip
+from curation_features.weights import locate
 from curation_features.weights.catalog import PUBLISHED_CLIPS
 
 CPU = Device("cpu", "fp32")
@@ -380,7 +380,7 @@ def test_a_folder_without_weights_is_never_a_random_model(settings, tmp_path, cl
 def test_the_identity_needs_no_loading_and_it_loads_once(settings, clip_checkpoint, caplog):
     settings = settings.replace(model=f"local-dir:{clip_checkpoint}", device="cpu")
     model = clip_model(settings)
-    assert model.identity == locate_clip(settings).identity
+    assert model.identity == locate("clip", settings).identity
     with caplog.at_level(logging.INFO):
         engines = {id(model.get()) for _ in range(3)}
     assert len(engines) == 1

@@ -1,8 +1,8 @@
-"""Photos on their way to a device; CUDA's part with stand-ins that note what is asked of them."""
+"""Transfer of photos to a device; CUDA is a mock."""
 
 from __future__ import annotations
 
-import contextlib
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
@@ -20,41 +20,33 @@ def test_work_is_done_on_what_was_sent() -> None:
 
 
 def test_on_cuda_the_result_is_complete_on_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[object] = []
-
-    class Stream:
-        def synchronize(self) -> None:
-            told.append("complete")
-
-    @contextlib.contextmanager
-    def on(stream: Stream):
-        told.append(stream)
-        yield
-        told.append("left")
-
-    def to(tensor: torch.Tensor, device: str, non_blocking: bool = False) -> torch.Tensor:
-        told.append((device, non_blocking))
-        return tensor
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: told.append("pinned") or tensor)
-    monkeypatch.setattr(torch.Tensor, "to", to)
-    uploads = HostToDevice("cuda")
-    uploads(np.zeros(3, np.uint8), lambda tensor: told.append("work") or tensor)
-    assert told[1:] == ["pinned", ("cuda", True), "work", "left", "complete"]
-    uploads(np.zeros(3, np.uint8), lambda tensor: tensor)
-    assert told[6] is told[0]  # one stream a thread
+    cuda = MagicMock()
+    monkeypatch.setattr(torch.cuda, "Stream", cuda.Stream)
+    monkeypatch.setattr(torch.cuda, "stream", cuda.stream)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", cuda.tensor.pin_memory)
+    transfer, pixels = HostToDevice("cuda"), np.zeros(3, np.uint8)
+    sent = cuda.tensor.pin_memory.return_value.to.return_value
+    for _ in range(2):
+        assert transfer(pixels, cuda.work) is cuda.work.return_value
+    one_call = [
+        call.stream(cuda.Stream.return_value),
+        call.stream().__enter__(),
+        call.tensor.pin_memory(),
+        call.tensor.pin_memory().to("cuda", non_blocking=True),
+        call.work(sent),
+        call.stream().__exit__(None, None, None),
+        call.Stream().synchronize(),
+    ]
+    assert cuda.mock_calls == [call.Stream(), *one_call, *one_call]  # one stream per thread
 
 
 def test_a_stack_is_on_the_device_of_its_parts() -> None:
     arrays = [np.full((3, 2, 2), n, np.float32) for n in range(4)]
-    assert isinstance(stacked(arrays), np.ndarray)
-    together = stacked([torch.from_numpy(array) for array in arrays])
+    tensors = [torch.from_numpy(array) for array in arrays]
+    together = stacked(tensors)
     assert isinstance(together, torch.Tensor)
     assert np.array_equal(together.numpy(), np.stack(arrays))
-
-
-def test_arrays_and_tensors_can_be_stacked() -> None:
-    mixed = stacked([np.zeros((3, 2, 2), np.float32), torch.ones(3, 2, 2)])
-    assert np.array_equal(np.asarray(mixed)[:, 0, 0, 0], [0, 1])
+    for mixed in (arrays, [*arrays[:2], *tensors[2:]]):
+        on_host = stacked(mixed)
+        assert isinstance(on_host, np.ndarray)
+        assert np.array_equal(on_host, np.stack(arrays))

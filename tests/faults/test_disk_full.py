@@ -246,7 +246,7 @@ def weights(disk, monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_a_download_continues_when_there_is_space(hub, weights: Disk) -> None:
     content = b"\x80\x02" + bytes(1_000_000)
     hub.plain["x.pt"] = content
-    known = KnownFile("x", f"{hub.url}/files/x.pt", "x.pt", Path(), "x", hashlib.sha256(content).hexdigest())
+    known = KnownFile("x", f"{hub.url}/files/x.pt", Path(), "x", hashlib.sha256(content).hexdigest())
     known.path.parent.mkdir(parents=True)
     weights.spoil("full", leaving=500_000)
     with pytest.raises(MissingWeightsError) as caught:

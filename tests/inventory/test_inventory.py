@@ -218,16 +218,12 @@ def test_photos_that_may_succeed_now(library) -> None:
 def test_the_list_downloads_nothing(finished_library: Path, monkeypatch) -> None:
     asked: list[bool] = []
 
-    def locate(given, *, fetch, progress):
+    def locate(model, given, *, fetch, progress):
         asked.append(fetch)
         raise MissingWeightsError("not here")
 
-    for module, name in (
-        ("clip.engine", "clip"),
-        ("technical.clip_iqa", "clip_iqa"),
-        ("technical.brisque.loading", "brisque"),
-    ):
-        monkeypatch.setattr(f"curation_features.{module}.locate_{name}", locate)
+    for module in ("clip.engine", "technical.clip_iqa", "technical.brisque.loading"):
+        monkeypatch.setattr(f"curation_features.{module}.locate", locate)
     found = list(list_batches(load_settings(finished_library)))
     assert [stale.reason for stale in found[0].stale] == ["unknown"]
     assert asked == [False, False, False]

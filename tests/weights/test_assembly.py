@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import pickle
 import shutil
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,23 +56,15 @@ def test_only_parameters_have_no_storage():
     assert torch.equal(model.layers[1].running_var, torch.ones(2))
 
 
-def test_models_of_other_threads_are_complete():
-    built: list[Net] = []
-    with without_parameters():
-        thread = threading.Thread(target=lambda: built.append(Net()))
-        thread.start()
-        thread.join()
-    assert devices(built[0]) == {"cpu"}
-
-
-def test_models_built_after_a_failure_are_complete():
+def test_models_of_other_threads_and_after_a_failure_are_complete():
+    with without_parameters(), ThreadPoolExecutor(1) as pool:
+        assert devices(pool.submit(Net).result()) == {"cpu"}
     with pytest.raises(TypeError), without_parameters():
         torch.nn.Linear("three", 2)
     assert devices(Net()) == {"cpu"}
-    assert devices(empty()) == {"meta"}
 
 
-def test_a_model_holds_the_very_tensors_of_the_checkpoint(tensors):
+def test_a_model_holds_the_very_tensors_in_its_dtype(tensors):
     model = empty().eval()
     check_fit(model, tensors)
     for name, tensor in tensors.items():
@@ -85,12 +76,9 @@ def test_a_model_holds_the_very_tensors_of_the_checkpoint(tensors):
     reference = Net().eval()
     reference.load_state_dict(tensors)
     assert torch.equal(model.layers(torch.ones(1, 3)), reference.layers(torch.ones(1, 3)))
-
-
-def test_a_tensor_takes_the_dtype_of_the_model(tensors):
-    model = empty().half()
-    place(model, "layers.0.weight", tensors["layers.0.weight"], "cpu")
-    assert torch.equal(model.layers[0].weight, tensors["layers.0.weight"].half())
+    half = empty().half()
+    place(half, "layers.0.weight", tensors["layers.0.weight"], "cpu")
+    assert torch.equal(half.layers[0].weight, tensors["layers.0.weight"].half())
 
 
 @pytest.mark.parametrize(
@@ -157,19 +145,15 @@ def original() -> Original:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def copy(tmp_path, monkeypatch) -> Path:
+    """The copy that `copies` keeps of the original."""
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    return tmp_path / "assets" / "curation-features" / "weights" / "prepared"
+    return tmp_path / "assets" / "curation-features" / "weights" / "prepared" / f"{KEY}.safetensors"
 
 
 @pytest.fixture
-def copies(settings, folder) -> Copies:
+def copies(settings, copy) -> Copies:
     return Copies(settings)
-
-
-@pytest.fixture
-def copy(folder) -> Path:
-    return folder / f"{KEY}.safetensors"
 
 
 def record(path: Path) -> None:
@@ -177,23 +161,19 @@ def record(path: Path) -> None:
     path.with_suffix(".sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
 
 
-def test_the_original_is_read_once(settings, folder, copies, copy, original, caplog):
+def test_the_original_is_read_once(settings, copies, copy, original, caplog):
     assert original.equals(copies.load(KEY, original, dict))
     assert original.equals(Copies(settings).load(KEY, original, dict))
     assert copies.load(KEY, original, lambda tensors: tensors["b"].sum().item()) == 51
     assert original.reads == 1
-    assert sorted(path.name for path in folder.iterdir()) == [f"{KEY}.safetensors", f"{KEY}.sha256"]
+    assert sorted(path.name for path in copy.parent.iterdir()) == [f"{KEY}.safetensors", f"{KEY}.sha256"]
     recorded = copy.with_suffix(".sha256").read_text()
     record(copy)
     assert recorded == copy.with_suffix(".sha256").read_text()
-    assert caplog.messages == []
-
-
-def test_each_key_has_its_own_copy(copies, original):
-    copies.load(KEY, original, dict)
     other = {"a": torch.ones(1)}
     assert torch.equal(copies.load("model-1-4567", lambda: other, dict)["a"], other["a"])
     assert original.equals(copies.load(KEY, original, dict))
+    assert caplog.messages == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -206,12 +186,12 @@ def test_a_copy_is_mapped_and_not_read(copies, copy, original):
             assert any(start <= tensor.data_ptr() < end for start, end in ranges)
 
 
-@pytest.mark.parametrize("name", [f"{KEY}.safetensors", f"{KEY}.sha256"])
-def test_a_copy_needs_its_digest(copies, folder, original, name, caplog):
+@pytest.mark.parametrize("suffix", [".safetensors", ".sha256"])
+def test_a_copy_needs_its_digest(copies, copy, original, suffix, caplog):
     copies.load(KEY, original, dict)
-    (folder / name).unlink()
-    assert original.equals(copies.load(KEY, original, dict))
-    assert original.equals(copies.load(KEY, original, dict))
+    copy.with_suffix(suffix).unlink()
+    for _ in range(2):
+        assert original.equals(copies.load(KEY, original, dict))
     assert original.reads == 2
     assert caplog.messages == []
 
@@ -236,21 +216,17 @@ def test_a_damaged_copy_is_replaced(copies, copy, original, content, tmp_path, c
         return tensors
 
     copies.load(KEY, original, build)
-    data = copy.read_bytes()
-    bomb = tmp_path / "bomb"
-    if content == "torch":
-        torch.save({"a": Bomb(bomb)}, copy)
-    elif content == "other tensors":
-        save_file({"a": torch.ones(1)}, copy)
-    else:
-        written = {
-            "altered": data[:-1] + bytes([data[-1] ^ 1]),
-            "pickle": pickle.dumps({"a": Bomb(bomb)}),
-            "html": b"<!DOCTYPE html><p>Not found</p>",
-            "empty": b"",
-            "truncated": data[:-3],
-        }
-        copy.write_bytes(written[content])
+    data, bomb = copy.read_bytes(), tmp_path / "bomb"
+    damage = {
+        "altered": lambda: copy.write_bytes(data[:-1] + bytes([data[-1] ^ 1])),
+        "pickle": lambda: copy.write_bytes(pickle.dumps({"a": Bomb(bomb)})),
+        "torch": lambda: torch.save({"a": Bomb(bomb)}, copy),
+        "html": lambda: copy.write_bytes(b"<!DOCTYPE html><p>Not found</p>"),
+        "empty": lambda: copy.write_bytes(b""),
+        "truncated": lambda: copy.write_bytes(data[:-3]),
+        "other tensors": lambda: save_file({"a": torch.ones(1)}, copy),
+    }
+    damage[content]()
     if content != "altered":
         record(copy)
     assert original.equals(copies.load(KEY, original, build))
@@ -276,20 +252,18 @@ def test_no_copy_is_kept_of_an_original_that_does_not_fit(copies, copy, original
     assert caplog.messages == []
 
 
-def test_a_copy_that_cannot_be_written_loses_no_result(copies, folder, original, caplog):
-    folder.parent.mkdir(parents=True)
-    folder.write_text("a file instead of the folder")
+def test_a_copy_that_cannot_be_written_loses_no_result(copies, copy, original, caplog):
+    copy.parent.parent.mkdir(parents=True)
+    copy.parent.write_text("a file instead of the folder")
     for _ in range(2):
         assert original.equals(copies.load(KEY, original, dict))
-    assert original.reads == 2
-    assert len(caplog.messages) == 2
+    assert original.reads == len(caplog.messages) == 2
     assert all("cannot be written" in message for message in caplog.messages)
 
 
-def test_a_copy_in_use_may_be_deleted(copies, folder, original, caplog):
-    caplog.set_level(logging.WARNING)
+def test_a_copy_in_use_may_be_deleted(copies, copy, original, caplog):
     tensors = copies.load(KEY, original, dict)
-    shutil.rmtree(folder)
+    shutil.rmtree(copy.parent)
     assert original.equals(tensors)
     assert original.equals(copies.load(KEY, original, dict))
     assert caplog.messages == []

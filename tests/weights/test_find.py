@@ -9,28 +9,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hubs import CHECKPOINT, COMMIT, CONFIG, altered
-from huggingface_hub import try_to_load_from_cache
+from hubs import CHECKPOINT, COMMIT, CONFIG, PICKLE, altered
+from huggingface_hub import cached_assets_path, constants, try_to_load_from_cache
 
 from curation_features.cli import main
-from curation_features.errors import InvalidWeightsError, MissingWeightsError
+from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.weights import (
     KnownFile,
+    ModelStatus,
     Weights,
-    WeightsSpec,
     brisque_file,
+    catalog,
     clip_iqa_file,
-    locate_brisque,
-    locate_clip,
-    locate_clip_iqa,
+    locate,
     model_status,
+    pull,
     sources,
 )
-from curation_features.weights.catalog import PUBLISHED_CLIPS
+from curation_features.weights.fetch import fetch_clip
 from curation_features.weights.files import cached
-from curation_features.weights.find import TOKENIZER_FILES, find_clip, find_known_file
 
-PICKLE = b"\x80\x02 a file of torch.save"
+PICKLED = "open_clip_pytorch_model.bin"
+WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
 
 
 def sha256_of(data: bytes) -> str:
@@ -55,53 +55,48 @@ def set_text(settings, **text):
     path.write_text(json.dumps(config))
 
 
-def test_a_folders_checkpoint_is_found_and_identified(local):
-    weights = locate_clip(local)
+def test_a_folders_checkpoint_is_found(local):
+    weights = locate("clip", local)
     assert weights.path == local.root / "model" / CHECKPOINT
     assert (weights.source, weights.tokenizer) == ("local-dir:model", None)
     assert weights.config == json.loads((local.root / "model" / CONFIG).read_text())
-    assert locate_clip(local) == weights
-    path = local.root / "model" / CONFIG
-    path.write_bytes(path.read_bytes() + b" ")
-    assert locate_clip(local).sha256 != weights.sha256
-
-
-def test_a_folders_tokenizer_is_part_of_the_digest(local):
     set_text(local, hf_tokenizer_name="org/tokenizer")
     with pytest.raises(MissingWeightsError, match=r"lacks its tokenizer \(tokenizer_config.json"):
-        locate_clip(local)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (local.root / "model" / name).write_text("{}")
-    weights = locate_clip(local)
-    assert weights.tokenizer == local.root / "model"
-    (local.root / "model" / "tokenizer.json").write_text("{ }")
-    assert locate_clip(local).sha256 != weights.sha256
+        locate("clip", local)
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, CONFIG, "tokenizer.json"])
+def test_a_changed_file_changes_the_digest(local, name):
+    """Even if the checkpoint keeps its size and modification time."""
+    folder = local.root / "model"
+    set_text(local, hf_tokenizer_name="org/tokenizer")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_text("{}")
+    before = locate("clip", local)
+    assert before.tokenizer == folder
+    assert locate("clip", local) == before
+    data, stat = (folder / name).read_bytes(), (folder / name).stat()
+    (folder / name).write_bytes(altered(data) if name == CHECKPOINT else data + b" ")
+    os.utime(folder / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert locate("clip", local).sha256 != before.sha256
 
 
 def test_a_digest_is_remembered_and_a_damaged_memo_ignored(local):
-    weights = locate_clip(local)
+    weights = locate("clip", local)
     memo = local.data_path / "cache" / "weights.json"
     (remembered,) = json.loads(memo.read_text()).values()
     assert remembered == sha256_of(weights.path.read_bytes())
     memo.write_text(memo.read_text().replace(remembered, "0" * 64))
-    assert locate_clip(local).sha256 != weights.sha256  # the memo is really used
+    assert locate("clip", local).sha256 != weights.sha256  # the memo is really used
     for damage in ("", "{", "[]", '{"x": 1}', memo.read_text().replace("0" * 64, "short")):
         memo.write_text(damage)
-        assert locate_clip(local).sha256 == weights.sha256
-
-
-def test_a_change_that_keeps_size_and_mtime_is_noticed(local):
-    before = locate_clip(local)
-    stat = before.path.stat()
-    before.path.write_bytes(altered(before.path.read_bytes()))
-    os.utime(before.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert locate_clip(local).sha256 != before.sha256
+        assert locate("clip", local).sha256 == weights.sha256
 
 
 def test_a_memo_that_cannot_be_written_loses_no_result(local, caplog):
-    expected = locate_clip(local)
+    expected = locate("clip", local)
     (local.root / "blocked").write_text("a file instead of the data folder")
-    assert locate_clip(local.replace(data_dir="blocked")) == expected
+    assert locate("clip", local.replace(data_dir="blocked")) == expected
     assert "cannot be written" in caplog.text
 
 
@@ -111,57 +106,45 @@ def test_open_clips_choice_among_checkpoints_decides(local):
 
     folder = local.root / "model"
     weights = (folder / CHECKPOINT).read_bytes()
-    torch.save({}, folder / "open_clip_pytorch_model.bin")
+    torch.save({}, folder / PICKLED)
     (folder / "open_clip_pytorch_model.safetensors").write_bytes(weights)
     (folder / "model.safetensors").write_bytes(weights)
-    for name in (CHECKPOINT, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"):
-        assert locate_clip(local).path == folder / name == Path(_find_checkpoint_in_dir(folder))
+    for name in (CHECKPOINT, "open_clip_pytorch_model.safetensors", PICKLED):
+        assert locate("clip", local).path == folder / name == Path(_find_checkpoint_in_dir(folder))
         (folder / name).unlink()
     with pytest.raises(MissingWeightsError, match=r"holds none of open_clip_model\.safetensors"):
-        locate_clip(local)
+        locate("clip", local)
 
 
 def test_a_missing_folder_or_configuration_has_a_remedy(local):
     with pytest.raises(MissingWeightsError, match=r"nowhere is not a folder; put .*ON_MISSING_WEIGHTS=degrade"):
-        locate_clip(local.replace(model="local-dir:nowhere"))
+        locate("clip", local.replace(model="local-dir:nowhere"))
     (local.root / "model" / CONFIG).unlink()
     with pytest.raises(MissingWeightsError, match=f"holds no {CONFIG}"):
-        locate_clip(local)
-
-
-WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
+        locate("clip", local)
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("name", "damage", "message"),
     [
-        (lambda data: b"<!DOCTYPE html><html>Sign in</html>", "is not a safetensors file .*DOCTYP"),
-        (lambda data: b"", "is not a safetensors file"),
-        (lambda data: data[:4], "is not a safetensors file"),
-        (lambda data: data[:100], "is truncated"),
-        (lambda data: data[:-1], "is truncated or damaged"),
-        (lambda data: data + b"x", "is truncated or damaged"),
-        (lambda data: data[:8] + b"\xff" + data[9:], "has a damaged header"),
-        (lambda data: WEIGHTLESS, "holds no weights"),
+        (CHECKPOINT, lambda data: b"<!DOCTYPE html><html>Sign in</html>", "is not a complete safetensors .*DOCTYP"),
+        (CHECKPOINT, lambda data: b"", "is not a complete safetensors file"),
+        (CHECKPOINT, lambda data: data[:4], "is not a complete safetensors file"),
+        (CHECKPOINT, lambda data: data[:100], "is not a complete safetensors file"),
+        (CHECKPOINT, lambda data: data[:-1], "is not a complete safetensors .*not fully covered"),
+        (CHECKPOINT, lambda data: data + b"x", "is not a complete safetensors .*not fully covered"),
+        (CHECKPOINT, lambda data: data[:8] + b"\xff" + data[9:], "is not a complete safetensors .*header"),
+        (CHECKPOINT, lambda data: WEIGHTLESS, "holds no weights"),
+        (PICKLED, lambda data: b"<html>", "is not a PyTorch file"),
+        (PICKLED, lambda data: b"", "is not a PyTorch file"),
+        (PICKLED, lambda data: b"PK\x03\x04 the start of an archive", "is truncated"),
     ],
-    ids=["html", "empty", "4 bytes", "100 bytes", "cut", "longer", "header", "weightless"],
 )
-def test_the_header_of_a_checkpoint_shows_damage(local, damage, message):
-    path = local.root / "model" / CHECKPOINT
+def test_the_header_of_a_checkpoint_shows_damage(local, name, damage, message):
+    path = (local.root / "model" / CHECKPOINT).rename(local.root / "model" / name)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InvalidWeightsError, match=f"{path} {message}.*; copy it there again"):
-        locate_clip(local)
-
-
-@pytest.mark.parametrize(
-    "damage", [b"<html>", b"", b"PK\x03\x04 the start of an archive"], ids=["html", "empty", "zip"]
-)
-def test_the_header_of_a_pytorch_checkpoint_shows_damage(local, damage):
-    folder = local.root / "model"
-    (folder / CHECKPOINT).unlink()
-    (folder / "open_clip_pytorch_model.bin").write_bytes(damage)
-    with pytest.raises(InvalidWeightsError, match=r"open_clip_pytorch_model.bin is (not a PyTorch file|truncated)"):
-        locate_clip(local)
+        locate("clip", local)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +153,7 @@ def test_the_header_of_a_pytorch_checkpoint_shows_damage(local, damage):
 def test_a_configuration_that_is_not_valid_is_an_error(local, config):
     (local.root / "model" / CONFIG).write_text(config)
     with pytest.raises(InvalidWeightsError, match=r"open_clip_config.json (is not JSON|has no model_cfg).*; copy it"):
-        locate_clip(local)
+        locate("clip", local)
 
 
 # --- a checkpoint in the hub's cache ---
@@ -179,8 +162,6 @@ def test_a_configuration_that_is_not_valid_is_an_error(local, config):
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of the hub, which is offline."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -190,11 +171,8 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
 def put(cache: Path, repo: str, name: str, data: bytes, commit: str = COMMIT, revision: str = "main") -> Path:
     """Put a file into the cache in its documented layout: a blob, and a link to it in the snapshot of a commit."""
     folder = cache / f"models--{repo.replace('/', '--')}"
-    blob, link, ref = (
-        folder / "blobs" / sha256_of(data),
-        folder / "snapshots" / commit / name,
-        folder / "refs" / revision,
-    )
+    blob, link = folder / "blobs" / sha256_of(data), folder / "snapshots" / commit / name
+    ref = folder / "refs" / revision
     for path in (blob, link, ref):
         path.parent.mkdir(parents=True, exist_ok=True)
     blob.write_bytes(data)
@@ -210,10 +188,11 @@ def published(hub_cache, settings):
     return settings.replace(model="hf-hub:org/model")
 
 
-def put_model(cache: Path, local, repo: str = "org/model", commit: str = COMMIT) -> Path:
-    """Put the checkpoint of `model/` into the cache; returns its link."""
-    links = [put(cache, repo, path.name, path.read_bytes(), commit) for path in (local.root / "model").iterdir()]
-    return next(link for link in links if link.name == CHECKPOINT)
+def put_model(cache: Path, local, commit: str = COMMIT) -> Path:
+    """Put the files of `model/` into the cache; returns the link to the checkpoint."""
+    for path in (local.root / "model").iterdir():
+        link = put(cache, "org/model", path.name, path.read_bytes(), commit)
+    return link.with_name(CHECKPOINT)
 
 
 @pytest.mark.parametrize("revision", ["main", "a/branch", "c" * 40, "d" * 40, "e" * 40, "unknown"])
@@ -229,81 +208,75 @@ def test_cached_files_are_those_of_the_hubs_own_client(hub_cache, revision, name
 
 def test_a_cached_checkpoint_has_the_digest_of_a_folders(hub_cache, published, local):
     link = put_model(hub_cache, local)
-    weights = locate_clip(published)
-    assert (weights.path, weights.sha256) == (link, locate_clip(local).sha256)
+    weights = locate("clip", published)
+    assert (weights.path, weights.sha256) == (link, locate("clip", local).sha256)
     data = link.read_bytes()
     link.resolve().write_bytes(altered(data))
     with pytest.raises(InvalidWeightsError, match="models pull") as caught:
-        locate_clip(published)
+        locate("clip", published)
     for content in (data, altered(data)):
         assert sha256_of(content) in str(caught.value)
 
 
-def publish(monkeypatch, sha256: str, **fields) -> None:
+COSINES = (("a cat", "a dog", 0.9),)
+
+
+def publish(monkeypatch, sha256: str) -> None:
     """Put `org/model` into the table of models."""
-    entry = replace(next(iter(PUBLISHED_CLIPS.values())), repo="org/model", revision="f" * 40, sha256=sha256)
-    entry = replace(entry, file=CHECKPOINT, **fields)
-    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": entry})
+    entry = replace(catalog.LABELLERS[0], repo="org/model", revision="f" * 40, file=CHECKPOINT, sha256=sha256)
+    monkeypatch.setattr(sources, "PUBLISHED_CLIPS", {"org/model": replace(entry, text_cosines=COSINES)})
 
 
-def test_a_published_checkpoint_must_have_the_tables_digest(hub_cache, published, local, monkeypatch):
-    sha256 = sha256_of(put_model(hub_cache, local, commit="f" * 40).read_bytes())
-    cosines = (("a cat", "a dog", 0.9),)
-    publish(monkeypatch, sha256, text_cosines=cosines)
-    weights = locate_clip(published)
-    assert (weights.sha256, weights.text_cosines) == (locate_clip(local).sha256, cosines)
-    assert locate_clip(local).text_cosines == ()
+@pytest.mark.parametrize(
+    ("commit", "error"), [("f" * 40, "and the published file has 0000"), (COMMIT, "is not on this machine")]
+)
+def test_a_published_checkpoint_must_have_the_tables_digest(hub_cache, published, local, monkeypatch, commit, error):
+    """open_clip itself fetches it at `main`, which may be at another commit."""
+    publish(monkeypatch, sha256_of(put_model(hub_cache, local, commit).read_bytes()))
+    weights = locate("clip", published)
+    assert (weights.sha256, weights.text_cosines) == (locate("clip", local).sha256, COSINES)
+    assert locate("clip", local).text_cosines == ()
     publish(monkeypatch, "0" * 64)
-    with pytest.raises(InvalidWeightsError, match=f"has sha256 {sha256}, and the published file has 0000"):
-        locate_clip(published)
-
-
-def test_open_clips_download_of_a_published_checkpoint_is_used(hub_cache, published, local, monkeypatch):
-    """open_clip fetches it at `main`."""
-    publish(monkeypatch, sha256_of(put_model(hub_cache, local).read_bytes()))
-    assert locate_clip(published).sha256 == locate_clip(local).sha256
-    publish(monkeypatch, "0" * 64)
-    with pytest.raises(MissingWeightsError):
-        locate_clip(published)
+    with pytest.raises(WeightsError, match=error):
+        locate("clip", published)
 
 
 def test_a_published_checkpoint_is_imported_from_any_commit(hub_cache, published, local, monkeypatch, tmp_path):
     """Its digest identifies it; any other checkpoint has to be of the right commit."""
     stick = tmp_path / "stick"
     checkpoint = put_model(stick, local)
-    spec = WeightsSpec("clip", published)
     for sha256 in ("", "0" * 64):
         publish(monkeypatch, sha256)
         with pytest.raises(MissingWeightsError, match=f"stick holds no {CHECKPOINT}"):
-            spec.fetch(folder=stick)
+            fetch_clip(sources.model_source(published), folder=stick)
     publish(monkeypatch, sha256_of(checkpoint.read_bytes()))
-    spec.fetch(folder=stick)
-    weights = locate_clip(published)
-    assert (weights.sha256, weights.path.parent.name) == (locate_clip(local).sha256, "f" * 40)
+    fetch_clip(sources.model_source(published), folder=stick)
+    weights = locate("clip", published)
+    assert (weights.sha256, weights.path.parent.name) == (locate("clip", local).sha256, "f" * 40)
 
 
 def test_a_model_needs_its_configuration_and_tokenizer(hub_cache, published, local):
     set_text(local, hf_tokenizer_name="org/words")
     model = local.root / "model"
-    for missing, file in (
-        ("CLIP hf-hub:org/model is not on this machine", ("org/model", CHECKPOINT, (model / CHECKPOINT).read_bytes())),
-        (f"{CONFIG} is not on this machine", ("org/model", CONFIG, (model / CONFIG).read_bytes())),
-        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", "tokenizer.json", b"{}")),
-        ("The tokenizer org/words of CLIP hf-hub:org/model", ("org/words", TOKENIZER_FILES[-1], b"{}")),
+    for repo, name, missing in (
+        ("org/model", CHECKPOINT, "CLIP hf-hub:org/model is not on this machine"),
+        ("org/model", CONFIG, f"{CONFIG} is not on this machine"),
+        ("org/words", "tokenizer.json", "The tokenizer org/words of CLIP hf-hub:org/model"),
+        ("org/words", "tokenizer_config.json", "The tokenizer org/words of CLIP hf-hub:org/model"),
     ):
         with pytest.raises(MissingWeightsError, match=f"{missing}.*; run `curation-features models pull"):
-            find_clip(published, sources.model_source(published))
-        put(hub_cache, *file)
-    assert locate_clip(published).tokenizer.parent.parent == hub_cache / "models--org--words"
+            locate("clip", published, fetch=False)
+        put(hub_cache, repo, name, (model / name).read_bytes() if repo == "org/model" else b"{}")
+    assert locate("clip", published).tokenizer.parent.parent == hub_cache / "models--org--words"
 
 
 def test_a_text_encoders_configuration_is_cached(hub_cache, local):
     set_text(local, hf_model_name="org/encoder")
     encoder = put(hub_cache, "org/encoder", "config.json", b"{}")
-    weights = locate_clip(local)
+    weights = locate("clip", local)
     assert weights.config["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder.parent)
     put(hub_cache, "org/encoder", "config.json", b"{ }")
-    assert locate_clip(local).sha256 != weights.sha256
+    assert locate("clip", local).sha256 != weights.sha256
 
 
 # --- single files ---
@@ -319,9 +292,10 @@ def home(tmp_path, monkeypatch, hub_cache) -> Path:
 
 
 @pytest.fixture
-def known(home) -> KnownFile:
-    url = "https://example.org/w.pt"
-    return KnownFile("the model", url, "w.pt", home / "w.pt", "brisque_weights", sha256_of(PICKLE))
+def known(home, monkeypatch) -> KnownFile:
+    """CLIP-IQA's file, if `PICKLE` were what OpenAI publishes."""
+    monkeypatch.setattr(catalog, "RN50_SHA256", sha256_of(PICKLE))
+    return clip_iqa_file()
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -344,53 +318,50 @@ def test_the_caches_of_piq_and_torch_are_known(home, monkeypatch):
 
 
 def test_downloads_are_assets_of_the_hubs_cache(hub_cache):
-    from huggingface_hub import cached_assets_path, constants
-
     documented = cached_assets_path("curation-features", "weights", assets_dir=constants.HF_ASSETS_CACHE)
     assert clip_iqa_file().path.parent == documented.parent
 
 
 def test_the_weights_folder_has_priority(settings, known):
-    with pytest.raises(MissingWeightsError, match=r"the model is not on this machine.*models pull"):
-        find_known_file(settings, known)
+    with pytest.raises(MissingWeightsError, match=r"CLIP-IQA's RN50 is not on this machine.*models pull"):
+        locate("clip_iqa", settings)
     for path in (known.elsewhere, known.path):
         write(path, PICKLE)
-        assert find_known_file(settings, known) == Weights(known.url, path, known.sha256)
+        assert locate("clip_iqa", settings) == Weights(known.url, path, known.sha256)
 
 
 @pytest.mark.parametrize("place", ["path", "elsewhere"])
 def test_another_file_is_refused_with_both_digests(settings, known, place):
-    path = write(getattr(known, place), PICKLE + b"!")
-    with pytest.raises(InvalidWeightsError, match=f"set CURATION_FEATURES_BRISQUE_WEIGHTS={path}") as caught:
-        find_known_file(settings, known)
-    for content in (PICKLE, PICKLE + b"!"):
+    path = write(getattr(known, place), altered(PICKLE))
+    with pytest.raises(InvalidWeightsError, match=f"set CURATION_FEATURES_CLIP_IQA_WEIGHTS={path}") as caught:
+        locate("clip_iqa", settings)
+    for content in (PICKLE, altered(PICKLE)):
         assert sha256_of(content) in str(caught.value)
 
 
 def test_a_remembered_digest_can_be_verified_again(settings, known):
     write(known.path, PICKLE)
-    find_known_file(settings, known)
+    locate("clip_iqa", settings)
     memo = settings.data_path / "cache" / "weights.json"
     memo.write_text(memo.read_text().replace(known.sha256, "0" * 64))
     with pytest.raises(InvalidWeightsError):
-        find_known_file(settings, known)
-    assert find_known_file(settings, known, again=True).sha256 == known.sha256
-    assert find_known_file(settings, known).sha256 == known.sha256
+        locate("clip_iqa", settings)
+    assert pull(settings)[1].sha256 == locate("clip_iqa", settings).sha256 == known.sha256
 
 
-def test_a_user_supplied_file_is_used_as_it_is(settings, home):
-    (settings.root / "mine.pt").write_bytes(PICKLE)
-    for locate, setting in ((locate_clip_iqa, "clip_iqa_weights"), (locate_brisque, "brisque_weights")):
-        weights = locate(settings.replace(**{setting: "mine.pt"}))
-        assert weights == Weights("mine.pt", settings.root / "mine.pt", sha256_of(PICKLE))
-        with pytest.raises(MissingWeightsError, match=f"CURATION_FEATURES_{setting.upper()} names .*none.pt"):
-            locate(settings.replace(**{setting: "none.pt"}))
+@pytest.mark.parametrize("model", ["clip_iqa", "brisque"])
+def test_a_user_supplied_file_is_used_as_it_is(settings, home, model):
+    path = write(settings.root / "mine.pt", PICKLE)
+    setting = f"{model}_weights"
+    assert locate(model, settings.replace(**{setting: "mine.pt"})) == Weights("mine.pt", path, sha256_of(PICKLE))
+    with pytest.raises(MissingWeightsError, match=f"CURATION_FEATURES_{setting.upper()} names .*none.pt"):
+        locate(model, settings.replace(**{setting: "none.pt"}))
 
 
 def test_clip_iqa_needs_openais_file(settings, home):
     write(clip_iqa_file().path, PICKLE)
     with pytest.raises(InvalidWeightsError, match="afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"):
-        locate_clip_iqa(settings)
+        locate("clip_iqa", settings)
 
 
 # --- status ---
@@ -400,16 +371,14 @@ def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
     monkeypatch.setattr(socket.socket, "connect", None)  # any attempt to reach a server raises
     write(brisque_file().elsewhere, PICKLE)
     statuses = model_status(local)
-    clip, clip_iqa, brisque = statuses
-    weights = locate_clip(local)
-    assert (clip.name, clip.source, clip.problem) == ("clip", "local-dir:model", None)
-    assert (clip.path, clip.sha256, clip.bytes) == (weights.path, weights.sha256, weights.path.stat().st_size)
-    assert clip.origin == "a user-supplied file"
-    assert (clip_iqa.path, clip_iqa.sha256, clip_iqa.bytes, clip_iqa.origin) == (None, None, 0, "")
-    assert clip_iqa.reason == "missing_weights"
+    clip, clip_iqa, brisque = (replace(status, without_it="", licence="") for status in statuses)
+    path, regressor = local.root / "model" / CHECKPOINT, brisque_file()
+    sha256, size = locate("clip", local).sha256, path.stat().st_size
+    assert clip == ModelStatus("clip", "local-dir:model", path, sha256, size, "a user-supplied file")
+    assert clip_iqa == ModelStatus("clip_iqa", clip_iqa_file().url, problem=clip_iqa.problem, reason="missing_weights")
     assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
-    assert (brisque.name, brisque.sha256, brisque.bytes) == ("brisque", sha256_of(PICKLE), len(PICKLE))
-    assert (brisque.source, brisque.origin) == (brisque_file().url, "a download of another library")
+    found = (regressor.elsewhere, sha256_of(PICKLE), len(PICKLE), "a download of another library")
+    assert brisque == ModelStatus("brisque", regressor.url, *found)
     assert all(status.without_it for status in statuses)
     monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0

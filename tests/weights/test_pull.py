@@ -1,81 +1,56 @@
-"""`pull`: complete and verified weights after any accident. Each pull is a separate process."""
+"""`pull`: complete and verified weights after any accident."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from hubs import CHECKPOINT, CLI, COMMIT, CONFIG, PICKLE, PULL, altered, blob_of
+from huggingface_hub import hf_hub_download
 
 from curation_features.atomic_files import replacing
-
-pytestmark = pytest.mark.long
+from curation_features.cli import main
 
 WORDS = {"tokenizer.json": b"{}", "special_tokens_map.json": b"{ }", "tokenizer_config.json": b"{  }"}
 
 
 @pytest.fixture
-def make(hub, hub_model, make_machine):
-    """Make machines whose hub has everything: a model with a tokenizer, and the two single files."""
+def machine(hub, hub_model, make_machine):
+    """A machine whose hub has everything: a model with a tokenizer, and the two single files."""
     config = json.loads(hub_model[CONFIG])
     config["model_cfg"]["text_cfg"] = {"hf_tokenizer_name": "org/words"}
     hub.repositories = {"org/model": {**hub_model, CONFIG: json.dumps(config).encode()}, "org/words": WORDS}
     hub.plain = {"RN50.pt": PICKLE + b"1", "brisque_svm_weights.pt": PICKLE}
-
-    def make(name: str, **environ: str):
-        machine = make_machine(name, **environ)
-        machine.rn50_sha256 = hashlib.sha256(hub.plain["RN50.pt"]).hexdigest()
-        return machine
-
-    return make
+    return make_machine("machine")
 
 
 @pytest.fixture
-def machine(make):
-    return make("machine")
-
-
-@pytest.fixture(scope="module")
-def first_pull(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("pulled") / "hf"
-
-
-@pytest.fixture
-def connected(hub, make, first_pull):
-    """Another machine after an undisturbed pull, which is done once for all tests."""
-    other = make("connected")
-    if not first_pull.exists():
-        assert problems(other.pull()) == {}
-        shutil.copytree(other.home, first_pull, symlinks=True)
-        hub.requests.clear()
-    else:
-        shutil.copytree(first_pull, other.home, symlinks=True)
+def connected(hub, machine, make_machine):
+    """Another machine after an undisturbed pull."""
+    other = make_machine("connected")
+    assert problems(other.pull()) == {}
+    hub.requests.clear()
     return other
 
 
 def problems(statuses) -> dict[str, str]:
-    return {name: status["problem"] for name, status in statuses.items() if status["problem"]}
+    return {name: status.problem for name, status in statuses.items() if status.problem}
 
 
 def reasons(statuses) -> list[str | None]:
     """The reasons of clip, clip_iqa and brisque."""
-    return [status["reason"] for status in statuses.values()]
+    return [status.reason for status in statuses.values()]
 
 
 def test_a_pull_fetches_everything_once(hub, machine):
     statuses = machine.pull()
     assert problems(statuses) == {}
-    assert statuses["clip"]["origin"] == f"commit {COMMIT} in the hub's cache"
+    assert statuses["clip"].origin == f"commit {COMMIT} in the hub's cache"
     assert {request.name for request in hub.gets()} == {*hub.repositories["org/model"], *WORDS, *hub.plain}
     blobs = {blob_of(name, data) for name, data in hub.repositories["org/model"].items()}
     assert {path.name for path in machine.blobs().iterdir()} == blobs
@@ -90,8 +65,8 @@ def test_a_model_that_cannot_be_fetched_stops_no_other(hub, machine):
     hub.wrong["RN50.pt"] = b"<html>"
     assert reasons(machine.pull()) == ["missing_weights", "missing_weights", None]
     statuses = machine.pull(CURATION_FEATURES_MODEL="nonsense")
-    assert statuses["clip"]["reason"] == "settings"
-    assert "neither hf-hub" in statuses["clip"]["problem"]
+    assert statuses["clip"].reason == "settings"
+    assert "neither hf-hub" in statuses["clip"].problem
 
 
 def test_altered_files_are_replaced_and_no_others(hub, machine):
@@ -132,7 +107,7 @@ def test_an_incomplete_cache_is_completed_from_one_commit(hub, machine):
     assert machine.files() == expected
     (machine.blobs().parent / "snapshots" / COMMIT / CONFIG).unlink()
     hub.revisions["main"] = "b" * 40
-    assert machine.pull()["clip"]["origin"] == f"commit {'b' * 40} in the hub's cache"
+    assert machine.pull()["clip"].origin == f"commit {'b' * 40} in the hub's cache"
 
 
 def test_user_supplied_files_are_verified_and_not_fetched(hub, machine):
@@ -150,13 +125,14 @@ def test_user_supplied_files_are_verified_and_not_fetched(hub, machine):
 def test_clip_iqas_weights_may_be_a_repository(hub, hub_model, machine):
     hub.repositories["org/rn50"] = dict(hub_model)
     status = machine.pull(CURATION_FEATURES_CLIP_IQA_WEIGHTS="hf-hub:org/rn50")["clip_iqa"]
-    assert (status["source"], status["problem"]) == ("hf-hub:org/rn50", None)
-    assert Path(status["path"]).name == CHECKPOINT
+    assert (status.source, status.problem) == ("hf-hub:org/rn50", None)
+    assert Path(status.path).name == CHECKPOINT
 
 
 # --- accidents ---
 
 
+@pytest.mark.long
 def test_a_pull_after_any_number_of_kills_leaves_nothing_over(hub, connected, machine):
     expected = connected.files()
     size = sum(len(content) for content in expected.values() if isinstance(content, bytes))
@@ -181,21 +157,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # also if pytest was s
 """
 
 
-@contextmanager
-def half_done(machine, hub) -> Iterator[subprocess.Popen[str]]:
-    """A pull that has written a part of the checkpoint and waits for the rest."""
-    hub.stop_at = 800_000
-    with machine.start(INTERRUPTIBLE + CLI, "models", "pull") as process:
-        try:
-            while part_size(machine) < 100_000:  # more than the configuration, which comes first
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.005)
-            yield process
-        finally:
-            process.kill()
-            hub.stop_at = None
-
-
 def part_size(machine) -> int:
     """Bytes of the largest part file."""
     sizes = [0]
@@ -205,11 +166,20 @@ def part_size(machine) -> int:
     return max(sizes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("accident", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_pull_is_resumed(hub, machine, accident):
-    with half_done(machine, hub) as process:
-        process.send_signal(accident)
-        _, err = process.communicate(timeout=240)
+    hub.stop_at = 800_000
+    with machine.start(INTERRUPTIBLE + CLI, "models", "pull") as process:
+        try:
+            while part_size(machine) < 100_000:  # more than the configuration, which comes first
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.005)
+            process.send_signal(accident)
+            _, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+            hub.stop_at = None
     assert "Traceback" not in err
     assert process.returncode == (130 if accident == signal.SIGINT else -accident)
     done = part_size(machine)
@@ -222,54 +192,44 @@ def test_an_interrupted_pull_is_resumed(hub, machine, accident):
 
 KILLED_WRITER = """
 import os, signal
-from pathlib import Path
 from curation_features.atomic_files import replacing
-with replacing(Path({path!r})) as temporary:
+with replacing(Path(sys.argv[4])) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.long
 def test_leftovers_are_deleted_unless_they_are_in_use(connected, machine):
-    """A blob that the hub's client downloads is locked."""
-    machine.pull()
-    unused, used = (machine.blobs() / f"{digit * 64}.89abcdef.incomplete" for digit in "01")
-    parts = (machine.blobs() / f"{'0' * 64}.%22x%22.part", machine.weights / "RN50.pt.%22x%22.part")
-    for path in (unused, used, *parts, machine.blobs().parent / "refs" / ".main.1.0123abcd.tmp"):
+    """Files of the hub's own client stay."""
+    machine.start(KILLED_WRITER, machine.weights / "RN50.pt").communicate()
+    assert len(list(machine.weights.iterdir())) == 1
+    leftovers = ("blobs/0.%22x%22.part", "snapshots/.0.1.0123abcd.tmp", "refs/.main.1.0123abcd.tmp")
+    others = machine.blobs() / f"{'1' * 64}.89abcdef.incomplete"
+    for path in (*(machine.blobs().parent / name for name in leftovers), others):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    copy = machine.weights / "prepared" / "copy"
-    machine.start(KILLED_WRITER.format(path=str(copy))).communicate()
-    assert len(list(copy.parent.iterdir())) == 1
-    lock = machine.home / "hub" / ".locks" / "models--org--model" / f"{'1' * 64}.lock"
-    lock.parent.mkdir(parents=True)
-    with replacing(copy) as written, FileLock(lock):
-        written.write_bytes(b"half")
+    with replacing(machine.weights / "copy") as used:
+        used.write_bytes(b"half")
         assert problems(machine.pull()) == {}
-        assert written.exists()
-    copy.unlink()
-    used.unlink()
+        assert used.exists()
+    (machine.weights / "copy").unlink()
+    others.unlink()
     assert machine.files() == connected.files()
 
 
+@pytest.mark.long
 def test_two_pulls_at_once_do_not_disturb_each_other(hub, connected, machine):
     hub.pace = 0.002
-    pulls = [machine.start(PULL) for _ in range(2)]
-    for process in pulls:
-        out, err = process.communicate(timeout=240)
+    for process in [machine.start(PULL) for _ in range(2)]:
+        _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
-        assert all(json.loads(line)["problem"] is None for line in out.splitlines())
     assert machine.files() == connected.files()
     names = [request.name for request in hub.gets()]
     assert sorted(names) == sorted(set(names))
 
 
 # --- from a folder ---
-
-DOWNLOAD = """
-from huggingface_hub import hf_hub_download
-for name in sys.argv[6:]:
-    hf_hub_download(f"org/{sys.argv[4]}", name, local_dir=sys.argv[5])
-"""
 
 
 def stick_with(layout: str, connected, hub, stick: Path) -> Path:
@@ -282,31 +242,41 @@ def stick_with(layout: str, connected, hub, stick: Path) -> Path:
         shutil.copytree(connected.home / "hub", stick / "hub")
         for blobs in list(stick.rglob("blobs")):
             shutil.rmtree(blobs)
-    for repo, files in hub.repositories.items() if "hub" not in layout else ():
-        folder = stick / repo.removeprefix("org/") if layout != "flat" else stick
-        folder.mkdir(parents=True, exist_ok=True)
-        if layout == "hf download":
-            connected.run(DOWNLOAD, folder.name, folder, *files)
-        for name, data in files.items() if layout != "hf download" else ():
-            (folder / name).write_bytes(data)
+    else:
+        for repo, files in hub.repositories.items():
+            folder = stick / repo.removeprefix("org/")
+            folder.mkdir(parents=True)
+            for name, data in files.items():
+                with connected.settings():
+                    hf_hub_download(repo, name, local_dir=folder)
+                assert (folder / name).read_bytes() == data
+            if layout == "REPO":
+                shutil.rmtree(folder / ".cache")
     for name, data in hub.plain.items():
         (stick / name).write_bytes(data)
     return stick
 
 
-@pytest.mark.parametrize("layout", ["HF_HOME", "hub cache", "hub cache without links", "hf download", "REPO", "flat"])
+@pytest.mark.parametrize("layout", ["HF_HOME", "hub cache", "hub cache without links", "hf download", "REPO"])
 def test_a_folder_fills_the_cache_like_the_network(hub, connected, machine, tmp_path, layout):
     stick = stick_with(layout, connected, hub, tmp_path / "stick")
     hub.requests.clear()
-    assert problems(machine.pull(stick)) == {}
+    statuses = machine.pull(stick)
+    if layout == "REPO":  # the commit is unknown
+        expected = connected.pull()
+        assert [status.sha256 for status in statuses.values()] == [status.sha256 for status in expected.values()]
+        assert len((machine.blobs().parent / "refs" / "main").read_text()) == 40
+    else:
+        assert problems(statuses) == {}
+        assert machine.files() == connected.files()
     assert hub.requests == []
-    files = machine.files()
-    if layout in ("REPO", "flat"):  # the commit is unknown
-        commits = {path.parts[-2] for path in map(Path, files) if "snapshots" in path.parts}
-        assert all(len(commit) == 40 for commit in commits)
-        files = {re.sub("|".join(commits), COMMIT, path): content for path, content in files.items()}
-        files = {path: COMMIT.encode() if "/refs/" in path else content for path, content in files.items()}
-    assert files == connected.files()
+
+
+def test_an_import_replaces_a_download_that_was_interrupted(connected, machine):
+    machine.weights.mkdir(parents=True)
+    (machine.weights / "RN50.pt.%22x%22.part").write_bytes(b"half")
+    assert problems(machine.pull(connected.home)) == {}
+    assert machine.files() == connected.files()
 
 
 def test_a_damaged_file_in_the_folder_is_refused_by_name(connected, machine, tmp_path):
@@ -318,7 +288,7 @@ def test_a_damaged_file_in_the_folder_is_refused_by_name(connected, machine, tmp
     statuses = machine.pull(stick)
     assert reasons(statuses) == ["invalid_weights", "invalid_weights", None]
     for name, path in (("clip", checkpoint), ("clip_iqa", rn50)):
-        assert f"{path} has sha256" in statuses[name]["problem"]
+        assert f"{path} has sha256" in statuses[name].problem
     assert not {path.rpartition("/")[2] for path in machine.files()} & {CHECKPOINT, "RN50.pt"}
     assert problems(machine.pull(connected.home)) == {}
     assert machine.files() == connected.files()
@@ -329,20 +299,19 @@ def test_the_missing_files_of_a_folder_are_named(hub, machine, tmp_path):
     (stick / "model").mkdir(parents=True)
     statuses = machine.pull(stick)
     assert reasons(statuses) == ["missing_weights"] * 3
-    assert all(f"{stick} holds no" in status["problem"] for status in statuses.values())
+    assert all(f"{stick} holds no" in status.problem for status in statuses.values())
     for name, missing in ((CHECKPOINT, CONFIG), (CONFIG, "tokenizer_config.json of org/words")):
         (stick / "model" / name).write_bytes(hub.repositories["org/model"][name])
-        assert f"{stick} holds no {missing}" in machine.pull(stick)["clip"]["problem"]
+        assert f"{stick} holds no {missing}" in machine.pull(stick)["clip"].problem
     assert hub.requests == []
 
 
 def test_a_snapshot_of_another_revision_is_not_imported(hub, connected, machine, tmp_path):
-    other = {"CURATION_FEATURES_MODEL": f"hf-hub:org/model@{'c' * 40}"}
     stick = stick_with("hf download", connected, hub, tmp_path / "stick")
+    other, same = ({"CURATION_FEATURES_MODEL": f"hf-hub:org/model@{commit}"} for commit in ("c" * 40, COMMIT))
     for folder in (connected.home, stick):
-        assert "holds no" in machine.pull(folder, **other)["clip"]["problem"]
-    same = {"CURATION_FEATURES_MODEL": f"hf-hub:org/model@{COMMIT}"}
-    assert machine.pull(connected.home, **same)["clip"]["problem"] is None
+        assert "holds no" in machine.pull(folder, **other)["clip"].problem
+    assert machine.pull(connected.home, **same)["clip"].problem is None
 
 
 # --- the command ---
@@ -354,7 +323,6 @@ def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip
     hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
     hub.plain = {path.name: path.read_bytes() for path in (rn50_archive, brisque)}
     machine = make_machine("machine")
-    machine.rn50_sha256 = hashlib.sha256(hub.plain["RN50.pt"]).hexdigest()
     out, err, code = machine.run(CLI, "models", "pull")
     assert code == 0, err
     assert [line.split(": ")[0] for line in err.splitlines()] == [CONFIG, CHECKPOINT, *hub.plain]
@@ -362,8 +330,9 @@ def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip
     assert machine.run(CLI, "models", "status") == (out, "", 0)
 
 
-def test_missing_weights_exit_with_3_and_no_folder_with_2(hub, machine):
-    out, _, code = machine.run(CLI, "models", "pull", HF_HUB_OFFLINE="1")
-    assert (code, out.count("HF_HUB_OFFLINE is set")) == (3, 3)
-    _, err, code = machine.run(CLI, "models", "pull", "--from", "nowhere")
-    assert (code, "nowhere is not a folder" in err) == (2, True)
+def test_missing_weights_exit_with_3_and_no_folder_with_2(machine, capsys):
+    with machine.settings(HF_HUB_OFFLINE="1"):
+        assert main(["--root", str(machine.root), "models", "pull"]) == 3
+        assert capsys.readouterr().out.count("HF_HUB_OFFLINE is set") == 3
+        assert main(["--root", str(machine.root), "models", "pull", "--from", "nowhere"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,11 @@ def test_a_model_is_located_and_loaded_once_for_all_threads():
         barrier.wait()
         models.append(model.get())
 
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(use)
     assert calls == ["locate", "load"]
+    assert len(models) == 8
     assert len(set(map(id, models))) == 1
 
 

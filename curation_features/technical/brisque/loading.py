@@ -10,7 +10,7 @@ from curation_features.devices.selection import select_device
 from curation_features.errors import InvalidWeightsError
 from curation_features.technical.brisque.batched import batched_brisque
 from curation_features.technical.brisque.index import FEATURES, SUPPORT_VECTORS, Brisque
-from curation_features.weights import LazyModel, Loading, Progress, Weights, brisque_file, locate_brisque, no_progress
+from curation_features.weights import LazyModel, Loading, Progress, Weights, brisque_file, locate, no_progress
 
 if TYPE_CHECKING:
     from curation_features.settings import Settings
@@ -33,7 +33,7 @@ def brisque_model(
             model.batched = batched_brisque(model, "cuda", settings.brisque_side)
         return model
 
-    return LazyModel(lambda: locate_brisque(settings, fetch=fetch, progress=progress), load, loading)
+    return LazyModel(lambda: locate("brisque", settings, fetch=fetch, progress=progress), load, loading)
 
 
 def load_brisque(weights: Weights) -> Brisque:
