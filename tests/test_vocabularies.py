@@ -11,7 +11,7 @@ import pytest
 from curation_features.cli import main
 from curation_features.clip import label_embeddings
 from curation_features.clip.classifier import CLIPClassifier
-from curation_features.clip.vocabulary import chosen_vocabulary, vocabulary_of
+from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
 from curation_features.errors import ManifestError, SettingsError
 from curation_features.ingest.folder import ingest
 from curation_features.manifest import batch_from
@@ -66,7 +66,7 @@ def test_a_batch_is_labelled_with_its_vocabulary(world, vocabularies, artifacts)
     assert [artifact["features"]["clip_labels"] for artifact in weddings["artifacts"]] == expected
 
 
-def test_an_event_carries_the_vocabulary_of_its_batch(world, vocabularies, artifacts):
+def test_an_event_carries_the_load_vocabulary_its_batch(world, vocabularies, artifacts):
     event = {
         "specversion": "1.0", "id": "1", "source": "preprocess", "type": "preprocess.completed",
         "data": batch(artifacts, "weddings"),
@@ -152,14 +152,14 @@ def test_an_illegal_vocabulary_name_is_a_manifest_error(name):
     assert caught.value.field == "vocabulary"
 
 
-def test_a_vocabulary_of_null_is_the_default():
+def test_a_load_vocabulary_null_is_the_default():
     found = batch_from({"batch_id": "b", "vocabulary": None, "artifacts": []})
     assert found.vocabulary is None
     assert "vocabulary" in found.document
 
 
-def test_the_vocabulary_of_a_run_overrides_the_batch(world, vocabularies, artifacts):
-    chosen = vocabulary_of(world.settings, SPORTS)
+def test_the_load_vocabulary_a_run_overrides_the_batch(world, vocabularies, artifacts):
+    chosen = load_vocabulary(world.settings, SPORTS)
     stages = FeatureStages(world.settings, vocabulary=chosen, models=world.models())
     assert labels_of(FeaturesService(stages=stages).process(batch(artifacts, "weddings"))) <= set(SPORTS)
     assert not (world.settings.cache_path / "label_embeddings.pt").exists()
