@@ -24,7 +24,7 @@ import json, resource, sys, time, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 import numpy as np, open_clip, torch
-from curation_features.clip.engine import load_open_clip
+from curation_features.clip.engine import OpenClipEngine
 from curation_features.clip.loading import ClipModel
 from curation_features.devices.selection import Device
 from curation_features.weights import ClipWeights
@@ -47,7 +47,7 @@ OPEN_CLIP = SETUP.format(
     encode="model.encode_image(torch.tensor(photo), normalize=True)[0].tolist()",
 )
 IMAGES = SETUP.format(
-    load="engine = load_open_clip(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device",
+    load="engine = OpenClipEngine(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device",
     encode="engine.encode_images(photo)[0].tolist()",
 )
 BOTH = SETUP.format(
@@ -56,7 +56,7 @@ BOTH = SETUP.format(
     encode="model.encode_image(torch.tensor(photo), normalize=True)[0].tolist()",
 )
 LABELS = SETUP.format(
-    load="engine = load_open_clip(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device; "
+    load="engine = OpenClipEngine(ClipWeights('', path, '', config), Device('cpu', 'fp32')); engine.device; "
     "engine.encode_texts(['a photo'])",
     encode="engine.encode_images(photo)[0].tolist()",
 )

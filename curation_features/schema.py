@@ -45,6 +45,11 @@ RETRYABLE_REASONS = STORAGE_REASONS | {"out_of_memory"}
 """Reasons, of a photo or of a part of it, that another run may not have."""
 
 
+def round_score(value: float) -> float:
+    """Round to `SCORE_DECIMALS`; 0 has no sign."""
+    return round(float(value), SCORE_DECIMALS) + 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RawMeasurement:
     """A measurement that is stored next to a score, in its own unit.

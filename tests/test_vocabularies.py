@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from curation_features.cli import main
 from curation_features.clip import label_embeddings
 from curation_features.clip.classifier import CLIPClassifier
-from curation_features.clip.vocabulary import chosen_vocabulary, vocabulary_of
+from curation_features.clip.vocabulary import chosen_vocabulary, load_vocabulary
 from curation_features.errors import ManifestError, SettingsError
 from curation_features.ingest.folder import ingest
 from curation_features.manifest import batch_from
@@ -37,6 +38,11 @@ def vocabularies(world) -> Path:
 
 
 @pytest.fixture
+def service(world, vocabularies) -> FeaturesService:
+    return FeaturesService(stages=world.stages())
+
+
+@pytest.fixture
 def artifacts(world) -> list[dict]:
     return [world.photo(f"{n}.png", n) for n in range(3)]
 
@@ -49,8 +55,7 @@ def labels_of(document: dict) -> set[str]:
     return {label["label"] for artifact in document["artifacts"] for label in artifact["features"]["clip_labels"]}
 
 
-def test_a_batch_is_labelled_with_its_vocabulary(world, vocabularies, artifacts):
-    service = FeaturesService(stages=world.stages())
+def test_a_batch_is_labelled_with_its_vocabulary(world, service, vocabularies, artifacts):
     weddings, sports, plain = (service.process(batch(artifacts, name)) for name in ("weddings", "sports", None))
     assert labels_of(weddings) <= set(WEDDINGS)
     assert labels_of(sports) <= set(SPORTS)
@@ -66,31 +71,17 @@ def test_a_batch_is_labelled_with_its_vocabulary(world, vocabularies, artifacts)
     assert [artifact["features"]["clip_labels"] for artifact in weddings["artifacts"]] == expected
 
 
-def test_an_event_carries_the_vocabulary_of_its_batch(world, vocabularies, artifacts):
-    event = {
-        "specversion": "1.0", "id": "1", "source": "preprocess", "type": "preprocess.completed",
-        "data": batch(artifacts, "weddings"),
-    }  # fmt: skip
-    assert labels_of(FeaturesService(stages=world.stages()).process(event)) <= set(WEDDINGS)
-
-
-def test_two_vocabularies_share_image_embeddings(world, vocabularies, artifacts):
-    service = FeaturesService(stages=world.stages())
+def test_two_vocabularies_share_image_embeddings(world, service, vocabularies, artifacts):
     first = service.process(batch(artifacts, "weddings"))
     done = world.done_by(lambda: service.process(batch(artifacts, "sports")))
     assert done == {"clip_texts": 6 * len(SPORTS)}
-    for name in ("weddings", "sports", None, "weddings"):
-        service.process(batch(artifacts, name))
+    service.process(batch(artifacts))
     again = FeaturesService(stages=world.stages())  # a new process, with label embeddings on disk
-    results = []
-    assert world.done_by(lambda: results.append(again.process(batch(artifacts, "weddings")))) == {}
-    assert world.done_by(lambda: again.process(batch(artifacts, "sports"))) == {}
-    assert world.done_by(lambda: again.process(batch(artifacts))) == {}
-    assert results == [first]
+    assert world.done_by(lambda: [again.process(batch(artifacts, name)) for name in ("weddings", "sports", None)]) == {}
+    assert again.process(batch(artifacts, "weddings")) == first
 
 
-def test_label_embeddings_are_stored_by_vocabulary(world, vocabularies, artifacts):
-    service = FeaturesService(stages=world.stages())
+def test_label_embeddings_are_stored_by_vocabulary(world, service, vocabularies, artifacts):
     for name in ("weddings", "sports", None):
         service.process(batch(artifacts, name))
     stages = world.stages()
@@ -122,18 +113,14 @@ def test_the_last_used_label_embeddings_are_kept(settings, monkeypatch):
     assert (kept, plain.label_file.exists()) == ([True, False, False, True, True], True)
 
 
-def test_a_changed_vocabulary_applies_to_the_next_batch(world, vocabularies, artifacts):
-    service = FeaturesService(stages=world.stages())
+def test_a_changed_vocabulary_applies_to_the_next_batch(world, service, vocabularies, artifacts):
     service.process(batch(artifacts, "weddings"))
     (vocabularies / "weddings.json").write_text(json.dumps({"labels": SPORTS, "templates": ["{}"]}))
-    results = []
-    done = world.done_by(lambda: results.append(service.process(batch(artifacts, "weddings"))))
-    assert done == {"clip_texts": len(SPORTS)}
-    assert labels_of(results[0]) <= set(SPORTS)
+    assert world.done_by(lambda: service.process(batch(artifacts, "weddings"))) == {"clip_texts": len(SPORTS)}
+    assert labels_of(service.process(batch(artifacts, "weddings"))) <= set(SPORTS)
 
 
-def test_an_invalid_vocabulary_fails_its_batch_only(world, vocabularies, artifacts):
-    service = FeaturesService(stages=world.stages())
+def test_an_invalid_vocabulary_fails_its_batch_only(world, service, vocabularies, artifacts):
     with pytest.raises(SettingsError, match=r"'wedding'; did you mean 'weddings'\?"):
         service.process(batch(artifacts, "wedding"))
     (vocabularies / "wedding.json").write_text(json.dumps({"labels": ["a", "a"]}))
@@ -150,24 +137,20 @@ def test_an_illegal_vocabulary_name_is_a_manifest_error(name):
     with pytest.raises(ManifestError, match=r"^vocabulary: must be the name of a vocabulary") as caught:
         batch_from(batch([], name))
     assert caught.value.field == "vocabulary"
+    default = batch_from({"batch_id": "b", "vocabulary": None, "artifacts": []})
+    assert default.vocabulary is None
+    assert "vocabulary" in default.document
 
 
-def test_a_vocabulary_of_null_is_the_default():
-    found = batch_from({"batch_id": "b", "vocabulary": None, "artifacts": []})
-    assert found.vocabulary is None
-    assert "vocabulary" in found.document
-
-
-def test_the_vocabulary_of_a_run_overrides_the_batch(world, vocabularies, artifacts):
-    chosen = vocabulary_of(world.settings, SPORTS)
+def test_the_vocabulary_of_a_run_overrides_the_batch(world, service, vocabularies, artifacts):
+    chosen = load_vocabulary(world.settings, SPORTS)
     stages = FeatureStages(world.settings, vocabulary=chosen, models=world.models())
     assert labels_of(FeaturesService(stages=stages).process(batch(artifacts, "weddings"))) <= set(SPORTS)
     assert not (world.settings.cache_path / "label_embeddings.pt").exists()
 
 
-def test_fallback_labels_are_those_of_the_batchs_vocabulary(world, vocabularies):
-    missing = [{"photo_id": "x", "original_uri": "none.png"}]
-    [artifact] = FeaturesService(stages=world.stages()).process(batch(missing, "weddings"))["artifacts"]
+def test_fallback_labels_are_those_of_the_batchs_vocabulary(service):
+    [artifact] = service.process(batch([{"photo_id": "x", "original_uri": "none.png"}], "weddings"))["artifacts"]
     assert [label["label"] for label in artifact["features"]["clip_labels"]] == WEDDINGS[:5]
 
 
@@ -177,19 +160,29 @@ def command(world, vocabularies, monkeypatch):
     return lambda *arguments: main(["--root", str(world.root), *map(str, arguments)])
 
 
+@pytest.fixture
+def mine(tmp_path) -> Callable[..., Path]:
+    """Writes a vocabulary file."""
+
+    def write(labels: list[str], *templates: str) -> Path:
+        (tmp_path / "mine.json").write_text(json.dumps({"labels": labels, "templates": templates or ["{}"]}))
+        return tmp_path / "mine.json"
+
+    return write
+
+
 def table_labels(world) -> list[str]:
     return read_metadata(ArtifactStore(world.settings.data_path).feature_paths("b")[1])["labels"]
 
 
 @pytest.mark.long
-def test_the_commands_take_a_vocabulary_by_name_or_file(world, command, artifacts, tmp_path, capsys):
-    manifest, mine = tmp_path / "manifest.json", tmp_path / "mine.json"
+def test_the_commands_take_a_vocabulary_by_name_or_file(world, command, artifacts, mine, tmp_path, capsys):
+    manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(batch(artifacts, "weddings")))
-    mine.write_text(json.dumps({"labels": [*SPORTS, "flag"]}))
     for arguments, labels in (
         ([], WEDDINGS),
         (["--vocabulary", "sports"], SPORTS),
-        (["--vocabulary", mine], [*SPORTS, "flag"]),
+        (["--vocabulary", mine([*SPORTS, "flag"])], [*SPORTS, "flag"]),
     ):
         assert command("process", manifest, *arguments) == 0
         assert table_labels(world) == labels
@@ -212,7 +205,7 @@ def test_ingest_writes_the_vocabulary_if_it_exists(world, command, artifacts, ca
         ingest([], world.settings, batch_id="b", vocabulary="../x")
 
 
-def test_labels_check_shows_separability(world, command, tmp_path, capsys):
+def test_labels_check_shows_separability(world, command, mine, capsys):
     prompts = []
 
     class Engine(FakeClipEngine):
@@ -221,14 +214,13 @@ def test_labels_check_shows_separability(world, command, tmp_path, capsys):
             return super().encode_texts([text.replace("groom", "bride") for text in texts])
 
     world.clip = Engine()
-    (tmp_path / "mine.json").write_text(json.dumps({"labels": WEDDINGS, "templates": ["a {}", "one {}"]}))
-    assert command("labels", "check", tmp_path / "mine.json") == 0
+    assert command("labels", "check", path := mine(WEDDINGS, "a {}", "one {}")) == 0
     told = capsys.readouterr().out
     assert "mine.json: 6 labels, 2 templates: valid\n" in told
     assert "\n 1.000    1.0  bride / groom: " in told
     assert "confidence of the right label\n" in told
     assert len(prompts) == 2 * len(WEDDINGS)
-    assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
+    assert command("labels", "check", path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {"first": "bride", "second": "groom"}.items() <= found["nearest_pairs"][0].items()
     assert found["nearest_pairs"][0]["verdict"] == "inseparable"
@@ -237,14 +229,13 @@ def test_labels_check_shows_separability(world, command, tmp_path, capsys):
     assert found["scale"] == 100.0
 
 
-def test_labels_check_names_truncated_prompts(world, command, tmp_path, capsys):
+def test_labels_check_names_truncated_prompts(command, mine, capsys):
     long = [f"{' '.join(['rose'] * 77)} {colour}" for colour in ("red", "white")]
-    (tmp_path / "mine.json").write_text(json.dumps({"labels": [*WEDDINGS, *long], "templates": ["{}", "a {}"]}))
-    assert command("labels", "check", tmp_path / "mine.json") == 0
+    assert command("labels", "check", path := mine([*WEDDINGS, *long], "{}", "a {}")) == 0
     told = capsys.readouterr().out
     assert "Not read completely\n" in told
     assert told.count("labels[6] 'rose rose") >= 2
-    assert command("labels", "check", tmp_path / "mine.json", "--json") == 0
+    assert command("labels", "check", path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["context_length"] == 77
     assert found["cut"] == [{"label": label, "templates": 2} for label in long]
@@ -270,10 +261,9 @@ def test_labels_list_names_valid_and_invalid_vocabularies(world, command, vocabu
     assert others == ["sports: 7 labels, 6 templates", "weddings: 6 labels, 1 templates"]
 
 
-def test_hostile_labels_cannot_drive_the_terminal(command, tmp_path, capsys):
+def test_hostile_labels_cannot_drive_the_terminal(command, mine, capsys):
     hostile = ["\x1b[2Jred", "\u202ereversed", "a\nb", "<script>", "[bold]x[/bold]"]
-    (tmp_path / "mine.json").write_text(json.dumps({"labels": hostile, "templates": ["\x1b]0;{}\x07"]}))
-    assert command("labels", "check", tmp_path / "mine.json") == 0
+    assert command("labels", "check", mine(hostile, "\x1b]0;{}\x07")) == 0
     told = capsys.readouterr().out
     assert "[bold]x[/bold]" in told
     assert not {"\x1b", "\u202e", "\x07"} & set(told)

@@ -84,7 +84,7 @@ def labels_check(args: argparse.Namespace, settings: Settings) -> Outcome:
         engine = Models.from_settings(settings, RunObserver(download)).clip.get()
     with doing("embedding labels"):
         missed, prompts = find_truncated_prompts(engine, vocabulary), embed_prompts(engine, vocabulary)
-    vectors, scale = directions(prompts.sum(axis=1), vocabulary), settings.temperature or engine.logit_scale
+    vectors, scale = directions(prompts, vocabulary), settings.temperature or engine.logit_scale
     pairs = nearest_pairs(vectors, vocabulary.labels, scale)
     labels = expected_confidences(vectors, vocabulary.labels, scale)
     templates = template_effects(prompts, vocabulary.labels, vocabulary.templates, scale)

@@ -16,7 +16,7 @@ from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_prediction, label_photos
 from curation_features.clip.prompts import find_truncated_prompts
-from curation_features.clip.vocabulary import vocabulary_of
+from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.concurrency import batched
 from curation_features.devices.transfer import stacked
 from curation_features.photos.inputs import is_image, read_pixels
@@ -79,7 +79,7 @@ class CLIPClassifier:
         building: Loading = nullcontext,
     ) -> None:
         self.settings = settings or load_settings()
-        self.vocabulary = vocabulary_of(self.settings, labels, templates)
+        self.vocabulary = load_vocabulary(self.settings, labels, templates)
         logger.info("Loaded %d labels and %d templates", len(self.vocabulary.labels), len(self.vocabulary.templates))
         is_own = labels is not None or templates is not None
         name = label_embeddings.file_name(self.vocabulary) if is_own else label_embeddings.FILE_NAME
@@ -157,7 +157,7 @@ class CLIPClassifier:
     def _read_or_build(self) -> LabelEmbeddings:
         version, count = self.label_version, len(self.vocabulary.labels)
         stored = label_embeddings.read(self.label_file, version)
-        if stored is not None and len(stored.vectors) == count:
+        if stored is not None:
             logger.info("Loaded cached embeddings for %d labels", count)
             return stored
         engine = self._engine.get()

@@ -85,17 +85,9 @@ def clip_model(
     def load(weights: ClipWeights) -> ClipEngine:
         device = select_device(settings)
         announce(device)
-        return load_open_clip(weights, device, Copies(settings), at_once=settings.batch_size)
+        return OpenClipEngine(weights, device, Copies(settings), at_once=settings.batch_size)
 
     return LazyModel(lambda: locate("clip", settings, fetch=fetch, progress=progress), load, loading)
-
-
-def load_open_clip(
-    weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 0
-) -> OpenClipEngine:
-    """Load an open_clip checkpoint and log it; see `OpenClipEngine`."""
-    logger.info("Loading OpenCLIP model: %s", weights.source)
-    return OpenClipEngine(weights, device, copies, at_once=at_once)
 
 
 class OpenClipEngine:
@@ -120,16 +112,24 @@ class OpenClipEngine:
     """
 
     def __init__(self, weights: ClipWeights, device: Device, copies: Copies | None = None, *, at_once: int = 0) -> None:
+        import torch
+
+        logger.info("Loading OpenCLIP model: %s", weights.source)
         self._weights = weights
         self._at_once = at_once
         self._copies = copies
         self._lock = threading.Lock()
-        self._models: dict[Device, ClipModel] = {}
         self._towers = {
             tower: LazyModel(lambda: weights, partial(self._select_device, tower, device)) for tower in _TOWERS
         }
         self._tokenizer = LazyModel(lambda: weights, _load_tokenizer)
-        model = self._model(device)
+        try:
+            model = ClipModel(weights, device, copies)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a damaged checkpoint or configuration can raise anything
+            raise _invalid(weights, error) from error
+        self._models = {device: model}
         self._transform = model.transform
         self._tensor_transform = on_tensor(model.transform)
         self._transfer = HostToDevice(device.name) if device.name == "cuda" else None
@@ -203,8 +203,8 @@ class OpenClipEngine:
                 tensor = tensor.half() if device.precision == "fp16" else tensor
                 if device.name == "cuda":
                     tensor = tensor.contiguous(memory_format=torch.channels_last)
-                on_cpu = device.name == "cpu"
-                vectors = self._forward_on_cpu(model, tensor) if on_cpu else _forward(model, tensor, len(tensor))
+                is_cpu = device.name == "cpu"
+                vectors = self._forward_on_cpu(model, tensor) if is_cpu else _forward(model, tensor, len(tensor))
             unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
         return unit
 
@@ -260,25 +260,14 @@ class OpenClipEngine:
                 raise _invalid(self._weights, ArithmeticError(cause))
 
     def _load_tower(self, tower: Tower, device: Device) -> Any:
-        """Load a tower on a device; return open_clip's model."""
+        """Load a tower on a device, if needed; return open_clip's model."""
         try:
-            with exclusive_on(device.name):
-                return self._model(device).place(tower)
+            with self._lock, exclusive_on(device.name):
+                if device not in self._models:
+                    self._models[device] = ClipModel(self._weights, device, self._copies)
+                return self._models[device].place(tower)
         except MismatchError as error:
             raise _invalid(self._weights, error) from error
-
-    def _model(self, device: Device) -> ClipModel:
-        import torch
-
-        with self._lock:
-            if device not in self._models:
-                try:
-                    self._models[device] = ClipModel(self._weights, device, self._copies)
-                except (MemoryError, torch.OutOfMemoryError):
-                    raise
-                except Exception as error:  # a damaged checkpoint or configuration can raise anything
-                    raise _invalid(self._weights, error) from error
-            return self._models[device]
 
 
 def _forward(model: Any, photos: torch.Tensor, at_once: int) -> torch.Tensor:

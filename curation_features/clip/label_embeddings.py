@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,20 +80,16 @@ def embed_labels(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float
     Raises:
         InvalidWeightsError: a label has no finite embedding.
     """
-    sums = np.zeros((len(vocabulary.labels), engine.dimension))
-    start = 0
-    for vectors in _embed_in_batches(engine, vocabulary):
-        np.add.at(sums, np.arange(start, start + len(vectors)) // len(vocabulary.templates), vectors)
-        start += len(vectors)
-    return directions(sums, vocabulary)
+    return directions(embed_prompts(engine, vocabulary), vocabulary)
 
 
-def directions(sums: NDArray[np.float64], vocabulary: Vocabulary) -> NDArray[np.float32]:
-    """Normalise the sums (L, D) of the prompts' embeddings.
+def directions(prompts: NDArray[np.float32], vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """Average the embeddings (L, T, D) of the prompts of each label, and normalise: (L, D).
 
     Raises:
-        InvalidWeightsError: a sum is zero or not finite.
+        InvalidWeightsError: an average is zero or not finite.
     """
+    sums = prompts.sum(axis=1, dtype=np.float64)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
@@ -106,15 +101,10 @@ def directions(sums: NDArray[np.float64], vocabulary: Vocabulary) -> NDArray[np.
     return unit
 
 
-def embed_prompts(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float64]:
+def embed_prompts(engine: ClipEngine, vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Embed every label in every template: (L, T, D), unit norm."""
-    vectors = np.concatenate(list(_embed_in_batches(engine, vocabulary)))
-    return vectors.reshape(len(vocabulary.labels), len(vocabulary.templates), -1)
-
-
-def _embed_in_batches(engine: ClipEngine, vocabulary: Vocabulary) -> Iterator[NDArray[np.float64]]:
-    for prompts in batched(vocabulary.prompts(), PROMPTS_AT_ONCE):
-        yield engine.encode_texts(prompts).astype(np.float64)
+    batches = [engine.encode_texts(prompts) for prompts in batched(vocabulary.prompts(), PROMPTS_AT_ONCE)]
+    return np.concatenate(batches).reshape(len(vocabulary.labels), len(vocabulary.templates), -1)
 
 
 def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curation_features.schema import LABELS_PER_PHOTO, SCORE_DECIMALS, FeatureError, LabelPrediction, LabelScore
+from curation_features.schema import LABELS_PER_PHOTO, FeatureError, LabelPrediction, LabelScore, round_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 # product of two remainders adds less than 1e-13 and is omitted.
 _HIGH = 2.0**26
 _LOW = 2.0**18
-
-_PHOTOS_AT_ONCE = 128  # the operands of a product fit a core's cache
-_NEAR_A_HALF = 1e-9  # about eight units in the last place of 10^6
 
 
 def cosines(embeddings: NDArray[np.floating[Any]], label_vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -43,17 +40,10 @@ def cosines(embeddings: NDArray[np.floating[Any]], label_vectors: NDArray[np.flo
         label_vectors: (L, D), unit norm.
     """
     finite = np.isfinite(embeddings).all(axis=1)
-    if not finite.all():
-        embeddings = np.where(finite[:, np.newaxis], embeddings, 0.0)
-    labels = len(label_vectors)
-    label_high, label_low = _split(label_vectors)
-    label_slices = np.concatenate([label_high, label_low]).T
-    cosine = np.empty((len(embeddings), labels))
-    for start in range(0, len(embeddings), _PHOTOS_AT_ONCE):
-        high, low = _split(embeddings[start : start + _PHOTOS_AT_ONCE])
-        products = high @ label_slices
-        fine = products[:, labels:] + low @ label_high.T
-        cosine[start : start + len(high)] = products[:, :labels] / _HIGH**2 + fine / (_HIGH**2 * _LOW)
+    high, low = _split(np.where(finite[:, np.newaxis], embeddings, 0.0))
+    label_high, label_low = (part.T for part in _split(label_vectors))
+    fine = high @ label_low + low @ label_high
+    cosine: NDArray[np.float64] = (high @ label_high) / _HIGH**2 + fine / (_HIGH**2 * _LOW)
     cosine[~finite] = np.nan
     return cosine.clip(-1.0, 1.0)
 
@@ -89,30 +79,10 @@ def label_photos(
         scale: see `confidences`.
     """
     cosine = cosines(embeddings, label_vectors)
-    best = _top(cosine)
+    best = np.argsort(-cosine, axis=1, kind="stable")[:, :LABELS_PER_PHOTO]
     confidence = np.take_along_axis(confidences(cosine, scale), best, axis=1)
-    score = np.take_along_axis(cosine, best, axis=1).clip(min=0.0)
-    columns = (
-        np.array(labels, dtype=object)[best].tolist(),
-        rounded(confidence).tolist(),
-        rounded(score).tolist(),
-        rounded(cosine).tolist(),
-        rounded(confidence[:, 0] - confidence[:, 1]).tolist(),
-    )
-    return [_prediction(*row) for row in zip(*columns, strict=True)]
-
-
-def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round numbers in [-1, 1] like `round(value, SCORE_DECIMALS)`, bit for bit, but never to -0.0.
-
-    `np.round` multiplies first, and the product may be on the wrong side of a half.
-    """
-    scaled = values * 10.0**SCORE_DECIMALS
-    whole = np.rint(scaled)
-    result: NDArray[np.float64] = whole / 10.0**SCORE_DECIMALS
-    uncertain = np.abs(np.abs(scaled - whole) - 0.5) < _NEAR_A_HALF
-    result[uncertain] = [round(value, SCORE_DECIMALS) for value in values[uncertain].tolist()]
-    return result + 0.0
+    columns = (best.tolist(), confidence.tolist(), cosine.tolist())
+    return [_predict(labels, *row) for row in zip(*columns, strict=True)]
 
 
 def fallback_prediction(labels: Sequence[str], error: FeatureError, fallback: Sequence[str] = ()) -> LabelPrediction:
@@ -125,24 +95,15 @@ def _split(rows: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArra
     """Split numbers in [-1, 1] into integers, `(high + low / _LOW) / _HIGH`, to within 2^-45."""
     scaled = np.multiply(rows, _HIGH, dtype=np.float64)
     high = np.rint(scaled)
-    low = np.subtract(scaled, high, out=scaled)
-    low *= _LOW
-    return high, np.rint(low, out=low)
+    return high, np.rint((scaled - high) * _LOW)
 
 
-def _top(cosine: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the indices of the `LABELS_PER_PHOTO` largest numbers of each row, ties by index."""
-    remaining, rows = cosine.copy(), np.arange(len(cosine))
-    indices = np.empty((len(cosine), min(LABELS_PER_PHOTO, cosine.shape[1])), np.intp)
-    for rank in range(indices.shape[1]):
-        indices[:, rank] = remaining.argmax(axis=1)  # the first of equal numbers
-        remaining[rows, indices[:, rank]] = -np.inf
-    return indices
-
-
-def _prediction(
-    names: list[str], confidence: list[float], score: list[float], cosine: list[float], margin: float
-) -> LabelPrediction:
-    if math.isnan(margin):
+def _predict(labels: Sequence[str], best: list[int], confidence: list[float], cosine: list[float]) -> LabelPrediction:
+    """Round the numbers of a photo: the confidence of its `best` labels, and the cosine of all."""
+    if math.isnan(cosine[0]):
         return LabelPrediction(error=FeatureError("clip_labels", "not_finite", "the photo's embedding is not finite"))
-    return LabelPrediction(tuple(map(LabelScore, names, confidence, score)), tuple(cosine), margin)
+    scores = (
+        LabelScore(labels[index], round_score(value), round_score(max(cosine[index], 0.0)))
+        for index, value in zip(best, confidence, strict=True)
+    )
+    return LabelPrediction(tuple(scores), tuple(map(round_score, cosine)), round_score(confidence[0] - confidence[1]))

@@ -7,7 +7,6 @@ without parameter storage, and get the memory-mapped tensors of the checkpoint. 
 from __future__ import annotations
 
 import logging
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ _FORMAT = 1  # version of the copies; increment when open_clip's conversion of o
 
 
 class ClipModel:
-    """open_clip's model with the tensors of a checkpoint; each tower loads on first use.
+    """open_clip's model with the tensors of a checkpoint; each tower loads on first use. Not thread-safe.
 
     Args:
         weights: a checkpoint and its configuration.
@@ -56,7 +55,6 @@ class ClipModel:
         self.transform = _build_transform(self.model, weights.config.get("preprocess_cfg") or {})
         self.logit_scale = float(self._state["logit_scale"].float().exp())
         self._device = device
-        self._lock = threading.Lock()
 
     def place(self, tower: Tower) -> Any:
         """Load a tower, if needed, and return the model.
@@ -64,22 +62,22 @@ class ClipModel:
         Raises:
             MismatchError: the tower has values that are not finite, or only zeros.
         """
-        with self._lock:
-            names = [name for name in self._state if _tower_of(name) == tower]
-            if names:
-                check_values({name: self._state[name] for name in names})
-            for name in names:
-                place(self.model, name, self._state[name], self._device.name)
-                del self._state[name]
-            if names and tower == "image" and self._device.name == "cuda":
-                import torch
+        import torch
 
-                self.model.visual.to(memory_format=torch.channels_last)  # fast on tensor cores
-            if names and tower == "image" and self._device.precision == "int8":
-                from curation_features.clip.int8 import tower_to_int8
+        state = {name: tensor for name, tensor in self._state.items() if _tower_of(name) == tower}
+        if not state:
+            return self.model
+        check_values(state)
+        for name, tensor in state.items():
+            place(self.model, name, tensor, self._device.name)
+            del self._state[name]
+        if tower == "image" and self._device.name == "cuda":
+            self.model.visual.to(memory_format=torch.channels_last)  # fast on tensor cores
+        if tower == "image" and self._device.precision == "int8":
+            from curation_features.clip.int8 import tower_to_int8
 
-                if not tower_to_int8(self.model.visual):
-                    logger.warning("The image tower is not a transformer, so int8 has no effect")
+            if not tower_to_int8(self.model.visual):
+                logger.warning("The image tower is not a transformer, so int8 has no effect")
         return self.model
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from curation_features.clip.engine import ClipEngine
     from curation_features.clip.vocabulary import Vocabulary
 
-_LABELS_AT_ONCE = 64
 _SHOWN = 5  # labels per warning
 _LONGEST_SHOWN = 60  # characters of a label
 
@@ -45,22 +44,16 @@ class TruncatedPrompts:
 
 def find_truncated_prompts(engine: ClipEngine, vocabulary: Vocabulary) -> TruncatedPrompts:
     """Find truncated and equal prompts; only the tokenizer runs."""
-    cut: dict[str, int] = {}
+    tokens, is_cut = engine.tokenize(vocabulary.prompts())
+    counts = is_cut.reshape(len(vocabulary.labels), -1).sum(axis=1).tolist()
+    cut = {label: count for label, count in zip(vocabulary.labels, counts, strict=True) if count}
     same: list[tuple[str, str]] = []
     first: dict[bytes, str] = {}
-    length, templates = 0, len(vocabulary.templates)
-    prompts = vocabulary.prompts()
-    for start in range(0, len(vocabulary.labels), _LABELS_AT_ONCE):
-        labels = vocabulary.labels[start : start + _LABELS_AT_ONCE]
-        tokens, is_cut = engine.tokenize(prompts[start * templates : (start + len(labels)) * templates])
-        length = tokens.shape[1]
-        counts = is_cut.reshape(-1, templates).sum(axis=1).tolist()
-        cut |= {label: count for label, count in zip(labels, counts, strict=True) if count}
-        for label, rows in zip(labels, np.split(tokens, len(labels)), strict=True):
-            twin = first.setdefault(rows.tobytes(), label)
-            if twin != label:
-                same.append((twin, label))
-    return TruncatedPrompts(length, cut, same)
+    for label, rows in zip(vocabulary.labels, np.split(tokens, len(vocabulary.labels)), strict=True):
+        twin = first.setdefault(rows.tobytes(), label)
+        if twin != label:
+            same.append((twin, label))
+    return TruncatedPrompts(tokens.shape[1], cut, same)
 
 
 def _shorten(label: str) -> str:

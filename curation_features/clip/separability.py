@@ -113,11 +113,9 @@ def nearest_pairs(
     """
     nearest: list[tuple[float, int, int]] = []
     for start, cosine in _cosine_rows(vectors):
-        rows, columns = np.indices(cosine.shape)
-        above = np.flatnonzero((columns > rows + start).ravel())
-        flat = cosine.ravel()[above]
-        best = above[np.argsort(-flat, kind="stable")[:count]]
-        indices = zip(*(part.tolist() for part in np.unravel_index(best, cosine.shape)), strict=True)
+        cosine[np.tri(len(cosine), len(labels), k=start, dtype=bool)] = -np.inf  # each pair once
+        best = np.argsort(-cosine, axis=None, kind="stable")[:count].tolist()
+        indices = (divmod(index, len(labels)) for index in best if cosine.flat[index] > -np.inf)
         nearest += [(-float(cosine[row, column]), row + start, column) for row, column in indices]
     pairs = [(labels[row], labels[column], -negative) for negative, row, column in sorted(nearest)[:count]]
     odds = typical_odds(np.array([cosine for *_, cosine in pairs]), scale)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation_features.clip.words import words
 from curation_features.errors import SettingsError
 from curation_features.manifest import VOCABULARY_NAME
 from curation_features.schema import LABELS_PER_PHOTO
-from curation_features.settings import Settings, nearest
+from curation_features.settings import Settings, nearest, packaged_file
 
 _KEYS = ("labels", "templates")
-_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +41,27 @@ class Vocabulary:
         return hashlib.sha256(json.dumps([self.labels, self.templates]).encode()).hexdigest()
 
 
-def load_vocabulary(settings: Settings) -> Vocabulary:
-    """Read the project's vocabulary, the default of every batch.
+class _Entries(NamedTuple):
+    """Labels or templates, and their file or argument for error messages."""
+
+    source: str
+    entries: tuple[str, ...]
+
+
+def load_vocabulary(
+    settings: Settings, labels: Sequence[str] | None = None, templates: Sequence[str] | None = None
+) -> Vocabulary:
+    """Return the project's vocabulary, the default of every batch, or one of user-supplied labels and templates.
 
     If a setting has its default value and the file does not exist, the package's own file is read.
 
     Raises:
         SettingsError: names the unusable file or entry, its position and the remedy.
     """
-    return _check(*_project_labels(settings), *_project_templates(settings))
+    return _combine(
+        _from_project(settings, "labels") if labels is None else _from_caller("labels", labels),
+        _from_project(settings, "templates") if templates is None else _from_caller("templates", templates),
+    )
 
 
 def named_vocabulary(settings: Settings, name: str) -> Vocabulary:
@@ -62,9 +72,8 @@ def named_vocabulary(settings: Settings, name: str) -> Vocabulary:
     Raises:
         SettingsError: the name is unknown (the message has the nearest one), or the vocabulary is unusable.
     """
-    path = _folder(settings) / f"{name}.json"
-    if not VOCABULARY_NAME.fullmatch(name) or not path.is_file():
-        known = vocabulary_names(settings)
+    path, known = _folder(settings) / f"{name}.json", vocabulary_names(settings)
+    if name not in known:
         others = f"known: {', '.join(known)}" if known else "none is known"
         raise SettingsError(
             f"no vocabulary has the name {name!r}{nearest(name, known)}; {others}: write {path}, or correct the name"
@@ -78,33 +87,16 @@ def chosen_vocabulary(settings: Settings, name_or_file: str) -> Vocabulary:
     Raises:
         SettingsError: neither exists, or the vocabulary is unusable.
     """
-    is_name = VOCABULARY_NAME.fullmatch(name_or_file) is not None
-    if Path(name_or_file).is_file() and not (is_name and (_folder(settings) / f"{name_or_file}.json").is_file()):
+    if name_or_file not in vocabulary_names(settings) and Path(name_or_file).is_file():
         return _from_file(settings, Path(name_or_file))
-    if is_name:
+    if VOCABULARY_NAME.fullmatch(name_or_file):
         return named_vocabulary(settings, name_or_file)
     raise SettingsError(f"unknown vocabulary {name_or_file!r}: neither a file nor a valid name")
 
 
-def vocabulary_of(
-    settings: Settings, labels: Sequence[str] | None = None, templates: Sequence[str] | None = None
-) -> Vocabulary:
-    """Build a vocabulary of user-supplied labels and templates; by default the project's.
-
-    Raises:
-        SettingsError: names the position of the unusable entry.
-    """
-    if labels is None and templates is None:
-        return load_vocabulary(settings)
-    named = _project_labels(settings) if labels is None else _check_list("labels", labels)
-    return _check(*named, *(_project_templates(settings) if templates is None else _check_list("templates", templates)))
-
-
 def vocabulary_names(settings: Settings) -> list[str]:
     """Return the sorted names of all named vocabularies, usable or not."""
-    folder = _folder(settings)
-    paths = folder.glob("*.json") if folder.is_dir() else ()
-    return sorted(path.stem for path in paths if VOCABULARY_NAME.fullmatch(path.stem))
+    return sorted(path.stem for path in _folder(settings).glob("*.json") if VOCABULARY_NAME.fullmatch(path.stem))
 
 
 def _folder(settings: Settings) -> Path:
@@ -117,32 +109,26 @@ def _from_file(settings: Settings, path: Path) -> Vocabulary:
     for key in content:
         if key not in _KEYS:
             raise SettingsError(f"{path}: unknown key {key!r}{nearest(key, _KEYS)}; valid keys: {' and '.join(_KEYS)}")
-    labels = _strings(path, "labels")
-    templates = _strings(path, "templates") if "templates" in content else _project_templates(settings)
-    return _check(*labels, *templates)
+    labels = _check_entries(str(path), "labels", content.get("labels"))
+    if "templates" not in content:
+        return _combine(labels, _from_project(settings, "templates"))
+    return _combine(labels, _check_entries(str(path), "templates", content["templates"]))
 
 
-def _project_labels(settings: Settings) -> tuple[str, tuple[str, ...]]:
-    return _strings(_find(settings, "labels_file"), "labels", "labels_file: ")
+def _from_project(settings: Settings, key: str) -> _Entries:
+    """Read the labels or templates of the project; the package's file replaces a missing file of the default name."""
+    setting = f"{key}_file"
+    name: str = getattr(settings, setting)
+    path = settings.root / Path(name).expanduser()
+    if not path.exists() and name == Settings.__dataclass_fields__[setting].default:
+        path = packaged_file(Path(name).name)
+    return _check_entries(str(path), key, _read_object(path, f"{setting}: ").get(key))
 
 
-def _project_templates(settings: Settings) -> tuple[str, tuple[str, ...]]:
-    return _strings(_find(settings, "templates_file"), "templates", "templates_file: ")
-
-
-def _check(labels_from: str, labels: tuple[str, ...], templates_from: str, templates: tuple[str, ...]) -> Vocabulary:
-    """Check the number of labels and the templates; return the vocabulary."""
-    if len(labels) < LABELS_PER_PHOTO:
-        raise SettingsError(f"{labels_from}: {len(labels)} labels; at least {LABELS_PER_PHOTO} are needed")
-    if not templates:
-        raise SettingsError(f"{templates_from}: templates is empty; add at least one, such as 'a photo of {{}}'")
-    for position, template in enumerate(templates):
-        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-            raise SettingsError(
-                f"{templates_from}: templates[{position}] is {template!r}; it must have one {{}} (for the label) and "
-                "no other brace"
-            )
-    return Vocabulary(labels, templates)
+def _from_caller(key: str, entries: Sequence[str]) -> _Entries:
+    if isinstance(entries, str):
+        raise SettingsError(f"{key}: expected a list of strings, not {entries!r}")
+    return _check_entries(key, key, list(entries))
 
 
 def _read_object(path: Path, setting: str = "") -> dict[str, Any]:
@@ -154,19 +140,23 @@ def _read_object(path: Path, setting: str = "") -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _strings(path: Path, key: str, setting: str = "") -> tuple[str, tuple[str, ...]]:
-    """Read the distinct strings under `key`; return their source (for errors) and the strings."""
-    return str(path), _check_distinct(str(path), _read_object(path, setting).get(key), key)
+def _combine(labels: _Entries, templates: _Entries) -> Vocabulary:
+    """Check the number of labels and the templates; return the vocabulary."""
+    if len(labels.entries) < LABELS_PER_PHOTO:
+        raise SettingsError(f"{labels.source}: {len(labels.entries)} labels; at least {LABELS_PER_PHOTO} are needed")
+    if not templates.entries:
+        raise SettingsError(f"{templates.source}: templates is empty; add at least one, such as 'a photo of {{}}'")
+    for position, template in enumerate(templates.entries):
+        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+            raise SettingsError(
+                f"{templates.source}: templates[{position}] is {template!r}; it must have one {{}} (for the label) and "
+                "no other brace"
+            )
+    return Vocabulary(labels.entries, templates.entries)
 
 
-def _check_list(key: str, entries: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Like `_strings`, for entries given in code."""
-    if isinstance(entries, str):
-        raise SettingsError(f"{key}: expected a list of strings, not {entries!r}")
-    return key, _check_distinct(key, list(entries), key)
-
-
-def _check_distinct(source: str, entries: object, key: str) -> tuple[str, ...]:
+def _check_entries(source: str, key: str, entries: object) -> _Entries:
+    """Check that `entries` is a list of strings that are distinct for the model."""
     if not isinstance(entries, list):
         raise SettingsError(f"{source}: expected an object with a list of strings, {{{key!r}: [...]}}")
     seen: dict[str, int] = {}
@@ -174,13 +164,24 @@ def _check_distinct(source: str, entries: object, key: str) -> tuple[str, ...]:
         problem = _find_problem(entry)
         if problem:
             raise SettingsError(f"{source}: {key}[{position}] ({entry!r}) {problem}")
-        text = words(entry.replace("{}", "x"))  # x: most labels begin and end with a letter
-        if not text:
-            raise SettingsError(f"{source}: {key}[{position}] ({entry!r}) is blank")
-        first = seen.setdefault(text, position)
+        first = seen.setdefault(_words(entry), position)
         if first < position:
             raise SettingsError(f"{source}: {_describe_twins(key, first, entries[first], position, entry)}; remove one")
-    return tuple(entries)
+    return _Entries(source, tuple(entries))
+
+
+def _find_problem(entry: object) -> str | None:
+    if not isinstance(entry, str):
+        return "is not a string"
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in entry):
+        return "is not valid Unicode (unpaired surrogate)"
+    if not _words(entry):
+        return "is blank"
+    return "has white space around it" if entry != entry.strip() else None
+
+
+def _words(entry: str) -> str:
+    return words(entry.replace("{}", "x"))  # most labels begin and end with a letter
 
 
 def _describe_twins(key: str, first: int, one: str, second: int, other: str) -> str:
@@ -190,26 +191,3 @@ def _describe_twins(key: str, first: int, one: str, second: int, other: str) -> 
         f"{key}[{first}] {one!r} and {key}[{second}] {other!r} are the same to the model, which ignores case, "
         "white space, Unicode forms and HTML entities"
     )
-
-
-def _find_problem(entry: object) -> str | None:
-    if not isinstance(entry, str):
-        return "is not a string"
-    if not entry.strip():
-        return "is blank"
-    if entry != entry.strip():
-        return "has white space around it"
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in entry):
-        return "is not valid Unicode (unpaired surrogate)"
-    return None
-
-
-def _find(settings: Settings, setting: str) -> Path:
-    """Return the file that a setting names, or the package's copy of the default file."""
-    name: str = getattr(settings, setting)
-    path = settings.root / Path(name).expanduser()
-    default = next(spec.default for spec in dataclasses.fields(Settings) if spec.name == setting)
-    if path.exists() or name != default:
-        return path
-    copies = (_PACKAGE / "defaults" / Path(name).name, _PACKAGE.parent / name)  # of a wheel; of a checkout
-    return next((copy for copy in copies if copy.is_file()), path)

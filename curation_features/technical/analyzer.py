@@ -6,15 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, cast, overload
 
 from curation_features.devices.transfer import stacked
 from curation_features.errors import UndefinedMetricError, WeightsError
 from curation_features.photos.inputs import check_rgb, is_image, read_pixels
-from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, SCORE_DECIMALS, FeatureError, Measurement
+from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, FeatureError, Measurement, round_score
 from curation_features.settings import Settings, load_settings
-from curation_features.technical.brisque.index import Brisque, brisque_measurement, measurement_of
+from curation_features.technical.brisque.index import Brisque, brisque_measurement
 from curation_features.technical.brisque.loading import brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.technical.exposure import exposure
@@ -32,13 +31,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PREVIEW_METRICS: Mapping[str, Callable[[NDArray[np.uint8], Settings], Measurement]] = MappingProxyType(
-    {
-        "sharpness": lambda gray, settings: sharpness(gray, scale=settings.sharpness_scale),
-        "exposure": lambda gray, settings: exposure(gray, clip_low=settings.clip_low, clip_high=settings.clip_high),
-        "noise": lambda gray, settings: noise(gray, sigma_max=settings.noise_sigma_max),
-    }
-)
+_PREVIEW_METRICS: Mapping[str, Callable[[NDArray[np.uint8], Settings], Measurement]] = {
+    "sharpness": lambda gray, settings: sharpness(gray, scale=settings.sharpness_scale),
+    "exposure": lambda gray, settings: exposure(gray, clip_low=settings.clip_low, clip_high=settings.clip_high),
+    "noise": lambda gray, settings: noise(gray, sigma_max=settings.noise_sigma_max),
+}
 """The metrics of the gray preview."""
 
 _WEIGHTS_REASONS = ("missing_weights", "invalid_weights", "load_failed")
@@ -121,7 +118,7 @@ class TechnicalQualityAnalyzer:
         measured = self.measure_cpu(rgb, tuple(_PREVIEW_METRICS))
         for name, measure in (("brisque", self._brisque_of), ("clip_iqa", self._clip_iqa_of)):
             try:
-                measured[name] = measure(rgb)
+                measured[name] = self._guard(name, partial(measure, rgb))
             except WeightsError as error:
                 if self.settings.on_missing_weights == "fail":
                     raise
@@ -148,9 +145,8 @@ class TechnicalQualityAnalyzer:
             raise ValueError(f"metrics: {', '.join(unknown)} not among {', '.join(CPU_METRICS)}")
         measures: dict[str, Callable[[], Measurement]] = {}
         if "brisque" in metrics:
-            measures["brisque"] = partial(
-                brisque_measurement, rgb, self._brisque.get(), side=self.settings.brisque_side
-            )
+            self._brisque.get()
+            measures["brisque"] = partial(self._brisque_of, rgb)
         if not _PREVIEW_METRICS.keys().isdisjoint(metrics):
             gray = preview(luma(rgb), self.settings.preview_side)
             measures |= {name: partial(measure, gray, self.settings) for name, measure in _PREVIEW_METRICS.items()}
@@ -165,7 +161,7 @@ class TechnicalQualityAnalyzer:
         batched = self._brisque.get().batched
         if batched is None:
             raise ValueError("this BRISQUE measures photos one by one: use `measure_cpu`")
-        return [self._guard("brisque", partial(measurement_of, index)) for index in batched.score(inputs)]
+        return [self._guard("brisque", partial(brisque_measurement, index)) for index in batched.score(inputs)]
 
     def measure_clip_iqa(self, inputs: ModelInput) -> list[Measurement]:
         """Measure CLIP-IQA for N inputs from the model's `preprocess`.
@@ -182,12 +178,11 @@ class TechnicalQualityAnalyzer:
         return [_quantise("clip_iqa", Measurement(score=float(score))) for score in self._clip_iqa.get().score(inputs)]
 
     def _brisque_of(self, rgb: NDArray[np.uint8]) -> Measurement:
-        return self.measure_cpu(rgb, ("brisque",))["brisque"]
+        return brisque_measurement(self._brisque.get().score(preview(rgb, self.settings.brisque_side)))
 
     def _clip_iqa_of(self, rgb: NDArray[np.uint8]) -> Measurement:
-        return self._guard(
-            "clip_iqa", lambda: self.measure_clip_iqa(stacked([self._clip_iqa.get().preprocess(rgb)]))[0]
-        )
+        model = self._clip_iqa.get()
+        return Measurement(score=float(model.score(stacked([model.preprocess(rgb)]))[0]))
 
     def _guard(self, metric: str, measure: Callable[[], Measurement]) -> Measurement:
         """Call `measure`; return plain, rounded, finite numbers, or the error."""
@@ -218,17 +213,13 @@ def _scores(measurements: Mapping[str, Measurement]) -> TechnicalScores:
 
 
 def _quantise(metric: str, measurement: Measurement) -> Measurement:
-    """Round to `SCORE_DECIMALS`; return an error if a number is not finite or the score is outside [0, 1]."""
+    """Round the numbers; return an error if a number is not finite or the score is outside [0, 1]."""
     score, raw = measurement.score, measurement.raw
     if score is None or not all(map(math.isfinite, (score, *raw.values()))):
         return _failed(metric, "not_finite", f"{metric} gave a number that is not finite")
-    if not 0 <= _round(score) <= 1:
+    if not 0 <= round_score(score) <= 1:
         return _failed(metric, "out_of_range", f"{metric} gave {score:g}, which is not within 0 and 1")
-    return Measurement(_round(score), {name: _round(value) for name, value in raw.items()})
-
-
-def _round(value: float) -> float:
-    return round(float(value), SCORE_DECIMALS) + 0.0  # -0.0 becomes 0.0
+    return Measurement(round_score(score), {name: round_score(value) for name, value in raw.items()})
 
 
 def _failed(metric: str, reason: str, cause: Exception | str) -> Measurement:

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def histogram(gray: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Count the pixels at each of the 256 gray levels."""
-    return np.bincount(gray.ravel(), minlength=256)
-
-
 def percentiles(counts: NDArray[np.intp], percents: Sequence[float]) -> list[float]:
     """Return `np.percentile(gray, percents)`, bit for bit, from a histogram: about 15 times as fast.
 
@@ -55,7 +50,7 @@ def exposure(preview: NDArray[np.uint8], *, clip_low: int, clip_high: int) -> Me
         clip_low: highest gray level that counts as clipped shadow.
         clip_high: lowest gray level that counts as clipped highlight.
     """
-    counts = histogram(preview)
+    counts = np.bincount(preview.ravel(), minlength=256)
     p1, p50, p99 = (level / 255 for level in percentiles(counts, (1, 50, 99)))
     low = float(counts[: clip_low + 1].sum()) / preview.size
     high = float(counts[clip_high:].sum()) / preview.size

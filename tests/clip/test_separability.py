@@ -12,7 +12,6 @@ import pytest
 import scipy.special
 
 from curation_features.clip import separability
-from curation_features.clip.label_embeddings import embed_labels, embed_prompts
 from curation_features.clip.separability import (
     TYPICAL_ALIGNMENT,
     LabelPair,
@@ -21,8 +20,6 @@ from curation_features.clip.separability import (
     template_effects,
     typical_odds,
 )
-from curation_features.clip.vocabulary import Vocabulary
-from curation_features.testing import FakeClipEngine
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -105,14 +102,6 @@ def test_idle_and_confusing_templates_are_found():
     same = template_effects(prompts[:, :3], labels, ["{}", "a {}", "the {}"], 100.0)
     assert [(effect.shift, effect.confused, effect.is_idle) for effect in same] == [(pytest.approx(1), (), True)] * 3
     assert template_effects(prompts[:, :1], labels, ["{}"], 100.0) == []
-
-
-def test_prompts_add_up_to_the_label_vectors():
-    vocabulary = Vocabulary(tuple(f"label {n}" for n in range(50)), ("a {}", "b {}", "c {}"))
-    prompts = embed_prompts(FakeClipEngine(), vocabulary)
-    assert prompts.shape == (50, 3, 16)
-    np.testing.assert_allclose(unit(prompts.sum(axis=1)), embed_labels(FakeClipEngine(), vocabulary), atol=1e-6)
-    np.testing.assert_array_equal(prompts[7, 2], FakeClipEngine().encode_texts(["c label 7"])[0])
 
 
 def test_recorded_embeddings_pair_similar_labels(things):

@@ -11,7 +11,6 @@ from curation_features.clip.vocabulary import (
     load_vocabulary,
     named_vocabulary,
     vocabulary_names,
-    vocabulary_of,
 )
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
@@ -52,14 +51,9 @@ def test_the_default_is_the_specifications_vocabulary(settings):
 
 def test_a_projects_own_files_are_read_in_their_order(settings):
     write(settings.root, ["Zürich", *LABELS], ["{} 写真", "a photo of {}"])
-    assert load_vocabulary(settings) == Vocabulary(("Zürich", *LABELS), ("{} 写真", "a photo of {}"))
-
-
-def test_a_byte_order_mark_is_no_error(settings):
-    write(settings.root)
     path = settings.root / "config" / "labels.json"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert load_vocabulary(settings).labels == tuple(LABELS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark
+    assert load_vocabulary(settings) == Vocabulary(("Zürich", *LABELS), ("{} 写真", "a photo of {}"))
 
 
 def test_a_file_named_by_a_setting_must_exist(settings):
@@ -74,7 +68,6 @@ def test_a_file_named_by_a_setting_must_exist(settings):
         (LABELS[:4], r"labels\.json: 4 labels; at least 5"),
         ([*LABELS, "cat"], r"labels\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
         ([*LABELS, 7], r"labels\.json: labels\[5\] \(7\) is not a string"),
-        ([*LABELS, None], r"labels\[5\] \(None\) is not a string"),
         ([*LABELS, " \t"], r"labels\[5\] .* is blank"),
         ([*LABELS, " dog"], r"labels\[5\] \(' dog'\) has white space around it"),
         ([*LABELS, "\ud800"], r"labels\[5\] .* is not valid Unicode"),
@@ -117,16 +110,18 @@ def test_labels_and_templates_that_only_look_alike_are_kept(settings):
     assert load_vocabulary(settings) == Vocabulary(tuple(labels), tuple(templates))
 
 
-@pytest.mark.parametrize("name", ["casedup", "normalised"])
-def test_a_file_with_labels_that_are_one_is_refused(settings, shared_data, name):
+@pytest.mark.parametrize(
+    ("name", "twins"),
+    [
+        ("casedup", "labels[0] 'cat' and labels[1] 'Cat'"),
+        ("normalised", "labels[0] 'hot dog' and labels[1] 'hot  dog'"),
+    ],
+)
+def test_a_file_with_labels_that_are_one_is_refused(settings, shared_data, name, twins):
     path = shared_data / "inputs" / "labels" / f"{name}.json"
-    expected = {
-        "casedup": "labels[0] 'cat' and labels[1] 'Cat'",
-        "normalised": "labels[0] 'hot dog' and labels[1] 'hot  dog'",
-    }
     with pytest.raises(SettingsError) as caught:
         chosen_vocabulary(settings, str(path))
-    assert str(caught.value).startswith(f"{path}: {expected[name]} are the same to the model, which ignores case")
+    assert str(caught.value).startswith(f"{path}: {twins} are the same to the model, which ignores case")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b'{"label": []}'])
@@ -135,12 +130,6 @@ def test_a_file_that_is_not_the_expected_json_is_named(settings, content):
     (settings.root / "config" / "labels.json").write_bytes(content)
     with pytest.raises(SettingsError, match=r"labels\.json"):
         load_vocabulary(settings)
-
-
-def test_thousands_of_labels_are_fine(settings):
-    labels = [f"label {number}" for number in range(3000)]
-    write(settings.root, labels=labels)
-    assert load_vocabulary(settings).labels == tuple(labels)
 
 
 def keep(settings: Settings, name: str, content: object) -> Path:
@@ -186,12 +175,8 @@ def test_a_name_is_never_a_path(settings, name):
     ("content", "message"),
     [
         ("{", r"art\.json cannot be read as JSON"),
-        ([], r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"templates": ["{}"]}, r"art\.json: expected an object with a list of strings, {'labels'"),
         ({"labels": LABELS, "template": ["{}"]}, r"art\.json: unknown key 'template'; did you mean 'templates'\?"),
-        ({"labels": LABELS[:4]}, r"art\.json: 4 labels; at least 5"),
-        ({"labels": [*LABELS, "cat"]}, r"art\.json: labels\[5\] \('cat'\) is a duplicate of \[2\]"),
-        ({"labels": LABELS, "templates": []}, r"art\.json: templates is empty"),
         ({"labels": LABELS, "templates": ["a {}", "a"]}, r"art\.json: templates\[1\] is 'a'; it must have one {}"),
     ],
 )
@@ -217,9 +202,8 @@ def test_a_name_is_preferred_to_a_file(settings, tmp_path, monkeypatch):
 def test_labels_and_templates_can_be_given_in_code(settings):
     write(settings.root, templates=["project {}"])
     labels = ["bride", "groom", "rings", "cake", "dance"]
-    assert vocabulary_of(settings, labels) == Vocabulary(tuple(labels), ("project {}",))
-    assert vocabulary_of(settings, None, ["x {}"]) == Vocabulary(tuple(LABELS), ("x {}",))
-    assert vocabulary_of(settings) == load_vocabulary(settings)
+    assert load_vocabulary(settings, labels) == Vocabulary(tuple(labels), ("project {}",))
+    assert load_vocabulary(settings, None, ["x {}"]) == Vocabulary(tuple(LABELS), ("x {}",))
     for wrong, message in ((["a"] * 5, r"labels\[1\] \('a'\) is a duplicate"), ("bride", "expected a list of strings")):
         with pytest.raises(SettingsError, match=message):
-            vocabulary_of(settings, wrong)
+            load_vocabulary(settings, wrong)

@@ -12,7 +12,7 @@ from checkpoints import weights_in
 from PIL import Image
 
 from curation_features.clip.classifier import CLIPClassifier
-from curation_features.clip.engine import load_open_clip
+from curation_features.clip.engine import OpenClipEngine
 from curation_features.devices.selection import Device
 from curation_features.devices.transfer import stacked
 from curation_features.pipeline import FeatureStages, Models, RunStats
@@ -38,7 +38,7 @@ def brisque(brisque_file: Path) -> Brisque:
 def test_vectors_are_those_of_the_cpu(clip_checkpoint: Path, precision) -> None:
     found = []
     for device in (Device("cpu", "fp32"), Device("cuda", precision)):
-        engine = load_open_clip(weights_in(clip_checkpoint), device)
+        engine = OpenClipEngine(weights_in(clip_checkpoint), device)
         found.append(engine.encode_images(stacked([engine.preprocess(photo) for photo in PHOTOS])))
         assert engine.device == device
     assert (found[0] * found[1]).sum(axis=1).min() > 0.999
@@ -53,7 +53,7 @@ def test_the_classifier_gives_the_labels_of_the_cpu(settings, clip_checkpoint: P
 
 
 def test_a_photo_the_operator_cannot_resize_uses_the_cpu(clip_checkpoint: Path) -> None:
-    engine = load_open_clip(weights_in(clip_checkpoint), Device("cuda", "fp32"))
+    engine = OpenClipEngine(weights_in(clip_checkpoint), Device("cuda", "fp32"))
     photo = np.random.default_rng(0).integers(0, 256, (6000, 6000, 3), np.uint8)
     assert np.isfinite(engine.encode_images(stacked([engine.preprocess(photo)]))).all()
 

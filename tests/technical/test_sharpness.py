@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,29 +46,9 @@ def test_the_steepest_image_does_not_overflow():
     assert tenengrad(stripes) > 1_000_000
 
 
-@given(images)
-def test_flips_change_nothing(gray):
-    assert tenengrad(gray[::-1].copy()) == tenengrad(gray[:, ::-1].copy()) == tenengrad(gray)
-
-
-@given(images)
-def test_any_image_has_a_score_in_range(gray):
-    assert 0 <= sharpness(gray, scale=2000).score <= 1
-
-
 def test_score_is_the_tanh_of_energy_over_scale(bundled):
     gray = luma(bundled("moon"))
     measured = sharpness(gray, scale=500)
     assert measured.raw["tenengrad"] == pytest.approx(677.966, abs=5e-4)
     assert measured.score == pytest.approx(math.tanh(677.966 / 500), abs=1e-6)
-
-
-def test_a_flat_image_scores_0():
     assert sharpness(np.full((9, 9), 128, np.uint8), scale=2000).score == 0
-
-
-def test_blur_lowers_sharpness(bundled):
-    gray = luma(bundled("moon"))
-    scores = [sharpness(cv2.GaussianBlur(gray, (0, 0), sigma), scale=2000).score for sigma in (0.5, 1, 2, 4)]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] > 2 * scores[-1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from curation_features.errors import UndefinedMetricError
 from curation_features.schema import Measurement
 from curation_features.technical.brisque.luma import half_size, piq_luma
 from curation_features.technical.brisque.mscn import SIGMA, WINDOW, MscnSums, ProductSums, mscn_sums
-from curation_features.technical.preview import preview
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from curation_features.devices.transfer import ModelInput
@@ -37,22 +37,6 @@ SMALLEST_SIDE = 12
 
 ZERO_SIGMA = 1e-8
 """A standard deviation up to this is zero (`torch.isclose`)."""
-
-
-class _Shapes(NamedTuple):
-    """Lookup table of generalised Gaussians (GGD, AGGD); all columns (9801,).
-
-    Attributes:
-        shape: 0.2, 0.201, ... 10.
-        ratio: `sigma^2 / E|x|^2` of a GGD.
-        inverse_ratio: its inverse, for an AGGD.
-        mean: mean of an AGGD per difference of its two sigmas.
-    """
-
-    shape: NDArray[np.float64]
-    ratio: NDArray[np.float64]
-    inverse_ratio: NDArray[np.float64]
-    mean: NDArray[np.float64]
 
 
 class BatchedQuality(Protocol):
@@ -86,8 +70,14 @@ class Brisque:
         self._torch = torch
         self._coefficients = torch.from_numpy(sv_coef).double()
         self._support_vectors = torch.from_numpy(sv).double().T
-        self._window = self._piq.gaussian_filter(WINDOW, SIGMA, dtype=torch.float64)[None]
-        self._shapes = _tabulate_shapes()
+        self._window = self._piq.gaussian_filter(WINDOW, SIGMA, dtype=torch.float64).flatten()
+        # Lookup table of generalised Gaussians (GGD) and asymmetric ones (AGGD), all (9801,): the shape,
+        # `sigma^2 / E|x|^2` of a GGD, its inverse for an AGGD, and the AGGD's mean per difference of its two sigmas.
+        shape = torch.arange(0.2, 10.001, 0.001, dtype=torch.float64)
+        one, two, three = (torch.lgamma(number / shape) for number in (1.0, 2.0, 3.0))
+        logarithms = (one + three - 2 * two, 2 * two - one - three, two - (one + three) / 2)
+        self._shape = shape.numpy()
+        self._ratio, self._inverse_ratio, self._mean = (logarithm.exp().numpy() for logarithm in logarithms)
 
     def score(self, rgb: NDArray[np.uint8]) -> float:
         """Compute the BRISQUE index: mostly 0..100, unbounded; lower is better.
@@ -101,72 +91,41 @@ class Brisque:
             UndefinedMetricError: `flat_image`: constant luma; `too_small`: a side under 12 px;
                 `undefined_statistics`: products of MSCN coefficients have only one sign (a line on black, say).
         """
-        _check_size(rgb.shape[0], rgb.shape[1])
+        check_size(rgb.shape[0], rgb.shape[1])
         luma = piq_luma(rgb)
         if luma.min() == luma.max():
-            raise _flat()
-        scales = ((luma, self._weigh_luma), (half_size(luma), self._weigh_half))
-        return self._index([mscn_sums(*scale) for scale in scales])
+            raise flat_image()
+        return self.index((mscn_sums(luma, self.weigh_luma), mscn_sums(half_size(luma), self.weigh_half)))
 
-    def scores_of(self, lumas: ModelInput) -> list[float | UndefinedMetricError]:
-        """Compute the index of luma images (N, H, W) on a device; each an index or the error."""
-        from curation_features.technical.brisque.mscn_torch import batched_mscn_sums, half_sizes
-
-        with self._torch.inference_mode():
-            lumas = self._torch.as_tensor(lumas)
-            flat = (lumas.amax((1, 2)) == lumas.amin((1, 2))).tolist()
-            try:
-                _check_size(*lumas.shape[1:])
-            except UndefinedMetricError as error:
-                return [error] * len(lumas)
-            scales = (
-                batched_mscn_sums(lumas, self._weigh_luma),
-                batched_mscn_sums(half_sizes(lumas), self._weigh_half),
-            )
-        return [
-            _flat() if is_flat else self._index_or_error([*sums]) for is_flat, *sums in zip(flat, *scales, strict=True)
-        ]
-
-    def _index_or_error(self, scales: list[MscnSums]) -> float | UndefinedMetricError:
-        try:
-            return self._index(scales)
-        except UndefinedMetricError as error:
-            return error
-
-    def _index(self, scales: list[MscnSums]) -> float:
+    def index(self, scales: Sequence[MscnSums]) -> float:
+        """Compute the index from the sums at full and half size. Raises `UndefinedMetricError` like `score`."""
         features = [feature for sums in scales for feature in self._features(sums)]
-        with self._torch.inference_mode():
-            scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
-            index = self.regress(scaled[0].tolist())
+        scaled = self._piq._scale_features(self._torch.tensor([features], dtype=self._torch.float64))
+        index = self.regress(scaled[0].tolist())
         if not math.isfinite(index):
             raise UndefinedMetricError("undefined_statistics", f"BRISQUE has no value for the image ({index})")
         return index
 
     def regress(self, scaled: Sequence[float]) -> float:
         """Compute the index from 36 features scaled to [-1, 1]."""
-        with self._torch.inference_mode():
-            features = self._torch.tensor([scaled], dtype=self._torch.float64)
-            kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
-            return float(kernel @ self._coefficients) - RHO
+        features = self._torch.tensor([scaled], dtype=self._torch.float64)
+        kernel = self._piq._rbf_kernel(features, self._support_vectors, GAMMA)
+        return float(kernel @ self._coefficients) - RHO
 
-    def _weigh_luma(self, neighbourhoods: Gray) -> NDArray[np.float64]:
+    def weigh_luma(self, neighbourhoods: Gray) -> NDArray[np.float64]:
         """Return the weighted means of full-size neighbourhoods (N, 49), rounded like piq.
 
         The fits count signs, so in a flat sky the last bit of the mean changes the index by up to 1. piq's full-size
         luma is a slice of a channels-last tensor, which torch convolves as a matrix-vector product.
         """
-        # torch sums the last rows of a matrix in another order: pad it.
-        padded = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
-        padded[: len(neighbourhoods)] = neighbourhoods
-        means = self._torch.mv(self._torch.from_numpy(padded), self._window.flatten()).numpy()
-        return np.asarray(means[: len(neighbourhoods)])
+        means: NDArray[np.float64] = self._torch.mv(_pad(neighbourhoods), self._window).numpy()
+        return means[: len(neighbourhoods)]
 
-    def _weigh_half(self, neighbourhoods: Gray) -> NDArray[np.float64]:
-        """Like `_weigh_luma`, for half size, which torch convolves as a matrix-matrix product."""
-        padded = np.zeros((WINDOW**2, len(neighbourhoods) + 64 - len(neighbourhoods) % 32))
-        padded[:, : len(neighbourhoods)] = neighbourhoods.T
-        means = self._torch.mm(self._window.reshape(1, -1), self._torch.from_numpy(padded)).numpy()
-        return np.asarray(means[0, : len(neighbourhoods)])
+    def weigh_half(self, neighbourhoods: Gray) -> NDArray[np.float64]:
+        """Like `weigh_luma`, for half size, which torch convolves as a matrix-matrix product."""
+        columns = _pad(neighbourhoods).T.contiguous()
+        means: NDArray[np.float64] = self._torch.mm(self._window[None], columns)[0].numpy()
+        return means[: len(neighbourhoods)]
 
     def _features(self, sums: MscnSums) -> list[float]:
         """Compute the 18 features of one scale: a GGD fit, and an AGGD fit per neighbour."""
@@ -181,7 +140,7 @@ class Brisque:
         if not math.sqrt(variance) > ZERO_SIGMA:
             raise UndefinedMetricError("flat_image", "the image has no local contrast")
         ratio = variance / (sums.magnitude / sums.size) ** 2
-        return [float(self._shapes.shape[np.abs(ratio - self._shapes.ratio).argmin()]), variance]
+        return [float(self._shape[np.abs(ratio - self._ratio).argmin()]), variance]
 
     def _fit_aggd(self, sums: ProductSums, size: int) -> list[float]:
         """Fit an AGGD by moments: shape, mean, left and right variance."""
@@ -192,53 +151,41 @@ class Brisque:
         skew = left_sigma / right_sigma
         ratio = (sums.magnitude / size) ** 2 / ((sums.left_energy + sums.right_energy) / size)
         ratio *= (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-        row = np.abs(ratio - self._shapes.inverse_ratio).argmin()
-        mean = (right_sigma - left_sigma) * float(self._shapes.mean[row])
-        return [float(self._shapes.shape[row]), mean, left_sigma**2, right_sigma**2]
+        row = np.abs(ratio - self._inverse_ratio).argmin()
+        mean = (right_sigma - left_sigma) * float(self._mean[row])
+        return [float(self._shape[row]), mean, left_sigma**2, right_sigma**2]
 
 
-def _check_size(height: int, width: int) -> None:
+def _pad(neighbourhoods: Gray) -> torch.Tensor:
+    """Add rows of zeros to a matrix (N, 49): torch sums the last rows of a matrix in another order."""
+    import torch
+
+    padded = np.zeros((len(neighbourhoods) + 64 - len(neighbourhoods) % 32, WINDOW**2))
+    padded[: len(neighbourhoods)] = neighbourhoods
+    return torch.from_numpy(padded)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `UndefinedMetricError` for an image that is too small."""
     if min(height, width) < SMALLEST_SIDE:
         raise UndefinedMetricError(
             "too_small", f"BRISQUE needs {SMALLEST_SIDE} px a side; the image has {width}x{height}"
         )
 
 
-def _flat() -> UndefinedMetricError:
+def flat_image() -> UndefinedMetricError:
+    """Return the error of an image of constant luma."""
     return UndefinedMetricError("flat_image", "the image has one brightness all over")
 
 
-def _tabulate_shapes() -> _Shapes:
-    import torch
-
-    shape = torch.arange(0.2, 10.001, 0.001, dtype=torch.float64)
-    one, two, three = (torch.lgamma(number / shape) for number in (1.0, 2.0, 3.0))
-    return _Shapes(
-        shape.numpy(),
-        (one + three - 2 * two).exp().numpy(),
-        (2 * two - one - three).exp().numpy(),
-        (two - (one + three) / 2).exp().numpy(),
-    )
-
-
-def brisque_measurement(rgb: NDArray[np.uint8], model: Brisque, *, side: int) -> Measurement:
+def brisque_measurement(index: float | UndefinedMetricError) -> Measurement:
     """Score `1 - clamp(b / 100)` of the BRISQUE index `b`: 1 is natural, 0 is distorted.
 
     On real photos it correlates weakly with human judgement (SRCC 0.2 to 0.3): do not decide on it alone.
 
     Args:
-        rgb: (H, W, 3).
-        model: the regressor.
-        side: largest long side, px; a larger photo is downscaled by area.
-
-    Raises:
-        UndefinedMetricError: see `Brisque.score`.
+        index: see `Brisque.score`; an error is raised.
     """
-    return measurement_of(model.score(preview(rgb, side)))
-
-
-def measurement_of(index: float | UndefinedMetricError) -> Measurement:
-    """Convert a BRISQUE index to a measurement; raise the error that replaces it."""
     if isinstance(index, UndefinedMetricError):
         raise index
     return Measurement(score=1 - min(max(index / 100, 0.0), 1.0), raw={"brisque_raw": index})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from curation_features.devices.fallback import first_sentence
 from curation_features.devices.selection import select_device
 from curation_features.errors import InvalidWeightsError
-from curation_features.technical.brisque.batched import batched_brisque
 from curation_features.technical.brisque.index import FEATURES, SUPPORT_VECTORS, Brisque
 from curation_features.weights import LazyModel, Loading, Progress, Weights, brisque_file, locate, no_progress
 
@@ -30,6 +29,8 @@ def brisque_model(
     def load(weights: Weights) -> Brisque:
         model = load_brisque(weights)
         if select_device(settings).name == "cuda":  # MPS has no float64
+            from curation_features.technical.brisque.batched import batched_brisque
+
             model.batched = batched_brisque(model, "cuda", settings.brisque_side)
         return model
 

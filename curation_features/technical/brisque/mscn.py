@@ -2,14 +2,14 @@
 
 Mean-subtracted contrast-normalised (MSCN) coefficients are `(luma - mean) / (deviation + 1)`, with the Gaussian-
 weighted mean and standard deviation of the pixel's neighbourhood. The image is processed in strips of rows that fit the
-CPU cache; only sums and signs are kept. Sums of products are dot products of single rows, which no BLAS splits between
+CPU cache; only sums are kept. Sums of products are dot products of single rows, which no BLAS splits between
 threads, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -35,9 +35,6 @@ STRIP = 32
 
 ROUNDING = 1e-9
 """Gray levels; a smaller difference from the mean is rounding error."""
-
-MANY = 2000
-"""Number of neighbourhoods from which a search for constant ones saves time (skies)."""
 
 ONE_SIDED = 1e-6
 """Fraction of a strip's energy; a smaller energy of one sign is not computed by subtraction (cancellation)."""
@@ -73,8 +70,8 @@ class ProductSums(NamedTuple):
     magnitude: float
     left_energy: float
     right_energy: float
-    left_count: int
-    right_count: int
+    left_count: float
+    right_count: float
 
 
 class MscnSums(NamedTuple):
@@ -103,24 +100,17 @@ def mscn_sums(gray: Gray, weigh: Weigh) -> MscnSums:
     height, width = gray.shape
     padded = np.asarray(cv2.copyMakeBorder(gray, REACH, REACH, REACH, REACH, cv2.BORDER_CONSTANT), gray.dtype)
     # Padded by one row above and one column on either side, wrapped around.
-    signs = np.empty((height + 1, width + 2), np.uint8)
     rows = np.empty((STRIP + 1, width + 2))
     _coefficients(padded, slice(height - 1, height), weigh, rows[-1:])
-    filled, sums = rows, np.zeros((1 + len(_NEIGHBOURS), 3))
-    signs[:1] = _signs(rows[-1:])
+    strip, sums = rows, np.zeros((1 + len(_NEIGHBOURS), len(ProductSums._fields)))
     for top in range(0, height, STRIP):
         bottom = min(top + STRIP, height)
-        rows[0] = filled[-1]
-        filled = rows[: bottom - top + 1]
-        _coefficients(padded, slice(top, bottom), weigh, filled[1:])
-        signs[top + 1 : bottom + 1] = _signs(filled[1:])
-        sums += _strip_sums(filled)
-    (magnitude, energy, _), *of_products = sums.tolist()
-    products = [
-        ProductSums(product_magnitude, left, right, *counts)
-        for (product_magnitude, left, right), counts in zip(of_products, _sign_counts(signs), strict=True)
-    ]
-    return MscnSums(gray.size, magnitude, energy, products)
+        rows[0] = strip[-1]
+        strip = rows[: bottom - top + 1]
+        _coefficients(padded, slice(top, bottom), weigh, strip[1:])
+        sums += _strip_sums(strip)
+    (magnitude, energy, *_), *products = sums.tolist()
+    return MscnSums(gray.size, magnitude, energy, [ProductSums(*of_neighbour) for of_neighbour in products])
 
 
 def _coefficients(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float64]) -> None:
@@ -144,8 +134,6 @@ def _coefficients(padded: Gray, rows: slice, weigh: Weigh, out: NDArray[np.float
 def _exact_means(around: Gray, indices: tuple[NDArray[np.intp], ...], weigh: Weigh) -> NDArray[np.float64]:
     """Return the means of some neighbourhoods by `weigh`; constant ones, frequent in skies, once per level."""
     neighbourhoods = np.lib.stride_tricks.sliding_window_view(around, (WINDOW, WINDOW))[indices].reshape(-1, WINDOW**2)
-    if len(neighbourhoods) < MANY:
-        return weigh(neighbourhoods)
     constant = (neighbourhoods == neighbourhoods[:, :1]).all(axis=1)
     levels, level = np.unique(neighbourhoods[constant, 0], return_inverse=True)
     means = np.empty(len(neighbourhoods))
@@ -161,39 +149,17 @@ def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _strip_sums(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum a strip, (5, 3): magnitude and energy; then magnitude, left and right energy per neighbour."""
+    """Sum a strip: a row of magnitude and energy, then the `ProductSums` of each neighbour."""
+    pixels, signs = coefficients[_PIXELS], np.sign(coefficients).astype(np.int8)
     size = np.abs(coefficients)
-    square = size * size
-    signed = size * coefficients
-    sums = [(cv2.norm(coefficients[_PIXELS], cv2.NORM_L1), cv2.norm(coefficients[_PIXELS], cv2.NORM_L2SQR), 0.0)]
+    factors = (size, size * size, size * coefficients)
+    sums: list[tuple[Any, ...]] = [(cv2.norm(pixels, cv2.NORM_L1), cv2.norm(pixels, cv2.NORM_L2SQR), 0, 0, 0)]
     for neighbour in _NEIGHBOURS:
-        factors = (size, square, signed)
         magnitude, energy, skew = (np.vecdot(factor[_PIXELS], factor[neighbour]).sum() for factor in factors)
         left, right = (energy - skew) / 2, (energy + skew) / 2
         if min(left, right) < ONE_SIDED * energy:
-            products = coefficients[_PIXELS] * coefficients[neighbour]
+            products = pixels * coefficients[neighbour]
             left, right = (np.square(limit(products, 0)).sum() for limit in (np.minimum, np.maximum))
-        sums.append((magnitude, left, right))
+        sign = signs[_PIXELS] * signs[neighbour]
+        sums.append((magnitude, left, right, np.count_nonzero(sign < 0), np.count_nonzero(sign > 0)))
     return np.array(sums)
-
-
-def _signs(coefficients: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Encode signs as 1 (positive), 2 (negative) and 0."""
-    return (coefficients > 0).view(np.uint8) + 2 * (coefficients < 0).view(np.uint8)
-
-
-def _sign_counts(signs: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Count the negative and the positive products of each neighbour.
-
-    Opposite signs differ in two bits, a sign and 0 in one. The image wraps around, so each zero is once the pixel and
-    once the neighbour.
-    """
-    pixels = signs[_PIXELS]
-    size = int(np.count_nonzero(pixels))
-    any_sign = np.minimum(signs, 1) if size < pixels.size else np.zeros_like(signs)
-    counts = []
-    for neighbour in _NEIGHBOURS:
-        one_zero = int(cv2.norm(any_sign[_PIXELS], any_sign[neighbour], cv2.NORM_HAMMING))
-        opposite = (int(cv2.norm(pixels, signs[neighbour], cv2.NORM_HAMMING)) - one_zero) // 2
-        counts.append((opposite, size - one_zero // 2 - opposite))
-    return counts

@@ -16,6 +16,7 @@ from curation_features.technical.brisque import batched as batched_module
 from curation_features.technical.brisque.batched import BatchedBrisque, batched_brisque
 from curation_features.technical.brisque.index import brisque_measurement
 from curation_features.technical.brisque.loading import KNOWN_INDICES, load_brisque
+from curation_features.technical.brisque.mscn import MscnSums, ProductSums
 from curation_features.technical.preview import preview
 from curation_features.weights import Weights, catalog
 
@@ -27,7 +28,6 @@ GOLDEN = {
     "rocket": 10.5644,
     "moon": 13.2682,
 }
-RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -56,17 +56,40 @@ def test_index_is_that_of_piq_on_photos(real_photos, brisque, index_of_piq):
     assert ours == pytest.approx({name: index_of_piq(rgb) for name, rgb in photos.items()}, abs=1e-5)
 
 
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def sky(level: int) -> np.ndarray:
+    rgb = np.full((200, 320, 3), level, np.uint8)
+    rgb[50:100, 50:90] = noise(50, 40)
+    return rgb
+
+
+def step(low: int, high: int) -> np.ndarray:
+    rgb = np.full((40, 32, 3), low, np.uint8)
+    rgb[:, 16:] = high
+    return rgb
+
+
+DOT, LINE = np.zeros((32, 32, 3), np.uint8), np.zeros((40, 32, 3), np.uint8)
+DOT[16, 16] = LINE[20] = 255
+
+
+@pytest.mark.parametrize("rgb", [*map(sky, (77, 200, 251)), step(0, 200), step(77, 200), step(99, 100), DOT, LINE])
+def test_rounding_in_even_areas_is_that_of_piq(brisque, index_of_piq, rgb):
+    try:
+        expected = index_of_piq(rgb)
+    except AssertionError:
+        with pytest.raises(UndefinedMetricError):
+            brisque.score(rgb)
+    else:
+        assert brisque.score(rgb) == pytest.approx(expected, abs=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(12, 12), (13, 47), (64, 33), (101, 100)])
 def test_index_is_that_of_piq_on_small_noise(brisque, index_of_piq, shape):
-    rgb = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-5)
-
-
-@pytest.mark.parametrize("level", [77, 200, 251])
-def test_in_even_areas_rounding_is_that_of_piq_at_both_scales(brisque, index_of_piq, level):
-    rgb = np.full((200, 320, 3), level, np.uint8)
-    rgb[50:100, 50:90] = np.random.default_rng(1).integers(0, 256, (50, 40, 3))
-    assert brisque.score(rgb) == pytest.approx(index_of_piq(rgb), abs=1e-7)
+    assert brisque.score(noise(*shape)) == pytest.approx(index_of_piq(noise(*shape)), abs=1e-5)
 
 
 @pytest.fixture
@@ -78,9 +101,9 @@ def batched(brisque) -> BatchedBrisque:
 @pytest.mark.long
 def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batched):
     """Photos of several shapes, with skies, clipped areas, edges, or none of these."""
-    noise = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in [(12, 12, 3), (13, 47, 3), (64, 33, 3)] * 2]
-    edges = [step(0, 200), step(128, 255), dot(), line(), np.full((40, 60, 3), 9, np.uint8), noise[0][:5]]
-    photos = [*real_photos.values(), *map(bundled, GOLDEN), *noise, *edges]
+    small = [noise(12, 12), noise(13, 47), noise(64, 33), noise(13, 47)[::-1], noise(5, 12)]
+    edges = [step(0, 200), step(128, 255), DOT, LINE, np.full((40, 60, 3), 9, np.uint8)]
+    photos = [*real_photos.values(), *map(bundled, GOLDEN), *small, *edges]
     found = batched.score([batched.preprocess(rgb) for rgb in photos])
     for rgb, index in zip(photos, found, strict=True):
         if isinstance(index, UndefinedMetricError):
@@ -94,96 +117,52 @@ def test_batches_give_what_one_by_one_gives(real_photos, bundled, brisque, batch
 
 def test_a_large_batch_is_split(brisque, batched, monkeypatch):
     sizes = []
-    whole = brisque.scores_of
+    whole = batched._score_batch
     monkeypatch.setattr(batched_module, "PIXELS_AT_ONCE", 2 * 40 * 40)
-    monkeypatch.setattr(brisque, "scores_of", lambda lumas: sizes.append(len(lumas)) or whole(lumas))
-    photos = RNG.integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    monkeypatch.setattr(batched, "_score_batch", lambda lumas: sizes.append(len(lumas)) or whole(lumas))
+    photos = noise(5, 40, 40)
     found = batched.score([batched.preprocess(rgb) for rgb in photos])
     assert sizes == [2, 2, 1]
     assert found == pytest.approx([brisque.score(rgb) for rgb in photos], abs=1e-6)
 
 
-def test_a_device_without_float64_is_not_used(brisque, monkeypatch, caplog):
-    def refuse(lumas):
-        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+def lack_float64(images, weigh):
+    raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
 
+
+@pytest.mark.parametrize(
+    ("sums", "cause"),
+    [(lack_float64, "Cannot convert"), (lambda *_: [MscnSums(1, 1, 1, [ProductSums(1, 1, 1, 1, 1)] * 4)], "it gives")],
+)
+def test_a_device_without_float64_is_not_used(brisque, monkeypatch, caplog, sums, cause):
+    """Nor a device that computes something else."""
     assert batched_brisque(brisque, "cpu", 512) is not None
-    monkeypatch.setattr(brisque, "scores_of", refuse)
+    monkeypatch.setattr(batched_module, "batched_mscn_sums", sums)
     assert batched_brisque(brisque, "cpu", 512) is None
-    assert "BRISQUE falls back to the CPU, photo by photo: Cannot convert" in caplog.text
+    assert f"BRISQUE falls back to the CPU, photo by photo: {cause}" in caplog.text
 
 
-def test_a_device_that_computes_something_else_is_not_used(brisque, monkeypatch, caplog):
-    monkeypatch.setattr(brisque, "scores_of", lambda lumas: [12.0] * len(lumas))
-    assert batched_brisque(brisque, "cpu", 512) is None
-    assert "it gives 12.0 for a pattern" in caplog.text
-
-
-def test_the_score_inverts_the_index_of_the_preview(bundled, brisque):
-    coffee = bundled("coffee")
-    measured = brisque_measurement(coffee, brisque, side=1024)
-    assert measured.raw["brisque_raw"] == pytest.approx(30.0660, abs=6e-5)
-    assert measured.score == pytest.approx(1 - 0.300660, abs=1e-6)
-    reduced = brisque_measurement(coffee, brisque, side=300)
-    assert reduced.raw["brisque_raw"] == brisque.score(preview(coffee, 300))
-
-
-def test_an_index_beyond_the_range_is_clamped(bundled, brisque):
-    assert brisque_measurement(bundled("camera"), brisque, side=1024).score == 1
-    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    assert brisque.score(noise) > 100
-    assert brisque_measurement(noise, brisque, side=1024).score == 0
+@pytest.mark.parametrize(("index", "score"), [(30.066, 1 - 0.30066), (-7.3, 1), (100.1, 0)])
+def test_the_score_inverts_the_index_and_is_clamped(index, score):
+    measured = brisque_measurement(index)
+    assert measured.raw == {"brisque_raw": index}
+    assert measured.score == pytest.approx(score, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("rgb", "reason"),
     [
-        *((RNG.integers(0, 256, (side, 40, 3), dtype=np.uint8), "too_small") for side in (1, 6, 11)),
-        (RNG.integers(0, 256, (40, 11, 3), dtype=np.uint8), "too_small"),
-        *((np.full((32, 32, 3), level, np.uint8), "flat_image") for level in (0, 1, 128, 255)),
+        (noise(11, 40), "too_small"),
+        (noise(40, 11), "too_small"),
+        (np.zeros((32, 32, 3), np.uint8), "flat_image"),
+        (np.full((32, 32, 3), 128, np.uint8), "flat_image"),
+        (LINE, "undefined_statistics"),  # its contrast has one sign
     ],
 )
 def test_images_without_statistics(brisque, rgb, reason):
     with pytest.raises(UndefinedMetricError) as caught:
         brisque.score(rgb)
     assert caught.value.reason == reason
-
-
-def step(low: int, high: int) -> np.ndarray:
-    rgb = np.full((40, 32, 3), low, np.uint8)
-    rgb[:, 16:] = high
-    return rgb
-
-
-def dot() -> np.ndarray:
-    rgb = np.zeros((32, 32, 3), np.uint8)
-    rgb[16, 16] = 255
-    return rgb
-
-
-def line() -> np.ndarray:
-    rgb = np.zeros((40, 32, 3), np.uint8)
-    rgb[20] = 255
-    return rgb
-
-
-def test_a_line_on_black_has_contrast_of_one_sign_only(brisque, index_of_piq):
-    with pytest.raises(AssertionError):
-        index_of_piq(line())
-    with pytest.raises(UndefinedMetricError) as caught:
-        brisque.score(line())
-    assert caught.value.reason == "undefined_statistics"
-
-
-@pytest.mark.parametrize("rgb", [step(0, 200), step(77, 200), step(128, 255), step(99, 100), dot(), line()])
-def test_edges_are_undefined_where_they_are_for_piq(brisque, index_of_piq, rgb):
-    try:
-        expected = index_of_piq(rgb)
-    except AssertionError:
-        with pytest.raises(UndefinedMetricError):
-            brisque.score(rgb)
-    else:
-        assert brisque.score(rgb) == pytest.approx(expected, abs=1e-5)
 
 
 class Touch:
@@ -196,15 +175,7 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def write_html(path: Path) -> None:
-    path.write_text("<!DOCTYPE html><title>Not found</title>")
-
-
-def write_pickle_with_code(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Touch(path.with_name("executed"))))
-
-
-def write_truncated(path: Path) -> None:
+def truncate(path: Path) -> None:
     torch.save((torch.ones(774, 1), torch.ones(774, 36)), path)
     path.write_bytes(path.read_bytes()[:-5000])
 
@@ -212,17 +183,16 @@ def write_truncated(path: Path) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        write_html,
-        write_pickle_with_code,
-        write_truncated,
-        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("<!DOCTYPE html><title>Not found</title>"),
+        lambda path: path.write_bytes(pickle.dumps(Touch(path.with_name("executed")))),
+        truncate,
         lambda path: None,
         lambda path: torch.save({"sv": torch.ones(774, 36)}, path),
         lambda path: torch.save((torch.ones(774, 1), torch.ones(773, 36)), path),
         lambda path: torch.save((torch.ones(774, 1), torch.ones(774, 36).double()), path),
         lambda path: torch.save((torch.ones(774, 1), torch.full((774, 36), torch.nan)), path),
     ],
-    ids=["html", "pickle_with_code", "truncated", "empty", "missing", "mapping", "shape", "type", "nan"],
+    ids=["html", "pickle_with_code", "truncated", "missing", "mapping", "shape", "type", "nan"],
 )
 def test_files_that_are_not_the_regressor(tmp_path, write):
     path = tmp_path / "weights.pt"
