@@ -33,7 +33,7 @@ from curation_features.manifest import Batch, batch_from, to_json
 from curation_features.orchestration.launch import accept, manifest_tags, project_instance
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
-from curation_features.settings import ENV_PREFIX, Settings, packaged_file
+from curation_features.settings import ENV_PREFIX, Settings
 from curation_features.storage.artifacts import ArtifactStore
 
 KNOWN = (100, 2_000, 20_000)
@@ -228,7 +228,7 @@ def main() -> None:
         for known in KNOWN:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             settings = Settings(root=root)
-            instance = stack.enter_context(project_instance(settings, packaged_file("dagster.yaml")))
+            instance = stack.enter_context(project_instance(settings))
             projects.append(Project(settings, instance, known))
         report = Report(f"A tick of the sensor, ms, by batches known before ({options.rounds} rounds)")
         add(report, "nothing new", idle(projects, 5 * options.rounds))

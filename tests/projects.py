@@ -19,7 +19,7 @@ from curation_features.inbox.folders import submit
 from curation_features.orchestration import launch
 from curation_features.orchestration.project import build_definitions
 from curation_features.pipeline import FeatureStages, Models
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 from curation_features.weights import LazyModel
@@ -49,7 +49,7 @@ class Project:
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
-        with launch.project_instance(self.settings, packaged_file("dagster.yaml")) as instance:
+        with launch.project_instance(self.settings) as instance:
             yield instance
 
     def definitions(self, store: ArtifactStore | None = None) -> dg.Definitions:

@@ -12,7 +12,7 @@ from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
 from curation_features.schema import ASSETS, LABEL_ASSETS
-from curation_features.settings import Settings, nearest, packaged_file
+from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
     from curation_features.events.outbox import LatestEvents
@@ -116,7 +116,7 @@ def _adopt(store: ArtifactStore, settings: Settings) -> None:
     from curation_features.orchestration.launch import project_instance
 
     try:
-        with project_instance(settings, packaged_file("dagster.yaml")) as instance:
+        with project_instance(settings) as instance:
             adopt_pending(store, instance, SPECS, limit=len(waiting))
     except StoreError as error:  # the command lists the batches that are not covered
         complain(str(error))

@@ -22,7 +22,7 @@ from curation_features.cli.terminal import Bar, console, doing, downloads, print
 from curation_features.errors import CurationError, WeightsError
 from curation_features.manifest import Batch, distinct_photos, read_manifest, to_json
 from curation_features.schema import PhotoRecord
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.pipeline import FeatureStages
@@ -141,7 +141,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             batch, stages, observer = _begin(args, settings)
             store = ArtifactStore(settings.data_path)
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
-            instance = opened.enter_context(launch.project_instance(settings, packaged_file("dagster.yaml")))
+            instance = opened.enter_context(launch.project_instance(settings))
         launch.accept(batch, store, instance)
         start = time.monotonic()
         with observer.showing(batch):

@@ -14,7 +14,7 @@ from curation_features.cli.command import Outcome, UsageError, declare
 from curation_features.cli.manifests import check_known
 from curation_features.cli.terminal import LEFT, RIGHT, console, doing, make_table, printable, progress, say, size
 from curation_features.errors import CurationError, StoreError
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.inventory import BatchFile
@@ -93,7 +93,7 @@ def _open_records(opened: ExitStack, settings: Settings) -> tuple[BatchRecords |
         with doing("opening Dagster's records"):
             from curation_features.orchestration.records import open_batch_records
 
-            return opened.enter_context(open_batch_records(settings, packaged_file("dagster.yaml"))), ""
+            return opened.enter_context(open_batch_records(settings)), ""
     except Exception as error:  # any error of Dagster's configuration or database
         return None, str(error)
 

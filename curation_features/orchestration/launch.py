@@ -21,7 +21,7 @@ from curation_features.orchestration.batch_run import METRICS, RETRY_FAILED
 from curation_features.orchestration.interrupts import AT_TERMINAL
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
-from curation_features.settings import Settings
+from curation_features.settings import Settings, packaged_file
 from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ class LaunchResult:
 
 
 @contextmanager
-def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.DagsterInstance]:
-    """Open the project's Dagster instance; a new one gets `default_config` as its `dagster.yaml`.
+def project_instance(settings: Settings, default_config: str = "dagster.yaml") -> Iterator[dg.DagsterInstance]:
+    """Open the project's Dagster instance; a new one gets a packaged file as its `dagster.yaml`.
 
     Raises:
         StoreError: its storage cannot be written, now or later in the block.
@@ -67,7 +67,7 @@ def project_instance(settings: Settings, default_config: Path) -> Iterator[dg.Da
         raise StoreError(f"{home}: Dagster cannot write its storage ({error.orig}); {remedy}") from error
 
 
-def _open_or_create(home: Path, default_config: Path) -> dg.DagsterInstance:
+def _open_or_create(home: Path, default_config: str) -> dg.DagsterInstance:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / ".creating.lock"):  # two processes must not create the instance's databases at once
@@ -79,11 +79,11 @@ def _open_or_create(home: Path, default_config: Path) -> dg.DagsterInstance:
         raise cannot_write(home, error) from error
 
 
-def _create(home: Path, default_config: Path) -> None:
+def _create(home: Path, default_config: str) -> None:
     """Create a new instance, whole or not at all: Dagster cannot repair a half-created database."""
     new = home / _NEW
     new.mkdir()
-    shutil.copyfile(default_config, new / "dagster.yaml")
+    shutil.copyfile(packaged_file(default_config), new / "dagster.yaml")
     _open(new).dispose()
     # `dagster.yaml` comes last: it marks the instance as complete.
     for path in sorted(new.iterdir(), key=lambda path: path.name == "dagster.yaml"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import dagster as dg
 
@@ -56,7 +55,7 @@ class BatchRecords:
 
 
 @contextmanager
-def open_batch_records(settings: Settings, default_config: Path) -> Iterator[BatchRecords | None]:
+def open_batch_records(settings: Settings) -> Iterator[BatchRecords | None]:
     """Open the records of the project's instance; None if it has no instance yet.
 
     Raises:
@@ -65,5 +64,5 @@ def open_batch_records(settings: Settings, default_config: Path) -> Iterator[Bat
     if not (dagster_home(settings) / "dagster.yaml").exists():
         yield None
         return
-    with project_instance(settings, default_config) as instance:
+    with project_instance(settings) as instance:
         yield BatchRecords(instance)

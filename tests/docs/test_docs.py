@@ -21,7 +21,7 @@ from PIL import Image
 from curation_features.cli.app import parser
 from curation_features.cli.command import UsageError
 from curation_features.orchestration import launch
-from curation_features.settings import load_settings, packaged_file
+from curation_features.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -153,7 +153,7 @@ def test_the_walk_through_of_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "my photos").mkdir()
     for number in range(3):
         Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
-    with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
+    with launch.project_instance(load_settings(tmp_path)):
         pass
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "labels.json").write_text(json.dumps({"labels": ["a", "b", "c", "d", "e", "f"]}))

@@ -19,7 +19,7 @@ def instance(root, before=lambda: None):
     process = os.fork()
     if not process:
         before()
-        with launch.project_instance(Settings(root=root), packaged_file("dagster.yaml")) as found:
+        with launch.project_instance(Settings(root=root)) as found:
             os._exit(0 if found.get_dynamic_partitions("batch_id") == [] else 1)
     return processes.wait(process)
 

@@ -30,7 +30,7 @@ from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.project import build_definitions
 from curation_features.processing import ProcessedBatch, accept_without_dagster, process_batch
 from curation_features.schema import ASSETS
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.weights import LazyModel, Weights
 
@@ -201,7 +201,7 @@ def new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("new")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DAGSTER_HOME", str(root / "home"))
-        with launch.project_instance(Settings(root=root), packaged_file("dagster.yaml")):
+        with launch.project_instance(Settings(root=root)):
             pass
     return root / "home"
 
@@ -214,7 +214,7 @@ def home(new_home: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def pipeline(world, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+    with launch.project_instance(world.settings) as instance:
         found = Pipeline(world, instance, world.settings)
         found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
         yield found
@@ -227,7 +227,7 @@ def finished_project(new_home: Path, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DAGSTER_HOME", str(shutil.copytree(new_home, root / "home")))
         world = World(root)
-        with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+        with launch.project_instance(world.settings) as instance:
             pipeline = Pipeline(world, instance, world.settings)
             pipeline.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
             pipeline.accept(world.batch([world.photo("9.png", 9)], "batch_2"))
@@ -239,7 +239,7 @@ def finished_project(new_home: Path, tmp_path_factory: pytest.TempPathFactory) -
 def finished(world, finished_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     shutil.copytree(finished_project, world.root, dirs_exist_ok=True)
     monkeypatch.setenv("DAGSTER_HOME", str(world.root / "home"))
-    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+    with launch.project_instance(world.settings) as instance:
         yield Pipeline(world, instance, world.settings)
 
 
@@ -319,7 +319,7 @@ def new_archive(world, new_home: Path, tmp_path_factory: pytest.TempPathFactory,
         root = tmp_path_factory.mktemp("archive")
         monkeypatch.setenv("DAGSTER_HOME", str(shutil.copytree(new_home, root / "home")))
         apart = type(world)(root)
-        with launch.project_instance(apart.settings, packaged_file("dagster.yaml")) as instance:
+        with launch.project_instance(apart.settings) as instance:
             found = Pipeline(apart, instance, apart.settings)
             yield found, Daemon(found)
         shutil.rmtree(root)

@@ -43,7 +43,7 @@ from curation_features.storage.artifacts import ArtifactStore
 
 settings = Settings(root=Path(sys.argv[1]))
 store = ArtifactStore(settings.data_path)
-with launch.project_instance(settings, packaged_file("dagster-postgres.yaml")) as instance:
+with launch.project_instance(settings, "dagster-postgres.yaml") as instance:
     print("ready", flush=True)
     sys.stdin.readline()
     for batch_id in sys.argv[2:]:
@@ -154,7 +154,7 @@ def on_sqlite(pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     root.mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(root / "home"))
     world = type(pipeline.world)(root)
-    with launch.project_instance(world.settings, packaged_file("dagster.yaml")) as instance:
+    with launch.project_instance(world.settings) as instance:
         found = type(pipeline)(world, instance, world.settings)
         found.accept(world.batch([world.photo(f"{n}.png", n) for n in range(3)]))
         yield found

@@ -25,7 +25,7 @@ from curation_features.cli import main
 from curation_features.manifest import batch_from
 from curation_features.orchestration import launch
 from curation_features.pipeline import Models
-from curation_features.settings import load_settings, packaged_file
+from curation_features.settings import load_settings
 from curation_features.storage.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -55,7 +55,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "data" / "dagster"))
     project(tmp_path, with_fakes=True, poll_interval_seconds="3")
-    with launch.project_instance(load_settings(tmp_path), packaged_file("dagster.yaml")):
+    with launch.project_instance(load_settings(tmp_path)):
         pass
     with dg.DagsterInstance.from_config(str(tmp_path / "data" / "dagster")) as INSTANCES[tmp_path]:
         yield tmp_path
