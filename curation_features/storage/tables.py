@@ -428,15 +428,7 @@ def _arrow_type(kind: str) -> pa.DataType:
     if kind.startswith("struct<"):
         parts = (part.split(": ") for part in kind[7:-1].split(", "))
         return pa.struct([(name, _arrow_type(inner)) for name, inner in parts])
-    simple = {
-        "string": pa.string(),
-        "double": pa.float64(),
-        "float": pa.float32(),
-        "int32": pa.int32(),
-        "bool": pa.bool_(),
-        "timestamp[ms]": pa.timestamp("ms"),  # Parquet has no seconds
-    }
-    return simple[kind]
+    return pa.type_for_alias(kind)
 
 
 def _arrow_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
