@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,8 +142,8 @@ class FeatureCache:
     def _label_files(self) -> list[Path]:
         return list(self.folder.glob("label_embeddings*.pt"))
 
-    def _entries(self) -> Iterator[Path]:
-        return self.folder.glob("[0-9a-f]*.json")
+    def _entries(self) -> list[Path]:
+        return list(self.folder.glob("[0-9a-f]*.json"))
 
 
 def _encode(photo_id: str, entry: CacheEntry) -> bytes:

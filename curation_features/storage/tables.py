@@ -160,13 +160,12 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
 
 def _embedding_row(record: PhotoRecord) -> Row:
     embedding = record.embedding or Embedding()
-    vector = None if embedding.vector is None else np.asarray(embedding.vector, dtype=np.float32)
-    return {**_photo_row(record, [embedding.error]), "embedding": vector, "has_embedding": vector is not None}
+    columns = {"embedding": embedding.vector, "has_embedding": embedding.vector is not None}
+    return {**_photo_row(record, [embedding.error]), **columns}
 
 
 def _restore_embedding(record: PhotoRecord, row: Row) -> None:
-    vector = None if row["embedding"] is None else np.asarray(row["embedding"], dtype=np.float32)
-    record.embedding = Embedding(vector, _parse_errors(row).get("image_embedding"))
+    record.embedding = Embedding(row["embedding"], _parse_errors(row).get("image_embedding"))
 
 
 def _label_columns(record: PhotoRecord) -> Row:
@@ -204,20 +203,16 @@ STAGE_TABLES: Mapping[str, StageTable] = {
     "clip_labels": StageTable({**_PHOTO, **_LABELS}, _labels_row, _restore_labels),
 }
 
-_TAKEN = {
-    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
-    "camera": Column("string", "`exif.camera`"),
-    "lens": Column("string", "`exif.lens`"),
-    "iso": Column("int32", "`exif.iso`", "ISO speed"),
-}
-
 FEATURE_COLUMNS: Columns = {
     "batch_id": Column("string", "id of the batch"),
     "position": Column("int32", "place in the manifest, from 0"),
     "photo_id": _PHOTO["photo_id"],
     "original_uri": Column("string", "the photo as it was found"),
     **{name: _PHOTO[name] for name in ("image_uri", "sha256", "format", "width", "height")},
-    **_TAKEN,
+    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
+    "camera": Column("string", "`exif.camera`"),
+    "lens": Column("string", "`exif.lens`"),
+    "iso": Column("int32", "`exif.iso`", "ISO speed"),
     "status": Column("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
     "errors": _PHOTO["errors"],
     **_SCORES,
