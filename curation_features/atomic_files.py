@@ -120,6 +120,16 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Raise an error of the block, also of a Parquet or JSON parser, as a `StoreError` that names `path`."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:  # the bases of pyarrow's errors
+        cause = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path}: cannot be read ({cause}): {remedy}") from error
+
+
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """Return the `StoreError` for a file that cannot be written."""
     cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
@@ -154,11 +164,8 @@ def open_regular(path: Path | str, *, follow_links: bool = True) -> BinaryIO:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file (hex). Raises `StoreError` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+    with reading(path, "check its permissions"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def uri(path: Path, root: Path) -> str:

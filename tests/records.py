@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from curation_features.manifest import Batch, batch_from
+from curation_features.pipeline.merge import merge
 from curation_features.schema import (
     METRICS,
     Embedding,
@@ -15,24 +18,48 @@ from curation_features.schema import (
     PhotoInfo,
     PhotoRecord,
 )
+from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
 
-VERSION = {"technical": "t", "clip": "c"}
+LABELS = [f"label {n}" for n in range(9)]
 
 
-def batch(*ids: str, **more: object) -> Batch:
+def batch(*ids: str, batch_id: str = "b", **more: object) -> Batch:
     artifacts = [{"photo_id": name, "original_uri": f"{name}.jpg", "exif": {"iso": 64}} for name in ids]
-    return batch_from({"batch_id": "b", "artifacts": artifacts, **more})
+    return batch_from({"batch_id": batch_id, "artifacts": artifacts, **more})
 
 
-def measured(name: str) -> PhotoRecord:
-    vector = np.full(4, 0.5, np.float32)
+def measured(name: str, vector: Sequence[float] = (0.5,) * 4) -> PhotoRecord:
     scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
     labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
     prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
-    return PhotoRecord(
-        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, Embedding(vector), prediction
-    )
+    embedding = Embedding(np.array(vector, np.float32))
+    return PhotoRecord(name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, embedding, prediction)
+
+
+def degraded(name: str) -> PhotoRecord:
+    """A photo without noise."""
+    record = measured(name, [0.25, 0.25, 0.25, 0.25])
+    record.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
+    return record
 
 
 def failed(name: str) -> PhotoRecord:
     return PhotoRecord(name, f"{name}.jpg", failure=FeatureError("photo", "truncated", "ends early"))
+
+
+def write_features(
+    store: ArtifactStore,
+    records: Sequence[PhotoRecord],
+    manifest: Batch | None = None,
+    *,
+    vectors: Sequence[PhotoRecord] | None = None,
+    clip: str = "c",
+    labels: Sequence[str] = LABELS,
+) -> FeatureArtifact:
+    """Write finished features of `records`, and the embeddings of `vectors`, by default of the same records."""
+    manifest = manifest or batch(*(record.photo_id for record in records))
+    merged = merge(manifest, records, {"technical": "t", "clip": clip}, labels, ())
+    with store.embeddings(manifest.batch_id, "1-abc", "a/model") as file:
+        for item in records if vectors is None else vectors:
+            file.add(item)
+        return store.write_features(merged.document, merged.rows(), merged.version, labels, file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,11 @@ class Adoptions:
     def _hold_lock(self) -> Iterator[None]:
         """Hold the lock, so that nothing changes between reading and deletion."""
         path = self.folder / ".lock"
-        lock = FileLock(path)
-        with writing(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
+        with ExitStack() as stack:
+            with writing(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(path))
             yield
-        finally:
-            lock.release()
 
 
 def _read(path: Path) -> Adoption | None:

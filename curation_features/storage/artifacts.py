@@ -13,25 +13,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from curation_features.atomic_files import publish, staged, store_bytes, sweep, writing
+from curation_features.atomic_files import publish, reading, staged, store_bytes, sweep, writing
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import PhotoRecord
-from curation_features.storage.embeddings import EmbeddingsWriter, embeddings_writer
+from curation_features.storage.embeddings import EmbeddingsWriter
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
     STAGE_TABLES,
     Row,
-    RowDigest,
-    StageTable,
+    digested,
     read_metadata,
     read_rows,
     record_of,
@@ -42,6 +41,10 @@ from curation_features.storage.tables import (
 log = logging.getLogger(__name__)
 
 _MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in each lists the photos of a batch
+_SWEPT_FOLDERS = (
+    *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails"),
+    *(f"stages/{stage}" for stage in STAGE_TABLES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class ArtifactStore:
         """Refuse a new id that differs from a known one only in case.
 
         A batch with a `newest_manifest` is known. The folders are listed only for an unknown id or on a
-        case-insensitive file system (60,000 files take 50 ms).
+        case-insensitive file system (60,000 files take 60 ms).
 
         Raises:
             ManifestError: the id is refused; its `field` is `batch_id`.
@@ -131,9 +134,12 @@ class ArtifactStore:
         folders = [self.data_path / folder for folder in _MANIFEST_FOLDERS]
         if any((folder / name).exists() and not (folder / name.swapcase()).exists() for folder in folders):
             return
-        similar = sorted(other for folder in folders for other in _similar_names(folder, name))
+        similar: set[str] = set()
+        for folder in folders:
+            with suppress(OSError):  # the folder may not exist yet
+                similar.update(other for other in os.listdir(folder) if other.casefold() == name.casefold())  # noqa: PTH208
         if similar and name not in similar:
-            other = similar[0].removesuffix(".json")
+            other = min(similar).removesuffix(".json")
             raise ManifestError(
                 "batch_id",
                 f"{batch_id!r} differs from the batch {other!r} in case only, and some file systems treat both as the "
@@ -156,28 +162,20 @@ class ArtifactStore:
         """
         bucket = hashlib.sha256(batch_id.encode()).hexdigest()[:2]  # a bounded number of lock files
         path = self.data_path / "locks" / f"{bucket}.lock"
-        lock = FileLock(path)
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=-1 if wait else 0)
-            except Timeout as error:
-                raise BusyError(
-                    f"another process works on batch {batch_id}, or on one with the same lock {path}: try again later"
-                ) from error
-        try:
-            self._sweep()
+        with ExitStack() as stack:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(FileLock(path, blocking=wait))
+                except Timeout as error:
+                    raise BusyError(
+                        f"another process works on batch {batch_id}, or on one with the same lock {path}: "
+                        f"try again later"
+                    ) from error
+            if not self._swept:
+                self._swept = True
+                sweep(*(self.data_path / name for name in _SWEPT_FOLDERS))
             yield
-        finally:
-            lock.release()
-
-    def _sweep(self) -> None:
-        if self._swept:
-            return
-        self._swept = True
-        stages = [f"stages/{stage}" for stage in STAGE_TABLES]
-        for name in ("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", *stages):
-            sweep(self.data_path / name)
 
     def batch_ids(self) -> list[str]:
         """Return the ids of batches with an accepted manifest, sorted."""
@@ -204,23 +202,24 @@ class ArtifactStore:
             model: the CLIP model as in the settings.
             labels: the vocabulary, in the order of the cosines.
         """
-        writers: list[tuple[StageTable, Callable[[Row], None], RowDigest]] = []
-        outputs: dict[str, tuple[Path, RowDigest, dict[str, Any]]] = {}
+        metadata = {
+            stage: {"versions": dict(parts), "manifest": batch.digest, "model": model, "labels": list(labels)}
+            for stage, parts in versions.items()
+        }
+        paths = {stage: self.stage_path(stage, batch.batch_id) for stage in versions}
+        digests = {stage: hashlib.sha256(str(sorted(parts.items())).encode()) for stage, parts in versions.items()}
         with ExitStack() as stack:
-            for stage, parts in versions.items():
-                table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
-                metadata = {"versions": dict(parts), "manifest": batch.digest, "model": model, "labels": list(labels)}
-                digest = RowDigest(table.digested, str(sorted(parts.items())))
-                writers.append((table, stack.enter_context(table_writer(path, table.columns, metadata)), digest))
-                outputs[stage] = path, digest, metadata
+            writers = {
+                stage: stack.enter_context(table_writer(path, STAGE_TABLES[stage].columns, metadata[stage]))
+                for stage, path in paths.items()
+            }
             for record in records:
-                for table, add, digest in writers:
-                    row = table.to_row(record)
-                    digest.add(row)
+                for stage, add in writers.items():
+                    row = STAGE_TABLES[stage].to_row(record)
+                    digests[stage].update(digested(row))
                     add(row)
         return {
-            stage: StageArtifact(path, digest.hexdigest(), metadata)
-            for stage, (path, digest, metadata) in outputs.items()
+            stage: StageArtifact(path, digests[stage].hexdigest(), metadata[stage]) for stage, path in paths.items()
         }
 
     def stage_metadata(self, stage: str, batch: Batch) -> dict[str, Any]:
@@ -250,18 +249,12 @@ class ArtifactStore:
     def read_stage(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """Yield the records of a stage, in the order of distinct photos."""
         self.stage_metadata(stage, batch)
-        table, path = STAGE_TABLES[stage], self.stage_path(stage, batch.batch_id)
-        rows = read_rows(path)
-        while True:
-            try:
-                row = next(rows, None)
-            except (OSError, ValueError) as error:
-                raise StoreError(f"{path}: cannot be read ({error}): materialize {stage} again") from error
-            if row is None:
-                return
-            record = record_of(row)
-            table.restore(record, row)
-            yield record
+        path = self.stage_path(stage, batch.batch_id)
+        with reading(path, f"materialize {stage} again"):
+            for row in read_rows(path):
+                record = record_of(row)
+                STAGE_TABLES[stage].restore(record, row)
+                yield record
 
     def remove_from_stage(self, stage: str, batch_id: str, photo_id: str, digests: Mapping[str, str]) -> None:
         """Remove a photo from a stage's table, if the table exists.
@@ -275,15 +268,13 @@ class ArtifactStore:
         path = self.stage_path(stage, batch_id)
         if not path.is_file():
             return
-        try:
+        with reading(path, f"delete it, or materialize {stage} again"):
             metadata = read_metadata(path)
             metadata["manifest"] = digests.get(metadata["manifest"], metadata["manifest"])
             with table_writer(path, STAGE_TABLES[stage].columns, metadata) as add:
                 for row in read_rows(path):
                     if row["photo_id"] != photo_id:
                         add(row)
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{path}: cannot be read ({error}): delete it, or materialize {stage} again") from error
 
     def feature_paths(self, batch_id: str) -> tuple[Path, Path]:
         """Return the paths of the finished features: JSON and Parquet."""
@@ -298,16 +289,23 @@ class ArtifactStore:
         """Return the path of a finished batch's image embeddings."""
         return self.data_path / "features" / "embeddings" / f"{batch_id}.parquet"
 
-    def embeddings(
-        self, batch_id: str, version: str | None, model: str | None
-    ) -> AbstractContextManager[EmbeddingsWriter]:
-        """Return a context with an embeddings writer, to pass to `write_features`.
+    @contextmanager
+    def embeddings(self, batch_id: str, version: str | None, model: str | None) -> Iterator[EmbeddingsWriter]:
+        """Yield an embeddings writer, whose file remains only after `write_features`.
 
         Args:
             version: version of the embeddings; None if there are none.
             model: the CLIP model as in the settings.
+
+        Raises:
+            StoreError: the folder cannot be created.
         """
-        return embeddings_writer(self.embeddings_path(batch_id), batch_id, {"version": version, "model": model})
+        path = self.embeddings_path(batch_id)
+        with ExitStack() as stack:
+            with writing(path):
+                temporary = stack.enter_context(staged(path))
+            source = {"version": version, "model": model}
+            yield stack.enter_context(closing(EmbeddingsWriter(path, temporary, batch_id, source)))
 
     @contextmanager
     def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[EmbeddingsWriter]:
@@ -316,14 +314,11 @@ class ArtifactStore:
         Args:
             records: the records of the batch's distinct photos, in order.
         """
-        try:
-            metadata = self.stage_metadata("image_embeddings", batch)
-        except StoreError as error:
-            log.warning("Features without embeddings: %s", error)
-            metadata = {}
+        stage = "image_embeddings"
+        metadata = self.stage_metadata(stage, batch) if self.has_stage(stage, batch) else {}
         version = metadata.get("versions", {}).get("embedding")
         with self.embeddings(batch.batch_id, version, metadata.get("model")) as writer:
-            stored = self._read_stage_safely("image_embeddings", batch) if metadata else iter(())
+            stored = self._read_stage_safely(stage, batch)
             for record in records:
                 other = next(stored, None)
                 embedding = other.embedding if other and other.info == record.info else None
@@ -335,7 +330,7 @@ class ArtifactStore:
         try:
             yield from self.read_stage(stage, batch)
         except StoreError as error:
-            log.warning("Features without the remaining embeddings: %s", error)
+            log.warning("Features without all embeddings: %s", error)
 
     def write_features(
         self,
@@ -377,15 +372,3 @@ def _file_identity(path: Path) -> tuple[int, int, int]:
     """Return a value that changes if a file is replaced."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _similar_names(folder: Path, name: str) -> list[str]:
-    """Return the names in a folder that equal `name` except for case."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 (there may be many)
-    except OSError:  # the folder may not exist yet
-        return []
-    folded = name.casefold()
-    if f"/{folded}/" not in "/".join(("", *names, "")).casefold():  # ten times as fast as a loop
-        return []
-    return [other for other in names if other.casefold() == folded]

@@ -8,12 +8,11 @@ cannot be written, later runs are slower; results do not change.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from curation_features.atomic_files import cannot_write, open_regular, sweep, write_bytes
+from curation_features.atomic_files import open_regular, sweep, write_bytes, writing
 from curation_features.schema import (
     METRIC_NAMES,
     PERMANENT_REASONS,
@@ -134,23 +133,17 @@ class FeatureCache:
             StoreError: a file cannot be deleted.
         """
         sweep(self.folder)
-        count = 0
-        for path in [*self._entries(), *(self._label_files() if label_embeddings else [])]:
-            try:
-                path.unlink()
-            except FileNotFoundError:  # deleted meanwhile
-                continue
-            except OSError as error:
-                raise cannot_write(path, error) from error
-            count += 1
-        return count
+        paths = [*self._entries(), *(self._label_files() if label_embeddings else ())]
+        for path in paths:
+            with writing(path):
+                path.unlink(missing_ok=True)
+        return len(paths)
 
     def _label_files(self) -> list[Path]:
-        others = self.folder.glob("label_embeddings-*.pt")
-        return [path for path in (self.label_embeddings, *others) if path.exists()]
+        return list(self.folder.glob("label_embeddings*.pt"))
 
-    def _entries(self) -> Iterator[Path]:
-        return self.folder.glob("[0-9a-f]*.json") if self.folder.is_dir() else iter(())
+    def _entries(self) -> list[Path]:
+        return list(self.folder.glob("[0-9a-f]*.json"))
 
 
 def _encode(photo_id: str, entry: CacheEntry) -> bytes:
@@ -196,11 +189,8 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         _parse_embedding(features["embedding"]) if "embedding" in features else None,
         _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
     )
-    present = {
-        *entry.measurements,
-        *(("embedding",) if entry.embedding else ()),
-        *(("labels",) if entry.prediction else ()),
-    }
+    present = {*entry.measurements} | ({"embedding"} if entry.embedding else set())
+    present |= {"labels"} if entry.prediction else set()
     return entry if present == set(entry.versions) else None
 
 
@@ -213,10 +203,7 @@ def _parse_measurement(fields: Mapping[str, Any]) -> Measurement:
 
 
 def _parse_embedding(encoded: str) -> Embedding:
-    try:
-        vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
+    vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=UNIT_NORM_TOLERANCE):
         raise ValueError("an embedding has unit norm")
     return Embedding(vector)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curation_features.atomic_files import writing
-from curation_features.errors import StoreError
+from curation_features.atomic_files import reading, writing
 
 NAME = "deleted.jsonl"
 
@@ -39,19 +39,15 @@ def record_deletion(data_path: Path, **fields: Any) -> None:
 def deletions(data_path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of the log, oldest first, without damaged lines. Raises `StoreError`."""
     path = data_path / NAME
-    try:
+    with reading(path, "check its permissions"):
         if not path.is_file():
             return
         with path.open("rb") as file:
             for line in file:
-                try:
+                with suppress(ValueError):
                     entry = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict):
-                    yield entry
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+                    if isinstance(entry, dict):
+                        yield entry
 
 
 def last_sequence(data_path: Path, batch_id: str) -> int | None:

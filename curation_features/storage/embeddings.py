@@ -7,12 +7,12 @@ with an embedding come first, in batch order, then those without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from curation_features.atomic_files import staged, writing
+from curation_features.atomic_files import writing
 from curation_features.schema import PhotoRecord
 from curation_features.storage.tables import EMBEDDING_COLUMNS, Row, rows_writer
 
@@ -75,23 +75,3 @@ class EmbeddingsWriter:
             rows = rows_writer(self.temporary, EMBEDDING_COLUMNS, metadata, **_OPTIONS)
             self._add_row = self._file.enter_context(rows)
         return self._add_row
-
-
-@contextmanager
-def embeddings_writer(path: Path, batch_id: str, source: Mapping[str, str | None]) -> Iterator[EmbeddingsWriter]:
-    """Yield a writer whose file remains only after `write_features`.
-
-    Args:
-        path: the final path.
-        batch_id: the batch.
-        source: metadata of the file: `model` and `version`. `dimension` is added.
-
-    Raises:
-        StoreError: the folder cannot be created.
-    """
-    with ExitStack() as stack:
-        with writing(path):
-            temporary = stack.enter_context(staged(path))
-        writer = EmbeddingsWriter(path, temporary, batch_id, source)
-        stack.callback(writer.close)
-        yield writer

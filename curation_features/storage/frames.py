@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.atomic_files import open_regular
+from curation_features.atomic_files import open_regular, reading
 from curation_features.errors import StoreError
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings, load_settings, nearest
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.tables import FEATURE_COLUMNS, METADATA_KEY, Columns, arrow_schema, vectors
+from curation_features.storage.tables import FEATURE_COLUMNS, METADATA_KEY, Columns, arrow_schema, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 _CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip")
 _JOIN_KEYS = ("batch_id", "photo_id", "sha256")
+_REMEDY = "recompute the batch: curation-features process MANIFEST"
 
 
 def read_features(
@@ -73,7 +73,7 @@ def read_features(
     read = [*names, *(name for name in needed if name not in names)]
     selected = _select_batches(store, batch_ids)
     tables = [_read_table(store.feature_paths(batch_id)[1], read) for batch_id in selected]
-    table = pa.concat_tables([table for table, _ in tables])
+    table = pa.concat_tables([_schema(read).empty_table(), *(table for table, _ in tables)], promote_options="default")
     if distinct:
         finished = [_read_finish_time(store.feature_paths(batch_id)[0]) for batch_id in selected]
         table = table.take(_distinct_rows([table.column("photo_id").to_pylist() for table, _ in tables], finished))
@@ -116,25 +116,25 @@ def _select_batches(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]
 
 
 def _read_table(path: Path, names: Sequence[str]) -> tuple[pa.Table, Mapping[str, Any]]:
-    """Read columns of a table and its metadata. A missing column is null."""
+    """Read columns of a table, as far as it has them, and its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = arrow_schema({name: FEATURE_COLUMNS[name] for name in names}).remove_metadata()
-    with _reading(path), pq.ParquetFile(path) as file:
-        stored = file.schema_arrow
-        table = file.read([name for name in names if name in stored.names])
-        columns = [
-            table.column(field.name).cast(field.type)
-            if field.name in stored.names
-            else pa.nulls(len(table), field.type)
-            for field in schema
-        ]
-        return pa.table(columns, schema=schema), json.loads((stored.metadata or {})[METADATA_KEY])
+    with reading(path, _REMEDY):
+        open_regular(path).close()  # pyarrow would block on a FIFO
+        with pq.ParquetFile(path) as file:
+            stored = file.schema_arrow
+            fields = [field for field in _schema(names) if field.name in stored.names]
+            table = file.read([field.name for field in fields]).select([field.name for field in fields])
+            return table.cast(pa.schema(fields)), json.loads((stored.metadata or {})[METADATA_KEY])
+
+
+def _schema(names: Sequence[str]) -> pa.Schema:
+    return arrow_schema({name: FEATURE_COLUMNS[name] for name in names}).remove_metadata()
 
 
 def _read_finish_time(path: Path) -> int:
-    with _reading(path):
+    with reading(path, _REMEDY):
         return path.stat().st_mtime_ns
 
 
@@ -155,36 +155,15 @@ def _distinct_rows(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) 
 
 def _read_embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32] | None]:
     """Return the embedding of each row with the same bytes, or None."""
-    stored: dict[tuple[str, str, str], NDArray[np.float32] | None] = {}
+    stored: dict[tuple[str, ...], NDArray[np.float32] | None] = {}
     keys = list(zip(*(rows.column(name).to_pylist() for name in _JOIN_KEYS), strict=True))
-    for batch_id in dict.fromkeys(key[0] for key in keys):
-        stored.update(_read_vectors(store.embeddings_path(batch_id), batch_id))
+    for path in map(store.embeddings_path, dict.fromkeys(batch_id for batch_id, *_ in keys)):
+        if path.exists():  # a batch of an older version has none
+            with reading(path, _REMEDY):
+                open_regular(path).close()
+                for row in read_rows(path, [*_JOIN_KEYS, "embedding"]):
+                    stored[tuple(row[name] for name in _JOIN_KEYS)] = row["embedding"]
     return [stored.get(key) for key in keys]
-
-
-def _read_vectors(path: Path, batch_id: str) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float32] | None]]:
-    import pyarrow.parquet as pq
-
-    if not path.exists():  # a batch of an older version
-        return
-    with _reading(path), pq.ParquetFile(path) as file:
-        for part in file.iter_batches(columns=["photo_id", "sha256", "embedding"]):
-            photo_ids, digests = part.column("photo_id").to_pylist(), part.column("sha256").to_pylist()
-            for photo_id, sha256, vector in zip(photo_ids, digests, vectors(part.column("embedding")), strict=True):
-                yield (batch_id, photo_id, sha256), vector
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Raise any read error as a `StoreError` that names the file."""
-    try:
-        open_regular(path).close()  # pyarrow would block on a FIFO
-        yield
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:  # bases of pyarrow's errors
-        cause = getattr(error, "strerror", None) or error
-        raise StoreError(
-            f"{path}: cannot be read ({cause}); recompute the batch: curation-features process MANIFEST"
-        ) from error
 
 
 # --- Conversion to pandas ---

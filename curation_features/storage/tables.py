@@ -6,7 +6,6 @@ metadata of each field describes the column. Rows are in batch order.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,13 +85,11 @@ class StageTable:
         columns: the columns of the table.
         to_row: converts a record to a row.
         restore: sets the fields of a record from a row.
-        digested: the columns whose digest is the table's data version.
     """
 
     columns: Columns
     to_row: Callable[[PhotoRecord], Row]
     restore: Callable[[PhotoRecord, Row], None]
-    digested: tuple[str, ...]
 
 
 _ERROR = "list<struct<stage: string, reason: string, message: string>>"
@@ -127,15 +124,11 @@ _LABELS = {
 
 
 def _photo_row(record: PhotoRecord, errors: Iterable[FeatureError | None]) -> Row:
-    info = record.info
     problems = [record.failure] if record.failure else [error for error in errors if error]
     return {
         "photo_id": record.photo_id,
         "image_uri": record.image_uri,
-        "sha256": info.sha256 if info else None,
-        "format": info.format if info else None,
-        "width": info.width if info else None,
-        "height": info.height if info else None,
+        **(asdict(record.info) if record.info else dict.fromkeys(("sha256", "format", "width", "height"))),
         "errors": [asdict(error) for error in problems],
     }
 
@@ -167,13 +160,12 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
 
 def _embedding_row(record: PhotoRecord) -> Row:
     embedding = record.embedding or Embedding()
-    vector = None if embedding.vector is None else np.asarray(embedding.vector, dtype=np.float32)
-    return {**_photo_row(record, [embedding.error]), "embedding": vector, "has_embedding": vector is not None}
+    columns = {"embedding": embedding.vector, "has_embedding": embedding.vector is not None}
+    return {**_photo_row(record, [embedding.error]), **columns}
 
 
 def _restore_embedding(record: PhotoRecord, row: Row) -> None:
-    vector = None if row["embedding"] is None else np.asarray(row["embedding"], dtype=np.float32)
-    record.embedding = Embedding(vector, _parse_errors(row).get("image_embedding"))
+    record.embedding = Embedding(row["embedding"], _parse_errors(row).get("image_embedding"))
 
 
 def _label_columns(record: PhotoRecord) -> Row:
@@ -197,34 +189,18 @@ def _restore_labels(record: PhotoRecord, row: Row) -> None:
     record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"], error)
 
 
-def _exclude(columns: Mapping[str, object], *names: str) -> tuple[str, ...]:
-    return tuple(name for name in columns if name not in names)
-
-
-_TECHNICAL_COLUMNS = {**_PHOTO, **_SCORES}
-_EMBEDDING_COLUMNS = {
-    **_PHOTO,
-    "embedding": Column("list<float>", "CLIP image vector, of norm 1"),
-    "has_embedding": Column("bool", "whether there is a vector"),
-}
-_LABEL_COLUMNS = {**_PHOTO, **_LABELS}
-
 STAGE_TABLES: Mapping[str, StageTable] = {
-    "technical_metrics": StageTable(
-        _TECHNICAL_COLUMNS, _technical_row, _restore_technical, _exclude(_TECHNICAL_COLUMNS, "image_uri")
-    ),
-    # The last bits of an embedding depend on the device, so the digest covers the photo and the model instead.
+    "technical_metrics": StageTable({**_PHOTO, **_SCORES}, _technical_row, _restore_technical),
     "image_embeddings": StageTable(
-        _EMBEDDING_COLUMNS, _embedding_row, _restore_embedding, _exclude(_EMBEDDING_COLUMNS, "image_uri", "embedding")
+        {
+            **_PHOTO,
+            "embedding": Column("list<float>", "CLIP image vector, of norm 1"),
+            "has_embedding": Column("bool", "whether there is a vector"),
+        },
+        _embedding_row,
+        _restore_embedding,
     ),
-    "clip_labels": StageTable(_LABEL_COLUMNS, _labels_row, _restore_labels, _exclude(_LABEL_COLUMNS, "image_uri")),
-}
-
-_TAKEN = {
-    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
-    "camera": Column("string", "`exif.camera`"),
-    "lens": Column("string", "`exif.lens`"),
-    "iso": Column("int32", "`exif.iso`", "ISO speed"),
+    "clip_labels": StageTable({**_PHOTO, **_LABELS}, _labels_row, _restore_labels),
 }
 
 FEATURE_COLUMNS: Columns = {
@@ -233,7 +209,10 @@ FEATURE_COLUMNS: Columns = {
     "photo_id": _PHOTO["photo_id"],
     "original_uri": Column("string", "the photo as it was found"),
     **{name: _PHOTO[name] for name in ("image_uri", "sha256", "format", "width", "height")},
-    **_TAKEN,
+    "taken": Column("timestamp[ms]", "when the camera says it was taken (`exif.datetime`): its clock, without a zone"),
+    "camera": Column("string", "`exif.camera`"),
+    "lens": Column("string", "`exif.lens`"),
+    "iso": Column("int32", "`exif.iso`", "ISO speed"),
     "status": Column("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
     "errors": _PHOTO["errors"],
     **_SCORES,
@@ -415,26 +394,13 @@ def record_of(row: Row) -> PhotoRecord:
     return PhotoRecord(row["photo_id"], row["image_uri"], info, _parse_errors(row).get("photo"))
 
 
-class RowDigest:
-    """SHA-256 over rows: the data version of a table.
+def digested(row: Row) -> bytes:
+    """Return the content of a stage's row for the digest that is the table's data version.
 
-    Args:
-        names: the columns to digest.
-        inputs: further texts to digest.
+    The last bits of an embedding depend on the device, so the digest covers the photo and the model instead.
     """
-
-    def __init__(self, names: Sequence[str], *inputs: str) -> None:
-        self._names = names
-        self._hash = hashlib.sha256("\n".join(inputs).encode())
-
-    def add(self, row: Row) -> None:
-        """Add a row."""
-        content = {name: row[name] for name in self._names}
-        self._hash.update(_SORTED.encode(content).encode() + b"\n")
-
-    def hexdigest(self) -> str:
-        """Return the digest of the rows so far."""
-        return self._hash.hexdigest()
+    content = {name: value for name, value in row.items() if name not in ("image_uri", "embedding")}
+    return _SORTED.encode(content).encode() + b"\n"
 
 
 def arrow_schema(columns: Columns, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
@@ -457,15 +423,7 @@ def _arrow_type(kind: str) -> pa.DataType:
     if kind.startswith("struct<"):
         parts = (part.split(": ") for part in kind[7:-1].split(", "))
         return pa.struct([(name, _arrow_type(inner)) for name, inner in parts])
-    simple = {
-        "string": pa.string(),
-        "double": pa.float64(),
-        "float": pa.float32(),
-        "int32": pa.int32(),
-        "bool": pa.bool_(),
-        "timestamp[ms]": pa.timestamp("ms"),  # Parquet has no seconds
-    }
-    return simple[kind]
+    return pa.type_for_alias(kind)
 
 
 def _arrow_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:

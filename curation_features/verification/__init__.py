@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.manifest import Batch, document_digest
-from curation_features.verification.document import read_document, verify_document
-from curation_features.verification.embeddings import verify_embeddings
-from curation_features.verification.matching import Key
+from curation_features.verification.files import Key, verify_document, verify_embeddings, verify_table
 from curation_features.verification.report import CHECKS, UNCHANGED, Check, Report
-from curation_features.verification.table import verify_table
 from curation_features.verification.usual import cached_share, degraded_share, label_shift
 
 __all__ = ["CHECKS", "Check", "cached_share", "degraded_share", "label_shift", "verify"]
@@ -42,10 +39,10 @@ def verify(batch: Batch, json_path: Path, table_path: Path, embeddings_path: Pat
     valid: dict[Key, Mapping[str, Any]] = {}
     if document_digest(batch.document) != batch.digest:
         report.add(UNCHANGED, "manifest", "was changed after it was accepted: its digest differs")
-    with report.unreadable_files():
-        valid = verify_document(batch, read_document(json_path), report)
-    with report.unreadable_files():
+    with report.reading(json_path):
+        valid = verify_document(batch, json_path, report)
+    with report.reading(table_path):
         verify_table(batch, valid, table_path, report)
-    with report.unreadable_files():
+    with report.reading(embeddings_path):
         verify_embeddings(batch, embeddings_path, report)
     return report.problems()

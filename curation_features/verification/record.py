@@ -6,31 +6,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from curation_features.schema import LABELS_PER_PHOTO, METRIC_NAMES, METRICS
-from curation_features.verification.matching import format_value
+from curation_features.verification.values import format_value
 
-# Every float is in [0, 1].
-_RECORD = {
-    "tech": dict.fromkeys(METRIC_NAMES, float),
-    "clip_labels": [{"label": str, "confidence": float, "cosine_score": float}],
-    "status": str,
-    "errors": [{"stage": str, "reason": str, "message": str}],
-    "version": {"technical": str, "clip": str},
-}
 _VALUES_OF_STAGE: Mapping[str, tuple[str, ...]] = {
     "photo": (*METRIC_NAMES, "clip_labels"),
     **{name: (name,) for name in METRIC_NAMES},
     "image_embedding": ("clip_labels",),
     "clip_labels": ("clip_labels",),
 }
+# Every float is in [0, 1]; a tuple lists the texts that are possible.
+_RECORD = {
+    "tech": dict.fromkeys(METRIC_NAMES, float),
+    "clip_labels": [{"label": str, "confidence": float, "cosine_score": float}],
+    "status": str,
+    "errors": [{"stage": tuple(_VALUES_OF_STAGE), "reason": str, "message": str}],
+    "version": {"technical": str, "clip": str},
+}
 
 
 def defaults_of(errors: Iterable[Mapping[str, str]]) -> frozenset[str]:
-    """Names of the values that are defaults because of `errors`: metrics, and `clip_labels`."""
+    """Return the names of the values that are defaults because of `errors`: metrics, and `clip_labels`."""
     return frozenset(name for error in errors for name in _VALUES_OF_STAGE[error["stage"]])
 
 
 def feature_problems(features: Any) -> list[str]:
-    """The problems of one feature record, each with its field."""
+    """Return the problems of one feature record, each with its field."""
     return list(_shape_problems(features, _RECORD, "features")) or list(_rule_problems(features))
 
 
@@ -47,6 +47,9 @@ def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
             return
         for index, item in enumerate(value):
             yield from _shape_problems(item, shape[0], f"{path}[{index}]")
+    elif isinstance(shape, tuple):
+        if value not in shape:
+            yield f"{path}: {format_value(value)} is none of {', '.join(shape)}"
     elif type(value) is not shape:
         yield f"{path}: {format_value(value)} is not a {'float' if shape is float else 'text'}"
     elif shape is float and not 0.0 <= value <= 1.0:  # NaN is in no range
@@ -54,13 +57,7 @@ def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
 
 
 def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
-    """Problems of a record in which every field has its type."""
-    stages = [error["stage"] for error in features["errors"]]
-    if unknown := [index for index, stage in enumerate(stages) if stage not in _VALUES_OF_STAGE]:
-        for index in unknown:
-            known = ", ".join(_VALUES_OF_STAGE)
-            yield f"features.errors[{index}].stage: {format_value(stages[index])} is none of {known}"
-        return
+    """Yield the problems of a record in which every field has its type."""
     defaults = defaults_of(features["errors"])
     for metric in METRICS:
         if metric.name in defaults and features["tech"][metric.name] != metric.default:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation_features.errors import StoreError
 from curation_features.text import inert
 
 PROBLEMS_SHOWN = 20  # of each check
@@ -56,43 +54,31 @@ CHECKS: tuple[Check, ...] = (
 
 
 class Report:
-    """Problems by check: the first ones as texts, the others as a number."""
+    """The problems of each blocking check."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, list[str]] = {check.name: [] for check in CHECKS if check.blocking}
-        self._counts: Counter[str] = Counter()
+        self._texts: dict[Check, list[str]] = {check: [] for check in CHECKS if check.blocking}
 
     def add(self, check: Check, place: str, problem: str) -> None:
         """Add a problem and its place."""
-        self._counts[check.name] += 1
-        if len(self._texts[check.name]) < PROBLEMS_SHOWN:
-            self._texts[check.name].append(f"{place}: {problem}")
+        self._texts[check].append(f"{place}: {problem}")
 
     @contextmanager
-    def unreadable_files(self) -> Iterator[None]:
-        """Turn a `StoreError` of the block into a problem of every check."""
+    def reading(self, path: Path) -> Iterator[None]:
+        """Turn every error of reading a file into a problem of every check."""
         try:
             yield
-        except StoreError as error:
-            for name, texts in self._texts.items():
-                self._counts[name] += 1
-                texts.insert(0, str(error) if name == COMPLETE.name else f"could not check: {error}")
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nested too deeply, or unknown to pyarrow
+            cause = getattr(error, "strerror", None) or error
+            file = f"{inert(path.parent.name)}/{inert(path.name)}"
+            problem = f"{file}: cannot be read ({inert(cause)}); materialize features again"
+            for check, texts in self._texts.items():
+                texts.insert(0, problem if check is COMPLETE else f"could not check: {problem}")
 
     def problems(self) -> dict[str, list[str]]:
-        """Problems by the name of their check."""
-        shown = {name: texts[:PROBLEMS_SHOWN] for name, texts in self._texts.items()}
-        hidden = {name: self._counts[name] - len(texts) for name, texts in shown.items()}
-        return {name: texts + [f"... and {hidden[name]} more"] * (hidden[name] > 0) for name, texts in shown.items()}
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn every error of reading a file into a `StoreError` with its name."""
-    try:
-        if path.exists() and not path.is_file():  # opening a FIFO would block
-            raise ValueError("is not a regular file")
-        yield
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: nested too deeply, or unknown to pyarrow
-        cause = getattr(error, "strerror", None) or error
-        file = f"{inert(path.parent.name)}/{inert(path.name)}"
-        raise StoreError(f"{file}: cannot be read ({inert(cause)}); materialize features again") from error
+        """Return the first problems of each check by its name, and how many there are more."""
+        shown = {}
+        for check, texts in self._texts.items():
+            hidden = len(texts) - PROBLEMS_SHOWN
+            shown[check.name] = texts[:PROBLEMS_SHOWN] + [f"... and {hidden} more"] * (hidden > 0)
+        return shown

@@ -55,10 +55,12 @@ def test_arrays_are_those_of_pyarrow(kind: pa.DataType, data: st.DataObject) -> 
     assert found.equals(pa.array(values, kind))
 
 
-def test_lone_surrogates_become_legal_text() -> None:
+def test_lone_surrogates_become_legal_text_and_floats_keep_bits() -> None:
     found = arrow_array(["a\ud800b", None], pa.string())
     found.validate(full=True)
     assert found.to_pylist() == ["a?b", None]
+    values = [0.1, -0.0, 5e-324, math.pi]
+    assert [value.hex() for value in arrow_array(values, pa.float64()).to_pylist()] == [value.hex() for value in values]
 
 
 def test_numpy_arrays_become_lists() -> None:
@@ -72,11 +74,6 @@ def test_numpy_arrays_become_lists() -> None:
     assert vectors(found.slice(0, 0)) == []
     with pytest.raises(ValueError, match="null"):
         vectors(pa.array([[1.0, None]], kind))
-
-
-def test_floats_keep_their_bits() -> None:
-    values = [0.1, -0.0, 5e-324, math.pi]
-    assert [value.hex() for value in arrow_array(values, pa.float64()).to_pylist()] == [value.hex() for value in values]
 
 
 def test_pandas_is_not_imported_for_a_table(tmp_path) -> None:

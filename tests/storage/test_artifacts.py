@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from records import VERSION, batch, failed, measured
+from records import batch, degraded, failed, measured, write_features
 
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import batch_from
-from curation_features.pipeline.merge import merge
-from curation_features.schema import METRICS, Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.schema import METRICS, FeatureError, Measurement, PhotoRecord
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.tables import read_rows
+from curation_features.storage.tables import STAGE_TABLES, read_rows
 
 
 @pytest.fixture
@@ -34,43 +33,26 @@ def test_a_manifest_comes_back_whole(store: ArtifactStore) -> None:
     assert store.batch_ids() == ["b"]
 
 
-def test_a_missing_manifest_says_how_to_get_it(store: ArtifactStore) -> None:
+def test_a_manifest_missing_or_of_another_batch_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(StoreError, match="materialize MANIFEST"):
         store.manifest("b")
+    store.put_manifest(batch("a"))
+    store.manifest_path("other").write_bytes(store.manifest_path("b").read_bytes())
+    with pytest.raises(StoreError, match="holds the manifest of batch 'b'"):
+        store.manifest("other")
 
 
-def test_technical_records_survive_their_table(store: ArtifactStore) -> None:
-    records = [measured("a"), failed("b")]
-    store.write_stages(batch("a", "b"), records, {"technical_metrics": {}})
-    one, two = store.read_stage("technical_metrics", batch("a", "b"))
-    assert one.measurements == records[0].measurements
-    assert one.info == records[0].info
-    assert two.failure == records[1].failure
-
-
-def test_an_error_of_one_metric_survives_its_table(store: ArtifactStore) -> None:
-    record = measured("a")
-    record.measurements["brisque"] = Measurement(error=FeatureError("brisque", "flat_image", "no variation"))
-    store.write_stages(batch("a"), [record], {"technical_metrics": {}})
-    [back] = store.read_stage("technical_metrics", batch("a"))
-    assert back.measurements == record.measurements
-
-
-def test_embeddings_survive_their_table_bit_for_bit(store: ArtifactStore) -> None:
-    record = measured("a")
-    record.embedding = Embedding(np.random.default_rng(0).normal(size=768).astype(np.float32))
-    store.write_stages(batch("a", "b"), [record, failed("b")], {"image_embeddings": {}})
-    one, two = store.read_stage("image_embeddings", batch("a", "b"))
-    assert one.embedding is not None
-    np.testing.assert_array_equal(one.embedding.vector, record.embedding.vector)
-    assert two.embedding is not None
-    assert two.embedding.vector is None
-
-
-def test_labels_survive_their_table(store: ArtifactStore) -> None:
-    store.write_stages(batch("a"), [measured("a")], {"clip_labels": {}})
-    [back] = store.read_stage("clip_labels", batch("a"))
-    assert back.prediction == measured("a").prediction
+def test_records_survive_their_tables(store: ArtifactStore) -> None:
+    records = [measured("a", np.random.default_rng(0).normal(size=768)), degraded("b"), failed("c")]
+    store.write_stages(batch("a", "b", "c"), records, {stage: {} for stage in STAGE_TABLES})
+    back = {name: list(store.read_stage(name, batch("a", "b", "c"))) for name in STAGE_TABLES}
+    for found in back.values():
+        assert [(item.info, item.failure) for item in found] == [(item.info, item.failure) for item in records]
+    for before, technical, embedded, labelled in zip(records[:2], *back.values(), strict=False):
+        assert technical.measurements == before.measurements
+        np.testing.assert_array_equal(embedded.embedding.vector, before.embedding.vector, strict=True)
+        assert labelled.prediction == before.prediction
+    assert back["image_embeddings"][2].embedding.vector is None
 
 
 def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:
@@ -92,16 +74,12 @@ def test_the_digest_follows_content_and_versions(store: ArtifactStore) -> None:
 
 
 def test_the_table_has_null_for_defaults_in_pandas(store: ArtifactStore) -> None:
-    degraded = measured("b")
-    degraded.measurements["noise"] = Measurement(error=FeatureError("noise", "flat_image", "no variation"))
-    records = [measured("a"), degraded, failed("c")]
-    merged = merge(batch("a", "b", "c"), records, VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), VERSION, ["x"])
+    artifact = write_features(store, [measured("a"), degraded("b"), failed("c")])
     frame = pd.read_parquet(artifact.table_path)
     assert list(frame["status"]) == ["ok", "degraded", "failed"]
     assert list(frame["photo_id"]) == ["a", "b", "c"]
     assert frame["noise"].isna().tolist() == [False, True, True]
-    assert merged.document["artifacts"][1]["features"]["tech"]["noise"] == 1.0
+    assert json.loads(artifact.json_path.read_bytes())["artifacts"][1]["features"]["tech"]["noise"] == 1.0
     assert frame["tenengrad"][0] == 1.5
     assert frame["clip_labels"][2] is None
     assert frame["label"].isna().tolist() == [False, False, True]
@@ -109,35 +87,29 @@ def test_the_table_has_null_for_defaults_in_pandas(store: ArtifactStore) -> None
 
 
 def test_the_same_features_are_the_same_bytes(store: ArtifactStore) -> None:
-    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
-    first = store.write_features(merged.document, merged.rows(), VERSION, [])
+    first = write_features(store, [measured("a")])
     before = first.table_path.read_bytes(), first.json_path.read_bytes()
-    second = store.write_features(merged.document, merged.rows(), VERSION, [])
-    assert (second.table_path.read_bytes(), second.json_path.read_bytes()) == before
-    assert second.digest == first.digest
+    assert write_features(store, [measured("a")]) == first
+    assert (first.table_path.read_bytes(), first.json_path.read_bytes()) == before
 
 
 def test_text_that_arrow_cannot_hold_does_not_stop_a_batch(store: ArtifactStore) -> None:
     odd = batch_from({"batch_id": "b", "artifacts": [{"photo_id": "p", "original_uri": "bad\ud800.jpg"}]})
     record = PhotoRecord("p", "bad\ud800.jpg", failure=FeatureError("photo", "missing", "no file bad\ud800.jpg"))
-    merged = merge(odd, [record], VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
-    assert pd.read_parquet(artifact.table_path)["status"].tolist() == ["failed"]
+    assert pd.read_parquet(write_features(store, [record], odd).table_path)["status"].tolist() == ["failed"]
     store.write_stages(odd, [record], {"technical_metrics": {}})
 
 
 def test_an_empty_batch_is_a_table_without_rows(store: ArtifactStore) -> None:
-    merged = merge(batch(), [], VERSION, [f"l{n}" for n in range(9)], ())
-    artifact = store.write_features(merged.document, merged.rows(), VERSION, [])
-    assert pd.read_parquet(artifact.table_path).empty
+    assert pd.read_parquet(write_features(store, []).table_path).empty
 
 
-def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore) -> None:
-    store.data_path.mkdir()
-    (store.data_path / "features").write_text("a file where a folder should be")
-    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
-    with pytest.raises(StoreError, match="cannot be written"):
-        store.write_features(merged.document, merged.rows(), VERSION, [])
+@pytest.mark.parametrize("name", ["features", "features/embeddings"])
+def test_a_folder_that_cannot_be_written_is_a_clean_failure(store: ArtifactStore, name: str) -> None:
+    (store.data_path / name).parent.mkdir(parents=True)
+    (store.data_path / name).write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match=r"b\.(json|parquet): cannot be written"):
+        write_features(store, [measured("a")])
 
 
 def test_interrupted_rows_leave_the_old_table(store: ArtifactStore) -> None:
@@ -161,25 +133,16 @@ def test_a_damaged_table_names_itself_and_the_remedy(store: ArtifactStore) -> No
     data = bytearray(path.read_bytes())
     data[4:400] = bytes(396)
     path.write_bytes(data)
-    with pytest.raises(
-        StoreError, match=r"(?s)image_embeddings/b\.parquet: cannot be read .*materialize image_embeddings"
-    ):
+    remedy = r"(?s)image_embeddings/b\.parquet: cannot be read .*materialize image_embeddings"
+    with pytest.raises(StoreError, match=remedy):
         list(store.read_stage("image_embeddings", batch("a")))
-
-
-def test_a_manifest_under_another_name_is_refused(store: ArtifactStore) -> None:
-    store.put_manifest(batch("a"))
-    store.manifest_path("other").write_bytes(store.manifest_path("b").read_bytes())
-    with pytest.raises(StoreError, match="holds the manifest of batch 'b'"):
-        store.manifest("other")
 
 
 # --- Metadata of columns, and the origin of a photo ---
 
 
 def test_field_metadata_has_unit_range_and_direction(store: ArtifactStore) -> None:
-    merged = merge(batch("a"), [measured("a")], VERSION, [f"l{n}" for n in range(9)], ())
-    schema = pq.read_schema(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+    schema = pq.read_schema(write_features(store, [measured("a")]).table_path)
 
     def facts_of(name: str) -> dict[str, str]:
         facts = {key.decode(): value.decode() for key, value in schema.field(name).metadata.items()}
@@ -224,8 +187,8 @@ def test_implausible_values_of_the_origin_are_null(
     store: ArtifactStore, exif: object, expected: dict[str, object]
 ) -> None:
     artifact = {"photo_id": "a", "std_uri": "a.jpg", "original_uri": "b.jpg", "exif": exif}
-    merged = merge(batch_from({"batch_id": "b", "artifacts": [artifact]}), [measured("a")], VERSION, list("abcdef"), ())
-    [row] = read_rows(store.write_features(merged.document, merged.rows(), VERSION, []).table_path)
+    manifest = batch_from({"batch_id": "b", "artifacts": [artifact]})
+    [row] = read_rows(write_features(store, [measured("a")], manifest).table_path)
     assert {name: row[name] for name in NOTHING} == NOTHING | expected
     assert (row["original_uri"], row["image_uri"]) == ("b.jpg", "a.jpg")
     assert json.loads(row["artifact"]) == artifact
@@ -246,17 +209,13 @@ def test_an_id_that_differs_from_a_known_one_in_case_only(store: ArtifactStore, 
         assert caught.value.field == "batch_id"
 
 
-def test_two_ids_that_are_known_already_are_both_right(store: ArtifactStore) -> None:
+def test_a_known_id_is_right_and_needs_no_list(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, batch_id in (("manifests", "trip"), ("features", "Trip")):
         (store.data_path / place).mkdir(parents=True)
         (store.data_path / place / f"{batch_id}.json").touch()
-        store.check_batch_id(batch_id)
-
-
-def test_nothing_is_listed_for_a_known_id(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
     store.check_batch_id("trip")
+    store.check_batch_id("Trip")
 
 
 def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,18 +239,15 @@ def test_the_newest_manifest_of_three_places_counts(store: ArtifactStore) -> Non
     assert store.newest_manifest("trip") == paths[1]
 
 
-def test_a_locked_batch_can_be_skipped(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    with store.exclusive("b"):
-        other = store.exclusive("b", wait=False)
-        with pytest.raises(BusyError, match="works on batch b"):
-            other.__enter__()
+def test_a_locked_batch_can_be_skipped(store: ArtifactStore) -> None:
+    with store.exclusive("b"), pytest.raises(BusyError, match="works on batch b"):
+        store.exclusive("b", wait=False).__enter__()
     with store.exclusive("b", wait=False):
         pass
 
 
-def test_a_photo_leaves_a_stage_and_the_others_stay(tmp_path: Path) -> None:
-    store, before, after = ArtifactStore(tmp_path), batch("x", "y", "z"), batch("x", "z")
+def test_a_photo_leaves_a_stage_and_the_others_stay(store: ArtifactStore) -> None:
+    before, after = batch("x", "y", "z"), batch("x", "z")
     records = [measured(name) for name in ("x", "y", "z")]
     store.write_stages(before, records, {"technical_metrics": {"noise": "1"}}, "model", ["cat"])
     whole = list(read_rows(store.stage_path("technical_metrics", "b")))

@@ -36,6 +36,9 @@ def cache(tmp_path: Path) -> FeatureCache:
 
 def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
     cache.save("photo", entry())
+    [path] = cache.folder.iterdir()
+    assert path.name == hashlib.md5(b"photo_features").hexdigest() + ".json"  # by the contract
+    assert set(json.loads(path.read_bytes())) == {"version", "features"}
     loaded = cache.load("photo", INFO.sha256)
     assert loaded is not None
     assert loaded.info == INFO
@@ -44,15 +47,6 @@ def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
     assert loaded.embedding is not None
     assert loaded.embedding.vector is not None
     np.testing.assert_array_equal(loaded.embedding.vector, np.eye(8, dtype=np.float32)[3])
-
-
-def test_the_file_is_the_contracts(cache: FeatureCache) -> None:
-    cache.save("photo", entry())
-    [path] = cache.folder.iterdir()
-    assert path.name == hashlib.md5(b"photo_features").hexdigest() + ".json"
-    document = json.loads(path.read_bytes())
-    assert set(document) == {"version", "features"}
-    assert document["version"]["image"] == INFO.sha256
 
 
 def test_parts_are_valid_one_by_one(cache: FeatureCache) -> None:
@@ -70,17 +64,15 @@ def test_an_error_that_may_pass_is_not_kept() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: b"",
         lambda data: data[: len(data) // 2],
         lambda data: data.replace(b'"score": 0.5', b'"score": 0.6'),
         lambda data: data.replace(b'"photo_id": "photo"', b'"photo_id": "other"'),
         lambda data: data.replace(b"a" * 64, b"b" * 64),
         lambda data: b"\x80\x04\x95",
-        lambda data: b"[]",
         lambda data: b"[" * 100_000,
         lambda data: b"null",
     ],
-    ids=["empty", "truncated", "altered", "of-another-photo", "of-other-bytes", "pickle", "list", "deep", "null"],
+    ids=["truncated", "altered", "of-another-photo", "of-other-bytes", "pickle", "deep", "null"],
 )
 def test_an_entry_that_cannot_be_trusted_is_none(cache: FeatureCache, damage) -> None:
     cache.save("photo", entry())
@@ -111,11 +103,6 @@ def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) ->
     assert cache.load("photo", INFO.sha256) is None
 
 
-def test_other_bytes_under_the_same_id_are_a_miss(cache: FeatureCache) -> None:
-    cache.save("photo", entry())
-    assert cache.load("photo", "c" * 64) is None
-
-
 def test_a_cache_that_cannot_be_written_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     cache = FeatureCache(tmp_path / "file" / "features")
@@ -131,14 +118,11 @@ def test_stats_and_clear(cache: FeatureCache) -> None:
     cache.save("one", entry())
     cache.save("two", entry())
     cache.label_embeddings.write_bytes(b"vectors")
-    assert cache.stats().photos == 2
+    assert (cache.stats().photos, cache.stats().label_embeddings) == (2, 1)
     assert cache.clear() == 2
+    assert cache.load("one", INFO.sha256) is None
     assert cache.label_embeddings.exists()
     assert cache.clear(label_embeddings=True) == 1
-
-
-def test_the_specifications_way_to_clear_works(cache: FeatureCache) -> None:
     cache.save("one", entry())
-    subprocess.run(f"rm -rf {cache.folder}/*.json", shell=True, check=True)
-    assert cache.load("one", INFO.sha256) is None
-    assert cache.stats().photos == 0
+    subprocess.run(f"rm -rf {cache.folder}/*.json", shell=True, check=True)  # the specification's way
+    assert (cache.load("one", INFO.sha256), cache.stats().photos) == (None, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from records import VERSION, batch, failed, measured
+from records import LABELS, batch, failed, measured, write_features
 
 from curation_features.cli import main
-from curation_features.errors import StoreError
 from curation_features.manifest import Batch, to_json
 from curation_features.pipeline import Models
-from curation_features.pipeline.merge import merge
-from curation_features.schema import Embedding, PhotoRecord
+from curation_features.schema import PhotoRecord
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.tables import EMBEDDING_COLUMNS, Row, read_metadata, read_rows
-
-LABELS = [f"l{n}" for n in range(9)]
+from curation_features.storage.tables import EMBEDDING_COLUMNS, read_metadata, read_rows
 
 
 def record(name: str, seed: int, size: int = 8) -> PhotoRecord:
-    found = measured(name)
-    found.embedding = Embedding(np.random.default_rng(seed).normal(size=size).astype(np.float32))
-    return found
+    return measured(name, np.random.default_rng(seed).normal(size=size))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "data")
-
-
-def write(store: ArtifactStore, records: list[PhotoRecord], vectors: list[PhotoRecord] | None) -> None:
-    """Write features of `records` and embeddings of `vectors`."""
-    merged = merge(batch(*(record.photo_id for record in records)), records, VERSION, LABELS, ())
-    if vectors is None:
-        store.write_features(merged.document, merged.rows(), VERSION, LABELS)
-        return
-    with store.embeddings("b", "1-abc", "a/model") as file:
-        for item in vectors:
-            file.add(item)
-        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
 
 
 def stored_in(path: Path) -> dict[str, list[float] | None]:
@@ -65,7 +46,7 @@ def vector(item: PhotoRecord) -> list[float]:
 
 def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStore) -> None:
     records = [record("a", 1), failed("c"), record("b", 2)]
-    write(store, records, records)
+    write_features(store, records)
     path = store.embeddings_path("b")
     assert stored_in(path) == {"a": vector(records[0]), "b": vector(records[2]), "c": None}
     assert [row["sha256"] for row in read_rows(path)] == ["a" * 64, "a" * 64, None]
@@ -77,15 +58,15 @@ def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStor
 def test_a_photo_id_has_one_row_with_its_first_embedding(store: ArtifactStore) -> None:
     """Copies of a photo share its id; one may be unreadable."""
     records = [failed("a"), record("a", 1), record("a", 2), failed("a")]
-    write(store, [record("a", 1)], records)
+    write_features(store, [record("a", 1)], vectors=records)
     assert stored_in(store.embeddings_path("b")) == {"a": vector(records[1])}
 
 
 def test_batches_without_embeddings_have_a_file(store: ArtifactStore) -> None:
-    write(store, [failed("a")], [failed("a")])
+    write_features(store, [failed("a")])
     assert stored_in(store.embeddings_path("b")) == {"a": None}
     assert read_metadata(store.embeddings_path("b"))["dimension"] is None
-    write(store, [], [])
+    write_features(store, [])
     assert stored_in(store.embeddings_path("b")) == {}
 
 
@@ -98,8 +79,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(store: ArtifactStore) ->
             file.add(record(str(number), number, size))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        merged = merge(batch(), [], VERSION, LABELS, ())
-        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
+        store.write_features(batch().document, (), {}, LABELS, file)
     assert peak < 0.9 * 4 * size * count
     rows = list(read_rows(store.embeddings_path("b")))
     assert [row["photo_id"] for row in rows] == [str(number) for number in range(count)]
@@ -110,14 +90,14 @@ def test_memory_does_not_grow_with_the_number_of_photos(store: ArtifactStore) ->
 
 
 def test_features_without_embeddings_delete_older_ones(store: ArtifactStore) -> None:
-    write(store, [record("a", 1)], [record("a", 1)])
-    write(store, [record("a", 1)], None)
+    write_features(store, [record("a", 1)])
+    store.write_features(batch().document, (), {}, LABELS)
     assert not store.embeddings_path("b").exists()
 
 
 def test_an_interrupted_run_leaves_only_the_old_file(store: ArtifactStore) -> None:
     old = [record("a", 1)]
-    write(store, old, old)
+    write_features(store, old)
     with pytest.raises(ZeroDivisionError), store.embeddings("b", None, None) as file:
         file.add(record("a", 1 // 0))
     with store.embeddings("b", None, None) as file:
@@ -127,16 +107,15 @@ def test_an_interrupted_run_leaves_only_the_old_file(store: ArtifactStore) -> No
 
 
 def test_interrupted_rows_leave_all_old_files(store: ArtifactStore) -> None:
-    write(store, [record("a", 1)], [record("a", 1)])
+    write_features(store, [record("a", 1)])
     before = {path: path.read_bytes() for path in store.data_path.rglob("*.*")}
 
     def breaking() -> Any:
         raise RuntimeError("killed")
         yield
 
-    merged = merge(batch("a"), [record("a", 2)], VERSION, LABELS, ())
     with store.embeddings("b", None, None) as file, pytest.raises(RuntimeError, match="killed"):
-        store.write_features(merged.document, breaking(), VERSION, LABELS, file)
+        store.write_features(batch("a").document, breaking(), {}, LABELS, file)
     assert {path: path.read_bytes() for path in store.data_path.rglob("*.*")} == before
 
 
@@ -149,18 +128,8 @@ def test_the_json_comes_last(store: ArtifactStore, monkeypatch: pytest.MonkeyPat
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", record_replace)
-    write(store, [record("a", 1)], [record("a", 1)])
+    write_features(store, [record("a", 1)])
     assert renamed == ["b.parquet", "embeddings/b.parquet", "b.json"]
-
-
-def test_a_folder_that_cannot_be_written_names_the_file(store: ArtifactStore) -> None:
-    store.embeddings_path("b").parent.parent.mkdir(parents=True)
-    store.embeddings_path("b").parent.write_text("a file where a folder should be")
-    with (
-        pytest.raises(StoreError, match=r"embeddings/b\.parquet: cannot be written"),
-        store.embeddings("b", None, None),
-    ):
-        pass
 
 
 # --- Source ---
@@ -169,8 +138,7 @@ def test_a_folder_that_cannot_be_written_names_the_file(store: ArtifactStore) ->
 def stored(store: ArtifactStore, made_of: Batch, records: list[PhotoRecord]) -> dict[str, list[float] | None]:
     """Return the embeddings that the pipeline writes for `records`."""
     with store.stored_embeddings(made_of, records) as file:
-        merged = merge(batch(), [], VERSION, LABELS, ())
-        store.write_features(merged.document, merged.rows(), VERSION, LABELS, file)
+        store.write_features(batch().document, (), {}, LABELS, file)
     return stored_in(store.embeddings_path("b"))
 
 
@@ -186,7 +154,7 @@ def test_only_embeddings_of_the_same_bytes_are_taken(store: ArtifactStore) -> No
 @pytest.mark.parametrize("wrong", ["missing", "of another manifest", "cut", "damaged"])
 def test_unavailable_embeddings_are_null(store: ArtifactStore, wrong: str) -> None:
     records = [record("a", 1)]
-    write(store, records, records)
+    write_features(store, records)
     path = store.stage_path("image_embeddings", "b")
     if wrong != "missing":
         made_of = batch("a", note=1) if wrong == "of another manifest" else batch("a")
@@ -212,30 +180,20 @@ def project(world, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.long
-def test_both_ways_write_the_same_file_also_from_the_cache(project: Path, world) -> None:
+def test_the_cache_gives_the_same_file_as_the_model(project: Path, world) -> None:
     path = project / "data" / "features" / "embeddings" / "trip.parquet"
-
-    def rows_by(command: str) -> list[Row]:
-        path.unlink(missing_ok=True)
-        assert main([command, "b.json"]) == 0
-        return [
-            {**row, "embedding": row["embedding"] is not None and row["embedding"].tolist()} for row in read_rows(path)
-        ]
-
-    first = rows_by("process")
-    found = path.read_bytes()
-    manifest = json.loads((project / "b.json").read_bytes())
+    assert main(["process", "b.json"]) == 0
+    first, broken = read_rows(path)
     pixels = pq.read_table(project / "data" / "features" / "trip.parquet", columns=["photo_id", "sha256"]).to_pylist()
-    assert [row["photo_id"] for row in first] == [manifest["artifacts"][0]["photo_id"], "broken"]
-    assert [row["sha256"] for row in first] == [pixels[0]["sha256"], None]
-    assert len(first[0]["embedding"]) == world.clip.dimension
-    assert np.linalg.norm(first[0]["embedding"]) == pytest.approx(1)
-    assert first[1]["embedding"] is False
-    assert rows_by("process") == first
-    assert path.read_bytes() == found
-    assert rows_by("materialize") == first
-    assert path.read_bytes() == found
+    assert [first["photo_id"], first["sha256"]] == list(pixels[0].values())
+    assert first["embedding"].shape == (world.clip.dimension,)
+    assert np.linalg.norm(first["embedding"]) == pytest.approx(1)
+    assert list(broken.values()) == ["trip", "broken", None, None]
     assert read_metadata(path)["model"] == world.settings.model
+    data = path.read_bytes()
+    path.unlink()
+    assert main(["process", "b.json"]) == 0
+    assert path.read_bytes() == data
 
 
 def test_process_with_output_writes_no_embeddings(project: Path) -> None:

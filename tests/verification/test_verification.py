@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,18 +25,21 @@ from worlds import World
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import METRIC_NAMES
 from curation_features.service import FeaturesService
+from curation_features.storage import tables
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.verification import (
     CHECKS,
     cached_share,
     degraded_share,
-    embeddings,
+    files,
     label_shift,
-    parquet,
     verify,
 )
 
 COMPLETE, UNCHANGED, IN_RANGE, FINITE = "artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"
+Damages = dict[str, tuple[Callable[[Any], Any], set[str], str]]
+"""A change to the document or the table, the checks that fail, and a part of a problem; by name."""
+
 NUMBERS = {"c": -0.0, "n": np.float64(0.5), "big": 10**30}
 NESTED = {"a": [1, {"b": True, "z": None, "y": 1.0}], **NUMBERS, "": "", "<i>|`x`": "é\u202e"}
 
@@ -59,15 +62,15 @@ class Finished:
     def document(self) -> dict[str, Any]:
         return json.loads(self.json_path.read_text())
 
-    def edit_json(self, change: Callable[[Any], Any]) -> None:
+    def edit_json(self, change: Callable[[Any], object]) -> None:
+        """Change the document in place."""
         document = self.document
-        self.json_path.write_text(json.dumps(change(document) or document))
+        change(document)
+        self.json_path.write_text(json.dumps(document))
 
-    def edit_table(self, change: Callable[[pa.Table], pa.Table]) -> None:
-        pq.write_table(change(pq.read_table(self.table_path)), self.table_path)
-
-    def edit_embeddings(self, change: Callable[[pa.Table], pa.Table]) -> None:
-        pq.write_table(change(pq.read_table(self.embeddings_path)), self.embeddings_path)
+    def edit_table(self, change: Callable[[pa.Table], pa.Table], path: Path | None = None) -> None:
+        path = path or self.table_path
+        pq.write_table(change(pq.read_table(path)), path)
 
     def copy_to(self, folder: Path) -> Finished:
         """The same batch with its files in another folder."""
@@ -110,13 +113,6 @@ def finished(original, tmp_path) -> Finished:
     return original.copy_to(tmp_path)
 
 
-def finds(finished: Finished, checks: set[str], text: str) -> None:
-    """Assert that exactly these checks fail, and that a problem contains `text`."""
-    found = finished.problems()
-    assert set(found) == checks
-    assert text in "\n".join(itertools.chain(*found.values()))
-
-
 def at(document: Any, *steps: str | int) -> Any:
     for step in steps:
         document = document[step]
@@ -132,9 +128,9 @@ def put(value: Any, *steps: str | int) -> Callable[[Any], None]:
     return change
 
 
-def on(change: Callable[[Any], Any], *steps: str | int) -> Callable[[Any], None]:
+def on(change: Callable[[Any], object], *steps: str | int) -> Callable[[Any], object]:
     """Change the value at `steps` of the document in place."""
-    return lambda document: change(at(document, *steps)) and None
+    return lambda document: change(at(document, *steps))
 
 
 def tech(number: int, name: str, value: Any) -> Callable[[Any], None]:
@@ -171,25 +167,22 @@ def test_correct_files_pass_every_check(finished) -> None:
     }
 
 
-def test_an_empty_batch_passes(world) -> None:
-    finished = finish(world, world.batch([]))
+@pytest.mark.parametrize("artifacts", [[], [{"photo_id": "gone", "original_uri": "gone.jpg"}]])
+def test_a_batch_without_photos_or_vectors_passes(world, artifacts) -> None:
+    finished = finish(world, world.batch(artifacts))
     assert finished.problems() == {}
+    assert pq.read_table(finished.embeddings_path).column("embedding").to_pylist() == [None] * len(artifacts)
     finished.edit_json(on(lambda artifacts: artifacts.append({"photo_id": "x"}), "artifacts"))
     assert set(finished.problems()) == {COMPLETE}
 
 
 def test_rows_are_counted_over_row_groups(finished, monkeypatch) -> None:
-    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 2)
-    monkeypatch.setattr(embeddings, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(tables, "ROWS_READ", 2)
     assert finished.problems() == {}
     finished.edit_table(lambda table: with_value(table, "noise", 5, math.inf))
     assert set(finished.problems()) == {FINITE, IN_RANGE}
     assert all(text.startswith("row 5 (") for [text] in finished.problems().values())
-
-
-def test_indentation_and_escapes_do_not_matter(finished) -> None:
-    finished.json_path.write_text(json.dumps(finished.document, indent=7, ensure_ascii=True))
-    assert finished.problems() == {}
 
 
 def test_the_checks_and_which_of_them_block() -> None:
@@ -203,49 +196,37 @@ def test_the_checks_and_which_of_them_block() -> None:
 # --- The JSON ---
 
 LABELS = ("artifacts", 1, "features", "clip_labels")
-JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
+JSON_DAMAGE: Damages = {
     "an artifact dropped": (on(lambda all: all.pop(1), "artifacts"), {COMPLETE}, "artifacts[1] (photo "),
-    "the last artifact dropped": (on(lambda all: all.pop(), "artifacts"), {COMPLETE}, "is missing"),
     "all artifacts dropped": (put([], "artifacts"), {COMPLETE}, "is missing"),
     "two artifacts swapped": (
         on(lambda all: all.insert(1, all.pop(2)), "artifacts"), {COMPLETE}, "artifacts[1] (photo flat): is out of",
     ),
     "an artifact twice": (on(lambda all: all.append(all[1]), "artifacts"), {COMPLETE}, "artifacts[6]"),
     "a foreign artifact": (on(lambda all: all.append({"photo_id": "z"}), "artifacts"), {COMPLETE}, "(photo z): is not"),
-    "another photo_id": (put("z", "artifacts", 1, "photo_id"), {COMPLETE}, "artifacts[1] (photo z)"),
     "an artifact that is null": (put(None, "artifacts", 2), {COMPLETE}, "artifacts[2] (no photo_id)"),
-    "a photo_id that is a number": (put(7, "artifacts", 2, "photo_id"), {COMPLETE}, "artifacts[2] (no photo_id)"),
     "metadata of twins swapped": (
         on(lambda all: all.insert(0, all.pop(4)), "artifacts"), {COMPLETE, UNCHANGED}, "exif.iso: has another value",
     ),
     "a deep value": (put(2, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "nested.a[0]: has another value"),
     "1 becomes 1.0": (put(1.0, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "is float instead of int"),
-    "1.0 becomes 1": (put(1, "artifacts", 0, "nested", "a", 1, "y"), {UNCHANGED}, "is int instead of float"),
-    "true becomes 1": (put(1, "artifacts", 0, "nested", "a", 1, "b"), {UNCHANGED}, "is int instead of bool"),
     "1 becomes true": (put(True, "artifacts", 0, "nested", "a", 0), {UNCHANGED}, "is bool instead of int"),
-    "null becomes a string": (put("", "artifacts", 0, "nested", "a", 1, "z"), {UNCHANGED}, "is str instead of None"),
     "-0.0 becomes 0.0": (put(0.0, "artifacts", 0, "nested", "c"), {UNCHANGED}, "nested.c: has another value"),
     "a large integer": (put(10**30 + 1, "extra", "big"), {UNCHANGED}, "top level: extra.big: has another value"),
     "a large integer as a float": (put(1e30, "extra", "big"), {UNCHANGED}, "extra.big: is float"),
-    "a list cut": (on(lambda items: items.pop(), "note", "x"), {UNCHANGED}, "note.x: has 1 entries"),
+    "a list cut": (on(lambda items: items.pop(), "note", "x"), {UNCHANGED}, "note.x[1]: is missing"),
     "a field gone": (on(lambda all: all.pop("exif"), "artifacts", 1), {UNCHANGED}, "exif: is missing"),
     "a field more": (put(1, "artifacts", 1, "more"), {UNCHANGED}, "more: is new"),
-    "fields in another order": (on(reorder, "artifacts", 1), {UNCHANGED}, "another order"),
-    "deep fields in another order": (on(reorder, "artifacts", 0, "nested", "a", 1), {UNCHANGED}, "nested.a[1]: "),
-    "top fields in another order": (reorder, {UNCHANGED}, "top level: has its fields in another order"),
-    "a top field gone": (on(lambda top: top.pop("extra")), {UNCHANGED}, "extra: is missing"),
+    "fields in another order": (on(reorder, "artifacts", 1), {UNCHANGED}, "photo_id: has another position"),
+    "deep fields in another order": (on(reorder, "artifacts", 0, "nested", "a", 1), {UNCHANGED}, "nested.a[1].b: has"),
+    "top fields in another order": (reorder, {UNCHANGED}, "top level: note: has another position"),
     "a top field more": (put(1, "features"), {UNCHANGED}, "features: is new"),
-    "another batch": (put("other", "batch_id"), {UNCHANGED}, "batch_id: has another value"),
-    "no features": (on(lambda all: all.pop("features"), "artifacts", 1), {IN_RANGE}, "artifacts[1]"),
     "a field of features more": (features(1, "more", 1), {IN_RANGE}, "features: needs exactly"),
     "no tech": (features(1, "tech", None), {IN_RANGE}, "features.tech"),
     "a score gone": (on(lambda all: all.pop("noise"), "artifacts", 1, "features", "tech"), {IN_RANGE}, "features.tech"),
     "a score above 1": (tech(1, "noise", 1.2), {IN_RANGE}, "features.tech.noise: 1.2"),
     "a score below 0": (tech(1, "noise", -1e-9), {IN_RANGE}, "features.tech.noise"),
     "a score that is an integer": (tech(1, "noise", 1), {IN_RANGE}, "features.tech.noise"),
-    "a score that is true": (tech(1, "noise", True), {IN_RANGE}, "features.tech.noise: True"),
-    "a score that is null": (tech(1, "noise", None), {IN_RANGE}, "features.tech.noise: None"),
-    "a score that is text": (tech(1, "noise", "0.5"), {IN_RANGE}, "features.tech.noise"),
     "another score than in the table": (tech(1, "noise", 0.123456), {IN_RANGE}, "should be 0.123456 by the JSON"),
     "a NaN score": (tech(1, "noise", math.nan), {IN_RANGE, FINITE}, "features.tech.noise: is not finite"),
     "a NaN in the metadata": (
@@ -255,9 +236,7 @@ JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
     "a default that is not the worst": (tech(2, "noise", 0.0), {IN_RANGE}, "should be the default 1.0"),
     "labels out of order": (on(lambda labels: labels.reverse(), *LABELS), {IN_RANGE}, "descending"),
     "four labels": (on(lambda labels: labels.pop(), *LABELS), {IN_RANGE}, "list of 5"),
-    "six labels": (on(lambda labels: labels.append(labels[-1]), *LABELS), {IN_RANGE}, "list of 5"),
     "a label twice": (on(lambda labels: labels[1].update(label=labels[0]["label"]), *LABELS), {IN_RANGE}, "more than"),
-    "a confidence above 1": (label(1, 0, "confidence", 1.5), {IN_RANGE}, "clip_labels[0]"),
     "a negative cosine": (label(1, 4, "cosine_score", -0.1), {IN_RANGE}, "clip_labels[4]"),
     "a label that is null": (label(1, 4, "label", None), {IN_RANGE}, "clip_labels[4]"),
     "a field of a label more": (label(1, 4, "rank", 5), {IN_RANGE}, "clip_labels[4]"),
@@ -267,47 +246,30 @@ JSON_DAMAGE: dict[str, tuple[Callable[[Any], Any], set[str], str]] = {
     "failed with values": (features(2, "status", "failed"), {IN_RANGE}, "should be degraded"),
     "degraded without values": (features(3, "status", "degraded"), {IN_RANGE}, "should be failed"),
     "degraded without errors": (features(1, "status", "degraded"), {IN_RANGE}, "should be ok"),
-    "an unknown status": (features(1, "status", "fine"), {IN_RANGE}, "features.status: is fine"),
     "errors gone": (features(2, "errors", []), {IN_RANGE}, "features.status: is degraded, should be ok"),
     "errors and status gone": (
         on(lambda found: found.update(errors=[], status="ok"), "artifacts", 2, "features"), {IN_RANGE}, "noise: is",
     ),
     "an error too many": (
-        on(
-            lambda found: found.update(errors=[{"stage": "noise", "reason": "r", "message": ""}], status="degraded"),
-            "artifacts", 1, "features",
-        ), {IN_RANGE}, "features.tech.noise",
+        features(1, "errors", [{"stage": "noise", "reason": "r", "message": ""}]), {IN_RANGE}, "features.tech.noise",
     ),
     "errors that are null": (features(1, "errors", None), {IN_RANGE}, "features.errors: is not a list"),
     "an error of no stage": (
         features(1, "errors", [{"stage": "weather", "reason": "", "message": ""}]), {IN_RANGE}, "weather is none of",
     ),
     "an error without a message": (features(1, "errors", [{"stage": "noise", "reason": "r"}]), {IN_RANGE}, "errors[0]"),
-    "an error with a number": (
-        features(1, "errors", [{"stage": "noise", "reason": "r", "message": 1}]), {IN_RANGE}, "errors[0].message",
-    ),
-    "a version gone": (features(1, "version", {"technical": "t"}), {IN_RANGE}, "features.version"),
     "a version that is a number": (features(1, "version", {"technical": "t", "clip": 1}), {IN_RANGE}, "version"),
-    "another version than in the table": (
-        features(1, "version", {"technical": "t", "clip": "c"}), {IN_RANGE}, "version_clip",
-    ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", JSON_DAMAGE)
-def test_damage_to_the_json_is_found_by_its_check(finished, damage) -> None:
-    change, checks, text = JSON_DAMAGE[damage]
-    finished.edit_json(change)
-    finds(finished, checks, text)
 
 
 @pytest.mark.long
 def test_every_changed_value_is_found(finished) -> None:
     whole = finished.document
     for steps in leaves(whole):
-        document = copy.deepcopy(whole)
-        put("changed", *steps)(document)
-        finished.json_path.write_text(json.dumps(document))
+        if steps[:2] in (("artifacts", 4), ("artifacts", 5)):  # like 0 and 1
+            continue
+        finished.json_path.write_text(json.dumps(whole))
+        finished.edit_json(put("changed", *steps))
         found = set(finished.problems())
         if steps[-1] == "photo_id":  # it may be matched with another artifact of that photo
             assert COMPLETE in found, steps
@@ -315,12 +277,6 @@ def test_every_changed_value_is_found(finished) -> None:
             assert found == set(), steps
         else:
             assert found == {IN_RANGE if "features" in steps else UNCHANGED}, steps
-
-
-def test_a_number_too_large_for_a_double_is_not_finite(finished) -> None:
-    text = finished.json_path.read_text()
-    finished.json_path.write_text(text.replace('"iso": 100', '"iso": 1e999'))
-    assert set(finished.problems()) == {UNCHANGED, FINITE}
 
 
 def test_a_changed_manifest_is_found(finished) -> None:
@@ -367,35 +323,16 @@ def rows(*order: int) -> Callable[[pa.Table], pa.Table]:
 
 
 NO_LABELS = [{"label": str(n), "confidence": 0.0, "cosine_score": 0.0} for n in range(5)]
-TABLE_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = {
+TABLE_DAMAGE: Damages = {
     "a row dropped": (rows(0, 1, 3, 4, 5), {COMPLETE}, "row 2 (photo flat): is missing"),
-    "all rows dropped": (lambda table: table.slice(0, 0), {COMPLETE}, "row 0"),
     "two rows swapped": (rows(0, 2, 1, 3, 4, 5), {COMPLETE}, "row 1 (photo flat): is out of order"),
     "a row twice": (rows(0, 1, 2, 2, 3, 4, 5), {COMPLETE}, "row 3 (photo flat)"),
-    "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "row 1 (photo z)"),
-    "a photo_id that is null": (cell("photo_id", 1, None), {COMPLETE}, "row 1 (no photo_id)"),
-    "another position": (cell("position", 1, 4), {COMPLETE}, "position"),
-    "a position that is null": (cell("position", 1, None), {COMPLETE}, "position"),
-    "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "batch_id"),
-    "another image": (cell("image_uri", 1, "b"), {COMPLETE}, "image_uri"),
-    "another artifact": (cell("artifact", 1, "{}"), {UNCHANGED}, "artifact: photo_id: is missing"),
     "an artifact that is no JSON": (cell("artifact", 1, "{"), {UNCHANGED}, "artifact: is not valid JSON"),
     "an artifact that is nested without end": (cell("artifact", 1, "[" * 200_000), {UNCHANGED}, "is not valid JSON"),
-    "an artifact that is null": (cell("artifact", 1, None), {UNCHANGED}, "artifact: is not valid JSON"),
-    "another score": (cell("noise", 1, 0.5), {IN_RANGE}, "row 1 ("),
-    "null where a score is": (cell("noise", 1, None), {IN_RANGE}, "noise: is None"),
     "a score where null is": (cell("noise", 2, 1.0), {IN_RANGE}, "noise: is 1.0, should be None"),
     "a score of a photo that failed": (cell("exposure", 3, 0.0), {IN_RANGE}, "exposure: is 0.0, should be None"),
     "labels of a photo that failed": (cell("clip_labels", 3, NO_LABELS), {IN_RANGE}, "clip_labels: is a list"),
-    "null where labels are": (cell("clip_labels", 1, None), {IN_RANGE}, "clip_labels: is None"),
-    "another first label": (cell("label", 1, "x"), {IN_RANGE}, "label: is x"),
-    "another confidence": (cell("confidence", 1, 0.5), {IN_RANGE}, "confidence: is 0.5"),
-    "another status": (cell("status", 1, "failed"), {IN_RANGE}, "status: is failed, should be ok"),
-    "no errors": (cell("errors", 2, []), {IN_RANGE}, "errors: is a list"),
-    "another technical version": (cell("version_technical", 1, "x"), {IN_RANGE}, "version_technical: is x"),
-    "another version of labels": (cell("version_clip", 1, "x"), {IN_RANGE}, "version_clip: is x"),
     "inf in a raw measurement": (cell("tenengrad", 1, math.inf), {FINITE}, "tenengrad: is not finite"),
-    "NaN in a raw measurement": (cell("p50", 5, math.nan), {FINITE}, "row 5 ("),
     "NaN in a list": (cell("label_cosines", 1, [0.1, math.nan]), {FINITE}, "label_cosines[1]: is not finite"),
     "NaN in a score": (cell("noise", 1, math.nan), {FINITE, IN_RANGE}, "noise: is not finite"),
     "NaN deep in a list": (
@@ -414,34 +351,32 @@ TABLE_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = 
         lambda table: table.select(table.column_names[::-1]), {IN_RANGE}, "its columns are in another order",
     ),
     "scores as float32": (cast("noise", pa.float32()), {IN_RANGE}, "column is of type float, not double"),
-    "positions as int64": (cast("position", pa.int64()), {IN_RANGE}, "table.position"),
-    "text as large text": (cast("label", pa.large_string()), {IN_RANGE}, "table.label"),
     "ids as bytes": (cast("photo_id", pa.binary()), {IN_RANGE, COMPLETE}, "table.photo_id"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", TABLE_DAMAGE)
-def test_damage_to_the_table_is_found_by_its_check(finished, damage) -> None:
-    change, checks, text = TABLE_DAMAGE[damage]
-    finished.edit_table(change)
-    finds(finished, checks, text)
+ANOTHER: dict[str, dict[str, Any]] = {  # other values of the columns that are compared, by check
+    COMPLETE: {"photo_id": "z", "position": 4, "batch_id": "b", "image_uri": "b"},
+    UNCHANGED: {
+        **{"original_uri": "y", "taken": datetime(2024, 2, 29, 10, 0, 1), "camera": "Y", "lens": "Y", "iso": 65},
+        "artifact": "{}",
+    },
+    IN_RANGE: {
+        **dict.fromkeys((*METRIC_NAMES, "confidence"), 0.5),
+        **dict.fromkeys(("status", "label", "version_technical", "version_clip"), "x"),
+        "errors": [{"stage": "noise", "reason": "r", "message": ""}],
+        "clip_labels": NO_LABELS,
+    },
+}
 
 
-@pytest.mark.parametrize("name", [*METRIC_NAMES, "clip_labels", "label", "confidence", "status", "errors"])
-def test_a_missing_feature_in_the_table_is_found(finished, name) -> None:
-    finished.edit_table(cell(name, 1, None))
-    assert set(finished.problems()) == {IN_RANGE}
-
-
-ANOTHER = {"original_uri": "y", "taken": datetime(2024, 2, 29, 10, 0, 1), "camera": "Y", "lens": "Y", "iso": 65}
-
-
-@pytest.mark.parametrize("name", ANOTHER)
-@pytest.mark.parametrize("gone", [False, True])
-def test_columns_of_origin_are_compared_with_the_manifest(finished, name, gone) -> None:
-    finished.edit_table(cell(name, 1, None if gone else ANOTHER[name]))
-    assert set(finished.problems()) == {UNCHANGED}
-    assert f"{name}: differs from the manifest" in "".join(finished.problems()[UNCHANGED])
+@pytest.mark.parametrize(("check", "name"), [(check, name) for check, values in ANOTHER.items() for name in values])
+def test_each_column_is_compared_with_manifest_and_json(finished, check, name) -> None:
+    for value in (ANOTHER[check][name], None):
+        finished.edit_table(cell(name, 1, value))
+        [*problems] = finished.problems().items()
+        assert [found for found, _ in problems] == [check]
+        assert re.match(rf"row 1 \((no photo_id|photo .+)\): ({name}: |is not in)", problems[0][1][-1])
 
 
 def test_a_lone_surrogate_is_compared_as_the_table_stores_it(finished) -> None:
@@ -463,47 +398,43 @@ def vector_of(table: pa.Table, row: int) -> list[float]:
     return table.column("embedding")[row].as_py()
 
 
-EMBEDDINGS_DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], set[str], str]] = {
+EMBEDDINGS_DAMAGE: Damages = {
     "a row dropped": (rows(0, 1, 3, 4), {COMPLETE}, "(photo flat): is missing"),
-    "all rows dropped": (lambda table: table.slice(0, 0), {COMPLETE}, "embeddings, row 0"),
     "two rows swapped": (rows(0, 2, 1, 3, 4), {COMPLETE}, "embeddings, row 1 (photo flat): is out of order"),
     "a row twice": (rows(0, 1, 2, 2, 3, 4), {COMPLETE}, "embeddings, row 3 (photo flat)"),
     "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "embeddings, row 1 (photo z)"),
-    "a photo_id that is null": (cell("photo_id", 1, None), {COMPLETE}, "row 1 (no photo_id)"),
     "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "row 1 (photo "),
     "a vector lost": (cell("embedding", 0, None), {COMPLETE}, "row 0 ("),
-    "a vector too short": (scaled(0.99), {IN_RANGE}, "embedding: has norm 0.99"),
     "a vector too long": (scaled(1.01), {IN_RANGE}, "embedding: has norm 1.01"),
-    "a vector of zeros": (scaled(0.0), {IN_RANGE}, "embedding: has norm 0 instead of 1"),
     "a vector of another model": (cell("embedding", 2, [0.6, 0.8]), {IN_RANGE}, "row 2 (photo flat): embedding: has 2"),
     "NaN in a vector": (cell("embedding", 2, [math.nan] * 8), {FINITE, IN_RANGE}, "embedding: is not finite"),
     "infinity in a vector": (scaled(math.inf), {FINITE}, "embedding: is not finite"),
-    "a column missing": (lambda table: table.drop_columns("sha256"), {IN_RANGE}, "embeddings.sha256: column is"),
     "the ids missing": (lambda table: table.drop_columns("photo_id"), {IN_RANGE, COMPLETE}, "rows cannot be checked"),
     "the vectors missing": (lambda table: table.drop_columns("embedding"), {IN_RANGE, COMPLETE}, "rows cannot be"),
-    "columns in another order": (
-        lambda table: table.select(table.column_names[::-1]), {IN_RANGE}, "its columns are in another order",
-    ),
     "vectors in double precision": (cast("embedding", pa.list_(pa.float64())), {IN_RANGE, COMPLETE}, "of type list"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", EMBEDDINGS_DAMAGE)
-def test_damage_to_the_embeddings_is_found_by_its_check(finished, damage) -> None:
-    change, checks, text = EMBEDDINGS_DAMAGE[damage]
-    finished.edit_embeddings(change)
-    finds(finished, checks, text)
+DAMAGES = {"json_path": JSON_DAMAGE, "table_path": TABLE_DAMAGE, "embeddings_path": EMBEDDINGS_DAMAGE}
+
+
+@pytest.mark.parametrize(("name", "damage"), [(name, damage) for name, all in DAMAGES.items() for damage in all])
+def test_damage_is_found_by_its_check(finished, name, damage) -> None:
+    change, checks, text = DAMAGES[name][damage]
+    if name == "json_path":
+        finished.edit_json(change)
+    else:
+        finished.edit_table(change, getattr(finished, name))
+    found = finished.problems()
+    assert set(found) == checks
+    assert text in "\n".join(itertools.chain(*found.values()))
 
 
 def test_a_vector_with_a_hole_cannot_be_read(finished) -> None:
-    finished.edit_embeddings(lambda table: with_value(table, "embedding", 1, [None, *vector_of(table, 1)[1:]]))
+    finished.edit_table(
+        lambda table: with_value(table, "embedding", 1, [None, *vector_of(table, 1)[1:]]), finished.embeddings_path
+    )
     assert "null" in unreadable(finished, finished.embeddings_path)
-
-
-def test_a_batch_without_any_vector_passes(world) -> None:
-    finished = finish(world, world.batch([{"photo_id": "gone", "original_uri": "gone.jpg"}]))
-    assert finished.problems() == {}
-    assert pq.read_table(finished.embeddings_path).column("embedding").to_pylist() == [None]
 
 
 # --- Files that cannot be read ---
@@ -522,10 +453,9 @@ def unreadable(finished: Finished, path: Path) -> str:
 
 FILE_DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
-    "empty": lambda path: path.write_bytes(b""),
     "cut in the middle": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "without its end": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "zeros in its data": lambda path: path.write_bytes(path.read_bytes()[:4] + bytes(596) + path.read_bytes()[600:]),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
     "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
@@ -564,13 +494,6 @@ def test_deep_nesting_is_an_ordinary_change(finished) -> None:
         deep = [deep]
     finished.edit_json(put(deep, "artifacts", 1, "exif"))
     assert set(finished.problems()) == {UNCHANGED}
-
-
-def test_a_table_with_damaged_data_is_a_problem(finished) -> None:
-    data = bytearray(finished.table_path.read_bytes())
-    data[4:600] = bytes(596)
-    finished.table_path.write_bytes(data)
-    unreadable(finished, finished.table_path)
 
 
 def test_the_table_is_checked_even_if_the_json_is_missing(finished) -> None:
@@ -661,21 +584,18 @@ def test_label_shift_of_a_usual_batch_is_near_0(photos: int, labels: int) -> Non
     assert max(shifts) < 0.25
 
 
-def test_label_shift_pools_the_batches_before() -> None:
-    assert label_shift({"cat": 30}, [{"cat": 30}, {"dog": 90}]) == label_shift({"cat": 30}, [{"cat": 30, "dog": 90}])
-
-
 @pytest.mark.parametrize(
     ("counts", "history", "shift"),
     [
         ({"cat": 10}, [{"cat": 20}, {"cat": 10}], 0.0),
         ({"cat": 10, "dog": 10}, [{"cat": 50, "dog": 50}], 0.0),
+        ({"cat": 30}, [{"cat": 30}, {"dog": 90}], label_shift({"cat": 30}, [{"cat": 30, "dog": 90}])),  # pooled
         ({"cat": 9}, [{"cat": 30}], None),
         ({"cat": 10}, [{"cat": 20}, {"cat": 9}], None),
         ({}, [], None),
     ],
 )
-def test_label_shift_is_none_for_few_photos(counts, history, shift) -> None:
+def test_label_shift_of_few_photos_or_batches(counts, history, shift) -> None:
     assert label_shift(counts, history) == shift
 
 
