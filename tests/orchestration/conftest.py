@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -310,18 +311,41 @@ def daemon(pipeline) -> Iterator[Daemon]:
     return Daemon(pipeline)
 
 
+class Reconciler:
+    """Evaluates the conditions like the daemon, with a cursor from tick to tick."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline = pipeline
+        self.cursor = None
+
+    def tick(self) -> dict[str, set[str]]:
+        """The requested batches, by asset."""
+        instance = self.pipeline.instance
+        once = functools.cache(instance.get_dynamic_partitions)  # the daemon does not query 500 times a tick
+        with mock.patch.object(instance, "get_dynamic_partitions", once):
+            result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        requested = {name: set(result.get_requested_partitions(dg.AssetKey(name))) for name in ASSETS}
+        return {name: batches for name, batches in requested.items() if batches}
+
+
+@pytest.fixture
+def new_reconciler() -> type[Reconciler]:
+    return Reconciler
+
+
 @pytest.fixture
 def new_archive(world, new_home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """A function that creates a project with a separate instance, as a context manager."""
 
     @contextmanager
-    def new() -> Iterator[tuple[Pipeline, Daemon]]:
+    def new() -> Iterator[tuple[Pipeline, Daemon, Reconciler]]:
         root = tmp_path_factory.mktemp("archive")
         monkeypatch.setenv("DAGSTER_HOME", str(shutil.copytree(new_home, root / "home")))
         apart = type(world)(root)
         with launch.project_instance(apart.settings) as instance:
             found = Pipeline(apart, instance, apart.settings)
-            yield found, Daemon(found)
+            yield found, Daemon(found), Reconciler(found)
         shutil.rmtree(root)
 
     return new

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from unittest import mock
 
 import dagster as dg
 import pytest
@@ -20,33 +18,15 @@ ALL = set(ASSETS)
 BOTH = {"batch_1", "batch_2"}
 
 
-class Reconciler:
-    """Evaluates the conditions like the daemon, with a cursor from tick to tick."""
-
-    def __init__(self, pipeline) -> None:
-        self.pipeline = pipeline
-        self.cursor = None
-
-    def tick(self) -> dict[str, set[str]]:
-        """The requested batches, by asset."""
-        instance = self.pipeline.instance
-        once = functools.cache(instance.get_dynamic_partitions)  # the daemon does not query 500 times a tick
-        with mock.patch.object(instance, "get_dynamic_partitions", once):
-            result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        requested = {name: set(result.get_requested_partitions(dg.AssetKey(name))) for name in ALL}
-        return {name: batches for name, batches in requested.items() if batches}
-
-
 @pytest.fixture
 def pipeline(finished):
     return finished
 
 
 @pytest.fixture
-def reconciler(pipeline) -> Reconciler:
+def reconciler(pipeline, new_reconciler):
     """Two batches are finished, and nothing has changed since."""
-    found = Reconciler(pipeline)
+    found = new_reconciler(pipeline)
     assert found.tick() == {}
     return found
 

@@ -6,7 +6,6 @@ orders are drawn; `ORDERS=2000 pytest tests/orchestration/test_orders.py` draws 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -14,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import dagster as dg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -49,14 +46,14 @@ class Archive:
 
     pipeline: Any
     daemon: Any
+    reconciler: Any
     ingested: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BATCHES, 0))
     expected: dict[str, tuple[Batch, list[str]]] = field(default_factory=dict)
     vocabulary: int = 0
-    cursor: Any = None
 
     def __post_init__(self) -> None:
         self._write_labels()
-        self._tick_of_automation()
+        self.reconciler.tick()
 
     # --- actions
 
@@ -92,9 +89,9 @@ class Archive:
 
     def reconcile(self, _: str) -> None:
         adopt_pending(self.pipeline.store, self.pipeline.instance, SPECS)
-        requested = self._tick_of_automation()
+        requested = self.reconciler.tick()
         for batch_id in BATCHES:
-            assets = [name for name in ASSETS if batch_id in requested[name]]
+            assets = [name for name in ASSETS if batch_id in requested.get(name, ())]
             if assets:
                 assert self.pipeline.run(batch_id, *assets).success
         self._relabelled()
@@ -153,14 +150,6 @@ class Archive:
         path.write_text(json.dumps({"labels": VOCABULARIES[self.vocabulary]}))
         assert list(load_vocabulary(self.pipeline.settings).labels) == VOCABULARIES[self.vocabulary]
 
-    def _tick_of_automation(self) -> dict[str, set[str]]:
-        instance = self.pipeline.instance
-        once = functools.cache(instance.get_dynamic_partitions)  # like the daemon
-        with mock.patch.object(instance, "get_dynamic_partitions", once):
-            result = dg.evaluate_automation_conditions(self.pipeline.definitions(), instance, cursor=self.cursor)
-        self.cursor = result.cursor
-        return {name: set(result.get_requested_partitions(dg.AssetKey(name))) for name in ASSETS}
-
 
 OF_A_BATCH = ("ingest", "process", "materialize", "submit")
 OF_ALL = ("backfill", "reconcile", "change_labels")
@@ -177,8 +166,8 @@ ACTIONS = [*((name, batch_id) for name in OF_A_BATCH for batch_id in BATCHES), *
 @example([("process", "one"), ("materialize", "two"), ("change_labels", ""), ("backfill", "")])
 @example([("submit", "two"), ("ingest", "two"), ("process", "two"), ("submit", "two")])
 def test_no_order_of_actions_leaves_older_results(new_archive: Callable[[], Any], actions) -> None:
-    with new_archive() as (pipeline, daemon):
-        archive = Archive(pipeline, daemon)
+    with new_archive() as parts:
+        archive = Archive(*parts)
         for name, batch_id in actions:
             getattr(archive, name)(batch_id)
             archive.check()
