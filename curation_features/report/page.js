@@ -10,18 +10,19 @@
   const BINS = 32;
   const STATUSES = ["failed", "degraded", "ok"];
   const SHORT = { sharpness: "sharp", exposure: "expo", noise: "noise", clip_iqa: "iqa", brisque: "brisq" };
-  const STAGES = { photo: "photo", image_embedding: "image vector and labels", clip_labels: "labels" };
+  const NAMES = {
+    clip_iqa: "CLIP-IQA", brisque: "BRISQUE", image_embedding: "image embedding and labels", clip_labels: "labels",
+  };
   const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
   const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // also bytes that are not UTF-8
 
   const plain = (text) => String(text).replace(UNSEEN, "\ufffd"); // without invisible and bidirectional controls
-  const words = (name) => plain(name).replaceAll("_", " ");
+  const words = (name) => NAMES[name] ?? plain(name).replaceAll("_", " ");
   const folded = (text) => text.normalize("NFC").toLowerCase(); // macOS decomposes accents
   const whole = (number) => number.toLocaleString("en");
   const count = (number, one = "photo") => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
   const two = (number) => (number === null ? "\u2013" : number.toFixed(2));
   const percent = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(share * 100)} %`);
-  const stageWords = (stage) => STAGES[stage] ?? words(stage);
   const reasonWords = (reason) => sheet.reasons[reason] ?? words(reason);
 
   const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -541,7 +542,7 @@
   function errorWords(key) {
     try {
       const [stage, reason] = JSON.parse(key);
-      return stage === "photo" ? reasonWords(reason) : `${stageWords(stage)}: ${reasonWords(reason)}`;
+      return stage === "photo" ? reasonWords(reason) : `${words(stage)}: ${reasonWords(reason)}`;
     } catch {
       return plain(key); // from an altered address
     }
@@ -780,7 +781,7 @@
   /** Why values are missing, a line for each reason. */
   function reasonLines(errors) {
     const stages = new Map();
-    for (const [stage, reason] of errors) stages.set(reason, [...(stages.get(reason) ?? []), stageWords(stage)]);
+    for (const [stage, reason] of errors) stages.set(reason, [...(stages.get(reason) ?? []), words(stage)]);
     return [...stages].map(([reason, of]) => (of.includes("photo") ? reasonWords(reason) : `${of.join(", ")}: ${reasonWords(reason)}`));
   }
 

@@ -27,6 +27,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, 
 from curation_features.report.page import REASONS, render
 from curation_features.schema import METRIC_NAMES, METRICS
 
+NAMES = {"clip_iqa": "CLIP-IQA", "brisque": "BRISQUE"}
 CHROMIUM = shutil.which("chromium")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 OPTIONS += ["--disable-sync", "--no-first-run"]
@@ -204,7 +205,7 @@ def test_failed_and_degraded_photos_come_first(view: Open) -> None:
     first = ["IMG_12.jpg", "an earlier one.png", "IMG_4.jpg", "IMG_9.jpg", "IMG_10.jpg", "IMG_16.jpg", "IMG_1.jpg"]
     assert names(page)[:7] == first
     reasons = {0: REASONS["truncated"], 2: f"noise: {REASONS['flat_image']}"}
-    for place, text in {**reasons, 3: f"labels, clip iqa: {REASONS['missing_weights']}"}.items():
+    for place, text in {**reasons, 3: f"labels, CLIP-IQA: {REASONS['missing_weights']}"}.items():
         expect(card(page, place)).to_contain_text(text)
     expect(card(page, 0)).to_contain_text("failed")
     assert card(page, 6).locator(".why").count() == 0
@@ -305,7 +306,7 @@ def test_an_error_of_all_photos_is_shown_once(view: Open) -> None:
     given[3]["errors"].append(["noise", "flat_image", "no detail"])
     given[3]["scores"][2] = None
     page = view(sheet(given))
-    expect(page.locator("#shared")).to_contain_text(re.compile(r"clip iqa, image vector and labels.*models pull"))
+    expect(page.locator("#shared")).to_contain_text(re.compile(r"CLIP-IQA, image embedding and labels.*models pull"))
     expect(page.locator("#summary")).to_have_text("6 photos: 1 failed, 1 degraded, 4 measured")
     assert page.locator(".badge").all_inner_texts() == ["failed", "degraded"]
     assert page.locator(".why").all_inner_texts() == [REASONS["truncated"], f"noise: {REASONS['flat_image']}"]
@@ -313,7 +314,7 @@ def test_an_error_of_all_photos_is_shown_once(view: Open) -> None:
     assert "degraded" not in str(card(page, 2).get_attribute("aria-label"))
     assert page.locator("#reasons button").all_inner_texts() != []
     assert "weights" not in page.locator("#reasons").inner_text()
-    assert page.locator(".histogram h3").all_inner_texts() == ["sharpness", "exposure", "noise", "brisque"]
+    assert page.locator(".histogram h3").all_inner_texts() == ["sharpness", "exposure", "noise", "BRISQUE"]
     assert card(page, 2).locator(".score").count() == 4
     page.click("#statuses button[value=degraded]")  # the status itself does not change
     assert len(names(page)) == 5
@@ -348,7 +349,7 @@ def test_each_filter_keeps_matching_photos(view: Open) -> None:
     page.click("#statuses button[value=degraded]")
     page.click("#statuses button[value=failed]")
     shows(lambda item: item["status"] != "ok")
-    page.get_by_role("button", name=f"clip iqa: {REASONS['missing_weights']}").click()
+    page.get_by_role("button", name=f"CLIP-IQA: {REASONS['missing_weights']}").click()
     shows(lambda item: any(stage == "clip_iqa" for stage, _, _ in item["errors"]))
     page.click("#labels button[value=beach]")
     shows(lambda item: confidence(item, "beach", 1) >= 0)
@@ -430,7 +431,7 @@ def test_a_range_is_selected_with_the_mouse(view: Open) -> None:
 def test_a_range_is_selected_with_the_keyboard(view: Open) -> None:
     given = photos()
     page = view(sheet(given))
-    low = page.get_by_label("Least brisque")
+    low = page.get_by_label("Least BRISQUE")
     low.focus()
     for _ in range(6):
         page.keyboard.press("PageUp")
@@ -439,7 +440,7 @@ def test_a_range_is_selected_with_the_keyboard(view: Open) -> None:
     assert 0.3 < chosen < 1
     assert set(names(page)) == expected(given, lambda item: (item["scores"][4] or 0) >= chosen)
     page.keyboard.press("End")  # a handle stops at the other one
-    assert low.input_value() == page.get_by_label("Most brisque").input_value() == "1"
+    assert low.input_value() == page.get_by_label("Most BRISQUE").input_value() == "1"
     page.keyboard.press("Home")
     assert len(names(page)) == 24
 
@@ -814,7 +815,7 @@ def test_details_show_all_values(view: Open) -> None:
     ]
     scores = {row[0]: row[1:] for row in rows}
     for place, metric in enumerate(METRICS):
-        score, rank = scores[f"{metric.name.replace('_', ' ')} {metric.best} is best"]
+        score, rank = scores[f"{NAMES.get(metric.name, metric.name)} {metric.best} is best"]
         measured = [good for other in given if (good := goodness(other, place)) is not None]
         worse = sum(good < (goodness(item, place) or 0) for good in measured)
         assert score == f"{item['scores'][place]:.3f}"
