@@ -46,7 +46,7 @@ class SettingsError(CurationError):
 
 
 class MissingExtraError(SettingsError, ImportError):
-    """A library that only an extra installs is not there; the message gives the command that installs it."""
+    """A library of an extra is not installed; the message gives the command that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is not installed; run `pip install 'curation-features[{extra}]'`", name=module)
@@ -89,7 +89,7 @@ class PhotoError(ReasonedError):
 
 
 class UndefinedMetricError(ReasonedError):
-    """A metric is undefined for an image, as noise for a flat image."""
+    """A metric is undefined for an image, such as noise for a flat image."""
 
 
 class WeightsError(ReasonedError):

@@ -26,7 +26,7 @@ class FeaturesService:
 
     Args:
         settings: by default those of the current project (see `load_settings`).
-        stages: replaces the steps and their models: `FeatureStages(settings, models=...)`, for example with fakes from
+        stages: replaces the stages and their models: `FeatureStages(settings, models=...)`, for example with fakes from
             `curation_features.testing`.
     """
 

@@ -277,7 +277,8 @@ def _from_toml(path: Path) -> Iterator[tuple[str, Any, str]]:
     except FileNotFoundError:
         return
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, or not UTF-8
-        raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
+        remedy = '; text needs quotes: device = "cpu"' if "Invalid value" in str(error) else ""
+        raise SettingsError(f"{path}: cannot be read as TOML: {error}{remedy}") from error
     for name, value in values.items():
         key = re.compile(rf"""[\s\[]*["']?{re.escape(name)}["']?\s*[=.\]]""")
         lines = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))

@@ -161,6 +161,7 @@ def test_a_wrong_value_is_named_with_its_source(
         ("[device]", "FILE:1: device: expected "),
         ("event_webhook_token = 1234567", "FILE:1: event_webhook_token: expected text, not a value of another type"),
         ("device = ", "FILE: cannot be read as TOML: "),
+        ("device = cpu", "FILE: cannot be read as TOML: Invalid value (at line 1, column 10); text needs quotes: "),
         (b'model = "\xe9"', "FILE: cannot be read as TOML: "),
         ("a = 1\na = 2", "FILE: cannot be read as TOML: "),
         ("workers = " + "9" * 5000, "FILE: cannot be read as TOML: "),
@@ -176,7 +177,7 @@ def test_a_wrong_value_is_named_with_its_source(
         ("fallback_labels = ['a', 'b', 'c', 'd', 'e', 'f']", "fallback_labels: give 5 labels or none, not 6"),
         ("fallback_labels = ['a', 'b', 'c', 'd', 'a']", "fallback_labels: a label occurs twice"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_an_invalid_file_is_named_with_line_and_cause(project: Project, toml: str | bytes, error: str) -> None:
     assert project.error(toml).startswith(error)

@@ -43,6 +43,9 @@ def page() -> str:
 def describe(name: str, value: Any) -> Iterator[str]:
     """Yield heading, signature and docstring of a class with its public methods, or of a function."""
     yield f"### {name}\n"
+    if name != value.__name__ and value.__name__ in curation_features.__all__:
+        yield f"The earlier name of [`{value.__name__}`](#{value.__name__}).\n"
+        return
     yield from code(f"{name}{signature(value)}")
     yield text(value)
     for method in methods(value) if inspect.isclass(value) else ():

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from curation_features.cli.command import Outcome, add_group, declare
-from curation_features.cli.terminal import say
+from curation_features.cli.terminal import count_of, say, size
 from curation_features.settings import Settings
 
 STATS_FIELDS = {
@@ -33,8 +33,9 @@ def cache_stats(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.storage.cache import FeatureCache
 
     stats = FeatureCache(settings.cache_path).stats()
-    embeddings = f"label embeddings of {stats.label_embeddings or 'no'} vocabularies"
-    text = f"{settings.cache_path}: {stats.photos} photos, {stats.bytes / 1e6:.1f} MB, {embeddings}"
+    vocabularies = f"{stats.label_embeddings} {'vocabulary' if stats.label_embeddings == 1 else 'vocabularies'}"
+    content = f"{count_of(stats.photos, 'photo')}, {size(stats.bytes)}, label embeddings of {vocabularies}"
+    text = f"{settings.cache_path}: {content}"
     return Outcome({"folder": settings.cache_path, **asdict(stats)}, partial(say, text))
 
 
@@ -44,4 +45,4 @@ def cache_clear(args: argparse.Namespace, settings: Settings) -> Outcome:
 
     count = FeatureCache(settings.cache_path).clear(label_embeddings=args.all)
     fields = {"folder": settings.cache_path, "deleted": count}
-    return Outcome(fields, partial(say, f"{settings.cache_path}: {count} files deleted"))
+    return Outcome(fields, partial(say, f"{settings.cache_path}: {count_of(count, 'file')} deleted"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.batches import RUN_FIELDS, materialize
 from curation_features.cli.command import SPEED_FIELDS, Outcome, allow_degraded, declare, format_speed, speed
-from curation_features.cli.terminal import progress, say
+from curation_features.cli.terminal import count_of, progress, say
 from curation_features.errors import require_extra
 from curation_features.settings import Settings
 
@@ -131,8 +131,10 @@ def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
         say(f"... and {len(rejected) - MOST_REJECTED} more, {len(rejected)} in all", style="yellow")
     if fields["gone"]:
         change = f"{fields['gone']} removed, {fields['added']} added"
-        say(f"replaces batch {fields['batch_id']!r} ({fields['replaced']} photos): {change}", style="yellow")
+        say(
+            f"replaces batch {fields['batch_id']!r} ({count_of(fields['replaced'], 'photo')}): {change}", style="yellow"
+        )
     elif fields["replaced"] and fields["added"]:
-        say(f"adds {fields['added']} photos to batch {fields['batch_id']!r} ({fields['replaced']} before)")
-    say(f"{fields['photos']} photos in batch {fields['batch_id']}: {fields['files']['manifest']}")
+        say(f"adds {count_of(fields['added'], 'photo')} to batch {fields['batch_id']!r} ({fields['replaced']} before)")
+    say(f"{count_of(fields['photos'], 'photo')} in batch {fields['batch_id']}: {fields['files']['manifest']}")
     say(format_speed(fields), style="dim")

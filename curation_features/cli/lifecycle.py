@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curation_features.cli import removals
 from curation_features.cli.command import Outcome, add_group, declare
 from curation_features.cli.manifests import check_known
-from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, doing, make_table, say, size
+from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, doing, make_table, say, size
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ def batches_list(args: argparse.Namespace, settings: Settings) -> Outcome:
     with doing("reading batches"):
         entries = [entry for entry in list_batches(settings) if entry.stale or not args.stale]
     total = sum(entry.bytes for entry in entries)
+    kind = "stale batches" if args.stale else "batches"
+    none = f"no {kind} in {settings.data_path}{'' if args.stale else '; make one: curation-features run FOLDER'}"
     fields = {"batches": [_entry_fields(entry) for entry in entries], "count": len(entries), "bytes": total}
-    return Outcome(fields, partial(_show_list, entries, args.last, total))
+    return Outcome(fields, partial(_show_list, entries, args.last, total) if entries else partial(say, none))
 
 
 def batches_show(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -99,7 +101,7 @@ def _show_list(entries: Sequence[BatchEntry], last: int, total: int) -> None:
         for entry in newest
     ]
     columns = {"batch": FOLD, "state": LEFT, "photos": RIGHT, "degraded": RIGHT, "failed": RIGHT, "finished": LEFT}
-    console().print(make_table({**columns, "size": RIGHT, "stale": FOLD}, rows, gap=2))
+    console().print(make_table({**columns, "size": RIGHT, "stale": FOLD}, rows))
     if len(newest) < len(entries):
         say(f"... and {len(entries) - len(newest):,} older ones; --last 0 shows all", style="dim")
     stale = sum(bool(entry.stale) for entry in entries)
@@ -122,8 +124,8 @@ def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Setting
         return str(path.relative_to(settings.root)) if path.is_relative_to(settings.root) else str(path)
 
     statuses = ", ".join(f"{count} {status}" for status, count in (entry.statuses or {}).items() if count)
-    photos = "an unknown number of" if entry.photos is None else f"{entry.photos:,}"
-    say(f"batch {entry.batch_id}: {entry.state}, {photos} photos{f': {statuses}' if statuses else ''}", style="bold")
+    photos = "an unknown number of photos" if entry.photos is None else count_of(entry.photos, "photo")
+    say(f"batch {entry.batch_id}: {entry.state}, {photos}{f': {statuses}' if statuses else ''}", style="bold")
     if entry.finished:
         say(f"finished {_format_time(entry.finished)}")
     for stale in entry.stale:

@@ -66,7 +66,7 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
         if is_id and (batch_files(settings, batch_id) or (records is not None and records.holds(batch_id))):
             continue
         known = known_batch_ids(list_places(settings.data_path))
-        remedy = nearest(Path(batch_id).stem, known) or "; curation-features batches list shows all"
+        remedy = nearest(Path(batch_id).stem, known) or "; `curation-features batches list` shows all"
         raise InputError(f"unknown batch {batch_id!r} in {settings.data_path}{remedy}")
 
 

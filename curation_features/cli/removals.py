@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.cli.command import Outcome, UsageError, declare
 from curation_features.cli.manifests import check_known
-from curation_features.cli.terminal import LEFT, RIGHT, console, doing, make_table, printable, progress, say, size
+from curation_features.cli.terminal import (
+    LEFT,
+    RIGHT,
+    console,
+    count_of,
+    doing,
+    make_table,
+    printable,
+    progress,
+    say,
+    size,
+)
 from curation_features.errors import CurationError, StoreError
 from curation_features.settings import Settings
 
@@ -123,7 +134,9 @@ def _rm_batches(args: argparse.Namespace, settings: Settings, records: BatchReco
     files = [file for removal in planned for file in removal.files]
     what = f"batch {batch_ids[0]}" if len(planned) == 1 else f"{len(planned)} batches"
     photos = sum(removal.photos for removal in planned)
-    _confirm(args, f"delete {what} ({photos:,} photos, {len(files):,} files, {size(total_bytes(files))})")
+    _confirm(
+        args, f"delete {what} ({count_of(photos, 'photo')}, {count_of(len(files), 'file')}, {size(total_bytes(files))})"
+    )
     store = ArtifactStore(settings.data_path)
     with progress("deleting", len(planned), unit="batches") as bar:
         for batch_id in batch_ids:
@@ -224,16 +237,17 @@ class _Report:
 
     def _show(self) -> None:
         for batch in self.batches:
-            shared = f"; other batches have {batch['shared']:,} of them, too, and their files stay"
             partition = ", and its partition in Dagster" if batch["partition"] == "deleted" else ""
-            say(f"batch {batch['batch_id']}, {batch['photos']:,} photos{shared if batch['shared'] else ''}{partition}")
+            shared = f"; {batch['shared']:,} of them are in other batches, too: their files stay"
+            photos = count_of(batch["photos"], "photo")
+            say(f"batch {batch['batch_id']}: {photos}{partition}{shared if batch['shared'] else ''}")
         if self.photo is not None:
             removed, others = ", ".join(self.photo.batches), ", ".join(self.photo.others)
             say(f"photo {self.photo.photo_id}{f', from {removed}' if removed else ''}")
             if others:
                 say(f"its files stay, because these batches still have it: {others}")
         kept = [path for batch in self.batches for path in batch["kept"]]
-        _show_files(self.files, "files", self.dry_run, [*kept, *(self.photo.kept if self.photo else ())])
+        _show_files(self.files, "file", self.dry_run, [*kept, *(self.photo.kept if self.photo else ())])
 
 
 def group_by_kind(files: Iterable[BatchFile]) -> dict[str, dict[str, Any]]:
@@ -262,7 +276,7 @@ def _show_files(files: Sequence[BatchFile], what: str, dry_run: bool, kept: Iter
     for path in kept:
         say(f"outside the data folder, stays: {path}", style="yellow")
     verb = "would be deleted" if dry_run else "deleted"
-    say(f"{len(files):,} {what}, {size(total_bytes(files))}, {verb}", style="bold")
+    say(f"{count_of(len(files), what)}, {size(total_bytes(files))}, {verb}", style="bold")
 
 
 # gc ------------------------------------------------------------------------------------------------------------------
@@ -282,5 +296,5 @@ def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
         with progress("deleting", len(files), unit="files") as bar:
             files = list(collect(settings, files, seconds, bar.advance))
     fields = {"files": len(files), "bytes": total_bytes(files), "kinds": group_by_kind(files)}
-    show = partial(_show_files, files, "unreferenced files", args.dry_run)
+    show = partial(_show_files, files, "unreferenced file", args.dry_run)
     return Outcome({"dry_run": args.dry_run, **fields}, show if files else partial(say, "nothing to delete", "bold"))

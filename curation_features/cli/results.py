@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curation_features.cli.command import Outcome, format_speed, speed
-from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, make_table, printable, say
+from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, make_table, printable, say
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.pipeline import EnrichedBatch
 from curation_features.pipeline.summary import error_counts, extremes, label_distribution, score_percentiles
@@ -98,8 +98,9 @@ def _show(merged: EnrichedBatch, fields: Mapping[str, Any]) -> None:
     for error in fields["errors"]:
         say(f"{error['artifacts']} x {error['stage']}: {error['reason']}", style="yellow")
     statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
-    artifacts = f"{fields['artifacts']} artifacts of " if fields["artifacts"] != fields["photos"] else ""
-    say(f"{artifacts}{fields['photos']} photos in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
+    artifacts = f"{fields['artifacts']:,} artifacts of " if fields["artifacts"] != fields["photos"] else ""
+    photos = count_of(fields["photos"], "photo")
+    say(f"{artifacts}{photos} in batch {fields['batch_id']}: {statuses or 'none'}", style="bold")
     partly = f", and {fields['partly_cached']} more in part" if fields["partly_cached"] else ""
     say(f"{format_speed(fields)}; {fields['cached']} of {fields['photos']} photos came from the cache{partly}")
     for path in fields["files"].values():

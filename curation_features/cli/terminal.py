@@ -228,6 +228,11 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
             is_searching = False
 
 
+def count_of(count: int, noun: str) -> str:
+    """Format a number of things whose plural ends in s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """Format a number of bytes."""
     unit, factor = next(((unit, factor) for unit, factor in (("GB", 1e9), ("MB", 1e6)) if count >= factor), ("kB", 1e3))

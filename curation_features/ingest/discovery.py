@@ -148,7 +148,7 @@ class _Scanner:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except OSError as error:
             if not path.is_symlink():
-                raise InputError(f"{_printable(path)}: cannot be read: {error.strerror}") from error
+                raise _explain(path, error) from error
             is_folder = False
         if is_folder:
             self._walk(str(path))
@@ -160,7 +160,7 @@ class _Scanner:
 
         def collect_error(error: OSError) -> None:
             if error.filename == top:
-                raise InputError(f"{_printable(top)}: cannot be listed: {error.strerror}") from error
+                raise _explain(Path(top), error) from error
             self.unreadable[str(error.filename)] = str(error.strerror)
 
         for parent, folders, names in os.walk(top, onerror=collect_error):
@@ -200,6 +200,15 @@ class _Scanner:
             tuple(LeftOut(kind, *_count(self.left_out[kind])) for kind in SKIPPED_KINDS if kind in self.left_out),
             tuple((Path(path), reason) for path, reason in sorted(self.unreadable.items())),
         )
+
+
+def _explain(path: Path, error: OSError) -> InputError:
+    """Return the `InputError` for a path that cannot be searched."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        start = "" if path.is_absolute() else f" in {_printable(Path.cwd())}"
+        return InputError(f"{_printable(path)}: no such file or folder{start}; correct the path")
+    remedy = "; allow this user to read it" if isinstance(error, PermissionError) else ""
+    return InputError(f"{_printable(path)}: cannot be read: {error.strerror}{remedy}")
 
 
 def _find_own_folders(top: Path, data_path: Path) -> Sequence[Path]:

@@ -36,9 +36,10 @@ class LaunchResult:
     """Result of a run.
 
     Attributes:
-        failures: error message of each failed step.
+        run_id: id of the run in Dagster.
+        failures: failed step -> error message.
         cached: number of distinct photos whose features all came from the cache.
-        partly_cached: number of distinct photos of which only some did.
+        partly_cached: number of distinct photos of which only some features came from the cache.
     """
 
     run_id: str

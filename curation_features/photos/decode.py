@@ -54,6 +54,7 @@ _OTHER_FORMATS = {  # known formats that are not read, by their first bytes
     "PDF": re.compile(rb"%PDF-"),
     "camera raw": re.compile(rb"FUJIFILM|IIU\x00|II\*\x00....CR|II(RO|RS)", re.DOTALL),
 }
+_RESTORE = "copy it again, or export it as JPEG"
 _ENDS_EARLY = re.compile(r"truncated|incomplete", re.IGNORECASE)  # in messages of Pillow and its codecs
 _UNPACKS_TOO_LARGE = re.compile(r"MAX_TEXT_CHUNK|MAX_TEXT_MEMORY")  # limits of PNG texts and profiles: 1 MB and 64 MB
 
@@ -172,12 +173,12 @@ def _explain(data: bytes, error: Exception) -> PhotoError:
         for name, start in _OTHER_FORMATS.items():
             if start.match(data):
                 return PhotoError("unsupported_format", f"{name} files are not read; export it as JPEG")
-        return PhotoError("unreadable", f"not a {', '.join(FORMATS)} image, or damaged at the start")
+        return PhotoError("unreadable", f"not a {', '.join(FORMATS)} image, or damaged at the start; {_RESTORE}")
     if isinstance(error, MemoryError) or _UNPACKS_TOO_LARGE.search(str(error)):
         return PhotoError("too_large", f"decoding exceeds the memory or Pillow's limits ({detail})")
     if _ENDS_EARLY.search(str(error)) or _is_short_webp(data):
         return PhotoError("truncated", f"the file ends before the image is complete ({detail}); copy it again")
-    return PhotoError("unreadable", f"the image is damaged ({detail})")
+    return PhotoError("unreadable", f"the image is damaged ({detail}); {_RESTORE}")
 
 
 def _is_short_webp(data: bytes) -> bool:

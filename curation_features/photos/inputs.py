@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image
 
+from curation_features.errors import PhotoError
 from curation_features.photos.decode import decode, quiet_pillow
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.settings import Settings
@@ -44,7 +45,7 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
     `settings.photo_roots`.
 
     Raises:
-        PhotoError: the file cannot be read as a photo.
+        PhotoError: the file cannot be read as a photo; names it.
         TypeError: the image has an unsupported type, shape or dtype.
     """
     if isinstance(image, np.ndarray) or _is_tensor(image):
@@ -52,7 +53,12 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
     if not isinstance(image, (Image.Image, Path, str)):
         raise TypeError(f"{_ACCEPTED}, not {type(image).__name__}")
     file = _to_file(image) if isinstance(image, Image.Image) else _read(str(image), settings)
-    return decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds).rgb
+    try:
+        return decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds).rgb
+    except PhotoError as error:
+        if isinstance(image, Image.Image):
+            raise
+        raise PhotoError(error.reason, f"{str(image)!r}: {error}") from error
 
 
 def check_rgb(rgb: Any) -> NDArray[np.uint8]:

@@ -104,7 +104,7 @@ class PhotoReader:
         except ValueError as error:  # such as a lone surrogate
             raise PhotoError("forbidden_path", f"{_quote(uri)} is not a legal path: {error}") from error
         if not data:
-            raise PhotoError("unreadable", f"{_quote(uri)} is empty")
+            raise PhotoError("unreadable", f"{_quote(uri)} is empty; copy it again")
         if len(data) > self._max_bytes:
             raise PhotoError("too_large", f"{_quote(uri)} has more than max_file_bytes ({self._max_bytes}) bytes")
         return PhotoFile(data, hashlib.sha256(data).hexdigest())

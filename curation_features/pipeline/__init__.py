@@ -1,4 +1,4 @@
-"""Batch-level steps shared by the service and the Dagster assets.
+"""Stages of a batch, shared by the service and the Dagster assets.
 
 measure   photos -> records with technical measurements and image embeddings, as a stream
 label     records with embeddings -> records with labels

@@ -1,4 +1,4 @@
-"""`FeatureStages`: the steps over one batch and their shared models, cache and vocabulary."""
+"""`FeatureStages`: the stages of a batch and their shared models, cache and vocabulary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 
 class FeatureStages:
-    """The steps over one batch, with shared models, cache and vocabulary.
+    """The stages of a batch, with shared models, cache and vocabulary.
 
     Args:
         settings: settings of the run.
@@ -57,7 +57,7 @@ class FeatureStages:
         self._reported: set[str] = set()
 
     def for_batch(self, batch: Batch) -> FeatureStages:
-        """Return these steps with the batch's vocabulary, read again if its file has changed.
+        """Return these stages with the batch's vocabulary, read again if its file has changed.
 
         Raises:
             SettingsError: the vocabulary is unknown or unusable.

@@ -62,6 +62,7 @@ def read_features(
     Raises:
         StoreError: a batch is missing or not finished, or a file of it cannot be read.
         ValueError: a column does not exist.
+        TypeError: an id is not text, such as a list of ids.
         SettingsError: the settings are invalid.
     """
     import pandas as pd
@@ -109,6 +110,9 @@ def _select_batches(store: ArtifactStore, batch_ids: Sequence[str]) -> list[str]
     if not finished and not batch_ids:
         raise StoreError(f"{folder}: has no finished batch; compute one: curation-features process MANIFEST")
     for batch_id in batch_ids:
+        if not isinstance(batch_id, str):
+            given = type(batch_id).__name__
+            raise TypeError(f'a batch id is text, not {given}; give several as read_features("a", "b")')
         if batch_id not in finished:
             remedy = nearest(batch_id, finished) or "; a finished batch has a .json file there"
             raise StoreError(f"{folder}: has no finished batch {batch_id!r}{remedy}")

@@ -141,7 +141,7 @@ class _PhotosOfFile:
     """The photos of one file in order, to compare with the manifest.
 
     Args:
-        place: of a photo in the file, with `{}` for its index.
+        place: location of a photo in reports, such as `row {}`, with `{}` for its index.
     """
 
     def __init__(self, place: str, report: Report) -> None:

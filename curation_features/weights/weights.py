@@ -56,10 +56,10 @@ class ClipWeights(Weights):
 
 
 class LazyModel(Generic[T]):
-    """A model that is located on the first use of its identity and loaded on its own first use, once for all threads.
+    """A model that is loaded once, on first use, for all threads.
 
-    A failure is remembered for a minute: a batch without weights does not retry for every photo, and a running service
-    finds weights that arrive later.
+    Reading `identity` locates the weights without loading the model. A failure is remembered for a minute: a batch
+    without weights does not retry for every photo, and a running service finds weights that arrive later.
 
     Args:
         locate: finds or fetches the weights; raises `WeightsError`. Must not import torch.

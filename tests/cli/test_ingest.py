@@ -58,7 +58,7 @@ def test_skipped_files_and_folders_are_named(folder: Path, capsys) -> None:
     (folder / "photos" / "link").symlink_to(folder)
     assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
     shown = capsys.readouterr().out
-    for words in ("2 .heic files", "photos/b.HEIC", "1 .dng file", "photos/@eaDir", "photos/link", "1 photos in batch"):
+    for words in ("2 .heic files", "photos/b.HEIC", "1 .dng file", "photos/@eaDir", "photos/link", "1 photo in batch"):
         assert words in shown
     fields = ingested(capsys, "photos", "--batch-id", "trip")
     assert (fields["photos"], fields["unreadable_folders"]) == (1, [])
@@ -167,7 +167,7 @@ def test_a_batch_is_replaced_on_request(walk: Path, capsys) -> None:
 def test_photos_are_added_to_a_batch_without_a_question(walk: Path, capsys) -> None:
     photo(walk / "one" / "3.png", 3)
     assert main(["ingest", "one", "--batch-id", "walk"]) == 0
-    assert "adds 1 photos to batch 'walk' (3 before)" in capsys.readouterr().out
+    assert "adds 1 photo to batch 'walk' (3 before)" in capsys.readouterr().out
     photo(walk / "one" / "4.png", 4)
     assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (4, 1, 0)
     assert changes(ingested(capsys, "one", "--batch-id", "walk")) == (5, 0, 0)
@@ -256,7 +256,7 @@ def test_run_makes_a_batch_and_measures_it(tmp_path: Path, capsys) -> None:
     with project_at(tmp_path / "project") as project:
         assert project.command("run", str(tmp_path / "my photos")) == 0
         said = project.terminal.getvalue()
-        assert said.index("not read: 1 .heic file") < said.index("1 photos in batch my-photos: 1 ok")
+        assert said.index("not read: 1 .heic file") < said.index("1 photo in batch my-photos: 1 ok")
         photo(tmp_path / "my photos" / "c.png", 1)
         assert main(["--root", str(project.root), "run", str(tmp_path / "my photos"), "--json"]) == 0
         data = project.settings.data_path

@@ -156,7 +156,18 @@ def test_an_empty_project_has_no_batches(tmp_path: Path, library) -> None:
     (tmp_path / "empty").mkdir()
     empty = ("--root", str(tmp_path / "empty"), "batches", "list")
     assert library.command(*empty) == 0
+    assert library.output == f"no batches in {tmp_path}/empty/data; make one: curation-features run FOLDER\n"
+    assert library.command(*empty, "--stale") == 0
+    assert library.output == f"no stale batches in {tmp_path}/empty/data\n"
     assert library.run_json(*empty) == {"batches": [], "count": 0, "bytes": 0}
+
+
+def test_a_list_does_not_wrap_in_82_columns(library, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "82")
+    library.ingest("nine-char", 7)
+    assert library.command("batches", "list") == 0
+    [line] = [line for line in library.output.splitlines() if line.startswith("nine-char ")]
+    assert line.endswith("not_accepted")
 
 
 def test_show_lists_every_file(library) -> None:

@@ -75,6 +75,16 @@ def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
             scanned(path)
 
 
+def test_a_wrong_path_has_its_folder_and_a_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    [photo] = files(folder, "a.jpg")
+    for path in (Path("trpi"), photo.relative_to(folder) / "b.jpg"):
+        with pytest.raises(InputError, match=f"^{path}: no such file or folder in {folder}; correct the path$"):
+            scan([path], folder / "data")
+    with pytest.raises(InputError, match=f"^{folder}/trpi: no such file or folder; correct the path$"):
+        scan([folder / "trpi"], folder / "data")
+
+
 def test_thumbnails_of_other_programs_are_skipped(folder: Path) -> None:
     [photo, *_] = files(
         folder,

@@ -153,7 +153,7 @@ def test_an_unreadable_file_is_reported_and_stays_in_the_batch(settings: Setting
     assert [message.partition(":")[0] for _, message in result.rejected] == ["unreadable", "unreadable", "truncated"]
     first, second, third, fourth = result.manifest["artifacts"]
     assert list(first) == ["photo_id", "original_uri", "exif", "format", "ingest_error"]
-    assert third["ingest_error"] == {"reason": "unreadable", "message": "'./empty.JPG' is empty"}
+    assert third["ingest_error"] == {"reason": "unreadable", "message": "'./empty.JPG' is empty; copy it again"}
     assert list(second) == FIELDS
     errors = [artifact["ingest_error"] for artifact in (first, third, fourth)]
     assert [f"{error['reason']}: {error['message']}" for error in errors] == [reason for _, reason in result.rejected]

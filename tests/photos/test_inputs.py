@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from skimage import data as bundled
 
+from curation_features.errors import PhotoError
 from curation_features.photos.inputs import is_image, read_pixels
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -76,6 +77,15 @@ def test_other_types_shapes_and_dtypes_are_a_type_error(settings: Settings, imag
 @pytest.mark.parametrize("images", [[CAT], (CAT, "cat.png"), iter([CAT])], ids=["list", "tuple", "iterator"])
 def test_several_images_are_not_one(images: Any) -> None:
     assert not is_image(images)
+
+
+def test_a_damaged_file_is_named_with_a_remedy(settings: Settings) -> None:
+    (settings.root / "text.jpg").write_text("no photo")
+    with pytest.raises(
+        PhotoError, match=r"^'text\.jpg': not a JPEG, .*; copy it again, or export it as JPEG$"
+    ) as raised:
+        read_pixels("text.jpg", settings)
+    assert raised.value.reason == "unreadable"
 
 
 def test_a_tensor_scores_like_its_array(settings: Settings) -> None:

@@ -56,7 +56,7 @@ def test_only_parameters_have_no_storage():
     assert torch.equal(model.layers[1].running_var, torch.ones(2))
 
 
-def test_models_of_other_threads_and_after_a_failure_are_complete():
+def test_models_are_complete_across_threads_and_failures():
     with without_parameters(), ThreadPoolExecutor(1) as pool:
         assert devices(pool.submit(Net).result()) == {"cpu"}
     with pytest.raises(TypeError), without_parameters():

@@ -156,7 +156,13 @@ def _blur(values: torch.Tensor) -> torch.Tensor:
 
 
 def _exact_means(images: torch.Tensor, indices: torch.Tensor, weigh: Weigh) -> torch.Tensor:
-    """Return the means of the neighbourhoods at indices (K, 3) by `weigh`; constant ones once per level."""
+    """Return the means of K neighbourhoods, computed by `weigh`.
+
+    A neighbourhood of equal pixels is computed once for all with the same gray level.
+
+    Args:
+        indices: (K, 3): image, row and column of each neighbourhood's centre.
+    """
     padded = torch.nn.functional.pad(images, (REACH,) * 4)
     rows = torch.nn.functional.max_pool2d
     floats = padded.float()[:, None]

@@ -174,7 +174,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def flat_image() -> UndefinedMetricError:
-    """Return the error of an image of constant luma."""
+    """Return the error for an image of constant luma."""
     return UndefinedMetricError("flat_image", "the image has one brightness all over")
 
 
