@@ -216,6 +216,12 @@ def test_one_id_for_two_copies_of_an_image_is_fine(world, batch) -> None:
     assert done["decoded"] == done["clip_images"] == 3
 
 
+def test_one_id_for_an_image_and_a_missing_file_is_fine(world, batch) -> None:
+    batch["artifacts"][3] = {**batch["artifacts"][0], "original_uri": "./photos/gone.png"}
+    found, _ = world.run(batch)
+    assert [reasons(features) for features in found] == [[], [], [], [("photo", "missing")]]
+
+
 def test_an_empty_batch_is_a_batch(world) -> None:
     empty = {"batch_id": "b", "artifacts": []}
     assert FeaturesService(stages=world.stages()).process(empty) == empty

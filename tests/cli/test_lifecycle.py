@@ -620,6 +620,20 @@ def test_a_removal_of_a_photo_that_is_killed_is_completed(library, tmp_path: Pat
     assert [result == snapshot(library.data) for result in results] == [True] * len(results)
 
 
+def test_a_copy_that_another_photo_uses_now_stays(library) -> None:
+    """The log of an earlier deletion of the same photo names it."""
+    gone = library.photo_id(1)
+    copy = library.data / f"rankingInput/{gone}_1024.jpg"
+    assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
+    assert not copy.exists()
+    library.ingest("c", 1)
+    artifact = {"photo_id": "other", "std_uri": f"./data/rankingInput/{copy.name}"}
+    (library.data / "batches/d.json").write_text(json.dumps({"batch_id": "d", "artifacts": [artifact]}))
+    assert library.command("batches", "rm", "--photo", gone, "--yes") == 0
+    assert copy.exists()
+    assert not copy.with_name(f"{gone}.jpg").exists()
+
+
 def test_a_photo_of_a_batch_that_is_being_made_stays(library) -> None:
     gone = library.photo_id(SHARED)
     with library.store.exclusive("holiday-two"):

@@ -206,6 +206,14 @@ def test_an_unrecorded_event_is_recorded_before_the_next(receiver: Receiver, tmp
     assert receiver.taken() == [first["id"], second["id"], third["id"]]
 
 
+def test_nothing_is_sent_before_its_number_is_recorded(receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "latest").write_bytes(b"a file")
+    with pytest.raises(StoreError, match="latest"):
+        outbox_to(receiver, tmp_path).announce(**facts_of())
+    assert (journal(tmp_path), receiver.posts) == ([], [])
+
+
 # --- A webhook on the loopback interface ---
 
 
@@ -372,6 +380,20 @@ def test_a_flush_ends_in_time_and_the_next_one_continues(tmp_path: Path, clock: 
     assert outbox.flush(seconds=2) == FlushResult(2, 3)
     assert Outbox(tmp_path).flush(force=True) == FlushResult(0, 3, "no webhook is configured")
     assert outbox.flush() == FlushResult(3, 0)
+
+
+def test_events_keep_their_order_if_the_clock_is_set_back(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((2_000, 1_000, 1_000))
+    monkeypatch.setattr(clock, "time_ns", lambda: next(times))
+    sink = Picky(clock)
+    outbox = Outbox(tmp_path, sink)
+    with FileLock(outbox.pending / ".lock"):
+        for name in ("c", "b", "a"):
+            outbox.publish(event_of(name))
+    assert outbox.flush() == FlushResult(3, 0)
+    assert sink.taken == ["c", "b", "a"]
 
 
 def test_the_log_has_a_line_per_flush_not_per_event(

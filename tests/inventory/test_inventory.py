@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from libraries import Library
 
 from curation_features.errors import MissingWeightsError, StoreError
-from curation_features.inventory import batch_files, list_batches, show_batch
+from curation_features.inventory import batch_files, list_batches, places, show_batch
 from curation_features.inventory.unreferenced import UnreferencedFiles
 from curation_features.manifest import batch_from
 from curation_features.schema import PhotoInfo, PhotoRecord
@@ -391,11 +391,39 @@ def test_invalid_ids_are_skipped(library) -> None:
     assert UnreferencedFiles(library.settings, 0).find() == []
 
 
+def test_a_batch_that_arrives_during_the_search_is_in_use(library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sensor accepts one manifest meanwhile, and `ingest` writes another."""
+    waiting, list_places = library.data / "incoming/c.json", places.list_places
+    waiting.parent.mkdir()
+    library.ingest("c", 7).rename(waiting)
+
+    def list_before_arrivals(data_path: Path) -> places.Listing:
+        listing = list_places(data_path)
+        if waiting.exists():
+            waiting.rename(library.data / "manifests/c.json")
+            library.ingest("d", 8)
+        return listing
+
+    monkeypatch.setattr(places, "list_places", list_before_arrivals)
+    assert UnreferencedFiles(library.settings, 0).find() == []
+    assert not waiting.exists()
+
+
 def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
     """Absolute paths of the old place are invalid, but end with the same names."""
     for folder in ("batches", "manifests"):
         manifest = library.data / folder / "holiday.json"
         manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
+    shutil.rmtree(library.data / "features")
+    kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
+    assert "copy" not in kinds
+
+
+def test_copies_in_use_may_have_percent_encoded_uris(library) -> None:
+    for folder in ("batches", "manifests"):
+        manifest = library.data / folder / "holiday.json"
+        text = manifest.read_text().replace("./data/rankingInput", f"file://{library.data}/rankingInput")
+        manifest.write_text(text.replace("_1024.jpg", "%5F1024.jpg"))
     shutil.rmtree(library.data / "features")
     kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
     assert "copy" not in kinds

@@ -93,6 +93,15 @@ def test_a_batch_that_was_only_accepted_becomes_a_partition(pipeline, world) -> 
     assert pipeline.run("killed").success
 
 
+def test_a_manifest_that_dagster_would_miss_is_not_accepted(pipeline, world) -> None:
+    from curation_features.processing import accept_without_dagster
+
+    Adoptions(pipeline.settings.data_path).folder.write_bytes(b"a file")
+    with pytest.raises(StoreError, match="adoptions"):
+        accept_without_dagster(world.batch([world.photo("p.png", 5)], "missed"), pipeline.store)
+    assert not pipeline.store.manifest_path("missed").exists()
+
+
 def test_a_superseded_result_is_not_reported(pipeline, older, newer) -> None:
     pipeline.process(newer)
     waiting = Adoptions(pipeline.settings.data_path).path("batch_1").read_bytes()
