@@ -130,6 +130,8 @@ def test_models_pull_verifies_user_supplied_files(project, capsys, monkeypatch) 
     assert main(["models", "pull", "--json"]) == 3
     models = json.loads(capsys.readouterr().out)["models"]
     assert [model["name"] for model in models if model["reason"] == "missing_weights"] == ["brisque"]
+    monkeypatch.setenv("CURATION_FEATURES_CLIP_IQA_WEIGHTS", "none.pt")
+    assert main(["models", "pull"]) == 1  # one missing, one invalid
 
 
 def test_models_list_shows_the_table_of_the_documentation(capsys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_pairs_and_confidences_equal_a_loop_over_pairs(monkeypatch, rows_at_once
         assert outlook.confidence == pytest.approx(scipy.special.softmax(logits)[row])
         near = [other for other in np.argsort(odds[row], kind="stable") if other != row and odds[row, other] < 10]
         assert outlook.close == tuple(labels[other] for other in near)
+
+
+def test_memory_is_linear_in_the_number_of_labels():
+    def peak(count: int) -> int:
+        vectors = unit(np.random.default_rng(0).standard_normal((count, 4)))
+        tracemalloc.start()
+        nearest_pairs(vectors, [""] * count, 100.0)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert peak(1600) < 3 * peak(800)
 
 
 def test_ties_are_in_vocabulary_order():

@@ -893,6 +893,7 @@ def test_marked_photos_are_copied_and_downloaded(view: Open) -> None:
     given = photos()
     given[2] |= {"name": "=cmd|' /C calc'!A0.jpg", "id": '+1,"2"\r\n3'}
     given[5] |= {"name": " @sum(1)", "id": "-5"}
+    given[11]["id"] = "\uff1d1"  # full-width equals sign
     page = view(sheet(given), "sort=position", permissions=["clipboard-read", "clipboard-write"])
     mark(page, 6, 3, 12)
     page.click("#open-export")
@@ -901,11 +902,11 @@ def test_marked_photos_are_copied_and_downloaded(view: Open) -> None:
     page.check("input[value=id]", force=True)
     page.click("#copy")
     expect(page.locator("#copied")).to_have_text("3 photos copied")
-    assert page.evaluate("navigator.clipboard.readText()") == "'+1,\"2\"\ufffd\ufffd3\n'-5\nid-11"
+    assert page.evaluate("navigator.clipboard.readText()") == "'+1,\"2\"\ufffd\ufffd3\n'-5\n'\uff1d1"
     rows = exported(page)
     assert page.downloaded == "trip-marked.csv"
     assert [row["name"] for row in rows] == ["'=cmd|' /C calc'!A0.jpg", "' @sum(1)", "IMG_12.jpg"]
-    assert [row["id"] for row in rows] == ['\'+1,"2"\r\n3', "'-5", "id-11"]
+    assert [row["id"] for row in rows] == ['\'+1,"2"\r\n3', "'-5", "'\uff1d1"]
     assert [float(rows[0][name]) for name in METRIC_NAMES] == given[2]["scores"]
     assert "overall" not in rows[0]
     assert (rows[0]["place"], rows[0]["status"], rows[0]["marked"]) == ("3", "ok", "1")

@@ -17,6 +17,12 @@ def test_percentiles_are_numpys_to_the_last_bit(gray, percents):
     assert percentiles(np.bincount(gray.ravel(), minlength=256), percents) == np.percentile(gray, percents).tolist()
 
 
+@pytest.mark.parametrize("pixels", [2, 3, 5, 10])
+def test_percentiles_between_distant_levels_are_numpys(pixels):
+    gray, percents = np.random.default_rng(pixels).integers(0, 256, pixels, np.uint8), range(101)
+    assert percentiles(np.bincount(gray, minlength=256), percents) == np.percentile(gray, percents).tolist()
+
+
 @given(images)
 def test_score_is_the_formula_of_numpys_percentiles(gray):
     p1, p50, p99 = np.percentile(gray / 255, (1, 50, 99))

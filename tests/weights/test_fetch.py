@@ -14,6 +14,7 @@ from hubs import CHECKPOINT, COMMIT, CONFIG, PICKLE, SIGN_IN, altered, blob_of
 from huggingface_hub import hf_hub_download
 
 from curation_features.cli import main
+from curation_features.weights.files import link
 from curation_features.weights.sources import TOKENIZER_FILES
 
 WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
@@ -107,6 +108,21 @@ def test_a_tokenizer_is_in_another_repository_or_the_models(hub, machine, model,
     assert "words" not in str(machine.files().keys())
     hub.repositories[repo] |= WORDS
     machine.locate()
+
+
+def test_a_tokenizer_linked_in_part_is_not_found(hub, machine, model, monkeypatch):
+    hub.repositories["org/model"] = {**with_text(model, hf_tokenizer_name="org/model"), **WORDS, "vocab.txt": b""}
+    files = iter([CONFIG, CHECKPOINT, *WORDS])  # all but one
+
+    def interrupted(*arguments):
+        if next(files, None) is None:
+            raise OSError("interrupted")
+        link(*arguments)
+
+    monkeypatch.setattr("curation_features.weights.fetch.link", interrupted)
+    pinned = {"CURATION_FEATURES_MODEL": f"hf-hub:org/model@{COMMIT}"}
+    assert "interrupted" in machine.problem(**pinned)
+    assert "is not on this machine" in machine.problem(**pinned, HF_HUB_OFFLINE="1")
 
 
 def test_a_folder_gets_only_its_encoders_config_from_the_hub(hub, machine, model):
