@@ -133,7 +133,7 @@ def test_percentiles_are_flat_numbers_of_measured_scores() -> None:
 def test_numbers_are_pythons_own_and_finite() -> None:
     records = [measured(str(n), 0.5) for n in range(3)]
     records[0].measurements["exposure"] = Measurement(float("nan"))
-    records[1].measurements["sharpness"] = Measurement(np.float32(0.25))
+    records[1].measurements["sharpness"] = Measurement(np.float64(0.25))
     shown = feature_metadata(merged_of(records))
     assert "exposure_p50" not in shown
     assert shown["sharpness_p05"] < 0.5
