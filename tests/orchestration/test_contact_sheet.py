@@ -48,21 +48,19 @@ def test_the_page_follows_the_features(finished) -> None:
     assert "contact_sheet" not in finished.materialization("features").metadata
 
 
-@pytest.mark.parametrize("batches", [("batch_1",), ("b00", "b01")])
-def test_a_page_that_cannot_be_written_fails_nothing_else(pipeline, caplog, batches) -> None:
-    pipeline.accept_many(2)
-    page_of(pipeline, batches[0]).mkdir(parents=True)
+def test_a_page_that_cannot_be_written_fails_nothing_else(pipeline, caplog) -> None:
+    batches = pipeline.accept_many(2)
+    page_of(pipeline, "b00").mkdir(parents=True)
     with caplog.at_level(logging.WARNING, logger="curation_features"):
-        result = pipeline.run_range(*batches) if len(batches) == 2 else pipeline.run()
-    assert result.success
+        assert pipeline.run_range("b00", "b01").success
     for batch_id in batches:
         checks = pipeline.checks(batch_id)
         assert {"artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"} <= checks.keys()
         assert all(checks.values())
-    assert [name.rpartition("-")[0] for name in pipeline.events()] == list(batches)
-    assert "contact_sheet" not in pipeline.materialization("features", batches[0]).metadata
-    assert any(f"No contact sheet of batch {batches[0]}: " in record.getMessage() for record in caplog.records)
-    assert page_of(pipeline, batches[-1]).is_file() == (len(batches) == 2)
+    assert [name.rpartition("-")[0] for name in pipeline.events()] == batches
+    assert "contact_sheet" not in pipeline.materialization("features", "b00").metadata
+    assert any("No contact sheet of batch b00: " in record.getMessage() for record in caplog.records)
+    assert page_of(pipeline, "b01").is_file()
 
 
 def test_pages_do_not_affect_data_versions(finished) -> None:

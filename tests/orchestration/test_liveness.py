@@ -75,8 +75,4 @@ def test_a_run_that_has_just_begun_or_ended_is_not_silent(pipeline) -> None:
     assert silent_runs(pipeline.instance) == []
     assert pipeline.run().success
     assert silent_runs(pipeline.instance) == []
-
-
-def test_runs_that_end_leave_no_lock(pipeline) -> None:
-    assert pipeline.run().success
     assert list((Path(pipeline.instance.root_directory) / "running").iterdir()) == []

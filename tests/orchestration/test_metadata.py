@@ -341,9 +341,6 @@ def test_what_is_missing_is_shown_with_its_reason(tmp_path) -> None:
     plan = Plan(missing={"embedding": FeatureError("image_embedding", "missing_weights", "CLIP is\x1b[0m not here")})
     assert missing_metadata(plan)["missing"].data == {"embedding": "CLIP is [0m not here"}
     assert stage_metadata(stage(tmp_path / "a"), RunStats(), plan)["missing"].data.keys() == {"embedding"}
-
-
-def test_nothing_missing_gives_no_entry(tmp_path) -> None:
     assert missing_metadata(Plan()) == {}
     assert "missing" not in stage_metadata(stage(tmp_path / "a"), RunStats(), Plan())
 
