@@ -78,8 +78,8 @@ layers: $(TOOLS) ## imports point downward
 	"$(BIN)/lint-imports"
 
 # Tests start hundreds of processes, which use the compiled modules. A waiting thread of torch must not spin: other
-# tests need the core. Six workers, because those with a real daemon mostly wait.
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest -n 6 --dist worksteal
+# tests need the core.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE "$(BIN)/python" -m pytest -n 4 --dist worksteal
 
 unit: $(TOOLS) ## all tests
 	$(PYTEST)
