@@ -34,9 +34,9 @@ from image_files import image_files
 from mutations import damaged
 
 from curation_features.errors import PhotoError
-from curation_features.ingest.exif import read_exif
 from curation_features.ingest.folder import ingest
 from curation_features.photos.decode import decode
+from curation_features.photos.exif import read_exif
 from curation_features.photos.reader import PhotoReader
 from curation_features.photos.thumbnails import thumbnail
 from curation_features.schema import PHOTO_REASONS, Measurement

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from curation_features.errors import InputError
-from curation_features.photos.limits import SUFFIXES
+from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.text import escape_unprintable
 

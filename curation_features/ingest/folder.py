@@ -26,10 +26,10 @@ from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import InputError, ManifestError, PhotoError
 from curation_features.ingest.discovery import scan
-from curation_features.ingest.exif import read_exif
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, read_manifest, to_json
 from curation_features.photos.decode import decode
-from curation_features.photos.limits import SUFFIXES
+from curation_features.photos.exif import read_exif
+from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.reader import RANKING_FOLDER, PhotoFile, PhotoReader
 from curation_features.settings import Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore

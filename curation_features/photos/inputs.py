@@ -14,7 +14,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos.decode import decode, quiet_pillow
+from curation_features.photos.decode import decode
+from curation_features.photos.pillow import quiet_pillow
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.settings import Settings
 

@@ -1,7 +1,4 @@
-"""JPEG: its segments by the rules of libjpeg, and decoding with the warnings of libjpeg-turbo, which Pillow hides.
-
-A segment is a marker (0xFF and a code) and, for most codes, a length and a payload of that length. Payloads are
-skipped, and with them the thumbnail in EXIF. Fill bytes, junk and coded pixels may be between segments.
+"""JPEG: decoding with the warnings of libjpeg-turbo, which Pillow hides.
 
 A JPEG has no checksum. If bits of its entropy-coded data are flipped, the decoder often meets an invalid code and
 warns; the photo is damaged although it has pixels. A flip that gives a valid code goes unnoticed.
@@ -10,36 +7,18 @@ warns; the photo is damaged although it has pixels. A flip that gives a valid co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import simplejpeg
 
 from curation_features.errors import PhotoError
+from curation_features.photos.jpeg_segments import START_OF_SCAN, segments
+from curation_features.photos.pillow import open_checked, read_orientation, to_stored
+from curation_features.photos.stored import DecodeLimits, StoredImage
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
-
-FRAMES_NOT_READ: Mapping[int, str] = {
-    0xC3: "lossless JPEG (SOF3)",
-    0xC5: "hierarchical JPEG (SOF5)",
-    0xC6: "hierarchical JPEG (SOF6)",
-    0xC7: "hierarchical lossless JPEG (SOF7)",
-    0xCB: "lossless JPEG (SOF11)",
-    0xCD: "hierarchical JPEG (SOF13)",
-    0xCE: "hierarchical JPEG (SOF14)",
-    0xCF: "hierarchical lossless JPEG (SOF15)",
-    0xDE: "hierarchical JPEG (DHP)",
-    0xDF: "hierarchical JPEG (EXP)",
-    0xF7: "JPEG-LS (SOF55)",
-}
-"""Markers of unsupported frames -> name of the format. Baseline, extended and progressive frames are supported, with
-Huffman (SOF0 to SOF2) or arithmetic (SOF9, SOF10) coding."""
-
-_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # without fill bytes, stuffed 0xFF, TEM and restarts
 
 _MAX_PADDING = 16  # bytes an encoder may pad before the end of the image; any number of zeros is padding, too
 _LOST_PIXELS = re.compile(
@@ -50,21 +29,13 @@ _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tables, restarts, colour space
 
 
-class Segment(NamedTuple):
-    """A segment: its marker's code and start, and its end. The end may exceed the file."""
-
-    kind: int
-    start: int
-    end: int
-
-
-def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
-    """Yield the segments from `start` to the end of the file."""
-    while marker := _MARKER.search(data, start):
-        kind, start = marker[1][0], marker.end()
-        if kind not in (START_OF_IMAGE, END_OF_IMAGE):
-            start += int.from_bytes(data[start : start + 2], "big")
-        yield Segment(kind, marker.start(), start)
+def read_jpeg(data: bytes, limits: DecodeLimits) -> StoredImage:
+    """Decode a JPEG; Pillow decodes what libjpeg-turbo's RGB output does not cover, such as CMYK."""
+    image = open_checked(data, limits)
+    pixels = jpeg_pixels(data) if image.mode in ("L", "RGB") else None
+    if pixels is None:
+        return to_stored(image)
+    return StoredImage(pixels, image.size, read_orientation(image))
 
 
 def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:

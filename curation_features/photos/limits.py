@@ -17,21 +17,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import COMPRESSION, STRIPOFFSETS, TILELENGTH, TILEOFFSETS, TILEWIDTH, TiffImageFile
 
 from curation_features.errors import PhotoError
-from curation_features.photos.jpeg import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
-
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "AVIF": (".avif",),
-}
-"""Supported formats and their suffixes, the usual suffix first."""
-
-FORMATS = tuple(SUFFIXES)
-"""Supported formats; the file name does not matter. A multi-picture or Ultra HDR JPEG counts as its first JPEG."""
+from curation_features.photos.formats import FORMATS
+from curation_features.photos.jpeg_segments import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
 
 MAX_SECONDS = 60.0
 """Default CPU time of a thread for one photo (see `Settings.max_decode_seconds`)."""

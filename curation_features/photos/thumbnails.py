@@ -14,13 +14,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from curation_features.atomic_files import open_regular, write_bytes
-from curation_features.photos.decode import decode, quiet_pillow, upright
+from curation_features.photos.colour import to_srgb
+from curation_features.photos.decode import decode, upright
 from curation_features.photos.limits import check_before_pixels, open_image
+from curation_features.photos.pillow import quiet_pillow, to_stored
 from curation_features.photos.reader import PhotoFile, PhotoReader, is_remote
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
@@ -145,8 +146,8 @@ def _decode_reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
             check_before_pixels(image, file.data, max_pixels)
             scale = 2 * side / max(image.size)
             image.draft("RGB", (int(image.width * scale) or 1, int(image.height * scale) or 1))
-            image.load()
-            return Image.fromarray(np.asarray(upright(image)))  # drops comments
+            stored = to_stored(image)
+            return Image.fromarray(upright(to_srgb(stored.pixels, stored.profile), stored.orientation))
     return Image.fromarray(decode(file, max_pixels=max_pixels).rgb)
 
 

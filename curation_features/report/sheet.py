@@ -25,7 +25,8 @@ from urllib.parse import quote
 from curation_features.atomic_files import cannot_write, replacing
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import PhotoError, StoreError
-from curation_features.photos.limits import SUFFIXES, open_image
+from curation_features.photos.formats import SUFFIXES
+from curation_features.photos.limits import open_image
 from curation_features.photos.reader import is_remote, local_path
 from curation_features.photos.thumbnails import PREVIEW, Thumbnails
 from curation_features.report.page import render

@@ -20,7 +20,7 @@ from pictures import CAT_PIXELS, decoded, encoded, pillows, png, reason_of, reas
 from PIL import Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos.decode import quiet_pillow
+from curation_features.photos.pillow import quiet_pillow
 from curation_features.schema import PHOTO_REASONS
 
 # Upright

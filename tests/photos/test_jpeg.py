@@ -18,9 +18,10 @@ from PIL import Image
 from skimage import data as bundled
 
 from curation_features.errors import PhotoError
-from curation_features.ingest.exif import read_exif
 from curation_features.photos import limits
-from curation_features.photos.jpeg import Segment, jpeg_pixels, segments
+from curation_features.photos.exif import read_exif
+from curation_features.photos.jpeg import jpeg_pixels
+from curation_features.photos.jpeg_segments import Segment, segments
 from curation_features.photos.limits import open_image
 from curation_features.photos.thumbnails import thumbnail
 

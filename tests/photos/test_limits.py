@@ -11,8 +11,9 @@ import pytest
 from pictures import CAT, decoded, encoded, file_of, png, reason_of, refusal, tiff, with_empty_scans
 from PIL import ExifTags, Image
 
-from curation_features.ingest.exif import read_exif
-from curation_features.photos.limits import FORMATS, MAX_EXIF_BYTES, MAX_SCANS
+from curation_features.photos.exif import read_exif
+from curation_features.photos.formats import FORMATS
+from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS
 from curation_features.photos.thumbnails import thumbnail
 from curation_features.service import FeaturesService
 

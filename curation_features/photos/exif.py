@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from PIL import ExifTags
 
-from curation_features.photos.decode import quiet_pillow
 from curation_features.photos.limits import open_image, read_tags
+from curation_features.photos.pillow import quiet_pillow
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DATETIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
