@@ -27,6 +27,7 @@ from curation_features import Settings, TechnicalQualityAnalyzer, load_settings
 from curation_features.errors import WeightsError
 from curation_features.photos.decode import decode
 from curation_features.photos.reader import PhotoReader
+from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import CPU_METRICS
 from curation_features.weights import locate
 
@@ -88,12 +89,12 @@ class Contest:
     def __init__(self, settings: Settings, paths: list[Path]) -> None:
         self._paths = paths
         self._reader = PhotoReader(settings)
-        self._max_pixels = settings.max_pixels
+        self._limits = DecodeLimits(settings.max_pixels)
         self._analyzer = TechnicalQualityAnalyzer(settings)
         self._rgbs = [straightforward_decode(path) for path in paths]
 
     def _decoded(self, path: Path) -> np.ndarray:
-        return decode(self._reader.read(str(path)), max_pixels=self._max_pixels).rgb
+        return decode(self._reader.read(str(path)), self._limits).rgb
 
     def decoding(self) -> Ways:
         """Decode files."""

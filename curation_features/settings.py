@@ -107,6 +107,9 @@ class Settings:
     max_pixels: int = _setting(150_000_000, "photos with more pixels are refused", minimum=1)
     max_file_bytes: int = _setting(1_000_000_000, "photo files with more bytes are refused", minimum=1)
     max_decode_seconds: float = _setting(60.0, "photos that take more work to decode are refused", above=0)
+    isolate_decoders: bool = _setting(
+        True, "decode in child processes, so that a crash or a hang of a decoder costs one photo"
+    )
     batch_size: int = _setting(0, "photos per forward pass; 0: 2 or 1 on CPU, 32 on MPS, 64 on CUDA", minimum=0)
     workers: int = _setting(0, "threads that read, decode and measure; 0: one per core, at most 16", minimum=0)
 

@@ -35,10 +35,10 @@ from mutations import damaged
 
 from curation_features.errors import PhotoError
 from curation_features.ingest.folder import ingest
-from curation_features.photos.decode import decode
 from curation_features.photos.exif import read_exif
+from curation_features.photos.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
-from curation_features.photos.thumbnails import thumbnail
+from curation_features.photos.thumbnail import ICON
 from curation_features.schema import PHOTO_REASONS, Measurement
 from curation_features.settings import Settings
 from curation_features.technical.analyzer import TechnicalQualityAnalyzer
@@ -73,12 +73,20 @@ class Trial:
     Args:
         root: an empty folder.
         brisque: a regressor; by default one with random support vectors.
+        isolated: decode in child processes. Without them, decoders that crash are findings.
     """
 
-    def __init__(self, root: Path, brisque: Any = None) -> None:
+    def __init__(self, root: Path, brisque: Any = None, *, isolated: bool = False) -> None:
         self.settings = Settings(
-            root=root, max_pixels=MAX_PIXELS, workers=1, preview_side=64, brisque_side=64, device="cpu"
+            root=root,
+            max_pixels=MAX_PIXELS,
+            workers=1,
+            preview_side=64,
+            brisque_side=64,
+            device="cpu",
+            isolate_decoders=isolated,
         )
+        self._decoder = Decoder(self.settings)
         self.trespasses: list[str] = []
         self._photo = root / "photos" / "photo.jpg"
         self._photo.parent.mkdir()
@@ -116,7 +124,7 @@ class Trial:
         self._write(data)
         outcome = self._measured()
         json.dumps(read_exif(data), allow_nan=False)
-        small = thumbnail(self._reader.read("photos/photo.jpg"), max_pixels=MAX_PIXELS) if data else None
+        small = self._decoder.make_thumbnail(self._reader.read("photos/photo.jpg"), ICON) if data else None
         assert outcome != "measured" or small is not None, "a photo without a thumbnail"
         result = ingest([self._photo], self.settings, batch_id="fuzz", replace=True)
         rejected = [reason.partition(":")[0] for _, reason in result.rejected]
@@ -135,7 +143,7 @@ class Trial:
 
     def _measured(self) -> str:
         try:
-            photo = decode(self._reader.read("photos/photo.jpg"), max_pixels=MAX_PIXELS)
+            photo = self._decoder.decode(self._reader.read("photos/photo.jpg"))
         except PhotoError as error:
             assert error.reason in PHOTO_REASONS, f"unknown reason {error.reason}"
             return error.reason

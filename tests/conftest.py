@@ -10,8 +10,7 @@ import hypothesis
 import pytest
 from worlds import World
 
-from curation_features.photos.decode import decode
-from curation_features.pipeline import preparation
+from curation_features.photos.isolation import Decoder
 from curation_features.settings import Settings
 
 pytest_plugins = ["checkpoints", "hubs", "libraries", "webhooks"]
@@ -70,9 +69,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A project in an empty folder. Decoding is the real one, and counted."""
     found = World(tmp_path)
 
-    def counted(file, **limits):
-        found.decoded.append(file.sha256)
-        return decode(file, **limits)
+    decode = Decoder.decode
 
-    monkeypatch.setattr(preparation, "decode", counted)
+    def counted(decoder, file):
+        found.decoded.append(file.sha256)
+        return decode(decoder, file)
+
+    monkeypatch.setattr(Decoder, "decode", counted)
     return found

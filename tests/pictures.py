@@ -17,6 +17,7 @@ from skimage import data as bundled
 from curation_features.errors import PhotoError
 from curation_features.photos.decode import Photo, decode
 from curation_features.photos.reader import PhotoFile
+from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import PHOTO_REASONS
 
 CAT_PIXELS = np.ascontiguousarray(bundled.chelsea()[60:156, 100:164])
@@ -35,7 +36,7 @@ def file_of(data: bytes) -> PhotoFile:
 
 
 def decoded(data: bytes, **limits: float) -> Photo:
-    return decode(file_of(data), **{"max_pixels": 100_000_000, **limits})
+    return decode(file_of(data), DecodeLimits(**{"max_pixels": 100_000_000, **limits}))
 
 
 def rgb_of(data: bytes) -> np.ndarray:

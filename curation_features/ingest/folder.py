@@ -11,36 +11,26 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from curation_features.atomic_files import link_bytes, store_bytes, sweep, uri
+from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import InputError, ManifestError, PhotoError
 from curation_features.ingest.discovery import scan
+from curation_features.ingest.images import Images
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, read_manifest, to_json
-from curation_features.photos.decode import decode
 from curation_features.photos.exif import read_exif
-from curation_features.photos.formats import SUFFIXES
-from curation_features.photos.reader import RANKING_FOLDER, PhotoFile, PhotoReader
+from curation_features.photos.reader import RANKING_FOLDER, PhotoReader
 from curation_features.settings import Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
-
-RANKING_SIDE = 2048
-"""Longest side of a ranking image, px."""
-
-STANDARD_SIDE = 1024
-"""Longest side of a standardised image, which the pipeline analyses, px."""
 
 _MAX_ID = 128  # characters
 
@@ -157,15 +147,21 @@ def ingest(
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
     workers = worker_count(settings.workers)
     before = _read_previous(store, batch_id, replace)
+    identities: list[_Identity | None] = [None] * len(paths)
     if before and not replace:
         with comparing or nullcontext():
             identify = partial(_identify, reader=reader, settings=settings)
-            _check_replacement(batch_id, before, [*bounded_map(identify, paths, workers=workers, ahead=2 * workers)])
+            found = [*bounded_map(identify, paths, workers=workers, ahead=2 * workers)]
+            _check_replacement(batch_id, before, found)
+            identities = [*found]
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     artifacts: list[dict[str, Any]] = []
     rejected: list[tuple[Path, str]] = []
     rows = bounded_map(
-        partial(_ingest_photo, reader=reader, settings=settings), paths, workers=workers, ahead=2 * workers
+        partial(_ingest_photo, reader=reader, images=Images(settings), settings=settings),
+        [(path, identity[0] if identity else None) for path, identity in zip(paths, identities, strict=True)],
+        workers=workers,
+        ahead=2 * workers,
     )
     for photo, (artifact, rejection) in zip(photos, rows, strict=True):
         artifacts.append(artifact)
@@ -246,13 +242,23 @@ def _hash_uri(original_uri: str) -> str:
     return hashlib.sha256(original_uri.encode()).hexdigest()
 
 
-def _ingest_photo(path: Path, reader: PhotoReader, settings: Settings) -> tuple[dict[str, Any], str | None]:
-    """Return the artifact of a file, and the reason of a failure."""
+def _ingest_photo(
+    photo: tuple[Path, str | None], reader: PhotoReader, images: Images, settings: Settings
+) -> tuple[dict[str, Any], str | None]:
+    """Return the artifact of a file, and the reason of a failure.
+
+    Args:
+        photo: the file, and its SHA-256 if it was read before.
+    """
+    path, sha256 = photo
     original_uri = uri(path, settings.root)
     file = None
     try:
-        file = reader.read(original_uri)
-        return _write_images(file, original_uri, settings), None
+        fields = images.known_fields(sha256) if sha256 else None
+        if fields is None:
+            file = reader.read(original_uri)
+            sha256, fields = file.sha256, images.fields(file)
+        return {"photo_id": sha256, "original_uri": original_uri, **fields}, None
     except PhotoError as error:
         message = str(error)
         if error.reason == "forbidden_path" and path.is_symlink():
@@ -265,45 +271,3 @@ def _ingest_photo(path: Path, reader: PhotoReader, settings: Settings) -> tuple[
             "ingest_error": {"reason": error.reason, "message": message[:MAX_INGEST_MESSAGE]},
         }
         return artifact, f"{error.reason}: {message}"
-
-
-def _write_images(file: PhotoFile, original_uri: str, settings: Settings) -> dict[str, Any]:
-    photo = decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds)
-    image = Image.fromarray(photo.rgb)
-    folder = settings.data_path / RANKING_FOLDER
-    ranking, standard = folder / f"{file.sha256}.jpg", folder / f"{file.sha256}_1024.jpg"
-    _reduce(image, RANKING_SIDE, ranking)
-    if max(image.size) <= STANDARD_SIDE and not _has_content(standard):  # both are equal
-        link_bytes(ranking, standard)
-    return {
-        "photo_id": file.sha256,
-        "original_uri": original_uri,
-        "ranking_uri": uri(ranking, settings.root),
-        "std_uri": uri(standard, settings.root),
-        "exif": read_exif(file.data),
-        "format": SUFFIXES[photo.info.format][0],
-        "processing_metadata": {
-            "original_size": [photo.info.width, photo.info.height],
-            "standardized_size": _reduce(image, STANDARD_SIDE, standard),
-            "processing_method": "quality_preserved",
-        },
-    }
-
-
-def _reduce(image: Image.Image, side: int, path: Path) -> list[int]:
-    """Write `image` reduced to `side` px, if missing. Returns [width, height]."""
-    scale = min(1.0, side / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if _has_content(path):
-        with suppress(OSError):  # owned by another user
-            os.utime(path)  # marks it as in use until the manifest is written
-    else:
-        reduced = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        buffer = BytesIO()
-        reduced.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
-        store_bytes(path, buffer.getvalue(), durable=False)
-    return list(size)
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0

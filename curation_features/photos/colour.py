@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+def _srgb_profile() -> bytes:
+    """Return an sRGB profile, the same at any time: without its date of creation (ICC.1:2022, 7.2.8)."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data[24:36] = bytes(12)
+    return bytes(data)
+
+
+SRGB_PROFILE = _srgb_profile()
+"""ICC profile of sRGB."""
 
 
 def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint8]:

@@ -13,9 +13,9 @@ from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, 
 from curation_features.photos.colour import to_srgb
 from curation_features.photos.formats import identify
 from curation_features.photos.jpeg import read_jpeg
-from curation_features.photos.limits import MAX_SECONDS
 from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
 from curation_features.photos.reader import PhotoFile
+from curation_features.photos.reduction import reduce
 from curation_features.photos.stored import DecodeLimits, StoredImage
 from curation_features.photos.tiff import read_tiff
 from curation_features.schema import PhotoInfo
@@ -43,19 +43,18 @@ class Photo:
     notes: tuple[str, ...] = ()
 
 
-def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS) -> Photo:
+def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool = False) -> Photo:
     """Decode the first frame of a photo as upright 8-bit sRGB.
 
-    The EXIF or XMP orientation is applied. Transparency is composited on white, 16-bit gray is scaled by 1/257, and
-    gray becomes three equal channels. Unreadable metadata is ignored; unreadable pixels are an error. The checksums of
-    a PNG are verified. A JPEG has none: a truncated file, a broken structure, or entropy-coded data that libjpeg
-    reports as corrupt is refused; a flipped bit that gives a valid code goes unnoticed.
+    The EXIF or XMP orientation and the colour profile are applied. Transparency is composited on white, 16-bit gray is
+    scaled by 1/257, and gray becomes three equal channels. Unreadable metadata is ignored; unreadable pixels are an
+    error. The checksums of a PNG are verified. A JPEG has none: a truncated file, a broken structure, or entropy-coded
+    data that libjpeg reports as corrupt is refused; a flipped bit that gives a valid code goes unnoticed.
 
     Args:
-        max_pixels: maximum width times height, checked before pixels are decoded. Pillow's limit, twice
-            `PIL.Image.MAX_IMAGE_PIXELS` (by default 179 million), applies as well.
-        max_seconds: maximum CPU time of this thread for parsing. A single call of a decoder cannot be interrupted;
-            `limits` bounds its input.
+        limits: a single call of a decoder cannot be interrupted; `photos.limits` bounds its input.
+        side: if above 0, the long side is reduced by area to at most this many px.
+        scaled: the decoder may give a smaller image of at least `side` px, which is faster and less exact.
 
     Raises:
         PhotoError: `too_large`, `too_slow`, `truncated`, `unsupported_format` or `unreadable`.
@@ -64,8 +63,12 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
     kind = identify(file.data)
     with quiet_pillow():
         try:
-            stored = READERS.get(kind, read_with_pillow)(file.data, DecodeLimits(max_pixels, max_seconds))
-            rgb = upright(to_srgb(stored.pixels, stored.profile), stored.orientation)
+            if kind == "JPEG":
+                stored = read_jpeg(file.data, limits, side if scaled else 0)
+            else:
+                stored = READERS.get(kind, read_with_pillow)(file.data, limits)
+            pixels = reduce(stored.pixels, side) if side else stored.pixels
+            rgb = upright(to_srgb(pixels, stored.profile), stored.orientation)
         except PhotoError:
             raise
         except Image.DecompressionBombError as error:

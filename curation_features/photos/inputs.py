@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos.decode import decode
+from curation_features.photos.isolation import Decoder
 from curation_features.photos.pillow import quiet_pillow
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.settings import Settings
@@ -55,7 +55,7 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
         raise TypeError(f"{_ACCEPTED}, not {type(image).__name__}")
     file = _to_file(image) if isinstance(image, Image.Image) else _read(str(image), settings)
     try:
-        return decode(file, max_pixels=settings.max_pixels, max_seconds=settings.max_decode_seconds).rgb
+        return Decoder(settings).decode(file).rgb
     except PhotoError as error:
         if isinstance(image, Image.Image):
             raise

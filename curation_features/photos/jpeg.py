@@ -7,9 +7,11 @@ warns; the photo is damaged although it has pixels. A flip that gives a valid co
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import simplejpeg
+from PIL.JpegImagePlugin import JpegImageFile
 
 from curation_features.errors import PhotoError
 from curation_features.photos.jpeg_segments import START_OF_SCAN, segments
@@ -29,9 +31,18 @@ _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _NEEDED = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE})  # frame, tables, restarts, colour space
 
 
-def read_jpeg(data: bytes, limits: DecodeLimits) -> StoredImage:
-    """Decode a JPEG; Pillow decodes what libjpeg-turbo's RGB output does not cover, such as CMYK."""
+def read_jpeg(data: bytes, limits: DecodeLimits, min_side: int = 0) -> StoredImage:
+    """Decode a JPEG; Pillow decodes what libjpeg-turbo's RGB output does not cover, such as CMYK.
+
+    Args:
+        min_side: if above 0, the image may be decoded at 1/2, 1/4 or 1/8 if its long side keeps this many px.
+    """
     image = open_checked(data, limits)
+    if min_side and isinstance(image, JpegImageFile):
+        size = image.size
+        scale = min_side / max(size)
+        image.draft("RGB", (int(image.width * scale) or 1, int(image.height * scale) or 1))
+        return replace(to_stored(image), size=size)
     pixels = jpeg_pixels(data) if image.mode in ("L", "RGB") else None
     if pixels is None:
         return to_stored(image)

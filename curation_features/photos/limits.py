@@ -23,6 +23,9 @@ from curation_features.photos.jpeg_segments import END_OF_IMAGE, FRAMES_NOT_READ
 MAX_SECONDS = 60.0
 """Default CPU time of a thread for one photo (see `Settings.max_decode_seconds`)."""
 
+LARGE_PIXELS = 64_000_000
+"""Photos with more pixels are decoded one at a time, and reduced while decoding where the format allows it."""
+
 MAX_SCANS = 100
 """Scans of one JPEG. A progressive JPEG has about ten; each scan, even an empty one, is a pass over all blocks."""
 

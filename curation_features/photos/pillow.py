@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from curation_features.errors import PhotoError
 from curation_features.photos.formats import FORMATS, OTHER_FORMATS
-from curation_features.photos.limits import check_before_pixels, open_image, read_tags
+from curation_features.photos.limits import LARGE_PIXELS, check_before_pixels, open_image, read_tags
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def open_checked(data: bytes, limits: DecodeLimits) -> Image.Image:
     """Open an image, and check the limits."""
     image = open_image(data, seconds=limits.max_seconds)
     check_before_pixels(image, data, limits.max_pixels)
+    if image.width * image.height > LARGE_PIXELS:
+        limits.wait_for_turn()
     return image
 
 

@@ -1,7 +1,8 @@
-"""`StoredImage`: the pixels of a photo file as its decoder gives them."""
+"""`StoredImage`: the pixels of a photo file as its decoder gives them; `DecodeLimits` of decoders."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Limits on one photo: width times height, and CPU seconds of this thread for parsing."""
+    """Limits on one photo.
+
+    Attributes:
+        max_pixels: maximum width times height.
+        max_seconds: maximum CPU seconds of this thread for parsing.
+        wait_for_turn: called before the pixels of a large photo are decoded (`limits.LARGE_PIXELS`); it returns when
+            no other large photo is in memory.
+    """
 
     max_pixels: int
     max_seconds: float = MAX_SECONDS
+    wait_for_turn: Callable[[], object] = bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from curation_features.errors import (
     WeightsError,
     too_many_files,
 )
-from curation_features.photos.decode import decode
+from curation_features.photos.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
@@ -63,6 +63,7 @@ class Preparation:
         self, settings: Settings, models: Models, cache: FeatureCache, technical: TechnicalQualityAnalyzer
     ) -> None:
         self.reader = PhotoReader(settings)
+        self._decoder = Decoder(settings)
         self._settings = settings
         self._models = models
         self._cache = cache
@@ -106,9 +107,7 @@ class Preparation:
         record.partly_cached = bool(todo and valid)
         if entry is None or todo:
             with stats.timing("decode"):
-                photo = decode(
-                    file, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_decode_seconds
-                )
+                photo = self._decoder.decode(file)
             item.entry = entry = entry or CacheEntry(photo.info)
             self._measure(item, photo.rgb, todo, plan, stats)
         record.info = entry.info

@@ -28,7 +28,8 @@ from curation_features.errors import PhotoError, StoreError
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.limits import open_image
 from curation_features.photos.reader import is_remote, local_path
-from curation_features.photos.thumbnails import PREVIEW, Thumbnails
+from curation_features.photos.thumbnail import PREVIEW
+from curation_features.photos.thumbnails import Thumbnails
 from curation_features.report.page import render
 from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
 from curation_features.schema import METRICS, PhotoRecord

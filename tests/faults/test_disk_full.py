@@ -20,7 +20,8 @@ from interpreters import run_python
 
 from curation_features.cli import main
 from curation_features.errors import MissingWeightsError
-from curation_features.pipeline import Models, preparation
+from curation_features.photos.isolation import Decoder
+from curation_features.pipeline import Models
 from curation_features.service import FeaturesService
 from curation_features.weights import Copies, KnownFile
 from curation_features.weights.fetch import fetch_known_file
@@ -295,6 +296,7 @@ import json, os, resource, sys
 from pathlib import Path
 from curation_features.errors import CurationError
 from curation_features.photos.decode import decode
+from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.reader import PhotoReader
 from curation_features.service import FeaturesService
 from worlds import World
@@ -321,7 +323,7 @@ def process(left):
 def decoded(_):
     file = PhotoReader(world.settings).read(batch["artifacts"][0]["original_uri"])
     exhaust(0)
-    return decode(file, max_pixels=10**6).info.format
+    return decode(file, DecodeLimits(10**6)).info.format
 
 def outcome(what, left):
     reader, writer = os.pipe()
@@ -359,12 +361,12 @@ def test_the_pixels_of_a_long_batch_are_not_kept(world, monkeypatch: pytest.Monk
     """As many images at once for 120 photos as for 40."""
     alive: list[int] = []
     lock = threading.Lock()
-    counted = preparation.decode
+    counted = Decoder.decode
     now = 0
 
-    def tracked(file: Any, **limits: Any) -> Any:
+    def tracked(decoder: Decoder, file: Any) -> Any:
         nonlocal now
-        photo = counted(file, **limits)
+        photo = counted(decoder, file)
 
         def gone() -> None:
             nonlocal now
@@ -377,7 +379,7 @@ def test_the_pixels_of_a_long_batch_are_not_kept(world, monkeypatch: pytest.Monk
         weakref.finalize(photo.rgb, gone)
         return photo
 
-    monkeypatch.setattr(preparation, "decode", tracked)
+    monkeypatch.setattr(Decoder, "decode", tracked)
     settings = world.settings.replace(workers=2, batch_size=4)
     photo = world.photo("a.png", size=(32, 32))
     for count in (40, 120):

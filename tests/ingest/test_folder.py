@@ -18,8 +18,11 @@ from specification import EXAMPLE
 from curation_features.errors import ManifestError, StoreError
 from curation_features.ingest.folder import batch_id_of, find_photos, ingest, new_batch_id
 from curation_features.manifest import batch_from, read_manifest
+from curation_features.photos.copies import Copies
 from curation_features.photos.decode import decode
-from curation_features.photos.reader import PhotoReader
+from curation_features.photos.isolation import Decoder
+from curation_features.photos.reader import PhotoFile, PhotoReader
+from curation_features.photos.stored import DecodeLimits
 from curation_features.settings import Settings
 
 ARTIFACT = json.loads(EXAMPLE)["artifacts"][0]
@@ -32,6 +35,20 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30), **options: Any) ->
     pixels = np.stack([columns * 255 // size[0], rows * 255 // size[1], (rows + columns) % 256], axis=2)
     Image.fromarray(pixels.astype(np.uint8)).save(path, **options)
     return path
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SHA-256 of each file whose images are made, in order."""
+    files: list[str] = []
+    make_copies = Decoder.make_copies
+
+    def counted(decoder: Decoder, file: PhotoFile) -> Copies:
+        files.append(file.sha256)
+        return make_copies(decoder, file)
+
+    monkeypatch.setattr(Decoder, "make_copies", counted)
+    return files
 
 
 def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog, monkeypatch) -> None:
@@ -94,6 +111,7 @@ def test_a_photo_becomes_an_artifact(settings: Settings) -> None:
             "original_size": [1500, 3000],
             "standardized_size": [512, 1024],
             "processing_method": "quality_preserved",
+            "color_space": "sRGB",
         },
     }
     assert result.rejected == ()
@@ -113,7 +131,7 @@ def test_the_manifest_is_what_the_pipeline_reads(settings: Settings) -> None:
     assert [artifact["original_uri"] for artifact in result.manifest["artifacts"]] == ["./b.png", "./a.webp", "./c.tif"]
     assert [artifact["format"] for artifact in result.manifest["artifacts"]] == [".png", ".webp", ".tif"]
     for artifact in batch.artifacts:
-        decode(PhotoReader(settings).read(artifact.image_uri), max_pixels=settings.max_pixels)
+        decode(PhotoReader(settings).read(artifact.image_uri), DecodeLimits(settings.max_pixels))
     assert done == [1, 1, 1]
 
 
@@ -186,16 +204,39 @@ def test_photos_outside_the_root_are_read_but_not_links_out(
     assert reason.startswith("forbidden_path: it is a link")
 
 
-def test_existing_images_are_kept_and_empty_ones_replaced(settings: Settings) -> None:
-    photo = write_photo(settings.root / "a.png", (1200, 30))
+def test_an_unchanged_photo_is_not_decoded_again(settings: Settings, decoded: list[str]) -> None:
+    photos = [write_photo(settings.root / name, size) for name, size in (("a.png", (1200, 30)), ("b.png", (20, 30)))]
+    first = ingest(photos, settings, batch_id="batch_1")
+    assert len(decoded) == 2
+    assert ingest(photos, settings, batch_id="batch_1").manifest == first.manifest
+    assert ingest(photos, settings, batch_id="batch_1", replace=True).manifest == first.manifest
+    assert ingest(photos, settings, batch_id="other").manifest["artifacts"] == first.manifest["artifacts"]
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("uri", ["ranking_uri", "std_uri"])
+@pytest.mark.parametrize("damage", [b"", b"damaged", None], ids=["empty", "damaged", "missing"])
+def test_a_damaged_image_is_made_again(settings: Settings, decoded: list[str], uri: str, damage: bytes | None) -> None:
+    photos = [write_photo(settings.root / "a.png", (1200, 30)), write_photo(settings.root / "b.png", (1201, 30))]
+    first = ingest(photos, settings, batch_id="batch_1")
+    image = settings.root / first.manifest["artifacts"][1][uri]
+    expected = image.read_bytes()
+    image.unlink()
+    if damage is not None:
+        image.write_bytes(damage)
+    assert ingest(photos, settings, batch_id="batch_1").manifest == first.manifest
+    assert image.read_bytes() == expected
+    assert decoded[2:] == [first.manifest["artifacts"][1]["photo_id"]]  # the other photo is not decoded again
+
+
+@pytest.mark.parametrize("record", [b"", b"{}", b'{"version": 1}', b'{"version": 0, "images": [], "fields": {}}'])
+def test_a_damaged_record_costs_a_decode(settings: Settings, decoded: list[str], record: bytes) -> None:
+    photo = write_photo(settings.root / "a.png", (20, 30))
     first = ingest([photo], settings, batch_id="batch_1")
-    ranking, standard = (settings.root / first.manifest["artifacts"][0][uri] for uri in ("ranking_uri", "std_uri"))
-    expected = standard.read_bytes()
-    ranking.write_bytes(b"kept")
-    standard.write_bytes(b"")
+    (path,) = (settings.data_path / "cache/ingest").iterdir()
+    path.write_bytes(record)
     assert ingest([photo], settings, batch_id="batch_1").manifest == first.manifest
-    assert ranking.read_bytes() == b"kept"
-    assert standard.read_bytes() == expected
+    assert len(decoded) == 2
 
 
 def test_file_names_outside_utf8_survive_the_manifest(settings: Settings) -> None:

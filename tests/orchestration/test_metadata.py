@@ -27,7 +27,8 @@ from curation_features.orchestration.metadata import (
     missing_metadata,
     stage_metadata,
 )
-from curation_features.photos.thumbnails import ICON, Thumbnails
+from curation_features.photos.thumbnail import ICON
+from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline import EnrichedBatch, Plan, RunStats, merge
 from curation_features.schema import (
     METRIC_NAMES,

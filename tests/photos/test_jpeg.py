@@ -23,7 +23,8 @@ from curation_features.photos.exif import read_exif
 from curation_features.photos.jpeg import jpeg_pixels
 from curation_features.photos.jpeg_segments import Segment, segments
 from curation_features.photos.limits import open_image
-from curation_features.photos.thumbnails import thumbnail
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.thumbnail import ICON, make_thumbnail
 
 WHOLE_CAT = Image.fromarray(bundled.chelsea())
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -184,7 +185,7 @@ def test_a_frame_that_is_not_read_is_refused_by_its_marker(kind: int) -> None:
     error = refusal(lambda: rgb_of(data))
     assert error.reason == "unsupported_format"
     assert NAMES[kind] in str(error)
-    assert thumbnail(file_of(data), max_pixels=1_000_000) is None
+    assert make_thumbnail(file_of(data), ICON, DecodeLimits(1_000_000)) is None
     assert read_exif(data)["camera"] == "Unknown"
 
 
@@ -253,7 +254,7 @@ def test_arithmetic_coding_is_read(kind: int) -> None:
     data = base64.b64decode(ARITHMETIC[kind])
     assert bytes([0xFF, kind]) in data
     np.testing.assert_array_equal(rgb_of(data), rgb_of(base64.b64decode(HUFFMAN)))
-    assert thumbnail(file_of(data), max_pixels=1_000_000) is not None
+    assert make_thumbnail(file_of(data), ICON, DecodeLimits(1_000_000)) is not None
 
 
 @pytest.mark.usefixtures("no_decoder")
@@ -297,7 +298,7 @@ def test_frames_in_a_tiff_are_checked(options: dict[str, Any]) -> None:
         data = with_other_frame(encoded(photo, "TIFF", compression="jpeg", **options))
         error = refusal(lambda data=data: rgb_of(data))
         assert (error.reason, "lossless JPEG (SOF3)" in str(error)) == ("unsupported_format", True)
-        assert thumbnail(file_of(data), max_pixels=1_000_000) is None
+        assert make_thumbnail(file_of(data), ICON, DecodeLimits(1_000_000)) is None
 
 
 def gray_tiff(jpeg: bytes, *more: tuple[int, int, int, int], compression: int = 7, order: str = "<") -> bytes:

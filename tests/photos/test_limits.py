@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 from curation_features.photos.exif import read_exif
 from curation_features.photos.formats import FORMATS
 from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS
-from curation_features.photos.thumbnails import thumbnail
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.thumbnail import ICON, make_thumbnail
 from curation_features.service import FeaturesService
 
 # --- scans of a JPEG ------------------------------------------------------------------------------------------------
@@ -24,7 +25,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     slow = with_empty_scans(20_000, side=3000)  # minutes of work in a file of 0.2 MB
     assert len(slow) < 300_000
     assert reason_of(slow) == "too_large"
-    assert thumbnail(file_of(slow), max_pixels=10_000_000) is None
+    assert make_thumbnail(file_of(slow), ICON, DecodeLimits(10_000_000)) is None
 
 
 def test_the_scans_of_encoders_are_few() -> None:
@@ -148,7 +149,7 @@ def test_only_listed_formats_are_tried(kind: str, monkeypatch: pytest.MonkeyPatc
     data = encoded(CAT.convert({"MSP": "1", "SPIDER": "F"}.get(kind, "RGB")), kind)
     assert reason_of(data) in ("unreadable", "unsupported_format")
     assert read_exif(data)["camera"] == "Unknown"
-    assert thumbnail(file_of(data), max_pixels=10_000) is None
+    assert make_thumbnail(file_of(data), ICON, DecodeLimits(10_000)) is None
     assert len(asked) == 3
     assert set(asked) == {FORMATS}
 

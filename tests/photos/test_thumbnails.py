@@ -16,7 +16,9 @@ from skimage import data as bundled
 from skimage.metrics import structural_similarity
 
 from curation_features.photos.reader import PhotoReader
-from curation_features.photos.thumbnails import ICON, PREVIEW, ThumbnailKind, Thumbnails, thumbnail
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.thumbnail import ICON, PREVIEW, ThumbnailKind, make_thumbnail
+from curation_features.photos.thumbnails import Thumbnails
 from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 
@@ -27,12 +29,16 @@ KINDS = pytest.mark.parametrize("wanted", [ICON, PREVIEW], ids=["icon", "preview
 
 
 def shown(data: bytes, wanted: ThumbnailKind = ICON) -> Image.Image:
-    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS)
+    small = make_thumbnail(file_of(data), wanted, DecodeLimits(MAX_PIXELS))
     assert small is not None
     assert len(small) <= wanted.max_bytes
     image = Image.open(BytesIO(small), formats=[wanted.format])
     assert image.mode == "RGB"
     return image
+
+
+def shown_bytes(path: Path) -> bytes | None:
+    return make_thumbnail(file_of(path.read_bytes()), ICON, DecodeLimits(MAX_PIXELS))
 
 
 def difference(image: Image.Image, expected: Image.Image) -> float:
@@ -79,7 +85,7 @@ def test_the_size_is_limited_and_never_enlarged(wanted, size, expected, kind) ->
 def test_a_preview_looks_better_than_a_jpeg_of_as_many_bytes() -> None:
     small = CAT.copy()
     small.thumbnail((256, 256))
-    preview = thumbnail(file_of(encoded(CAT, "PNG")), PREVIEW, max_pixels=MAX_PIXELS)
+    preview = make_thumbnail(file_of(encoded(CAT, "PNG")), PREVIEW, DecodeLimits(MAX_PIXELS))
     others = [encoded(small, "JPEG", quality=quality, optimize=True) for quality in range(90, 10, -5)]
     other = next(data for data in others if len(data) <= len(preview))
     expected, *grays = (
@@ -93,7 +99,7 @@ def test_the_bytes_are_limited() -> None:
     noise = encoded(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8), "PNG")
     for wanted, side in ((ICON, 72), (replace(ICON, side=200), 200), (PREVIEW, 256)):
         assert shown(noise, wanted).size == (side, side)
-    assert thumbnail(file_of(noise), replace(ICON, max_bytes=100), max_pixels=MAX_PIXELS) is None
+    assert make_thumbnail(file_of(noise), replace(ICON, max_bytes=100), DecodeLimits(MAX_PIXELS)) is None
 
 
 @KINDS
@@ -110,7 +116,7 @@ def test_nothing_but_pixels_is_kept(wanted) -> None:
         of_format = {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     assert set(image.info) <= of_format
     assert not image.getexif()
-    small = thumbnail(file_of(data), wanted, max_pixels=MAX_PIXELS) or b""
+    small = make_thumbnail(file_of(data), wanted, DecodeLimits(MAX_PIXELS)) or b""
     assert not any(word in small for word in (b"Jane", b"SN-1", b"Exif", b"EXIF", b"ICC", b"XMP", b"http"))
 
 
@@ -118,7 +124,7 @@ def test_every_decodable_photo_has_a_thumbnail(shared_data) -> None:
     files = [path for path in (shared_data / "corrupt").iterdir() if path.suffix and path.is_file()]
     files = [path for path in files if path.name != "hopper_bad_exif.jpg"]  # thumbnails do not check for its damage
     readable = {path.name: reason_or_none(path.read_bytes()) is None for path in files}
-    small = {path.name: thumbnail(file_of(path.read_bytes()), max_pixels=MAX_PIXELS) for path in files}
+    small = {path.name: make_thumbnail(file_of(path.read_bytes()), ICON, DecodeLimits(MAX_PIXELS)) for path in files}
     assert {name: data is not None for name, data in small.items()} == readable
     assert {*readable.values()} == {True, False}
 
@@ -126,10 +132,10 @@ def test_every_decodable_photo_has_a_thumbnail(shared_data) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_there_is_none_of_a_damaged_or_oversized_photo(kind) -> None:
     whole = encoded(CAT, kind)
-    assert thumbnail(file_of(whole), max_pixels=451 * 300) is not None
-    assert thumbnail(file_of(whole), max_pixels=451 * 300 - 1) is None
+    assert make_thumbnail(file_of(whole), ICON, DecodeLimits(451 * 300)) is not None
+    assert make_thumbnail(file_of(whole), ICON, DecodeLimits(451 * 300 - 1)) is None
     for data in (b"", b"no image", whole[: len(whole) // 2]):
-        assert thumbnail(file_of(data), max_pixels=MAX_PIXELS) is None
+        assert make_thumbnail(file_of(data), ICON, DecodeLimits(MAX_PIXELS)) is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +156,7 @@ def test_a_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch, ki
 
     file = file_of(encoded(CAT.resize(size), "JPEG"))
     monkeypatch.setattr(JpegImageFile, "load", watched)
-    assert thumbnail(file, kind, max_pixels=MAX_PIXELS) is not None
+    assert make_thumbnail(file, kind, DecodeLimits(MAX_PIXELS)) is not None
     assert set(sizes) == {reduced}
 
 
@@ -166,7 +172,9 @@ def record(settings: Settings) -> PhotoRecord:
 
 def test_a_record_gives_the_thumbnail_of_its_photo(settings, record) -> None:
     found = Thumbnails(settings)(record)
-    assert found == thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
+    assert found == make_thumbnail(
+        file_of((settings.root / "cat.jpg").read_bytes()), ICON, DecodeLimits(settings.max_pixels)
+    )
     assert found is not None
     of_file_uri = replace(record, image_uri=(settings.root / "cat.jpg").as_uri())
     assert Image.open(BytesIO(Thumbnails(settings, SMALL)(of_file_uri) or b"")).size == (20, 13)
@@ -252,7 +260,9 @@ def test_a_remote_photo_is_not_opened(settings, record, opened, scheme) -> None:
 
 @pytest.mark.parametrize("blocked", ["data", "data/cache", "data/cache/thumbnails"])
 def test_a_folder_that_cannot_be_made_costs_nothing(settings, record, opened, blocked) -> None:
-    expected = thumbnail(file_of((settings.root / "cat.jpg").read_bytes()), max_pixels=settings.max_pixels)
+    expected = make_thumbnail(
+        file_of((settings.root / "cat.jpg").read_bytes()), ICON, DecodeLimits(settings.max_pixels)
+    )
     path = settings.root / blocked
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"a file where the folder should be")

@@ -1,0 +1,103 @@
+"""The images that `ingest` writes for each photo, and the record by which an unchanged photo is not decoded again.
+
+    data/rankingInput/{sha256}.jpg           at most 2048 px
+    data/rankingInput/{sha256}_1024.jpg      at most 1024 px; a link to the other if that is small enough
+    data/cache/ingest/{sha256}.json          may be deleted at any time
+
+`sha256` is that of the original file. A record is valid only while both images have the bytes that it names, so a
+damaged image is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from curation_features.atomic_files import link_bytes, open_regular, store_bytes, uri, write_bytes
+from curation_features.photos.copies import Copies
+from curation_features.photos.formats import SUFFIXES
+from curation_features.photos.isolation import Decoder
+from curation_features.photos.reader import RANKING_FOLDER, PhotoFile
+from curation_features.settings import Settings
+
+_RECORD_VERSION = 1  # increment it when a change alters the images or the fields of an artifact
+
+
+class Images:
+    """Makes the images of photos, and the fields of their artifacts. Safe for use by several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._decoder = Decoder(settings)
+        self._root = settings.root
+        self._folder = settings.data_path / RANKING_FOLDER
+        self._records = settings.data_path / "cache" / "ingest"
+
+    def fields(self, file: PhotoFile) -> dict[str, Any]:
+        """Return the fields of a photo's artifact, and write its images if they are missing or damaged.
+
+        Raises:
+            PhotoError: the photo cannot be decoded.
+            ResourceError: see `Decoder`.
+            StoreError: an image cannot be written.
+        """
+        return self.known_fields(file.sha256) or self._make(file)
+
+    def known_fields(self, sha256: str) -> dict[str, Any] | None:
+        """Return the fields of a photo whose record and images are there and whole, without its file."""
+        try:
+            with open_regular(self._records / f"{sha256}.json") as stream:
+                record = json.loads(stream.read())
+            if record["version"] != _RECORD_VERSION:
+                return None
+            for path, digest in zip(self._paths(sha256), record["images"], strict=True):
+                with open_regular(path) as stream:
+                    if hashlib.sha256(stream.read()).hexdigest() != digest:
+                        return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        for path in self._paths(sha256):
+            with suppress(OSError):  # owned by another user
+                os.utime(path)  # marks it as in use until the manifest is written
+        return self._artifact(sha256, record["fields"])
+
+    def _make(self, file: PhotoFile) -> dict[str, Any]:
+        copies = self._decoder.make_copies(file)
+        ranking, standard = self._paths(file.sha256)
+        store_bytes(ranking, copies.ranking, durable=False)
+        if copies.standard:
+            store_bytes(standard, copies.standard, durable=False)
+        else:
+            link_bytes(ranking, standard)
+        fields = _fields(copies)
+        images = [hashlib.sha256(data).hexdigest() for data in (copies.ranking, copies.standard or copies.ranking)]
+        record = {"version": _RECORD_VERSION, "images": images, "fields": fields}
+        with suppress(OSError):  # the next ingest decodes the photo again
+            write_bytes(self._records / f"{file.sha256}.json", json.dumps(record).encode(), durable=False)
+        return self._artifact(file.sha256, fields)
+
+    def _artifact(self, sha256: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        ranking, standard = self._paths(sha256)
+        return {"ranking_uri": uri(ranking, self._root), "std_uri": uri(standard, self._root), **fields}
+
+    def _paths(self, sha256: str) -> tuple[Path, Path]:
+        return self._folder / f"{sha256}.jpg", self._folder / f"{sha256}_1024.jpg"
+
+
+def _fields(copies: Copies) -> dict[str, Any]:
+    """Return the fields of an artifact that follow from the photo's bytes alone."""
+    processing: dict[str, Any] = {
+        "original_size": [copies.info.width, copies.info.height],
+        "standardized_size": list(copies.standard_size),
+        "processing_method": "quality_preserved",
+        "color_space": "sRGB",
+    }
+    if copies.source != "image":
+        processing["decoded_from"] = copies.source
+    if copies.notes:
+        processing["notes"] = list(copies.notes)
+    return {"exif": dict(copies.exif), "format": SUFFIXES[copies.info.format][0], "processing_metadata": processing}

@@ -1,0 +1,104 @@
+"""The tasks of a decoder: what it does with a photo's bytes, and its results as JSON fields and buffers.
+
+Both sides use it: `TASKS` runs in the child, `photo_from` and the others read its answers in the parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from curation_features.photos.copies import Copies, make_copies
+from curation_features.photos.decode import Photo, decode
+from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.reader import PhotoFile
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
+from curation_features.schema import PhotoInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arguments: TypeAlias = Mapping[str, Any]
+Answer: TypeAlias = tuple[dict[str, Any], Sequence["bytes | NDArray[np.uint8]"]]
+
+
+def _decode(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) -> Answer:
+    photo = decode(file, limits)
+    fields = {"info": asdict(photo.info), "shape": photo.rgb.shape, "source": photo.source, "notes": photo.notes}
+    return fields, [photo.rgb]
+
+
+def _make_copies(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) -> Answer:
+    copies = make_copies(file, limits)
+    fields = {
+        "info": asdict(copies.info),
+        "exif": copies.exif,
+        "standard_size": copies.standard_size,
+        "source": copies.source,
+        "notes": copies.notes,
+    }
+    return fields, [copies.ranking, copies.standard]
+
+
+def _make_thumbnail(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) -> Answer:
+    kind = ThumbnailKind(**arguments["kind"])
+    thumbnail = make_thumbnail(file, kind, limits)
+    return {}, [] if thumbnail is None else [thumbnail]
+
+
+TASKS: Mapping[str, Callable[[PhotoFile, DecodeLimits, Arguments], Answer]] = {
+    "decode": _decode,
+    "make_copies": _make_copies,
+    "make_thumbnail": _make_thumbnail,
+}
+"""Name -> function of a file, limits and JSON arguments; it returns JSON fields and buffers."""
+
+
+def photo_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Photo:
+    """Return the result of `decode`."""
+    pixels = np.frombuffer(buffers[0], dtype=np.uint8).reshape(fields["shape"])
+    return Photo(PhotoInfo(**fields["info"]), pixels, fields["source"], tuple(fields["notes"]))
+
+
+def copies_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Copies:
+    """Return the result of `make_copies`."""
+    width, height = fields["standard_size"]
+    return Copies(
+        PhotoInfo(**fields["info"]),
+        fields["exif"],
+        bytes(buffers[0]),
+        bytes(buffers[1]),
+        (width, height),
+        fields["source"],
+        tuple(fields["notes"]),
+    )
+
+
+def thumbnail_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> bytes | None:
+    """Return the result of `make_thumbnail`."""
+    del fields
+    return bytes(buffers[0]) if buffers else None
+
+
+def preload(formats: Sequence[str]) -> None:
+    """Load every module that a task may need, as a process that can open no file cannot.
+
+    Args:
+        formats: formats with optional packages to load.
+    """
+    Image.init()
+    image = Image.new("RGB", (16, 16))
+    with quiet_pillow():
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF"):
+            buffer = BytesIO()
+            image.save(buffer, kind)
+            file = PhotoFile(buffer.getvalue(), "")
+            make_copies(file, DecodeLimits(max_pixels=256))
+            make_thumbnail(file, ThumbnailKind(8, 5000, "WEBP", (50,)), DecodeLimits(max_pixels=256))
+    del formats
