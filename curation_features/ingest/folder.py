@@ -147,19 +147,20 @@ def ingest(
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
     workers = worker_count(settings.workers)
     before = _read_previous(store, batch_id, replace)
-    identities: list[_Identity | None] = [None] * len(paths)
+    images = Images(settings)
+    known: list[_Artifact | None] = [None] * len(paths)
     if before and not replace:
         with comparing or nullcontext():
-            identify = partial(_identify, reader=reader, settings=settings)
-            found = [*bounded_map(identify, paths, workers=workers, ahead=2 * workers)]
-            _check_replacement(batch_id, before, found)
-            identities = [*found]
+            look_up = partial(_look_up, reader=reader, images=images, settings=settings)
+            found = [*bounded_map(look_up, paths, workers=workers, ahead=2 * workers)]
+            _check_replacement(batch_id, before, [identity for identity, _ in found])
+            known = [artifact for _, artifact in found]
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     artifacts: list[dict[str, Any]] = []
     rejected: list[tuple[Path, str]] = []
     rows = bounded_map(
-        partial(_ingest_photo, reader=reader, images=Images(settings), settings=settings),
-        [(path, identity[0] if identity else None) for path, identity in zip(paths, identities, strict=True)],
+        partial(_ingest_photo, reader=reader, images=images, settings=settings),
+        zip(paths, known, strict=True),
         workers=workers,
         ahead=2 * workers,
     )
@@ -179,6 +180,7 @@ def ingest(
 # The previous batch ---------------------------------------------------------------------------------------------------
 
 _Identity = tuple[str, str]  # photo_id and original_uri
+_Artifact = dict[str, Any]
 
 
 def _read_previous(store: ArtifactStore, batch_id: str, replace: bool) -> Sequence[Mapping[str, Any]]:
@@ -229,13 +231,16 @@ def _is_unread(artifact: Mapping[str, Any]) -> bool:
 # Photos ---------------------------------------------------------------------------------------------------------------
 
 
-def _identify(path: Path, reader: PhotoReader, settings: Settings) -> _Identity:
-    """Return the `photo_id` and the `original_uri` of a file."""
+def _look_up(path: Path, reader: PhotoReader, images: Images, settings: Settings) -> tuple[_Identity, _Artifact | None]:
+    """Return the `photo_id` and the `original_uri` of a file, and its artifact if it has been ingested before."""
     original_uri = uri(path, settings.root)
     try:
-        return reader.read(original_uri).sha256, original_uri
+        file = reader.read(original_uri)
     except PhotoError:
-        return _hash_uri(original_uri), original_uri
+        return (_hash_uri(original_uri), original_uri), None
+    fields = images.known_fields(file)
+    identity = {"photo_id": file.sha256, "original_uri": original_uri}
+    return (file.sha256, original_uri), None if fields is None else {**identity, **fields}
 
 
 def _hash_uri(original_uri: str) -> str:
@@ -243,22 +248,21 @@ def _hash_uri(original_uri: str) -> str:
 
 
 def _ingest_photo(
-    photo: tuple[Path, str | None], reader: PhotoReader, images: Images, settings: Settings
-) -> tuple[dict[str, Any], str | None]:
+    photo: tuple[Path, _Artifact | None], reader: PhotoReader, images: Images, settings: Settings
+) -> tuple[_Artifact, str | None]:
     """Return the artifact of a file, and the reason of a failure.
 
     Args:
-        photo: the file, and its SHA-256 if it was read before.
+        photo: the file, and its artifact if `_look_up` has found it.
     """
-    path, sha256 = photo
+    path, known = photo
+    if known is not None:
+        return known, None
     original_uri = uri(path, settings.root)
     file = None
     try:
-        fields = images.known_fields(sha256) if sha256 else None
-        if fields is None:
-            file = reader.read(original_uri)
-            sha256, fields = file.sha256, images.fields(file)
-        return {"photo_id": sha256, "original_uri": original_uri, **fields}, None
+        file = reader.read(original_uri)
+        return {"photo_id": file.sha256, "original_uri": original_uri, **images.fields(file)}, None
     except PhotoError as error:
         message = str(error)
         if error.reason == "forbidden_path" and path.is_symlink():

@@ -45,10 +45,15 @@ class Images:
             ResourceError: see `Decoder`.
             StoreError: an image cannot be written.
         """
-        return self.known_fields(file.sha256) or self._make(file)
+        return self.known_fields(file) or self._make(file)
 
-    def known_fields(self, sha256: str) -> dict[str, Any] | None:
-        """Return the fields of a photo whose record and images are there and whole, without its file."""
+    def known_fields(self, file: PhotoFile) -> dict[str, Any] | None:
+        """Return the fields of a photo that has been ingested before, if its record and images are whole.
+
+        Raises:
+            ResourceError: see `Decoder`.
+        """
+        sha256 = file.sha256
         try:
             with open_regular(self._records / f"{sha256}.json") as stream:
                 record = json.loads(stream.read())
@@ -63,7 +68,7 @@ class Images:
         for path in self._paths(sha256):
             with suppress(OSError):  # owned by another user
                 os.utime(path)  # marks it as in use until the manifest is written
-        return self._artifact(sha256, record["fields"])
+        return self._artifact(sha256, self._decoder.read_exif(file), record["fields"])
 
     def _make(self, file: PhotoFile) -> dict[str, Any]:
         copies = self._decoder.make_copies(file)
@@ -78,18 +83,19 @@ class Images:
         record = {"version": _RECORD_VERSION, "images": images, "fields": fields}
         with suppress(OSError):  # the next ingest decodes the photo again
             write_bytes(self._records / f"{file.sha256}.json", json.dumps(record).encode(), durable=False)
-        return self._artifact(file.sha256, fields)
+        return self._artifact(file.sha256, copies.exif, fields)
 
-    def _artifact(self, sha256: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _artifact(self, sha256: str, exif: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         ranking, standard = self._paths(sha256)
-        return {"ranking_uri": uri(ranking, self._root), "std_uri": uri(standard, self._root), **fields}
+        uris = {"ranking_uri": uri(ranking, self._root), "std_uri": uri(standard, self._root)}
+        return {**uris, "exif": dict(exif), **fields}
 
     def _paths(self, sha256: str) -> tuple[Path, Path]:
         return self._folder / f"{sha256}.jpg", self._folder / f"{sha256}_1024.jpg"
 
 
 def _fields(copies: Copies) -> dict[str, Any]:
-    """Return the fields of an artifact that follow from the photo's bytes alone."""
+    """Return the fields of an artifact that a record may keep. (EXIF has private data, such as positions.)"""
     processing: dict[str, Any] = {
         "original_size": [copies.info.width, copies.info.height],
         "standardized_size": list(copies.standard_size),
@@ -100,4 +106,4 @@ def _fields(copies: Copies) -> dict[str, Any]:
         processing["decoded_from"] = copies.source
     if copies.notes:
         processing["notes"] = list(copies.notes)
-    return {"exif": dict(copies.exif), "format": SUFFIXES[copies.info.format][0], "processing_metadata": processing}
+    return {"format": SUFFIXES[copies.info.format][0], "processing_metadata": processing}

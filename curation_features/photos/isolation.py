@@ -11,9 +11,10 @@ from typing import Any
 from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
 from curation_features.photos.decoder_processes import Answer, DecoderProcesses, Task
+from curation_features.photos.exif import read_exif
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tasks import copies_from, photo_from, thumbnail_from
+from curation_features.photos.tasks import copies_from, exif_from, photo_from, thumbnail_from
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.settings import Settings
 
@@ -53,6 +54,12 @@ class Decoder:
             with ExitStack() as large:
                 return make_copies(file, self._in_process(large))
         return copies_from(*self._run("make_copies", file, _COPIES_BYTES))
+
+    def read_exif(self, file: PhotoFile) -> dict[str, Any]:
+        """Read the EXIF fields of a photo; see `photos.exif.read_exif`."""
+        if not self._isolated:
+            return read_exif(file.data)
+        return exif_from(*self._run("read_exif", file, 0))
 
     def make_thumbnail(self, file: PhotoFile, kind: ThumbnailKind) -> bytes | None:
         """Make a thumbnail; see `photos.thumbnail.make_thumbnail`."""

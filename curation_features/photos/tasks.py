@@ -15,6 +15,7 @@ from PIL import Image
 
 from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
+from curation_features.photos.exif import read_exif
 from curation_features.photos.pillow import quiet_pillow
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
@@ -46,6 +47,10 @@ def _make_copies(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) ->
     return fields, [copies.ranking, copies.standard]
 
 
+def _read_exif(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) -> Answer:
+    return read_exif(file.data), []
+
+
 def _make_thumbnail(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) -> Answer:
     kind = ThumbnailKind(**arguments["kind"])
     thumbnail = make_thumbnail(file, kind, limits)
@@ -55,6 +60,7 @@ def _make_thumbnail(file: PhotoFile, limits: DecodeLimits, arguments: Arguments)
 TASKS: Mapping[str, Callable[[PhotoFile, DecodeLimits, Arguments], Answer]] = {
     "decode": _decode,
     "make_copies": _make_copies,
+    "read_exif": _read_exif,
     "make_thumbnail": _make_thumbnail,
 }
 """Name -> function of a file, limits and JSON arguments; it returns JSON fields and buffers."""
@@ -78,6 +84,12 @@ def copies_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Copi
         fields["source"],
         tuple(fields["notes"]),
     )
+
+
+def exif_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> dict[str, Any]:
+    """Return the result of `read_exif`."""
+    del buffers
+    return dict(fields)
 
 
 def thumbnail_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> bytes | None:
