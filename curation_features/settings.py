@@ -104,7 +104,7 @@ class Settings:
         (), "labels of a photo that could not be labelled; empty: the first five of the vocabulary"
     )
 
-    max_pixels: int = _setting(150_000_000, "photos with more pixels are refused", minimum=1)
+    max_pixels: int = _setting(250_000_000, "photos with more pixels are refused", minimum=1)
     max_file_bytes: int = _setting(1_000_000_000, "photo files with more bytes are refused", minimum=1)
     max_decode_seconds: float = _setting(60.0, "photos that take more work to decode are refused", above=0)
     isolate_decoders: bool = _setting(

@@ -22,7 +22,7 @@ from curation_features.atomic_files import link_bytes, open_regular, store_bytes
 from curation_features.photos.copies import Copies
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.isolation import Decoder
-from curation_features.photos.reader import RANKING_FOLDER, PhotoFile
+from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, PhotoFile
 from curation_features.settings import Settings
 
 _RECORD_VERSION = 1  # increment it when a change alters the images or the fields of an artifact
@@ -35,7 +35,7 @@ class Images:
         self._decoder = Decoder(settings)
         self._root = settings.root
         self._folder = settings.data_path / RANKING_FOLDER
-        self._records = settings.data_path / "cache" / "ingest"
+        self._records = settings.data_path / INGEST_RECORDS
 
     def fields(self, file: PhotoFile) -> dict[str, Any]:
         """Return the fields of a photo's artifact, and write its images if they are missing or damaged.

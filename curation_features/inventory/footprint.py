@@ -23,7 +23,7 @@ from curation_features.inventory.batch_files import (
     waiting_manifests,
 )
 from curation_features.manifest import URI_FIELDS, document_digest
-from curation_features.photos.reader import RANKING_FOLDER, is_remote, local_path
+from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, is_remote, local_path
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 from curation_features.storage.tables import Row, read_rows
@@ -119,7 +119,10 @@ def photo_files(settings: Settings, footprint: Footprint) -> list[BatchFile]:
     entries = places.files_in(data_path / THUMBNAILS) if footprint.digests else ()
     names = sorted(entry.name for entry in entries if entry.name.partition("-")[0] in footprint.digests)
     paths = [("thumbnail", data_path / THUMBNAILS / name) for name in names]
-    paths += [("cache", cache.path(photo_id)) for photo_id in sorted(footprint.photos)]
+    for photo_id in sorted(footprint.photos):
+        paths.append(("cache", cache.path(photo_id)))
+        if _INGESTED_ID.fullmatch(photo_id):  # `ingest` names photos so
+            paths.append(("cache", data_path / INGEST_RECORDS / f"{photo_id}.json"))
     paths += [("copy", data_path / RANKING_FOLDER / name) for name in sorted(footprint.copies)]
     return list(existing(paths))
 

@@ -13,7 +13,7 @@ from curation_features.atomic_files import is_leftover
 from curation_features.inventory.batch_files import JOURNAL, PENDING, QUARANTINE, THUMBNAILS, BatchFile, existing
 from curation_features.inventory.footprint import Footprint, References
 from curation_features.inventory.places import ADOPTION, LATEST_EVENT, PAGE, PLACES, TABLES, Place, files_in
-from curation_features.photos.reader import RANKING_FOLDER
+from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 
@@ -21,6 +21,7 @@ ORPHANS = (*TABLES, PAGE, LATEST_EVENT, ADOPTION)
 """Places whose files have no use without a manifest or features of their batch."""
 
 _CACHE_ENTRY = re.compile(r"[0-9a-f]{32}\.json")
+_INGEST_RECORD = re.compile(r"[0-9a-f]{64}\.json")
 _THUMBNAIL = re.compile(r"(?P<digest>[0-9a-f]{64})-[0-9]+\.[a-z]+")
 _COPY = re.compile(r"[0-9a-f]{64}(_[0-9]+)?\.jpg")  # named by `ingest`; other services may keep files there
 
@@ -77,6 +78,7 @@ class UnreferencedFiles:
             in_use.update(footprint)
         cache = FeatureCache(self._settings.cache_path)
         entries = {cache.path(photo_id).name for photo_id in in_use.photos}
+        entries |= {f"{photo_id}.json" for photo_id in in_use.photos}  # records of `ingest`
         keys = {"cache": entries, "copy": in_use.names, "thumbnail": in_use.digests}
         photos = [file for file in self._candidates if _key(file) not in keys[file.kind]]
         return [*photos, *self._orphans, *self._old(self._leftovers())]
@@ -94,6 +96,7 @@ class UnreferencedFiles:
         patterns = (
             ("copy", data_path / RANKING_FOLDER, _COPY),
             ("cache", self._settings.cache_path, _CACHE_ENTRY),
+            ("cache", data_path / INGEST_RECORDS, _INGEST_RECORD),
             ("thumbnail", data_path / THUMBNAILS, _THUMBNAIL),
         )
         for kind, folder, pattern in patterns:
@@ -104,7 +107,8 @@ class UnreferencedFiles:
         """The temporary files of killed processes."""
         data_path = self._settings.data_path
         names = {place.folder for place in PLACES} | {RANKING_FOLDER, "cache", "incoming", "incoming/.claimed"}
-        folders = {data_path / name for name in names | {*map(str, (THUMBNAILS, JOURNAL, PENDING, QUARANTINE))}}
+        names |= {INGEST_RECORDS, *map(str, (THUMBNAILS, JOURNAL, PENDING, QUARANTINE))}
+        folders = {data_path / name for name in names}
         for folder in sorted(folders | {self._settings.cache_path}):
             paths = (folder / entry.name for entry in files_in(folder, hidden=True))
             yield from (("leftover", path) for path in paths if is_leftover(path))

@@ -12,6 +12,7 @@ from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
 from curation_features.photos.decoder_processes import Answer, DecoderProcesses, Task
 from curation_features.photos.exif import read_exif
+from curation_features.photos.formats import identify
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.tasks import copies_from, exif_from, photo_from, thumbnail_from
@@ -19,6 +20,7 @@ from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.settings import Settings
 
 _CHANNELS = 3
+_EXIF_IN_PYTHON = frozenset({"JPEG", "PNG", "TIFF"})  # no decoder in C reads their headers
 _COPIES_BYTES = 40_000_000  # 2048 x 2048 and 1024 x 1024 px at 4 bytes, and more than JPEG's worst case
 
 
@@ -57,7 +59,7 @@ class Decoder:
 
     def read_exif(self, file: PhotoFile) -> dict[str, Any]:
         """Read the EXIF fields of a photo; see `photos.exif.read_exif`."""
-        if not self._isolated:
+        if not self._isolated or identify(file.data) in _EXIF_IN_PYTHON:
             return read_exif(file.data)
         return exif_from(*self._run("read_exif", file, 0))
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RANKING_FOLDER = "rankingInput"
 """Folder in `Settings.data_dir` with reduced and standardised photos; reading it is always allowed."""
 
+INGEST_RECORDS = "cache/ingest"
+"""Folder in `Settings.data_dir` with what `ingest` knows of a photo, as `{photo_id}.json` (see `ingest.images`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class PhotoFile:

@@ -22,6 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+from PIL import Image
+
 from curation_features.errors import PhotoError
 from curation_features.photos import messages
 from curation_features.photos.reader import PhotoFile
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     connection = socket.socket(fileno=int(connection_number))
     memory = mmap.mmap(int(memory_number), int(capacity))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit
+    cv2.setNumThreads(1)  # there is a process per thread of the parent
     try:
         preload(formats)
         address_space = _address_space()

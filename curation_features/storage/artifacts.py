@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in each lists the photos of a batch
 _SWEPT_FOLDERS = (
-    *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails"),
+    *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", "cache/ingest"),
     *(f"stages/{stage}" for stage in STAGE_TABLES),
 )
 
