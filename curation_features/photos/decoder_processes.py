@@ -32,7 +32,7 @@ _CODE = (
 
 
 class _ProcessDiedError(Exception):
-    """The process ended within a task. The exit code is the argument; a signal is negative."""
+    """The process ended within a task, or answered nonsense. The argument is its exit code, negative for a signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,9 @@ class _Process:
             raise PhotoError("too_slow", f"the decoder did not answer within {10 * task.max_seconds:g} s") from None
         except (EOFError, OSError) as error:
             raise _ProcessDiedError(self.close()) from error
+        except (ValueError, KeyError, TypeError) as error:  # a decoder that a hostile file has taken over
+            self.close()
+            raise _ProcessDiedError(0) from error
         buffers: list[bytearray] = []
         start = 0
         for length in lengths:
@@ -278,18 +281,18 @@ def _checked(answer: Mapping[str, Any], result_bytes: int) -> tuple[dict[str, An
 
     Raises:
         PhotoError: the photo is refused.
-        EOFError: the answer is invalid.
+        ValueError, KeyError, TypeError: the answer is invalid.
     """
     if "reason" in answer:
         reason = answer["reason"] if answer["reason"] in PHOTO_REASONS else "unreadable"
         raise PhotoError(reason, str(answer.get("message")))
     if "internal" in answer:
         raise RuntimeError(str(answer["internal"]))
-    fields, lengths = answer.get("fields"), answer.get("lengths")
+    fields, lengths = answer["fields"], answer["lengths"]
     if not isinstance(fields, dict) or not isinstance(lengths, list):
-        raise EOFError
+        raise TypeError("fields and lengths")
     if not all(type(length) is int and length >= 0 for length in lengths) or sum(lengths) > result_bytes:
-        raise EOFError
+        raise ValueError("lengths")
     return fields, lengths
 
 

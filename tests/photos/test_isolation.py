@@ -65,6 +65,10 @@ def evil(file, limits, arguments):
     return {"pid": os.getpid()}, [b"good"]
 
 tasks.TASKS["evil"] = evil
+
+from curation_features.photos import worker
+answer = worker._answer
+worker._answer = lambda task, *rest: task["arguments"].get("answer") or answer(task, *rest)
 """
 
 
@@ -140,6 +144,27 @@ def test_a_process_that_is_killed_within_a_task_is_replaced(processes: DecoderPr
     with pytest.raises(PhotoError):
         run(processes, "sleep", max_seconds=0.2)
     assert time.monotonic() - started > 2  # the second process had its full time
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"nothing": 1},
+        {"fields": [], "lengths": []},
+        {"fields": {}, "lengths": [2_000_000]},
+        {"fields": {}, "lengths": [-1]},
+        {"fields": {}, "lengths": ["1"]},
+        {"reason": "no such reason", "message": {}},
+    ],
+    ids=str,
+)
+def test_invalid_answers_cost_the_photo(processes: DecoderProcesses, answer: dict[str, object]) -> None:
+    """A process that a hostile file has taken over may answer anything."""
+    with pytest.raises(PhotoError) as caught:
+        run(processes, "forge", answer=answer)
+    assert caught.value.reason == "unreadable"
+    assert run(processes, "good")[1] == [b"good"]
 
 
 @pytest.mark.long
