@@ -84,25 +84,25 @@ def read_nclx(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _find(data: bytes, *path: bytes) -> Box | None:
-    """Return the box at a path of types. `meta` is a full box: its children start after 4 bytes."""
+def find_box(data: bytes, *path: bytes) -> Box | None:
+    """Return the box at a path of types; None if there is none."""
     found: Box | None = Box(b"", 0, len(data))
     for kind in path:
         if found is None:
             return None
-        start = found.start + 4 * (found.kind == b"meta")
+        start = found.start + 4 * (found.kind == b"meta")  # a full box: with version and flags
         found = next((box for box in read_boxes(data, start, found.end) if box.kind == kind), None)
     return found
 
 
 def _properties(data: bytes) -> Iterator[Box]:
-    container = _find(data, b"meta", b"iprp", b"ipco")
+    container = find_box(data, b"meta", b"iprp", b"ipco")
     return read_boxes(data, container.start, container.end) if container else iter(())
 
 
 def _primary_properties(data: bytes) -> list[int]:
     """Return the numbers of the primary item's properties, from 1; empty if the boxes are damaged."""
-    primary, associations = _find(data, b"meta", b"pitm"), _find(data, b"meta", b"iprp", b"ipma")
+    primary, associations = find_box(data, b"meta", b"pitm"), find_box(data, b"meta", b"iprp", b"ipma")
     if primary is None or associations is None:
         return []
     try:

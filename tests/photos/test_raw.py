@@ -16,7 +16,7 @@ from curation_features.photos.raw import PREVIEW_SIDE
 
 ROWS, COLUMNS = np.mgrid[0:48, 0:64]
 SENSOR = (
-    np.stack([COLUMNS * 3 + 30, ROWS * 4 + 30, np.full_like(ROWS, 90)], axis=2)
+    np.stack([COLUMNS * 3 + 30, ROWS * 4 + 30, np.full_like(ROWS, 240)], axis=2)
     .astype(np.uint8)
     .repeat(2, 0)
     .repeat(2, 1)
