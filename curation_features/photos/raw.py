@@ -12,6 +12,7 @@ from curation_features.errors import PhotoError, too_many_files
 from curation_features.photos.extras import load_library
 from curation_features.photos.jpeg import read_jpeg
 from curation_features.photos.limits import check_pixels
+from curation_features.photos.raw_kinds import is_cut_dng
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def read_raw(data: bytes, limits: DecodeLimits) -> StoredImage:
         `notes`: `preview_unreadable`: the preview is large enough, but damaged or of an unsupported kind.
     """
     library = load_library("raw", "camera raw")
+    if is_cut_dng(data):  # its preview may be whole
+        raise PhotoError("truncated", "the file ends before the image is complete; copy it again")
     try:
         with library.RawPy() as raw:
             raw.open_buffer(BytesIO(data))

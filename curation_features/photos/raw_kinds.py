@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 _STARTS: Mapping[str, re.Pattern[bytes]] = {
     "CR2": re.compile(rb"(II\*\x00|MM\x00\*)....CR\x02", re.DOTALL),
@@ -36,9 +37,15 @@ _MAKES: Mapping[str, str] = {
 
 _MAKE, _PHOTOMETRIC, _SUB_DIRECTORIES, _DNG_VERSION = 271, 262, 330, 50706
 _SENSOR = frozenset({32803, 34892})  # PhotometricInterpretation: colour filter array, linear raw (TIFF/EP, DNG)
+_PARTS = ((273, 279), (324, 325))  # offsets and lengths of strips and tiles
+_TAGS = frozenset({_MAKE, _PHOTOMETRIC, _SUB_DIRECTORIES, _DNG_VERSION, *_PARTS[0], *_PARTS[1]})
+_ORDERS: Mapping[bytes, str] = {b"II*\0": "<", b"MM\0*": ">"}  # first bytes of a TIFF -> byte order of `struct`
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4}  # TIFF type -> bytes
 _MAX_ENTRIES = 1000
+_MAX_NUMBERS = 100_000
 _MAX_SUB_DIRECTORIES = 20
+
+_Directory: TypeAlias = Mapping[int, Sequence[int]]
 
 
 def identify_raw(data: bytes) -> str:
@@ -51,39 +58,50 @@ def identify_raw(data: bytes) -> str:
     for kind, pattern in _STARTS.items():
         if pattern.match(start):
             return kind
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    order = _ORDERS.get(data[:4])
     if order is None:
         return ""
-    first = _read_directory(data, order, _integer(data[4:8], order))
+    first, *others = _read_directories(data, order)
     if _DNG_VERSION in first:
         return "DNG"
-    offsets = _integers(first.get(_SUB_DIRECTORIES, b""), order)[:_MAX_SUB_DIRECTORIES]
-    directories = [first, *(_read_directory(data, order, offset) for offset in offsets)]
-    if any(_integer(directory.get(_PHOTOMETRIC, b"")[:2], order) in _SENSOR for directory in directories):
-        make = first.get(_MAKE, b"").decode("latin-1").strip("\0 ").lower()
+    if any(_SENSOR.intersection(directory.get(_PHOTOMETRIC, ())) for directory in (first, *others)):
+        make = bytes(first.get(_MAKE, ())).decode("latin-1").strip("\0 ").lower()
         return next((kind for name, kind in _MAKES.items() if make.startswith(name)), "RAW")
     return ""
 
 
-def _read_directory(data: bytes, order: str, start: int) -> dict[int, bytes]:
-    """Return the tags of a TIFF directory that have at most 64 bytes. Damage ends the list."""
-    return dict(_read_entries(data, order, start))
+def is_cut_dng(data: bytes) -> bool:
+    """Return whether a strip or tile of a DNG exceeds the file. (The offsets of other raw files can be anything.)"""
+    order = _ORDERS.get(data[:4])
+    directories = _read_directories(data, order) if order else []
+    return any(
+        start + length > len(data)
+        for directory in directories
+        for starts, lengths in _PARTS
+        for start, length in zip(directory.get(starts, ()), directory.get(lengths, ()), strict=False)
+    )
 
 
-def _read_entries(data: bytes, order: str, start: int) -> Iterator[tuple[int, bytes]]:
+def _read_directories(data: bytes, order: str) -> list[_Directory]:
+    """Return the first directory of a TIFF and its sub-directories."""
+    first = dict(_read_entries(data, order, _integer(data[4:8], order)))
+    offsets = first.get(_SUB_DIRECTORIES, ())[:_MAX_SUB_DIRECTORIES]
+    return [first, *(dict(_read_entries(data, order, offset)) for offset in offsets)]
+
+
+def _read_entries(data: bytes, order: str, start: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the known tags of a directory and their numbers; of a text, its bytes. Damage ends the list."""
     for number in range(min(_integer(data[start : start + 2], order), _MAX_ENTRIES)):
         entry = data[start + 2 + 12 * number : start + 14 + 12 * number]
         if len(entry) < 12:
             return
         tag, kind, count = struct.unpack(f"{order}HHI", entry[:8])
-        size = _SIZES.get(kind, 0) * count
-        offset = _integer(entry[8:], order)
-        yield tag, entry[8 : 8 + size] if size <= 4 else data[offset : offset + min(size, 64)]
+        size = _SIZES.get(kind, 0)
+        if size and tag in _TAGS:
+            length, offset = size * min(count, _MAX_NUMBERS), _integer(entry[8:], order)
+            value = entry[8 : 8 + length] if length <= 4 else data[offset : offset + length]
+            yield tag, [_integer(value[i : i + size], order) for i in range(0, len(value), size)]
 
 
 def _integer(value: bytes, order: str) -> int:
     return int.from_bytes(value, "little" if order == "<" else "big")
-
-
-def _integers(value: bytes, order: str) -> list[int]:
-    return [_integer(value[i : i + 4], order) for i in range(0, len(value), 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_damage_and_unknown_cameras_have_a_reason() -> None:
     for start in (b"FOVb", b"FUJIFILMCCD-RAW ", b"IIRO\x08\0\0\0", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"):
         assert identify(start + bytes(400))
         assert reason_of(start + bytes(400)) in ("unsupported_format", "truncated", "unreadable")
+
+
+def test_a_cut_dng_is_refused_although_its_preview_is_whole() -> None:
+    data = dng(SENSOR, previews=[preview(PREVIEW_SIDE, 768)])
+    entry = struct.pack("<HHI", 273, 4, 1)  # StripOffsets
+    at = data.index(entry) + len(entry)
+    (start,) = struct.unpack_from("<I", data, at)
+    moved = (
+        data[:at]
+        + struct.pack("<I", len(data))
+        + data[at + 4 :]
+        + data[start : start + SENSOR.shape[0] * SENSOR.shape[1] * 2]
+    )
+    assert decoded(moved).source == "preview"
+    assert reason_of(moved[:-1]) == "truncated"
+    assert reason_of(moved[: len(data) + 100]) == "truncated"
 
 
 def test_an_image_that_is_only_a_thumbnail_is_refused() -> None:
