@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 from curation_features.errors import PhotoError
-from curation_features.photos.boxes import find_auxiliary, is_cut
+from curation_features.photos.boxes import find_auxiliary
 from curation_features.photos.extras import load_library
 from curation_features.photos.limits import check_pixels
 from curation_features.photos.nclx import to_profile
@@ -40,7 +40,7 @@ def read_heic(data: bytes, limits: DecodeLimits) -> StoredImage:
         check_pixels(width, height, limits.max_pixels)
         image = file.to_pillow()
     except (ValueError, EOFError, RuntimeError, SyntaxError, OSError, IndexError) as error:
-        raise _explain(data, error) from error
+        raise _explain(error) from error
     nclx = file.info.get("nclx_profile") or {}
     own = image.info.get("icc_profile")
     profile, notes = (own, ()) if own else to_profile(nclx.get("color_primaries"), nclx.get("transfer_characteristics"))
@@ -78,11 +78,9 @@ def _read_numbers(release: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", release)[:3])
 
 
-def _explain(data: bytes, error: Exception) -> PhotoError:
+def _explain(error: Exception) -> PhotoError:
     message = " ".join(str(error).split())
     reason = next((reason for reason, pattern in _REASONS if pattern.search(message)), "unreadable")
-    if is_cut(data) and reason != "too_large":
-        reason = "truncated"
     causes: Mapping[str, str] = {
         "too_large": "decoding exceeds the limits of libheif",
         "truncated": "the file ends before the image is complete",

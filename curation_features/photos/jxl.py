@@ -17,7 +17,7 @@ _PROFILE_SPACE = slice(16, 20)  # of an ICC profile: the colour space of its pix
 
 
 def read_jxl(data: bytes, limits: DecodeLimits) -> StoredImage:
-    """Decode a JPEG XL that is not animated.
+    """Decode the first frame of a JPEG XL.
 
     libjxl applies the orientation of the codestream; by ISO/IEC 18181-2 the orientation in EXIF is not applied. 16-bit
     and float samples are scaled to 8 bits.
@@ -26,16 +26,16 @@ def read_jxl(data: bytes, limits: DecodeLimits) -> StoredImage:
     try:
         header = library.probe(data)
         check_pixels(header["width"], header["height"], limits.max_pixels)
-        if header["have_animation"]:  # the library gives the last frame
-            raise PhotoError("unsupported_format", "an animated JPEG XL is not read; export a frame as JPEG")
         with library.JXL(threads=1, pool_size=1) as codec:
             pixels, metadata = codec.decode(data, metadata=True)
+            if header["have_animation"]:  # these are the pixels of the last frame
+                pixels = codec.decode(data)
     except (RuntimeError, ValueError, MemoryError) as error:
         raise _explain(data, error) from error
     profile = metadata.get("icc")
     if profile and profile[_PROFILE_SPACE] == b"CMYK":
         raise PhotoError("unsupported_format", "JPEG XL of CMYK is not read; export it as JPEG")
-    return replace(to_stored(Image.fromarray(pixels)), orientation=1, profile=profile)
+    return replace(to_stored(Image.fromarray(pixels)), profile=profile)
 
 
 def _explain(data: bytes, error: Exception) -> PhotoError:
