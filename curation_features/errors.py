@@ -33,6 +33,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "clip": ("torch", "torchvision", "open_clip", "piq", "safetensors", "huggingface_hub"),
     "dagster": ("dagster",),
     "samples": ("skimage",),
+    "heic": ("pillow_heif",),
+    "jxl": ("pylibjxl",),
+    "raw": ("rawpy",),
 }
 """Modules that only an extra of this package installs, by extra."""
 

@@ -19,16 +19,13 @@ from curation_features.text import escape_unprintable
 PHOTO_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
 OTHER_FORMATS = {
-    "HEIC": ".heic .heif .hif .heics .heifs .avci",
-    "JPEG XL": ".jxl",
     "JPEG 2000": ".jp2 .j2k .j2c .jpc .jpf .jpx .jpm",
     "JPEG XR": ".jxr .wdp .hdp",
     "Photoshop": ".psd .psb",
     "GIMP": ".xcf",
     "OpenEXR": ".exr",
     "Radiance HDR": ".hdr",
-    "camera raw": ".3fr .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .drf .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef "
-    ".mos .mrw .nef .nrw .orf .ori .pef .ptx .pxn .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .sti .x3f",
+    "Capture One": ".eip",
 }
 """Photo formats that are not read, with their suffixes."""
 

@@ -10,10 +10,14 @@ import numpy as np
 from PIL import Image
 
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
+from curation_features.photos.avif import read_avif
 from curation_features.photos.colour import to_srgb
-from curation_features.photos.formats import identify
+from curation_features.photos.formats import RAW_SUFFIXES, identify
+from curation_features.photos.heic import read_heic
 from curation_features.photos.jpeg import read_jpeg
+from curation_features.photos.jxl import read_jxl
 from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
+from curation_features.photos.raw import read_raw
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
 from curation_features.photos.stored import DecodeLimits, StoredImage
@@ -23,8 +27,15 @@ from curation_features.schema import PhotoInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {"JPEG": read_jpeg, "TIFF": read_tiff}
-"""Format -> decoder. Pillow decodes all others."""
+READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {
+    "JPEG": read_jpeg,
+    "TIFF": read_tiff,
+    "AVIF": read_avif,
+    "HEIC": read_heic,
+    "JXL": read_jxl,
+    **dict.fromkeys(RAW_SUFFIXES, read_raw),
+}
+"""Format -> decoder. Pillow decodes all others. A library of an extra is imported when its first photo is decoded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from typing import Any
 
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
 from curation_features.photos import messages
-from curation_features.photos.formats import identify
+from curation_features.photos.formats import EXTRA_OF, identify
 from curation_features.photos.reader import PhotoFile
 from curation_features.schema import PHOTO_REASONS
 
-OPTIONAL_FORMATS = frozenset({"HEIC", "JXL", "RAW"})
 _START_SECONDS = 120.0  # on a busy machine
 _KEPT_BYTES = 16_000_000  # shared memory of one process that stays in use between tasks
 _CODE = (
@@ -85,7 +84,7 @@ class DecoderProcesses:
         except _ProcessDiedError:
             pass
         try:
-            return self._try(_Process(_capacity(task), _formats(task)), task)
+            return self._try(_Process(_capacity(task), _extras(task)), task)
         except _ProcessDiedError as error:
             raise _explain_death(error.args[0]) from None
 
@@ -104,11 +103,11 @@ class DecoderProcesses:
             process = self._idle.pop() if self._idle else None
         if process is not None and process.suits(task):
             return process
-        formats = _formats(task)
+        extras = _extras(task)
         if process is not None:
-            formats |= process.formats
+            extras |= process.extras
             process.close()
-        return _Process(_capacity(task), formats)
+        return _Process(_capacity(task), extras)
 
     def _try(self, process: _Process, task: Task) -> Answer:
         try:
@@ -133,11 +132,11 @@ class _Process:
 
     Args:
         capacity: bytes of the shared memory; pages that are not used take no memory.
-        formats: formats whose optional packages the process loads.
+        extras: extras of this package whose libraries the process loads.
     """
 
-    def __init__(self, capacity: int, formats: frozenset[str]) -> None:
-        self.formats = formats
+    def __init__(self, capacity: int, extras: frozenset[str]) -> None:
+        self.extras = extras
         self._capacity = capacity
         with ExitStack() as opened:  # the process inherits what is closed here
             try:
@@ -146,7 +145,7 @@ class _Process:
                 self._memory = mmap.mmap(memory_file, capacity)
                 self._connection, other = socket.socketpair()
                 opened.enter_context(other)
-                arguments = [str(other.fileno()), str(memory_file), str(capacity), *formats]
+                arguments = [str(other.fileno()), str(memory_file), str(capacity), *extras]
                 self._process = _start(arguments, (other.fileno(), memory_file))
             except OSError as error:
                 remedy = TOO_MANY_FILES if too_many_files(error) else _SWITCH_OFF
@@ -160,7 +159,7 @@ class _Process:
 
     def suits(self, task: Task) -> bool:
         """Return whether the process runs, and has the memory and the packages for a task."""
-        return self._process.poll() is None and _capacity(task) <= self._capacity and _formats(task) <= self.formats
+        return self._process.poll() is None and _capacity(task) <= self._capacity and _extras(task) <= self.extras
 
     def run(self, task: Task, turn: threading.Lock) -> Answer:
         """Run a task. Raises `_ProcessDiedError` if the process ends, else as `DecoderProcesses.run`.
@@ -272,8 +271,8 @@ def _capacity(task: Task) -> int:
     return max(len(task.file.data), task.result_bytes, 1)
 
 
-def _formats(task: Task) -> frozenset[str]:
-    return frozenset({identify(task.file.data)} & OPTIONAL_FORMATS)
+def _extras(task: Task) -> frozenset[str]:
+    return frozenset(filter(None, [EXTRA_OF.get(identify(task.file.data))]))
 
 
 def _checked(answer: Mapping[str, Any], result_bytes: int) -> tuple[dict[str, Any], list[int]]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from PIL import ExifTags
+from PIL import ExifTags, Image
 
+from curation_features.photos.exif_block import find_exif
 from curation_features.photos.limits import open_image, read_tags
 from curation_features.photos.pillow import quiet_pillow
 
@@ -53,11 +54,18 @@ def _read_tags(data: bytes) -> tuple[_Tags, _Tags, _Tags]:
     """Return the main, the Exif and the GPS directory. A missing or damaged one is empty."""
     directories: list[_Tags] = [{}, {}, {}]
     with quiet_pillow(), suppress(Exception):  # broken metadata can raise any exception
-        exif = read_tags(open_image(data))
+        exif = _load_block(find_exif(data)) or read_tags(open_image(data))
         directories[0] = dict(exif)
         directories[1] = dict(exif.get_ifd(ExifTags.IFD.Exif))
         directories[2] = dict(exif.get_ifd(ExifTags.IFD.GPSInfo))
     return directories[0], directories[1], directories[2]
+
+
+def _load_block(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    if block:
+        exif.load(block)
+    return exif
 
 
 def _clean_text(value: Any) -> str | None:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import COMPRESSION, STRIPOFFSETS, TILELENGTH, TILEOFFSETS, TILEWIDTH, TiffImageFile
 
 from curation_features.errors import PhotoError
-from curation_features.photos.formats import FORMATS
+from curation_features.photos.formats import PILLOW_FORMATS
 from curation_features.photos.jpeg_segments import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
 
 MAX_SECONDS = 60.0
@@ -66,7 +66,7 @@ class TimedBytes(BytesIO):
             raise PhotoError("too_slow", f"decoding takes more than max_decode_seconds ({self._seconds:g})")
 
 
-def open_image(data: bytes, *, formats: tuple[str, ...] = FORMATS, seconds: float = MAX_SECONDS) -> Image.Image:
+def open_image(data: bytes, *, formats: tuple[str, ...] = PILLOW_FORMATS, seconds: float = MAX_SECONDS) -> Image.Image:
     """Open an image without decoding its pixels; only `formats` are tried.
 
     Raises:
@@ -90,6 +90,12 @@ def read_tags(image: Image.Image) -> Image.Exif:
     return image.getexif() if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES else Image.Exif()
 
 
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise `PhotoError`, reason `too_large`, if an image has more pixels than allowed."""
+    if width * height > max_pixels:
+        raise PhotoError("too_large", f"the image has {width} x {height} px, more than max_pixels ({max_pixels})")
+
+
 def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> None:
     """Refuse an image whose decoding would take too much time or memory.
 
@@ -101,9 +107,7 @@ def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> Non
     Raises:
         PhotoError: `too_large`.
     """
-    if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height}"
-        raise PhotoError("too_large", f"the image has {size} px, more than max_pixels ({max_pixels})")
+    check_pixels(image.width, image.height, max_pixels)
     if isinstance(image, TiffImageFile):
         tile = (image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0))
         if tile[0] * tile[1] > max_pixels:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from curation_features.errors import PhotoError
-from curation_features.photos.formats import FORMATS, OTHER_FORMATS
+from curation_features.photos.boxes import is_cut
+from curation_features.photos.formats import NAMES, OTHER_FORMATS
 from curation_features.photos.limits import LARGE_PIXELS, check_before_pixels, open_image, read_tags
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
@@ -96,11 +97,13 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def explain(data: bytes, error: Exception) -> PhotoError:
     """Return the `PhotoError` for an error of Pillow."""
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if is_cut(data):
+        return PhotoError("truncated", f"the file ends before the image is complete ({detail}); copy it again")
     if isinstance(error, UnidentifiedImageError):
         for name, start in OTHER_FORMATS.items():
             if start.match(data):
                 return PhotoError("unsupported_format", f"{name} files are not read; export it as JPEG")
-        return PhotoError("unreadable", f"not a {', '.join(FORMATS)} image, or damaged at the start; {_RESTORE}")
+        return PhotoError("unreadable", f"not a {', '.join(NAMES)} image, or damaged at the start; {_RESTORE}")
     if isinstance(error, MemoryError) or _UNPACKS_TOO_LARGE.search(str(error)):
         return PhotoError("too_large", f"decoding exceeds the memory or Pillow's limits ({detail})")
     if _ENDS_EARLY.search(str(error)) or _is_short_webp(data):

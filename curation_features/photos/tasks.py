@@ -6,6 +6,7 @@ Both sides use it: `TASKS` runs in the child, `photo_from` and the others read i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from curation_features.errors import PhotoError
 from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
 from curation_features.photos.exif import read_exif
+from curation_features.photos.extras import load_library
 from curation_features.photos.pillow import quiet_pillow
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
@@ -98,11 +101,11 @@ def thumbnail_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> b
     return bytes(buffers[0]) if buffers else None
 
 
-def preload(formats: Sequence[str]) -> None:
+def preload(extras: Sequence[str]) -> None:
     """Load every module that a task may need, as a process that can open no file cannot.
 
     Args:
-        formats: formats with optional packages to load.
+        extras: extras of this package whose libraries are loaded, too.
     """
     Image.init()
     image = Image.new("RGB", (16, 16))
@@ -113,4 +116,6 @@ def preload(formats: Sequence[str]) -> None:
             file = PhotoFile(buffer.getvalue(), "")
             make_copies(file, DecodeLimits(max_pixels=256))
             make_thumbnail(file, ThumbnailKind(8, 5000, "WEBP", (50,)), DecodeLimits(max_pixels=256))
-    del formats
+    for extra in extras:
+        with suppress(PhotoError):  # the task reports it
+            load_library(extra, extra)

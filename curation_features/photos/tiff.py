@@ -17,6 +17,7 @@ def read_tiff(data: bytes, limits: DecodeLimits) -> StoredImage:
     image = open_checked(data, limits)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & _REDUCED_IMAGE:
         raise PhotoError(
-            "unsupported_format", "camera raw files are not read (only their thumbnail could be); export it as JPEG"
+            "unsupported_format",
+            "its first image is a thumbnail of another one, as in unknown camera raw files; export it as JPEG",
         )
     return to_stored(image)

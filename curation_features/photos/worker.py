@@ -47,17 +47,17 @@ def main(arguments: Sequence[str]) -> None:
     """Serve tasks until the parent closes the connection.
 
     Args:
-        arguments: file descriptors of the connection and of the shared memory, its size in bytes, and the formats whose
-            optional packages are loaded.
+        arguments: file descriptors of the connection and of the shared memory, its size in bytes, and the extras of
+            this package whose libraries are loaded.
     """
-    connection_number, memory_number, capacity, *formats = arguments
+    connection_number, memory_number, capacity, *extras = arguments
     connection = socket.socket(fileno=int(connection_number))
     memory = mmap.mmap(int(memory_number), int(capacity))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit
     cv2.setNumThreads(1)  # there is a process per thread of the parent
     try:
-        preload(formats)
+        preload(extras)
         address_space = _address_space()
         _forbid_opening()
     except Exception:

@@ -52,19 +52,19 @@ def uris(fields: dict[str, Any]) -> list[str]:
 
 def test_skipped_files_and_folders_are_named(folder: Path, capsys) -> None:
     photo(folder / "photos" / "a.jpg")
-    for name in ("b.HEIC", "c.heic", "d.dng"):
+    for name in ("b.PSD", "c.psd", "d.jp2"):
         (folder / "photos" / name).touch()
     photo(folder / "photos" / "@eaDir" / "a.jpg" / "SYNOPHOTO_THUMB_XL.jpg")
     (folder / "photos" / "link").symlink_to(folder)
     assert main(["ingest", "photos", "--batch-id", "trip"]) == 0
     shown = capsys.readouterr().out
-    for words in ("2 .heic files", "photos/b.HEIC", "1 .dng file", "photos/@eaDir", "photos/link", "1 photo in batch"):
+    for words in ("2 .psd files", "photos/b.PSD", "1 .jp2 file", "photos/@eaDir", "photos/link", "1 photo in batch"):
         assert words in shown
     fields = ingested(capsys, "photos", "--batch-id", "trip")
     assert (fields["photos"], fields["unreadable_folders"]) == (1, [])
     assert fields["skipped"] == [
-        {"suffix": ".heic", "format": "HEIC", "files": 2, "examples": ["photos/b.HEIC", "photos/c.heic"]},
-        {"suffix": ".dng", "format": "camera raw", "files": 1, "examples": ["photos/d.dng"]},
+        {"suffix": ".psd", "format": "Photoshop", "files": 2, "examples": ["photos/b.PSD", "photos/c.psd"]},
+        {"suffix": ".jp2", "format": "JPEG 2000", "files": 1, "examples": ["photos/d.jp2"]},
     ]
     assert fields["left_out"] == [
         {"kind": "other_programs", "entries": 1, "examples": ["photos/@eaDir"]},
@@ -74,11 +74,11 @@ def test_skipped_files_and_folders_are_named(folder: Path, capsys) -> None:
 
 def test_a_folder_of_such_formats_only_is_refused_by_name(folder: Path, capsys) -> None:
     (folder / "photos").mkdir()
-    (folder / "photos" / "b.HEIC").touch()
+    (folder / "photos" / "b.PSD").touch()
     assert main(["ingest", "photos"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("curation-features: photos: no photos")
-    assert "1 .heic file" in error
+    assert "1 .psd file" in error
     assert not (folder / "data").exists()
 
 
@@ -251,18 +251,18 @@ def test_make_run_is_one_command(variables: list[str], arguments: list[str]) -> 
 @pytest.mark.long
 def test_run_makes_a_batch_and_measures_it(tmp_path: Path, capsys) -> None:
     photo(tmp_path / "my photos" / "a.png")
-    (tmp_path / "my photos" / "b.heic").touch()
+    (tmp_path / "my photos" / "b.psd").touch()
     (tmp_path / "project").mkdir()
     with project_at(tmp_path / "project") as project:
         assert project.command("run", str(tmp_path / "my photos")) == 0
         said = project.terminal.getvalue()
-        assert said.index("not read: 1 .heic file") < said.index("1 photo in batch my-photos: 1 ok")
+        assert said.index("not read: 1 .psd file") < said.index("1 photo in batch my-photos: 1 ok")
         photo(tmp_path / "my photos" / "c.png", 1)
         assert main(["--root", str(project.root), "run", str(tmp_path / "my photos"), "--json"]) == 0
         data = project.settings.data_path
     fields = json.loads(capsys.readouterr().out)
     assert (fields["batch_id"], fields["artifacts"], fields["statuses"]["ok"]) == ("my-photos", 2, 2)
-    assert (changes(fields), fields["skipped"][0]["suffix"]) == ((1, 1, 0), ".heic")
+    assert (changes(fields), fields["skipped"][0]["suffix"]) == ((1, 1, 0), ".psd")
     assert len(fields["run_id"]) == 36
     assert fields["files"] == {
         "manifest": f"{data}/batches/my-photos.json",

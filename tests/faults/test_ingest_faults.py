@@ -15,8 +15,8 @@ import pytest
 from pictures import encoded
 from projects import Project, project_at
 
-HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
-REASONS = {"cut.jpg": "truncated", "empty.jpg": "unreadable", "phone.jpg": "unsupported_format"}
+PHOTOSHOP = b"8BPS\0\1" + bytes(64)
+REASONS = {"cut.jpg": "truncated", "empty.jpg": "unreadable", "edited.jpg": "unsupported_format"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project with photos in a folder outside; three of the four are unreadable."""
     outside = tmp_path_factory.mktemp("camera")
     whole = encoded(np.random.default_rng(0).integers(90, 160, (48, 64, 3), dtype=np.uint8))
-    files = {"whole.jpg": whole, "cut.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "phone.jpg": HEIC}
+    files = {"whole.jpg": whole, "cut.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "edited.jpg": PHOTOSHOP}
     for name, data in files.items():
         (outside / name).write_bytes(data)
     with project_at(tmp_path_factory.mktemp("project")) as found:

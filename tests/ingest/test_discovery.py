@@ -43,27 +43,34 @@ def test_photos_are_known_by_their_suffix_and_sorted_by_path(folder: Path) -> No
 
 
 def test_formats_that_are_not_read_are_counted_by_suffix(folder: Path) -> None:
-    [photo, *_] = files(folder, "a.jpg", "1.heic", "x/2.HEIC", "x/3.Heic", "0.heic", "raw.CR3", "raw.dng", "film.mp4")
+    [photo, *_] = files(folder, "a.jpg", "1.psd", "x/2.PSD", "x/3.Psd", "0.psd", "b.JP2", "c.exr", "film.mp4")
     found = scanned(folder)
     assert found.photos == (photo,)
     assert [(s.suffix, s.format, s.files) for s in found.skipped] == [
-        (".heic", "HEIC", 4),
-        (".cr3", "camera raw", 1),
-        (".dng", "camera raw", 1),
+        (".psd", "Photoshop", 4),
+        (".exr", "OpenEXR", 1),
+        (".jp2", "JPEG 2000", 1),
     ]
-    assert found.skipped[0].examples == (folder / "0.heic", folder / "1.heic", folder / "x" / "2.HEIC")
+    assert found.skipped[0].examples == (folder / "0.psd", folder / "1.psd", folder / "x" / "2.PSD")
     first, *others = found.messages()
     assert len(others) == 2
-    for word in ("4 .heic files", "HEIC", "JPEG", f"{folder}/0.heic"):
+    for word in ("4 .psd files", "Photoshop", "JPEG", f"{folder}/0.psd"):
         assert word in first
 
 
 OF_CAMERAS = ".3fr .arw .cr2 .cr3 .dng .erf .iiq .mef .mos .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srf .x3f"
-OF_EDITORS = ".heic .heif .hif .jxl .jp2 .j2k .psd"
+OF_PHONES = ".heic .heif .hif .avif .jxl"
+OF_EDITORS = ".jp2 .j2k .psd .xcf .exr"
 
 
-def test_formats_of_cameras_and_editors_are_counted(folder: Path) -> None:
-    suffixes = [*OF_CAMERAS.split(), *OF_EDITORS.split()]
+def test_formats_of_cameras_and_phones_are_photos(folder: Path) -> None:
+    names = [f"{i}{suffix.upper()}" for i, suffix in enumerate([*OF_CAMERAS.split(), *OF_PHONES.split()])]
+    photos = files(folder, *names)
+    assert {*scanned(folder).photos} == {*photos}
+
+
+def test_formats_of_editors_are_counted(folder: Path) -> None:
+    suffixes = OF_EDITORS.split()
     files(folder, "a.jpg", *(f"b{suffix.upper()}" for suffix in suffixes))
     assert {group.suffix: group.files for group in scanned(folder).skipped} == dict.fromkeys(suffixes, 1)
 
@@ -207,19 +214,19 @@ def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monk
 
 
 def test_files_of_no_known_suffix_are_named_if_they_are_given(folder: Path) -> None:
-    given = files(folder, "1.png", "notes.txt", "README", "x.heic")
+    given = files(folder, "1.png", "notes.txt", "README", "x.psd")
     found = scan(given, folder / "data")
     assert found.photos == (given[0],)
     assert {(group.suffix, group.format, group.files) for group in found.skipped} == {
         (".txt", "", 1),
         ("", "", 1),
-        (".heic", "HEIC", 1),
+        (".psd", "Photoshop", 1),
     }
     assert any("1 other file" in line and f"{folder}/README" in line for line in found.messages())
 
 
 def test_control_characters_in_names_are_escaped(folder: Path) -> None:
-    files(folder, "a.png", "b\n\x1b[2J.heic", "@eaDir/x", ".c\n.png")
+    files(folder, "a.png", "b\n\x1b[2J.psd", "@eaDir/x", ".c\n.png")
     for line in scanned(folder).messages():
         assert line.isprintable()
     with pytest.raises(InputError) as caught:

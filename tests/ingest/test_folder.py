@@ -52,12 +52,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_photos_are_found_and_skipped_files_logged(settings: Settings, caplog, monkeypatch) -> None:
-    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "phone.heic", "notes.txt"):
+    for name in ("b.JPG", "a.png", "x/c.Tiff", ".hidden/d.jpg", "data/rankingInput/e.jpg", "edited.psd", "notes.txt"):
         (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
         (settings.root / name).touch()
     photos = [settings.root / name for name in ("a.png", "b.JPG", "x/c.Tiff")]
     assert find_photos(settings.root, settings) == photos
-    for record, name in zip(caplog.records, ("phone.heic", "data", ".hidden"), strict=True):
+    for record, name in zip(caplog.records, ("edited.psd", "data", ".hidden"), strict=True):
         assert f"{settings.root}/{name}" in record.getMessage()
     monkeypatch.chdir(settings.root)
     assert find_photos(settings.root) == photos  # the current project's data are skipped

@@ -196,7 +196,8 @@ def test_a_large_photo_within_the_limit_makes_no_warning(monkeypatch: pytest.Mon
         (b"\xff\xd8\xff\xe0", "unreadable"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unreadable"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unreadable"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64, "unsupported_format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64, "unreadable"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 64, "unsupported_format"),
         (b"8BPS\0\1" + b"\0" * 64, "unsupported_format"),
     ],
 )

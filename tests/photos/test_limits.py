@@ -12,7 +12,7 @@ from pictures import CAT, decoded, encoded, file_of, png, reason_of, refusal, ti
 from PIL import ExifTags, Image
 
 from curation_features.photos.exif import read_exif
-from curation_features.photos.formats import FORMATS
+from curation_features.photos.formats import PILLOW_FORMATS
 from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS
 from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnail import ICON, make_thumbnail
@@ -151,7 +151,7 @@ def test_only_listed_formats_are_tried(kind: str, monkeypatch: pytest.MonkeyPatc
     assert read_exif(data)["camera"] == "Unknown"
     assert make_thumbnail(file_of(data), ICON, DecodeLimits(10_000)) is None
     assert len(asked) == 3
-    assert set(asked) == {FORMATS}
+    assert set(asked) == {PILLOW_FORMATS}
 
 
 # --- whole photos ---------------------------------------------------------------------------------------------------
