@@ -15,6 +15,7 @@ from curation_features.photos.formats import identify
 from curation_features.photos.jpeg import read_jpeg
 from curation_features.photos.limits import MAX_SECONDS
 from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
+from curation_features.photos.png import read_png
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits, StoredImage
 from curation_features.photos.tiff import read_tiff
@@ -23,7 +24,11 @@ from curation_features.schema import PhotoInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {"JPEG": read_jpeg, "TIFF": read_tiff}
+READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "TIFF": read_tiff,
+}
 """Format -> decoder. Pillow decodes all others."""
 
 
@@ -46,7 +51,7 @@ class Photo:
 def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS) -> Photo:
     """Decode the first frame of a photo as upright 8-bit sRGB.
 
-    The EXIF or XMP orientation is applied. Transparency is composited on white, 16-bit gray is scaled by 1/257, and
+    The EXIF or XMP orientation is applied. Transparency is composited on white, 16 bits are scaled by 1/257, and
     gray becomes three equal channels. Unreadable metadata is ignored; unreadable pixels are an error. The checksums of
     a PNG are verified. A JPEG has none: a truncated file, a broken structure, or entropy-coded data that libjpeg
     reports as corrupt is refused; a flipped bit that gives a valid code goes unnoticed.
