@@ -138,6 +138,8 @@ def read_layout(tags: Mapping[int, Any], order: str, max_pixels: int) -> Layout:
         raise PhotoError("too_large", f"the image has {width} x {height} px, more than max_pixels ({max_pixels})")
     photometric = _read_photometric(tags)
     samples = _integer(tags, Tag.SamplesPerPixel, COLOURS[photometric] if photometric == Photometric.YCBCR else 1)
+    if photometric == Photometric.YCBCR and samples == 1:  # gray of a JPEG
+        photometric = Photometric.BLACK_IS_ZERO
     if not COLOURS[photometric] <= samples <= _MAX_SAMPLES:
         raise PhotoError("unreadable", f"the TIFF has {samples} samples per pixel of {photometric.name}")
     is_tiled = Tag.TileOffsets in tags
@@ -220,15 +222,21 @@ def _integers(tags: Mapping[int, Any], tag: int, default: tuple[int, ...] | None
     return values
 
 
+def check_number(layout: Layout) -> None:
+    """Refuse an image with missing blocks. Raises `PhotoError`, `unreadable`."""
+    needed = layout.planes * layout.across * layout.down
+    if len(layout.offsets) < needed:
+        raise PhotoError("unreadable", f"the TIFF stores {len(layout.offsets)} of {needed} strips or tiles")
+
+
 def check_blocks(layout: Layout, file_bytes: int) -> None:
-    """Refuse an image with missing, truncated or too large blocks.
+    """Refuse an image with truncated or too large blocks.
 
     Raises:
         PhotoError: `unreadable`, `truncated` or `too_large`.
     """
-    needed = layout.planes * layout.across * layout.down
-    if not len(layout.offsets) >= needed <= len(layout.counts):
-        raise PhotoError("unreadable", f"the TIFF stores {len(layout.offsets)} of {needed} strips or tiles")
+    if len(layout.counts) < layout.planes * layout.across * layout.down:
+        raise PhotoError("unreadable", "the TIFF lacks the sizes of its strips or tiles")
     if any(start + count > file_bytes for start, count in zip(layout.offsets, layout.counts, strict=False)):
         raise PhotoError("truncated", "the file ends before the image is complete; copy it again")
     if layout.across * layout.block[1] * layout.row_bytes > _MAX_BLOCK_BYTES and layout.compression != 1:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos.tiff_layout import FLOAT, SIGNED, UNSIGNED, Layout, check_blocks
+from curation_features.photos.tiff_layout import FLOAT, SIGNED, UNSIGNED, Layout, check_blocks, check_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ BYTE_COMPRESSIONS = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 
 _FORMAT_NAMES = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point", 5: "complex", 6: "complex"}
 _NOT_COMPRESSED = 1
-_BAND_BYTES = 8_000_000  # unpacked, at least one row of blocks
+_BAND_BYTES = 2_000_000  # unpacked, at least one row of blocks
 _HORIZONTAL, _FLOATING_POINT = 2, 3  # predictors
 _REVERSED = 2  # FillOrder
 _REVERSED_BITS = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)).reshape(256, 8)[:, ::-1], axis=1)[:, 0]
@@ -42,20 +42,27 @@ def read_bands(data: bytes, layout: Layout, check_time: Callable[[], None]) -> I
         PhotoError: `unsupported_format`, `unreadable`, `truncated`, `too_large`, or by `check_time`.
         Exception: Pillow cannot unpack a strip or tile.
     """
-    units = _split_strip(_join_pixels(layout))
+    units = _join_pixels(layout)
+    check_number(units)
+    units = _split_strip(units)
     check_blocks(units, len(data))
     _check_samples(units)
     across, up = layout.subsampling
-    rows_of_blocks = max(1, _BAND_BYTES // (units.planes * units.across * units.block[1] * units.row_bytes))
+    row_bytes = units.planes * units.across * units.row_bytes
+    rows_of_blocks = max(1, _BAND_BYTES // (units.block[1] * row_bytes))
+    rows = max(1, _BAND_BYTES // row_bytes)
     for first in range(0, units.down, rows_of_blocks):
         check_time()
         last = min(first + rows_of_blocks, units.down)
         planes = [_read_plane(data, units, plane, first, last) for plane in range(units.planes)]
-        values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-        if (across, up) != (1, 1):
-            values = _repeat_chroma(values, across, up)
-        top = first * units.block[1] * up
-        yield top, values[: layout.size[1] - top, : layout.size[0]]
+        for start in range(0, len(planes[0]), rows):  # a compressed strip may have all rows
+            parts = [plane[start : start + rows] for plane in planes]
+            values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+            if (across, up) != (1, 1):
+                values = _repeat_chroma(values, across, up)
+            top = (first * units.block[1] + start) * up
+            if top < layout.size[1]:
+                yield top, values[: layout.size[1] - top, : layout.size[0]]
 
 
 def _join_pixels(layout: Layout) -> Layout:
@@ -82,7 +89,7 @@ def _split_strip(layout: Layout) -> Layout:
     """Divide an uncompressed strip of all rows, so that bands are small; set byte counts, which may be wrong."""
     if layout.compression != _NOT_COMPRESSED:
         return layout
-    if not layout.is_tiled and layout.down == 1 and len(layout.offsets) >= layout.planes:
+    if not layout.is_tiled and layout.down == 1:
         rows = max(1, _BAND_BYTES // (layout.planes * layout.row_bytes))
         starts = range(0, layout.size[1], min(rows, layout.size[1]))
         planes = layout.offsets[: layout.planes]

@@ -314,7 +314,8 @@ def test_old_style_jpeg_is_read() -> None:
     jpeg = encoded(CAT, quality=95)
     tags = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 6, 262: 6, 277: 3, 278: HEIGHT, 273: 256, 279: len(jpeg), 513: 256}
     data = tiff([*((tag, 4, 1, value) for tag, value in tags.items()), (514, 4, 1, len(jpeg))], jpeg)
-    assert np.abs(rgb_of(data).astype(int) - np.asarray(Image.open(BytesIO(jpeg)))).mean() < 2
+    off = np.abs(rgb_of(data).astype(int) - np.asarray(Image.open(BytesIO(jpeg))))
+    assert off.mean() < 1  # libtiff repeats the chroma, libjpeg interpolates it
 
 
 def test_damaged_structures_are_photo_errors() -> None:
@@ -325,6 +326,8 @@ def test_damaged_structures_are_photo_errors() -> None:
     for tags in ({"t258": 0}, {"t258": 16, "t277": 0}, {"t258": 16, "t277": 9999}, {"t258": 16, "t278": 0}):
         assert reason_of(by_hand(bytes(900), 10, 10, **{"t262": 2, "t277": 3, **tags})) == "unreadable"
     assert reason_of(by_hand(bytes(9000), 10, 10, t258=65, t262=2, t277=3)) == "unsupported_format"
+    tiles = by_hand(bytes(100), 9000, 9000, t258=16, t262=2, t277=3, t322=1, t323=1, t324=256, t325=1)
+    assert reason_of(tiles) == "unreadable"
     broken = by_hand(b"no deflate data", 10, 10, t258=16, t262=2, t277=3, t259=8)
     assert reason_of(broken) in ("unreadable", "truncated")
 
