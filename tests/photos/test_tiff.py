@@ -192,6 +192,10 @@ def test_alpha_is_composited_on_white(dtype: str) -> None:
             config = "separate" if planar else "contig"
             data = written(stored, photometric="rgb", extrasamples=[kind], planarconfig=config)
             assert np.abs(rgb_of(data) - expected).max() <= (2 if kind == "assocalpha" else 1)
+    glowing = rgba.copy()
+    glowing[..., :3], glowing[..., 3] = whole, 0  # light without cover, as of a flame: the sum must not wrap
+    data = written(glowing, photometric="rgb", extrasamples=["assocalpha"])
+    assert (rgb_of(data) == 255).all()
     two = rgba[..., :2].copy()
     expected = in_gray(levels[..., 0] * levels[..., 1] / 255 + 255 - levels[..., 1])
     data = written(two, photometric="minisblack", extrasamples=["unassalpha"], planarconfig="contig")
