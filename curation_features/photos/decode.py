@@ -17,6 +17,7 @@ from curation_features.photos.heic import read_heic
 from curation_features.photos.jpeg import read_jpeg
 from curation_features.photos.jxl import read_jxl
 from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
+from curation_features.photos.png import read_png
 from curation_features.photos.raw import read_raw
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {
     "JPEG": read_jpeg,
+    "PNG": read_png,
     "TIFF": read_tiff,
     "AVIF": read_avif,
     "HEIC": read_heic,
@@ -57,7 +59,7 @@ class Photo:
 def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool = False) -> Photo:
     """Decode the first frame of a photo as upright 8-bit sRGB.
 
-    The EXIF or XMP orientation and the colour profile are applied. Transparency is composited on white, 16-bit gray is
+    The EXIF or XMP orientation and the colour profile are applied. Transparency is composited on white, 16 bits are
     scaled by 1/257, and gray becomes three equal channels. Unreadable metadata is ignored; unreadable pixels are an
     error. The checksums of a PNG are verified. A JPEG has none: a truncated file, a broken structure, or entropy-coded
     data that libjpeg reports as corrupt is refused; a flipped bit that gives a valid code goes unnoticed.

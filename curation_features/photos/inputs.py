@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from curation_features.errors import PhotoError
+from curation_features.photos.colour import to_srgb
+from curation_features.photos.decode import upright
 from curation_features.photos.isolation import Decoder
-from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.limits import check_before_pixels
+from curation_features.photos.pillow import explain, quiet_pillow, to_stored
 from curation_features.photos.reader import PhotoFile, PhotoReader
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.tiff import read_tiff_image
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,19 +50,19 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
     `settings.photo_roots`.
 
     Raises:
-        PhotoError: the file cannot be read as a photo; names it.
+        PhotoError: the file cannot be read as a photo (names it), or the pixels of the PIL image have no known meaning.
         TypeError: the image has an unsupported type, shape or dtype.
     """
     if isinstance(image, np.ndarray) or _is_tensor(image):
         return check_rgb(image)
     if not isinstance(image, (Image.Image, Path, str)):
         raise TypeError(f"{_ACCEPTED}, not {type(image).__name__}")
-    file = _to_file(image) if isinstance(image, Image.Image) else _read(str(image), settings)
+    if isinstance(image, Image.Image):
+        return _convert(image, DecodeLimits(settings.max_pixels, settings.max_decode_seconds))
+    file = _read(str(image), settings)
     try:
         return Decoder(settings).decode(file).rgb
     except PhotoError as error:
-        if isinstance(image, Image.Image):
-            raise
         raise PhotoError(error.reason, f"{str(image)!r}: {error}") from error
 
 
@@ -82,11 +86,14 @@ def _read(uri: str, settings: Settings) -> PhotoFile:
     return PhotoReader(settings.replace(photo_roots=(str(path.parent),))).read(str(path))
 
 
-def _to_file(image: Image.Image) -> PhotoFile:
-    """Save a PIL image as an uncompressed file, to be decoded like any photo."""
-    buffer, exif = BytesIO(), Image.Exif()
+def _convert(image: Image.Image, limits: DecodeLimits) -> NDArray[np.uint8]:
+    """Return a PIL image as upright sRGB, by its orientation and ICC profile."""
     with quiet_pillow():
-        exif[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
-        image.save(buffer, "TIFF", exif=exif)
-    data = buffer.getvalue()
-    return PhotoFile(data, hashlib.sha256(data).hexdigest())
+        try:
+            check_before_pixels(image, b"", limits.max_pixels)
+            stored = read_tiff_image(image, limits) if isinstance(image, TiffImageFile) else to_stored(image)
+            return check_rgb(upright(to_srgb(stored.pixels, stored.profile), stored.orientation))
+        except (PhotoError, TypeError):
+            raise
+        except Exception as error:  # loading hostile bytes can raise any exception
+            raise explain(b"", error) from error

@@ -75,10 +75,15 @@ def open_image(data: bytes, *, formats: tuple[str, ...] = PILLOW_FORMATS, second
             `too_slow`: here or when the pixels are loaded.
         Exception: Pillow cannot parse the file.
     """
+    return Image.open(open_timed(data, seconds), formats=formats)
+
+
+def open_timed(data: bytes, seconds: float) -> TimedBytes:
+    """Return a file that may be parsed. Raises `PhotoError` as `open_image`."""
     file = TimedBytes(data, seconds)
     for start in _find_jpegs(data):
         _check_frames(file, data, start)
-    return Image.open(file, formats=formats)
+    return file
 
 
 def read_tags(image: Image.Image) -> Image.Exif:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from curation_features.errors import PhotoError
 from curation_features.photos.boxes import is_cut
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _STRAIGHT_ALPHA = {"La": "LA", "RGBa": "RGBA"}
-_RGB_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_RGB_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr", "HSV"})
+_GRAY_BITS = {"L;2": 2, "L;4": 4}  # Pillow scales such pixels to 0..255, but not the transparent value
 _RESTORE = "copy it again, or export it as JPEG"
 _ENDS_EARLY = re.compile(r"truncated|incomplete", re.IGNORECASE)  # in messages of Pillow and its codecs
 _UNPACKS_TOO_LARGE = re.compile(r"MAX_TEXT_CHUNK|MAX_TEXT_MEMORY")  # limits of PNG texts and profiles: 1 MB and 64 MB
 
 
 def read_with_pillow(data: bytes, limits: DecodeLimits) -> StoredImage:
-    """Decode the first frame of an image. The checksums of a PNG are verified."""
-    image = open_checked(data, limits)
-    if image.format == "PNG":
-        image.verify()  # `load()` does not check them; a verified image cannot be loaded
-        image = open_image(data, formats=("PNG",), seconds=limits.max_seconds)
-    return to_stored(image)
+    """Decode the first frame of an image."""
+    return to_stored(open_checked(data, limits))
 
 
 def open_checked(data: bytes, limits: DecodeLimits) -> Image.Image:
@@ -48,9 +45,24 @@ def open_checked(data: bytes, limits: DecodeLimits) -> Image.Image:
 
 
 def to_stored(image: Image.Image) -> StoredImage:
-    """Load an image; transparency is composited on white, 16-bit gray is scaled by 1/257."""
+    """Load an image; transparency is composited on white, 16-bit gray is scaled by 1/257, CMYK is kept.
+
+    Loading turns a TIFF upright and removes its orientation, so that is read later.
+    """
+    gray_bits = _GRAY_BITS.get(_raw_mode(image))
     image.load()
-    return StoredImage(np.array(_to_rgb(image)), image.size, read_orientation(image))
+    if gray_bits and isinstance(image.info.get("transparency"), int):
+        image = image.copy()
+        image.info["transparency"] = image.info["transparency"] * 255 // (2**gray_bits - 1)
+    pixels = np.array(image if image.mode == "CMYK" else _to_rgb(image))
+    profile = None if image.mode == "LAB" else image.info.get("icc_profile") or None
+    return StoredImage(pixels, image.size, read_orientation(image), profile)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return the pixel type that an image has in its file; empty if it is loaded."""
+    tiles = getattr(image, "tile", ())
+    return tiles[0].args if tiles and isinstance(tiles[0].args, str) else ""
 
 
 def read_orientation(image: Image.Image) -> int:
@@ -65,9 +77,11 @@ def read_orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image to RGB, with transparency on white."""
+    """Convert a loaded image, other than CMYK, to RGB, with transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
+    if image.mode == "LAB":
+        return _from_lab(image)
     if image.mode in _STRAIGHT_ALPHA:
         image = image.convert(_STRAIGHT_ALPHA[image.mode])
     if image.mode not in _RGB_MODES:
@@ -78,6 +92,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(layer, mask=layer)
     return canvas
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    """Convert Lab of D50 to sRGB."""
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return cast("Image.Image", ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB")))
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

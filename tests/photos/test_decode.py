@@ -16,11 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
-from pictures import CAT_PIXELS, decoded, encoded, pillows, png, reason_of, reason_or_none
-from PIL import Image
+from pictures import CAT, CAT_PIXELS, decoded, encoded, pillows, png, reason_of, reason_or_none
+from PIL import Image, ImageCms
 
 from curation_features.errors import PhotoError
-from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.jpeg import read_jpeg
+from curation_features.photos.pillow import quiet_pillow, read_with_pillow
+from curation_features.photos.png import read_png
+from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.tiff import read_tiff
 from curation_features.schema import PHOTO_REASONS
 
 # Upright
@@ -118,6 +122,73 @@ def test_transparency_is_composited_on_white() -> None:
     assert np.abs(gray - expected[..., 1:2]).max() <= 0.51
 
 
+def sixteen_bits(values: np.ndarray, colour_type: int, *chunks: bytes) -> bytes:
+    """Return a PNG of 16-bit samples, (height, width, samples)."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(header, *chunks, b"IDAT" + zlib.compress(rows), b"IEND")
+
+
+def test_sixteen_bit_colours_of_a_png_are_rounded() -> None:
+    values = np.random.default_rng(5).integers(0, 65536, (20, 30, 4), np.uint16)
+    levels = np.round(values / 257)
+    np.testing.assert_array_equal(decoded(sixteen_bits(values[..., :3], 2)).rgb, levels[..., :3])
+    share = levels[..., 3:] / 255
+    on_white = decoded(sixteen_bits(values, 6)).rgb - (levels[..., :3] * share + 255 * (1 - share))
+    assert np.abs(on_white).max() <= 0.51
+    gray = decoded(sixteen_bits(values[..., 2:], 4)).rgb - (levels[..., 2:3] * share + 255 * (1 - share))
+    assert np.abs(gray).max() <= 0.51
+    colour, near = values[3, 4, :3].astype(">u2"), values[..., :3].copy()
+    near[0, 0] = colour + np.array([0, 0, 1])  # not the transparent colour, although its upper bytes may be
+    expected = np.round(near / 257)
+    expected[3, 4] = 255
+    transparent = sixteen_bits(near, 2, b"tRNS" + colour.tobytes())
+    np.testing.assert_array_equal(decoded(transparent).rgb, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_of_few_bits_with_a_transparent_value(bits: int) -> None:
+    values = np.arange(8 // bits) % 2**bits
+    row = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(1, "big")
+    header = b"IHDR" + struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    for transparent in range(2**bits):
+        chunks = (b"tRNS" + struct.pack(">H", transparent), b"IDAT" + zlib.compress(b"\0" + row), b"IEND")
+        expected = np.where(values == transparent, 255, values * (255 // (2**bits - 1)))
+        for data in (png(header, *chunks), png(header, *chunks[1:])):
+            found = decoded(data).rgb[0, :, 0]
+            np.testing.assert_array_equal(found, expected)
+            expected = values * (255 // (2**bits - 1))
+
+
+def test_profiles_and_ink_are_kept_for_the_conversion() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    ink = np.random.default_rng(6).integers(0, 256, (32, 32, 4), np.uint8)
+    cmyk = Image.frombytes("CMYK", (32, 32), ink.tobytes())
+    limits = DecodeLimits(10_000)
+    np.testing.assert_array_equal(read_tiff(encoded(cmyk, "TIFF"), limits).pixels, ink)
+    for image, kinds in (
+        (cmyk, ("TIFF",)),
+        (CAT, ("TIFF", "PNG", "WEBP", "AVIF")),
+        (CAT.convert("L"), ("PNG", "TIFF")),
+    ):
+        for kind in kinds:
+            read = {"PNG": read_png, "TIFF": read_tiff}.get(kind, read_with_pillow)
+            stored = read(encoded(image, kind, icc_profile=profile), limits)
+            assert stored.profile == profile
+            assert stored.pixels.shape[2] == len(image.mode.replace("L", "RGB"))
+
+
+def test_ink_of_a_cmyk_jpeg_is_not_inverted() -> None:
+    """Adobe stores 0 as full ink (imagecodecs gives the numbers of the file)."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    smooth = np.asarray(CAT.resize((48, 48)))
+    ink = np.dstack([smooth, smooth[..., :1] // 2])
+    data = encoded(Image.frombytes("CMYK", (48, 48), ink.tobytes()), "JPEG", quality=98, subsampling=0)
+    assert b"Adobe\0" in data
+    numbers = imagecodecs.jpeg8_decode(data, colorspace="CMYK", outcolorspace="CMYK").astype(int)
+    assert np.abs(read_jpeg(data, DecodeLimits(10_000)).pixels - (255 - numbers)).max() <= 2
+
+
 def test_transparent_colours_and_palette_entries_become_white() -> None:
     palette = Image.new("P", (4, 1))
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 10, 20, 30])
@@ -146,8 +217,6 @@ def test_other_pixel_types() -> None:
     cmyk = Image.frombytes("CMYK", (64, 96), ink.tobytes())
     np.testing.assert_array_equal(decoded(encoded(cmyk, "TIFF")).rgb, CAT_PIXELS)
     assert np.abs(decoded(encoded(cmyk, "JPEG", quality=100)).rgb.astype(int) - CAT_PIXELS).max() <= 6
-    lab = Image.frombytes("LAB", (64, 96), CAT_PIXELS.tobytes())
-    assert reason_of(encoded(lab, "TIFF")) == "unsupported_format"
 
 
 def test_the_first_frame_of_animations_is_measured() -> None:
