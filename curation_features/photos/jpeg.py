@@ -71,18 +71,17 @@ def jpeg_pixels(data: bytes, max_seconds: float = MAX_SECONDS) -> NDArray[np.uin
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """Strict decoder: raises `ValueError` with the first warning or error."""
+    """Decoder of `jpeg_damage`: colour space and reduction of its result."""
 
     colours: str
     reduction: int = 1
 
-    def __call__(self, data: bytes) -> NDArray[np.uint8]:
+    def __call__(self, data: bytes, *, strict: bool = True) -> NDArray[np.uint8]:
         frame = find_frame(data) if self.reduction > 1 else None
-        if frame is None:
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, self.colours)
-        else:
+        least: dict[str, int] = {}
+        if frame:
             least = {"min_height": -(-frame.height // self.reduction), "min_width": -(-frame.width // self.reduction)}
-            pixels = simplejpeg.decode_jpeg(data, self.colours, **least)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, self.colours, **least, strict=strict)
         return np.invert(pixels, out=pixels) if self.colours == "CMYK" else pixels
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Protocol
 
 from curation_features.errors import PhotoError
 from curation_features.photos.jpeg_blocks import Coder, find_coder, has_blocks
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Decode = Callable[[bytes], NDArray[np.uint8]]
-    """Decodes a JPEG; raises `ValueError` with its first warning or error."""
 
-_MAX_PADDING = 16  # bytes at the end of a scan that are padding even if it cannot be said that they are not picture
+class Decoder(Protocol):
+    """Decodes a JPEG; raises `ValueError` with its first error or, if strict, its first warning."""
+
+    def __call__(self, data: bytes, *, strict: bool = True) -> NDArray[np.uint8]: ...
+
+
+_MAX_PADDING = 16  # bytes at the end of a progressive scan that are padding: few, and it is not known what they are
 _FEW = 8  # bytes that are padding even if they look like picture: they are too few to say
 _MAX_DECODES = 24  # of one file; a progressive JPEG has about ten scans
 _MAX_INTERVALS = 20_000  # restart intervals of one file that are decoded one by one
@@ -55,7 +60,7 @@ class Lost(Exception):
 
 
 def decode_in_doubt(
-    data: bytes, warning: str, decode: Decode, check_time: Callable[[], None]
+    data: bytes, warning: str, decode: Decoder, check_time: Callable[[], None]
 ) -> NDArray[np.uint8] | None:
     """Decode a JPEG that is whole although the decoder warns.
 
@@ -72,7 +77,7 @@ def decode_in_doubt(
     Raises:
         PhotoError: `truncated` or `unreadable`: pixels are missing.
     """
-    data, has_end = _cut_after_scans(data)
+    data, has_end = _remove_junk(data)
     try:
         if not has_end and not is_complete(data):
             raise Lost(warning)
@@ -87,7 +92,7 @@ def decode_in_doubt(
 
 
 def _decode_without_padding(
-    data: bytes, message: str, decode: Decode, check_time: Callable[[], None]
+    data: bytes, message: str, decode: Decoder, check_time: Callable[[], None]
 ) -> NDArray[np.uint8] | None:
     is_original = True
     for _ in range(_MAX_DECODES):
@@ -95,6 +100,9 @@ def _decode_without_padding(
         if _LOST.search(message) or _STRANGE_MARKER in message:
             raise Lost(message)
         if extra := _EXTRA.search(message):
+            if intervals := find_intervals(data):
+                intervals.check(decode, check_time)
+                return decode(data, strict=False)
             data = _remove_padding(data, message, int(extra["marker"], 16), decode, check_time)
         elif message:  # hides the warnings after it
             simple = _remove_causes_of_other_warnings(data)
@@ -110,7 +118,7 @@ def _decode_without_padding(
     raise Lost(message)
 
 
-def warning_of(data: bytes, decode: Decode) -> str:
+def warning_of(data: bytes, decode: Decoder) -> str:
     """Return the first warning or error of a decoder; empty without one."""
     try:
         decode(data)
@@ -119,12 +127,17 @@ def warning_of(data: bytes, decode: Decode) -> str:
     return ""
 
 
-def _cut_after_scans(data: bytes) -> tuple[bytes, bool]:
-    """Return a JPEG without its bytes after the last scan, and whether it has an end marker."""
+def _remove_junk(data: bytes) -> tuple[bytes, bool]:
+    """Return a JPEG without bytes between segments and after the last scan, and whether it has an end marker."""
     scans = find_scans(data)
     if not scans:
         return data, True
-    return data[: scans[-1].end] + _END, _END in data[scans[-1].end :]
+    ends = {scan.header: scan.end for scan in scans}
+    parts = (
+        data[segment.start : ends.get(segment.start, segment.end)]
+        for segment in takewhile(lambda segment: segment.start <= scans[-1].header, segments(data))
+    )
+    return b"".join([*parts, _END]), _END in data[scans[-1].end :]
 
 
 def is_complete(data: bytes) -> bool:
@@ -149,22 +162,16 @@ def is_complete(data: bytes) -> bool:
 
 
 def _remove_padding(
-    data: bytes, warning: str, marker: int, decode: Decode, check_time: Callable[[], None]
+    data: bytes, warning: str, marker: int, decode: Decoder, check_time: Callable[[], None]
 ) -> bytes:
-    """Remove the bytes that the decoder has left over, if they are padding.
+    """Remove the bytes that the decoder has left over in the first scan that has some, if they are padding.
 
     Raises:
         Lost: they are picture.
     """
-    scans, frame, interval = find_scans(data), find_frame(data), _restart_interval(data)
-    if frame is None or not scans:
-        raise Lost(warning)
-    if interval and len(scans) == 1 and frame.kind in SEQUENTIAL_FRAMES:
-        shape = _interval_shape(frame, interval)
-        if shape is not None:
-            return _Intervals(data, scans[0], frame, interval, shape).without_padding(decode, check_time)
     if 0xD0 <= marker <= 0xD7:
         return _remove_run_before_restart(data, warning)
+    scans = find_scans(data)
 
     def warning_after(number: int) -> str:
         check_time()
@@ -246,12 +253,15 @@ def _mcu_size(frame: Frame) -> tuple[int, int]:
     )
 
 
-def _interval_shape(frame: Frame, interval: int) -> int | None:
-    """Return the MCUs in a row of a picture of one restart interval; None if none fits."""
+def find_intervals(data: bytes) -> _Intervals | None:
+    """Return the restart intervals of a sequential JPEG of one scan; None without them, or if one is too large."""
+    scans, frame, interval = find_scans(data), find_frame(data), _restart_interval(data)
+    if not interval or frame is None or len(scans) != 1 or frame.kind not in SEQUENTIAL_FRAMES:
+        return None
     width, height = _mcu_size(frame)
     in_row = -(-frame.width // width)
     row = in_row if interval % in_row == 0 else 1
-    return row if interval // row * height <= _MAX_SIDE else None
+    return _Intervals(data, scans[0], frame, interval, row) if interval // row * height <= _MAX_SIDE else None
 
 
 class _Intervals:
@@ -266,12 +276,8 @@ class _Intervals:
         width, height = _mcu_size(frame)
         self._mcus = -(-frame.width // width) * -(-frame.height // height)
 
-    def without_padding(self, decode: Decode, check_time: Callable[[], None]) -> bytes:
-        """Return the JPEG without padding before restart markers, and at the end.
-
-        Raises:
-            Lost: a marker is missing, or an interval is damaged.
-        """
+    def check(self, decode: Decoder, check_time: Callable[[], None]) -> None:
+        """Raise `Lost` if a marker is missing, or an interval is damaged."""
         pieces = _RESTART.split(self._data[self._scan.start : self._scan.end])
         parts, codes = pieces[::2], pieces[1::2]
         expected = -(-self._mcus // self._interval)
@@ -282,20 +288,14 @@ class _Intervals:
         if expected > _MAX_INTERVALS:
             raise Lost(f"padding in one of {expected} restart intervals")
         coder = find_coder(self._data, self._scan)
-        left = self._mcus
         for number, part in enumerate(parts):
             check_time()
-            head = self._header(min(self._interval, left))
-            left -= self._interval
-            if warning := warning_of(head + part + _END, decode):
+            mcus = min(self._interval, self._mcus - number * self._interval)
+            if warning := warning_of(self._header(mcus) + part + _END, decode):
                 extra = _EXTRA.search(warning)
                 inside = number < expected - 1
-                rest = remove_extra(part, int(extra["extra"]), coder, in_interval=inside) if extra else None
-                if rest is None:
+                if extra is None or remove_extra(part, int(extra["extra"]), coder, in_interval=inside) is None:
                     raise Lost(warning)
-                parts[number] = rest
-        coded = b"".join(part + b"\xff" + code for part, code in zip(parts, [*codes, b"\xd9"], strict=True))
-        return self._data[: self._scan.start] + coded
 
     def _header(self, mcus: int) -> bytes:
         """Return the header of a picture of some MCUs."""
