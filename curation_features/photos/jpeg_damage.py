@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class Decoder(Protocol):
     """Decodes a JPEG; raises `ValueError` with its first error or, if strict, its first warning."""
 
-    def __call__(self, data: bytes, *, strict: bool = True) -> NDArray[np.uint8]: ...
+    def __call__(self, data: bytes, *, strict: bool = True) -> NDArray[np.uint8]:
+        """Return (height, width, channels)."""
 
 
 _MAX_PADDING = 16  # bytes at the end of a progressive scan that are padding: few, and it is not known what they are
@@ -86,9 +87,7 @@ def decode_in_doubt(
     except Lost as error:
         if has_end:
             raise PhotoError("unreadable", f"the image is damaged ({error}); copy it again") from None
-        raise PhotoError(
-            "truncated", f"the file ends before the image is complete ({error}); copy it again"
-        ) from None
+        raise PhotoError("truncated", f"the file ends before the image is complete ({error}); copy it again") from None
 
 
 def _decode_without_padding(
@@ -161,9 +160,7 @@ def is_complete(data: bytes) -> bool:
     return not any(any(part) for part in missing.values())
 
 
-def _remove_padding(
-    data: bytes, warning: str, marker: int, decode: Decoder, check_time: Callable[[], None]
-) -> bytes:
+def _remove_padding(data: bytes, warning: str, marker: int, decode: Decoder, check_time: Callable[[], None]) -> bytes:
     """Remove the bytes that the decoder has left over in the first scan that has some, if they are padding.
 
     Raises:
@@ -236,10 +233,9 @@ def _remove_causes_of_other_warnings(data: bytes) -> bytes:
         if segment.kind in _APPLICATION_SEGMENTS:
             parts.append(data[end : segment.start])
             end = segment.end
-        elif segment.kind == START_OF_SCAN:
-            if frame and frame.kind in SEQUENTIAL_FRAMES:
-                parts.append(data[end : segment.end - 3] + b"\x00\x3f\x00")
-                end = segment.end
+        elif segment.kind == START_OF_SCAN and frame and frame.kind in SEQUENTIAL_FRAMES:
+            parts.append(data[end : segment.end - 3] + b"\x00\x3f\x00")
+            end = segment.end
     return b"".join([*parts, data[end:]])
 
 

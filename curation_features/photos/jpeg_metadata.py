@@ -53,8 +53,7 @@ def read_notes(data: bytes) -> tuple[str, ...]:
     facts = {
         "multi_picture": len(pictures) > 1,
         "gain_map": any(map(_has_gain_map, [*header, *others])),
-        "motion_photo": any(_is_xmp(part) and _MOTION.search(part[1]) for part in header)
-        or _SAMSUNG_MOTION in data,
+        "motion_photo": any(_is_xmp(part) and _MOTION.search(part[1]) for part in header) or _SAMSUNG_MOTION in data,
     }
     return tuple(note for note, holds in facts.items() if holds)
 

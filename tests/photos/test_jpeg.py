@@ -22,12 +22,15 @@ from skimage import data as bundled
 from curation_features.errors import PhotoError
 from curation_features.photos import limits
 from curation_features.photos.exif import read_exif
-from curation_features.photos.jpeg import jpeg_pixels
-from curation_features.photos.jpeg_segments import Segment, segments
+from curation_features.photos.jpeg import jpeg_pixels, read_jpeg
+from curation_features.photos.jpeg_metadata import read_notes
+from curation_features.photos.jpeg_segments import FRAMES, FRAMES_READ, Segment, segments
 from curation_features.photos.limits import open_image
+from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnails import thumbnail
 
 WHOLE_CAT = Image.fromarray(bundled.chelsea())
+LIMITS = DecodeLimits(10_000_000)
 VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "4:4:4": {"quality": 95, "subsampling": "4:4:4"},
@@ -48,9 +51,19 @@ def test_pixels_are_pillows_bit_for_bit(options: dict[str, Any], mode: str) -> N
         np.testing.assert_array_equal(rgb_of(data), pillows(data))
 
 
-def test_cmyk_is_decoded_by_pillow() -> None:
-    cmyk = encoded(WHOLE_CAT.convert("CMYK"), quality=95)
-    np.testing.assert_array_equal(rgb_of(cmyk), pillows(cmyk))
+def test_cmyk_has_full_ink_at_255() -> None:
+    """As Pillow, browsers and Adobe's programs read it: stored inverted, with a transform (YCCK) or without."""
+    ink = WHOLE_CAT.convert("CMYK")
+    plain = encoded(ink, quality=95)
+    adobe = plain.index(b"\xff\xee")
+    ycck = plain[: adobe + 15] + b"\2" + plain[adobe + 16 :]
+    unmarked = plain[:adobe] + plain[adobe + 16 :]
+    for data in (plain, ycck, unmarked):
+        stored = read_jpeg(data, LIMITS)
+        assert stored.pixels.shape == (300, 451, 4)
+        np.testing.assert_array_equal(stored.pixels, np.asarray(Image.open(BytesIO(data))))
+        np.testing.assert_array_equal(rgb_of(data), pillows(data))
+    assert np.abs(read_jpeg(plain, LIMITS).pixels.astype(int) - np.asarray(ink)).mean() < 3
 
 
 @pytest.mark.long
@@ -170,6 +183,7 @@ CUT = {
     "three bytes before the end": WHOLE_BASELINE[:-5],
     "before a progressive scan": PROGRESSIVE[: SCANS[-1]],
     "between restarts": RESTARTS[: RESTARTS.rindex(b"\xff\xd0")],
+    "CMYK": encoded(WHOLE_CAT.convert("CMYK"))[:9000],
 }
 
 
@@ -273,6 +287,7 @@ NAMES = {  # ITU-T T.81, table B.1, and T.87
     0xC5: "hierarchical JPEG (SOF5)",
     0xC6: "hierarchical JPEG (SOF6)",
     0xC7: "hierarchical lossless JPEG (SOF7)",
+    0xC8: "extended JPEG (JPG)",
     0xCB: "lossless JPEG (SOF11)",
     0xCD: "hierarchical JPEG (SOF13)",
     0xCE: "hierarchical JPEG (SOF14)",
@@ -318,6 +333,50 @@ def test_the_fixture_detects_a_decoder_call() -> None:
     for data in (BASELINE, encoded(CAT.convert("CMYK")), encoded(CAT, "TIFF", compression="jpeg")):
         with pytest.raises(PhotoError, match="a decoder is called"):
             rgb_of(data)
+
+
+def test_frames_that_are_neither_read_nor_refused_do_not_exist() -> None:
+    """T.81, table B.1: SOFn are 0xC0 to 0xCF without DHT, JPG and DAC; 0xDE and 0xDF are hierarchical."""
+    frames = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+    assert frames | {0xC8, 0xDE, 0xDF, 0xF7} == FRAMES
+    assert {0xC0, 0xC1, 0xC2, 0xC9, 0xCA} == FRAMES_READ
+
+
+def header(precision: int = 8, height: int = 96, width: int = 64, parts: tuple[int, ...] = (0x22, 0x11, 0x11)) -> bytes:
+    """Return a JPEG of a frame header and a scan header, without pixels."""
+    frame = struct.pack(">HBHHB", 8 + 3 * len(parts), precision, height, width, len(parts))
+    frame += b"".join(bytes([number, factors, 0]) for number, factors in enumerate(parts, 1))
+    return b"\xff\xd8\xff\xc0" + frame + b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\x3f\0" + b"\xff\xd9"
+
+
+BAD_HEADERS = {
+    "12 bits": (header(precision=12), "unsupported_format", "12 bits"),
+    "16 bits": (header(precision=16), "unsupported_format", "16 bits"),
+    "no height": (header(height=0), "unsupported_format", "DNL"),
+    "no width": (header(width=0), "unreadable", "width"),
+    "no component": (header(parts=()), "unsupported_format", "0 components"),
+    "2 components": (header(parts=(0x11, 0x11)), "unsupported_format", "2 components"),
+    "5 components": (header(parts=(0x11,) * 5), "unsupported_format", "5 components"),
+    "sampling of 0": (header(parts=(0x02, 0x11, 0x11)), "unreadable", "sampling"),
+    "sampling of 5": (header(parts=(0x51, 0x11, 0x11)), "unreadable", "sampling"),
+    "a second height": (header()[:-2] + b"\xff\xdc\0\4\1\0" + b"\xff\xd9", "unsupported_format", "256 px"),
+    "a length that is too long": (header().replace(b"\0\x11\x08", b"\0\x12\x08"), "unreadable", "header"),
+    "a length that is too short": (header().replace(b"\0\x11\x08", b"\0\x04\x08"), "unreadable", "header"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason", "word"), BAD_HEADERS.values(), ids=BAD_HEADERS)
+@pytest.mark.usefixtures("no_decoder")
+def test_a_frame_header_is_checked(data: bytes, reason: str, word: str) -> None:
+    error = refusal(lambda: rgb_of(data))
+    assert (error.reason, word in str(error)) == (reason, True)
+    in_tiff = gray_tiff(data, (273, 4, 1, 256), (279, 4, 1, len(data)))
+    assert word in str(refusal(lambda: rgb_of(in_tiff)))
+
+
+def test_the_same_height_after_the_pixels_is_harmless() -> None:
+    same = b"\xff\xdc\0\4" + CAT.height.to_bytes(2, "big")
+    np.testing.assert_array_equal(rgb_of(BASELINE[:-2] + same + BASELINE[-2:]), rgb_of(BASELINE))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -509,3 +568,131 @@ def _has_refused_frame(data: bytes) -> bool:
     except Exception as error:
         return isinstance(error, PhotoError) and error.reason == "unsupported_format"
     return False
+
+
+# --- reduced --------------------------------------------------------------------------------------------------------
+
+
+@EACH_VARIANT
+def test_a_reduced_photo_is_pillows_draft(options: dict[str, Any]) -> None:
+    data = encoded(WHOLE_CAT, **options)
+    for min_side, divisor in ((452, 1), (451, 1), (226, 2), (114, 2), (113, 4), (57, 8), (1, 8)):
+        stored = read_jpeg(data, LIMITS, min_side=min_side)
+        draft = Image.open(BytesIO(data))
+        if divisor > 1:
+            draft.draft("RGB", (451 // divisor, 300 // divisor))
+        assert stored.size == (451, 300)
+        np.testing.assert_array_equal(stored.pixels, np.asarray(draft))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 1), (16, 8)])
+def test_a_reduced_photo_has_no_empty_side(size: tuple[int, int]) -> None:
+    stored = read_jpeg(encoded(CAT.resize(size)), LIMITS, min_side=1)
+    assert stored.pixels.shape == (-(-size[1] // 8), -(-size[0] // 8), 3)
+
+
+def test_damage_and_padding_are_judged_when_reduced() -> None:
+    for damaged in (*LOST.values(), *CUT.values()):
+        assert refusal(lambda damaged=damaged: read_jpeg(damaged, LIMITS, min_side=20)).reason in (
+            "unreadable",
+            "truncated",
+        )
+    for kind in ("a pattern before the end", "no end", "an unknown colour transform"):
+        data = WHOLE[kind](WHOLE_BASELINE)
+        assert read_jpeg(data, LIMITS, min_side=20).size == (451, 300)
+
+
+def test_arithmetic_coding_is_never_reduced() -> None:
+    data = base64.b64decode(ARITHMETIC[0xC9])
+    assert read_jpeg(data, LIMITS, min_side=1).pixels.shape == (12, 16, 3)
+
+
+# --- profile and notes ----------------------------------------------------------------------------------------------
+
+
+def profile_part(number: int, count: int, payload: bytes) -> bytes:
+    return segment(0xE2, b"ICC_PROFILE\0" + bytes([number, count]) + payload)
+
+
+def segment(kind: int, payload: bytes) -> bytes:
+    return bytes([0xFF, kind]) + struct.pack(">H", len(payload) + 2) + payload
+
+
+A, B = bytes(range(200)), bytes(range(100, 150))
+PROFILES = {
+    "none": (b"", None),
+    "one": (profile_part(1, 1, A), A),
+    "two": (profile_part(1, 2, A) + profile_part(2, 2, B), A + B),
+    "two in another order": (profile_part(2, 2, B) + profile_part(1, 2, A), A + B),
+    "one is missing": (profile_part(1, 3, A) + profile_part(3, 3, B), "broken"),
+    "one is there twice": (profile_part(1, 2, A) + profile_part(1, 2, B), "broken"),
+    "two counts": (profile_part(1, 2, A) + profile_part(2, 3, B), "broken"),
+    "number 0": (profile_part(0, 1, A), "broken"),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), PROFILES.values(), ids=PROFILES)
+def test_a_profile_is_joined_from_its_segments(parts: bytes, expected: bytes | str | None) -> None:
+    stored = read_jpeg(BASELINE[:2] + parts + BASELINE[2:], LIMITS)
+    assert stored.profile == (None if expected == "broken" else expected)
+    assert stored.notes == (("profile_ignored",) if expected == "broken" else ())
+    np.testing.assert_array_equal(stored.pixels, rgb_of(BASELINE))
+
+
+def test_a_profile_of_several_segments_is_pillows() -> None:
+    profile = random.Random(1).randbytes(200_000)
+    data = encoded(CAT, icc_profile=profile)
+    assert read_jpeg(data, LIMITS).profile == profile == Image.open(BytesIO(data)).info["icc_profile"]
+
+
+def xmp(text: str) -> bytes:
+    return segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + text.encode())
+
+
+def with_segments(*parts: bytes) -> bytes:
+    return BASELINE[:2] + b"".join(parts) + BASELINE[2:]
+
+
+PAIR = encoded(CAT, "MPO", save_all=True, append_images=[CAT.rotate(180)])
+SECOND = PAIR.rindex(b"\xff\xd8\xff")
+NOTES = {
+    "plain": (BASELINE, ()),
+    "a thumbnail": (encoded(CAT, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0" + bytes(4) + BASELINE), ()),
+    "MPO": (PAIR, ("multi_picture",)),
+    "MPO of one picture": (PAIR[:SECOND], ()),
+    "Ultra HDR": (with_segments(xmp('<x hdrgm:Version="1.0"/>')), ("gain_map",)),
+    "Google's container": (with_segments(xmp('<Container:Item Item:Semantic="GainMap"/>')), ("gain_map",)),
+    "ISO 21496-1": (with_segments(segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")), ("gain_map",)),
+    "Apple": (
+        PAIR[: SECOND + 2] + xmp("<a>urn:com:apple:photo:2020:aux:hdrgainmap</a>") + PAIR[SECOND + 2 :],
+        ("multi_picture", "gain_map"),
+    ),
+    "Google's motion photo": (with_segments(xmp('<x GCamera:MotionPhoto="1"/>')), ("motion_photo",)),
+    "Google's former motion photo": (
+        with_segments(xmp("<GCamera:MicroVideo>1</GCamera:MicroVideo>")),
+        ("motion_photo",),
+    ),
+    "not a motion photo": (with_segments(xmp('<x GCamera:MotionPhoto="0"/>')), ()),
+    "Samsung's motion photo": (
+        BASELINE + b"\0\0\x30\x0a\x10\0\0\0MotionPhoto_Data\0\0\0\x18ftypmp42SEFT",
+        ("motion_photo",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "notes"), NOTES.values(), ids=NOTES)
+def test_kinds_of_compound_files_are_noted(data: bytes, notes: tuple[str, ...]) -> None:
+    photo = decoded(data)
+    assert photo.notes == notes
+    np.testing.assert_array_equal(photo.rgb, pillows(data))
+
+
+def test_damaged_metadata_is_no_error() -> None:
+    index = PAIR.index(b"MPF\0")
+    flips = random.Random(2)
+    for _ in range(200):
+        damaged = bytearray(PAIR)
+        for _ in range(3):
+            damaged[flips.randrange(index + 4, index + 90)] ^= flips.randrange(1, 256)
+        assert set(read_notes(bytes(damaged))) <= {"multi_picture"}
+    assert read_notes(PAIR.replace(b"MPF\0II*\0\x08", b"MPF\0II*\0\xf8")) == ()
