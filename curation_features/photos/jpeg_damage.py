@@ -279,7 +279,7 @@ class _Intervals:
         expected = -(-self._mcus // self._interval)
         if len(parts) == expected + 1 and not parts[-1].strip(b"\0\xff"):  # a marker after the last interval
             del parts[-1], codes[-1]
-        if len(parts) != expected or codes != [bytes([0xD0 + number % 8]) for number in range(expected - 1)]:
+        if codes != [bytes([0xD0 + number % 8]) for number in range(expected - 1)]:
             raise Lost("restart markers are missing, or their numbers are wrong")
         if expected > _MAX_INTERVALS:
             raise Lost(f"padding in one of {expected} restart intervals")

@@ -121,10 +121,11 @@ WHOLE: dict[str, Callable[[bytes], bytes]] = {
     "a trailer": lambda data: data + TEXT * 9,
     "a picture behind it": lambda data: data + data[:-900],
     "padding after each scan": lambda data: MARKER_AFTER_SCAN.sub(b"\0\0\0\0\0\0\0\0\0\0\0\0", data),
-    "a marker after the last restart": lambda data: data[:-2] + b"\xff\xd2" + data[-2:],
-    "an unknown colour transform": lambda data: data[:2] + ADOBE_9 + data[2:],
-    "an unknown colour transform and zeros": lambda data: data[:2] + ADOBE_9 + data[2:-2] + bytes(40) + data[-2:],
+    "a marker after the last restart": lambda data: data[:-2] + bytes(30) + b"\xff\xd2" + data[-2:],
+    "an unknown colour transform": lambda data: data[:2] + ADOBE_9 + data[20:],
+    "an unknown colour transform and zeros": lambda data: data[:2] + ADOBE_9 + data[20:-2] + bytes(40) + data[-2:],
 }
+# An unknown transform, instead of the JFIF segment. libjpeg takes it for YCbCr, with a warning.
 ADOBE_9 = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x09"
 
 
@@ -173,7 +174,7 @@ LOST = {
     + RESTARTS[RESTARTS.index(b"\xff\xd7") :],
     "a colour transform hides missing pixels": WHOLE_BASELINE[:2]
     + ADOBE_9
-    + WHOLE_BASELINE[2 : len(WHOLE_BASELINE) // 2]
+    + WHOLE_BASELINE[20 : len(WHOLE_BASELINE) // 2]
     + WHOLE_BASELINE[-2:],
     "more rows than the frame": WHOLE_BASELINE.replace(b"\xff\xc0\0\x11\x08\x01\x2c", b"\xff\xc0\0\x11\x08\0\xf0"),
 }
@@ -625,7 +626,7 @@ PROFILES = {
     "two": (profile_part(1, 2, A) + profile_part(2, 2, B), A + B),
     "two in another order": (profile_part(2, 2, B) + profile_part(1, 2, A), A + B),
     "one is missing": (profile_part(1, 3, A) + profile_part(3, 3, B), "broken"),
-    "one is there twice": (profile_part(1, 2, A) + profile_part(1, 2, B), "broken"),
+    "one is there twice": (profile_part(1, 2, A) + profile_part(2, 2, B) * 2, "broken"),
     "two counts": (profile_part(1, 2, A) + profile_part(2, 3, B), "broken"),
     "number 0": (profile_part(0, 1, A), "broken"),
 }
