@@ -15,7 +15,9 @@ from curation_features.photos.colour import to_srgb
 from curation_features.photos.formats import RAW_SUFFIXES, identify
 from curation_features.photos.heic import read_heic
 from curation_features.photos.jpeg import read_jpeg
+from curation_features.photos.jpeg_segments import find_frame
 from curation_features.photos.jxl import read_jxl
+from curation_features.photos.limits import LARGE_PIXELS
 from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
 from curation_features.photos.png import read_png
 from curation_features.photos.raw import read_raw
@@ -67,7 +69,8 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
     Args:
         limits: a single call of a decoder cannot be interrupted; `photos.limits` bounds its input.
         side: if above 0, the long side is reduced by area to at most this many px.
-        scaled: the decoder may give a smaller image of at least `side` px, which is faster and less exact.
+        scaled: the decoder may give a smaller image of at least `side` px, which is faster and less exact. A large
+            JPEG (`limits.LARGE_PIXELS`) is always decoded so if `side` is given.
 
     Raises:
         PhotoError: `too_large`, `too_slow`, `truncated`, `unsupported_format` or `unreadable`.
@@ -77,7 +80,7 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
     with quiet_pillow():
         try:
             if kind == "JPEG":
-                stored = read_jpeg(file.data, limits, side if scaled else 0)
+                stored = read_jpeg(file.data, limits, min_side=side if scaled or _is_large(file.data) else 0)
             else:
                 stored = READERS.get(kind, read_with_pillow)(file.data, limits)
             pixels = reduce(stored.pixels, side) if side else stored.pixels
@@ -92,6 +95,11 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
             raise explain(file.data, error) from error
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
     return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, stored.notes)
+
+
+def _is_large(data: bytes) -> bool:
+    frame = find_frame(data)
+    return frame is not None and frame.width * frame.height > LARGE_PIXELS
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

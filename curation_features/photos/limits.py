@@ -18,7 +18,17 @@ from PIL.TiffImagePlugin import COMPRESSION, STRIPOFFSETS, TILELENGTH, TILEOFFSE
 
 from curation_features.errors import PhotoError
 from curation_features.photos.formats import PILLOW_FORMATS
-from curation_features.photos.jpeg_segments import END_OF_IMAGE, FRAMES_NOT_READ, START_OF_SCAN, segments
+from curation_features.photos.jpeg_segments import (
+    END_OF_IMAGE,
+    FRAMES,
+    NUMBER_OF_LINES,
+    OTHER_FRAMES,
+    START_OF_SCAN,
+    Frame,
+    Segment,
+    read_frame,
+    segments,
+)
 
 MAX_SECONDS = 60.0
 """Default CPU time of a thread for one photo (see `Settings.max_decode_seconds`)."""
@@ -70,7 +80,8 @@ def open_image(data: bytes, *, formats: tuple[str, ...] = PILLOW_FORMATS, second
     """Open an image without decoding its pixels; only `formats` are tried.
 
     Raises:
-        PhotoError: `unsupported_format`: a JPEG, also in a TIFF, has an unsupported frame (`FRAMES_NOT_READ`);
+        PhotoError: `unsupported_format`: a JPEG, also in a TIFF, has another frame than `FRAMES_READ`,
+            or samples of other than 8 bits; `unreadable`: its frame header is damaged;
             `too_large`: the directory of a TIFF has too many numbers;
             `too_slow`: here or when the pixels are loaded.
         Exception: Pillow cannot parse the file.
@@ -135,14 +146,52 @@ def _has_many_scans(data: bytes) -> bool:
 
 
 def _check_frames(file: TimedBytes, data: bytes, start: int) -> None:
-    """Refuse a JPEG with an unsupported frame before its first scan."""
+    """Refuse a JPEG with a frame before its first scan that is not read."""
+    frame: Frame | None = None
     for segment in segments(data, start):
         file.check_time()
-        if segment.kind in FRAMES_NOT_READ:
-            name = FRAMES_NOT_READ[segment.kind]
-            raise PhotoError("unsupported_format", f"{name} is not read; export it as a baseline JPEG")
+        if segment.kind in FRAMES:
+            frame = _check_frame(data, segment)
         if segment.kind == START_OF_SCAN:
+            if frame:
+                _check_number_of_lines(data, segment.end, frame)
             return
+
+
+def _check_frame(data: bytes, segment: Segment) -> Frame:
+    """Return a frame that is read: 8 bits, 1, 3 or 4 components, sampling of T.81."""
+    if segment.kind in OTHER_FRAMES:
+        raise _refused(f"{OTHER_FRAMES[segment.kind]} is not read")
+    frame = read_frame(data, segment)
+    if frame is None:
+        raise PhotoError("unreadable", "the frame header of the JPEG is damaged; copy it again")
+    if frame.precision != 8:
+        raise _refused(f"a JPEG of {frame.precision} bits per sample is not read")
+    if frame.height == 0:
+        raise _refused("a JPEG with its height after the pixels (DNL marker) is not read")
+    if len(frame.components) not in (1, 3, 4):
+        raise _refused(f"a JPEG of {len(frame.components)} components is not read")
+    sampling = [factor for part in frame.components for factor in (part.horizontal, part.vertical)]
+    if frame.width == 0 or not all(1 <= factor <= 4 for factor in sampling):
+        raise PhotoError(
+            "unreadable", "the frame header of the JPEG is damaged (width or sampling factors); copy it again"
+        )
+    return frame
+
+
+def _check_number_of_lines(data: bytes, start: int, frame: Frame) -> None:
+    """Refuse a JPEG with a DNL marker after its first scan that changes the height (T.81, B.2.5)."""
+    if data.find(b"\xff\xdc", start) < 0:
+        return
+    marker = next(segments(data, start), None)
+    if marker and marker.kind == NUMBER_OF_LINES:
+        height = int.from_bytes(data[marker.start + 4 : marker.end], "big")
+        if height != frame.height:
+            raise _refused(f"a JPEG with a second height after the pixels (DNL marker: {height} px) is not read")
+
+
+def _refused(problem: str) -> PhotoError:
+    return PhotoError("unsupported_format", f"{problem}; export it as a baseline JPEG")
 
 
 def _find_jpegs(data: bytes) -> Iterator[int]:
