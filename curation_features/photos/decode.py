@@ -65,7 +65,8 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
     with quiet_pillow():
         try:
             stored = READERS.get(kind, read_with_pillow)(file.data, DecodeLimits(max_pixels, max_seconds))
-            rgb = upright(to_srgb(stored.pixels, stored.profile), stored.orientation)
+            rgb, colour_notes = to_srgb(stored.pixels, stored.profile)
+            rgb = upright(rgb, stored.orientation)
         except PhotoError:
             raise
         except Image.DecompressionBombError as error:
@@ -75,7 +76,7 @@ def decode(file: PhotoFile, *, max_pixels: int, max_seconds: float = MAX_SECONDS
                 raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
             raise explain(file.data, error) from error
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, stored.notes)
+    return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, (*stored.notes, *colour_notes))
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

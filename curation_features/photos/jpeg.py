@@ -35,7 +35,7 @@ def read_jpeg(data: bytes, limits: DecodeLimits) -> StoredImage:
     pixels = jpeg_pixels(data) if image.mode in ("L", "RGB") else None
     if pixels is None:
         return to_stored(image)
-    return StoredImage(pixels, image.size, read_orientation(image))
+    return StoredImage(pixels, image.size, read_orientation(image), image.info.get("icc_profile") or None)
 
 
 def jpeg_pixels(data: bytes) -> NDArray[np.uint8] | None:

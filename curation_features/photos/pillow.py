@@ -47,7 +47,8 @@ def open_checked(data: bytes, limits: DecodeLimits) -> Image.Image:
 def to_stored(image: Image.Image) -> StoredImage:
     """Load an image; transparency is composited on white, 16-bit gray is scaled by 1/257."""
     image.load()
-    return StoredImage(np.array(_to_rgb(image)), image.size, read_orientation(image))
+    pixels = np.array(image if image.mode == "CMYK" else _to_rgb(image))
+    return StoredImage(pixels, image.size, read_orientation(image), image.info.get("icc_profile") or None)
 
 
 def read_orientation(image: Image.Image) -> int:

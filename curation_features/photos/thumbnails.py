@@ -147,7 +147,7 @@ def _decode_reduced(file: PhotoFile, side: int, max_pixels: int) -> Image.Image:
             scale = 2 * side / max(image.size)
             image.draft("RGB", (int(image.width * scale) or 1, int(image.height * scale) or 1))
             stored = to_stored(image)
-            return Image.fromarray(upright(to_srgb(stored.pixels, stored.profile), stored.orientation))
+            return Image.fromarray(upright(to_srgb(stored.pixels, stored.profile)[0], stored.orientation))
     return Image.fromarray(decode(file, max_pixels=max_pixels).rgb)
 
 

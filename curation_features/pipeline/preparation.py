@@ -17,6 +17,7 @@ from curation_features.errors import (
     too_many_files,
 )
 from curation_features.photos.decode import decode
+from curation_features.photos.decoding_version import decoding_version
 from curation_features.photos.reader import PhotoReader
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
@@ -97,6 +98,9 @@ class Preparation:
             file = self.reader.read(record.image_uri)
         with stats.timing("cache"):
             entry = self._cache.load(record.photo_id, file.sha256)
+            decoding = decoding_version(file.data)
+        if entry is not None and entry.decoding < decoding:
+            entry = None  # measured on pixels that are decoded otherwise now
         if entry is not None and entry.info.width * entry.info.height > self._settings.max_pixels:
             entry = None  # decoding raises the error
         valid = entry.valid(plan.versions) if entry else frozenset()
@@ -109,7 +113,7 @@ class Preparation:
                 photo = decode(
                     file, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_decode_seconds
                 )
-            item.entry = entry = entry or CacheEntry(photo.info)
+            item.entry = entry = entry or CacheEntry(photo.info, decoding=decoding)
             self._measure(item, photo.rgb, todo, plan, stats)
         record.info = entry.info
         _fill(record, entry, valid, plan)
