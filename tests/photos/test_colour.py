@@ -30,6 +30,7 @@ from profiles import (
     srgb_curve,
     table_curve,
     to_space,
+    xyz,
     xyz_of,
 )
 from skimage import data as bundled
@@ -276,7 +277,11 @@ BROKEN = {
     "device-link": icc(b"RGB ", {}, kind=b"link"),
     "named-colours": icc(b"RGB ", {}, kind=b"nmcl"),
     "no-curves": icc(b"RGB ", {}),
-    "black": icc(b"RGB ", {name: table_curve([0, 0]) for name in (b"rTRC", b"gTRC", b"bTRC")}),
+    "black": icc(
+        b"RGB ",
+        {b"rTRC": table_curve([0, 1]), b"gTRC": table_curve([0, 1]), b"bTRC": table_curve([0, 1])}
+        | {name: xyz((0, 0, 0)) for name in (b"rXYZ", b"gXYZ", b"bXYZ")},
+    ),
     "endless-curve": P3.replace(b"curv\0\0\0\0\0\0\x04\0", b"curv\0\0\0\0\xff\xff\xff\xff"),
     "tags-outside": P3.replace(b"rXYZ\0\0", b"rXYZ\xff\xff"),
     "version-9": P3[:8] + b"\x09" + P3[9:],
