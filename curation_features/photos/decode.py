@@ -84,7 +84,8 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
             else:
                 stored = READERS.get(kind, read_with_pillow)(file.data, limits)
             pixels = reduce(stored.pixels, side) if side else stored.pixels
-            rgb = upright(to_srgb(pixels, stored.profile), stored.orientation)
+            rgb, colour_notes = to_srgb(pixels, stored.profile)
+            rgb = upright(rgb, stored.orientation)
         except PhotoError:
             raise
         except Image.DecompressionBombError as error:
@@ -94,7 +95,7 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
                 raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
             raise explain(file.data, error) from error
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, stored.notes)
+    return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, (*stored.notes, *colour_notes))
 
 
 def _is_large(data: bytes) -> bool:

@@ -92,7 +92,8 @@ def _convert(image: Image.Image, limits: DecodeLimits) -> NDArray[np.uint8]:
         try:
             check_before_pixels(image, b"", limits.max_pixels)
             stored = read_tiff_image(image, limits) if isinstance(image, TiffImageFile) else to_stored(image)
-            return check_rgb(upright(to_srgb(stored.pixels, stored.profile), stored.orientation))
+            rgb, _ = to_srgb(stored.pixels, stored.profile)
+            return check_rgb(upright(rgb, stored.orientation))
         except (PhotoError, TypeError):
             raise
         except Exception as error:  # loading hostile bytes can raise any exception

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -108,6 +109,7 @@ def preload(extras: Sequence[str]) -> None:
         extras: extras of this package whose libraries are loaded, too.
     """
     Image.init()
+    import_module("PIL.ImageCms")  # `colour` imports it for the first profile
     image = Image.new("RGB", (16, 16))
     with quiet_pillow():
         for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF"):

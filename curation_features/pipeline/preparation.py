@@ -16,6 +16,7 @@ from curation_features.errors import (
     WeightsError,
     too_many_files,
 )
+from curation_features.photos.decoding_version import decoding_version
 from curation_features.photos.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
@@ -98,6 +99,9 @@ class Preparation:
             file = self.reader.read(record.image_uri)
         with stats.timing("cache"):
             entry = self._cache.load(record.photo_id, file.sha256)
+            decoding = decoding_version(file.data)
+        if entry is not None and entry.decoding < decoding:
+            entry = None  # measured on pixels that are decoded otherwise now
         if entry is not None and entry.info.width * entry.info.height > self._settings.max_pixels:
             entry = None  # decoding raises the error
         valid = entry.valid(plan.versions) if entry else frozenset()
@@ -108,7 +112,7 @@ class Preparation:
         if entry is None or todo:
             with stats.timing("decode"):
                 photo = self._decoder.decode(file)
-            item.entry = entry = entry or CacheEntry(photo.info)
+            item.entry = entry = entry or CacheEntry(photo.info, decoding=decoding)
             self._measure(item, photo.rgb, todo, plan, stats)
         record.info = entry.info
         _fill(record, entry, valid, plan)

@@ -1,8 +1,8 @@
 """The per-photo cache: `{md5("{photo_id}_features")}.json`, holding `{"version": {...}, "features": {...}}`.
 
-An entry is valid only for the exact bytes of its photo, and per part: each metric, the embedding and the labels have
-separate versions (see `versions`). A damaged entry, or one of another photo or other bytes, is ignored. If the cache
-cannot be written, later runs are slower; results do not change.
+An entry is valid only for the exact bytes of its photo and their decoding, and per part: each metric, the embedding and
+the labels have separate versions (see `versions`). A damaged entry, or one of another photo or other bytes, is ignored.
+If the cache cannot be written, later runs are slower; results do not change.
 """
 
 from __future__ import annotations
@@ -41,13 +41,18 @@ _FEATURES = b', "features": '
 
 @dataclass(slots=True)
 class CacheEntry:
-    """Cached results of one photo. `versions` covers every part present."""
+    """Cached results of one photo. `versions` covers every part present.
+
+    Attributes:
+        decoding: version of the decoding that gave the pixels (`photos.decoding_version`).
+    """
 
     info: PhotoInfo
     versions: dict[str, str] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
     embedding: Embedding | None = None
     prediction: LabelPrediction | None = None
+    decoding: int = 1
 
     def add(self, part: str, version: str, result: Measurement | Embedding | LabelPrediction) -> None:
         """Keep a result, except an error that may not recur."""
@@ -60,6 +65,8 @@ class CacheEntry:
             self.measurements[part] = result
         elif isinstance(result, Embedding):
             self.embedding = result
+            self.versions.pop("labels", None)  # they belong to another embedding
+            self.prediction = None
         else:
             self.prediction = result
 
@@ -158,7 +165,14 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
         features["clip_labels"] = _to_json(entry.prediction)
     text = json.dumps(features, allow_nan=False).encode()
     content = hashlib.sha256(text).hexdigest()
-    version = {"photo_id": photo_id, "image": entry.info.sha256, "content": content, "parts": entry.versions}
+    version: dict[str, Any] = {
+        "photo_id": photo_id,
+        "image": entry.info.sha256,
+        "content": content,
+        "parts": entry.versions,
+    }
+    if entry.decoding != 1:  # entries of the first decoding keep their bytes
+        version["decoding"] = entry.decoding
     return b'{"version": ' + json.dumps(version).encode() + _FEATURES + text + b"}"
 
 
@@ -188,6 +202,7 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         {name: _parse_measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
         _parse_embedding(features["embedding"]) if "embedding" in features else None,
         _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
+        int(version.get("decoding", 1)),
     )
     present = {*entry.measurements} | ({"embedding"} if entry.embedding else set())
     present |= {"labels"} if entry.prediction else set()

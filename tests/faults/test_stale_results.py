@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from profiles import DISPLAY_P3, rgb_profile
 
 from curation_features.photos.reader import PhotoReader
 
@@ -65,6 +67,23 @@ def test_an_untrusted_entry_is_recomputed_and_replaced(world, batch, damage) -> 
     assert path.read_bytes() == kept
     assert world.run(batch) == (sound, {})
     assert not (world.root / "exploded").exists()
+
+
+def test_only_photos_that_are_decoded_otherwise_are_recomputed(world, batch) -> None:
+    """Entries of the first decoding differ only in a missing key; those of plain photos are exactly the same."""
+    tagged = world.root / "photos" / "1.png"
+    Image.open(tagged).save(tagged, icc_profile=rgb_profile(DISPLAY_P3))
+    sound, _ = world.run(batch)
+    cache = world.stages().cache
+    paths = [cache.path(f"photo {n}") for n in range(4)]
+    entries = [path.read_bytes() for path in paths]
+    first = [data.replace(b', "decoding": 2', b"") for data in entries]
+    assert [old != new for old, new in zip(first, entries, strict=True)] == [False, True, False, False]
+    for path, data in zip(paths, first, strict=True):
+        path.write_bytes(data)
+    assert world.run(batch) == (sound, ONE_PHOTO)
+    assert [path.read_bytes() for path in paths] == entries
+    assert world.run(batch) == (sound, {})
 
 
 @pytest.mark.timeout(120)

@@ -126,3 +126,24 @@ def test_stats_and_clear(cache: FeatureCache) -> None:
     cache.save("one", entry())
     subprocess.run(f"rm -rf {cache.folder}/*.json", shell=True, check=True)  # the specification's way
     assert (cache.load("one", INFO.sha256), cache.stats().photos) == (None, 0)
+
+
+def test_entries_of_the_first_decoding_keep_their_bytes(cache: FeatureCache) -> None:
+    cache.save("photo", entry())
+    document = json.loads(cache.path("photo").read_bytes())
+    assert set(document["version"]) == {"photo_id", "image", "content", "parts"}
+    found = cache.load("photo", INFO.sha256)
+    assert found is not None
+    assert found.decoding == 1
+    found.decoding = 2
+    cache.save("photo", found)
+    again = cache.load("photo", INFO.sha256)
+    assert again is not None
+    assert again.decoding == 2
+
+
+def test_labels_do_not_outlive_their_embedding() -> None:
+    found = entry()
+    found.add("embedding", "2-e", Embedding(np.eye(8, dtype=np.float32)[0]))
+    assert found.prediction is None
+    assert found.valid({"labels": "1-l", "embedding": "2-e"}) == {"embedding"}
