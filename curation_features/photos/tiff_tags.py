@@ -18,15 +18,13 @@ Value: TypeAlias = bytes | tuple[float, ...]
 """Text and untyped data as bytes, cut at the limit; numbers as a tuple: x/0 is infinite, 0/0 is NaN."""
 
 MAX_BYTES = 4096
-"""Bytes of one value. Longer text is cut, more numbers are no value; neither is longer in valid files."""
+"""Bytes of one value. Longer text is cut, more numbers are skipped; both are shorter in valid files."""
 
 _MAX_TEXT = 200  # characters; longer fields are damage or worse
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PREFIX = re.compile(rb"(?:Exif\0[\0\xff])*")
 _ORDERS = {b"II": "<", b"MM": ">"}
-_VERSIONS = frozenset(
-    {b"*\0", b"\0*", b"+\0", b"\0+", b"RO", b"RS", b"OR", b"U\0"}
-)  # the last four: Olympus, Panasonic
+_VERSIONS = frozenset({b"*\0", b"\0*", b"+\0", b"\0+", b"RO", b"RS", b"OR", b"U\0"})  # then Olympus's and Panasonic's
 _BYTES = frozenset({1, 2, 7, 129})  # BYTE, ASCII, UNDEFINED, UTF-8
 _NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # in `struct`
 _RATIONALS = {5: "II", 10: "ii"}
