@@ -40,8 +40,8 @@ EXPECTED = {
 }
 
 
-def block(main: Any = (), camera: Any = (), place: Any = (), order: str = ">") -> bytes:
-    """Return EXIF: a TIFF without pixels."""
+def block(main: Any = (), camera: Any = (), place: Any = (), order: str = ">", start: int = 8) -> bytes:
+    """Return EXIF: a TIFF without pixels. Its offsets are those of a directory at `start`."""
     exif = Image.Exif()
     exif.endian = order
     exif.update(main)
@@ -49,7 +49,7 @@ def block(main: Any = (), camera: Any = (), place: Any = (), order: str = ">") -
         exif.get_ifd(EXIF).update(camera)
     if place:
         exif.get_ifd(GPS).update(place)
-    return exif.tobytes().removeprefix(b"Exif\0\0")
+    return exif.tobytes(start).removeprefix(b"Exif\0\0")
 
 
 WHOLE = block(MAIN, CAMERA, PLACE)
@@ -72,8 +72,9 @@ def jpeg(*segments: bytes) -> bytes:
 
 
 def pieces_of_jpeg() -> bytes:
-    """EXIF that is too long for a segment continues in the next one."""
-    long = WHOLE + bytes(70_000)
+    """EXIF that is too long for a segment continues in the next one: here its directory is at 70,000."""
+    directory = block(MAIN, CAMERA, PLACE, start=70_000)[8:]
+    long = b"MM\0*" + struct.pack(">I", 70_000).ljust(70_000 - 4, b"\0") + directory
     return jpeg(*(segment(b"Exif\0\0" + long[start : start + 65_000]) for start in (0, 65_000)))
 
 
@@ -102,24 +103,26 @@ def heic() -> bytes:
     return buffer.getvalue()
 
 
-def heic_of_two_pictures() -> bytes:
-    """EXIF of item 3 describes the primary image 1; EXIF of item 4, stored in `idat`, its gain map 2."""
-    other = bytes(4) + block({MODEL: "gain map"}, {0x8827: 64}, {**PLACE, 1: "N"})
-    names = [struct.pack(">IHH4sx", 2 << 24, item, 0, kind) for item, kind in ((4, b"Exif"), (3, b"Exif"))]
-    iinf = box(b"iinf", struct.pack(">IH", 0, 2), *(box(b"infe", name) for name in names))
-    iref = box(b"iref", bytes(4), *(box(b"cdsc", struct.pack(">3H", *item)) for item in ((4, 1, 2), (3, 1, 1))))
-    pitm, idat = box(b"pitm", struct.pack(">IH", 0, 1)), box(b"idat", other)
+def heic_of_two_pictures(still: int = 3, links: bool = True) -> bytes:
+    """EXIF is in items 3, two pieces of the file, and 4, in `idat`; that of `still` describes the primary image."""
+    other = struct.pack(">I", 6) + b"Exif\0\0" + block({MODEL: "gain map"}, {0x8827: 64}, {**PLACE, 1: "N"})
     whole = struct.pack(">I", 6) + b"Exif\0\0" + WHOLE
-    half = len(whole) // 2
+    in_file, in_idat = (whole, other) if still == 3 else (other, whole)
+    names = [struct.pack(">IHH4sx", 2 << 24, item, 0, b"Exif") for item in (7 - still, still)]
+    iinf = box(b"iinf", struct.pack(">IH", 0, 2), *(box(b"infe", name) for name in (names if links else names[1:])))
+    described = ((7 - still, 1, 2), (still, 1, 1))
+    iref = box(b"iref", bytes(4), *(box(b"cdsc", struct.pack(">3H", *item)) for item in described)) if links else b""
+    pitm, idat = box(b"pitm", struct.pack(">IH", 0, 1)), box(b"idat", in_idat)
+    half = len(in_file) // 2
 
     def meta(start: int) -> bytes:
-        in_idat = struct.pack(">4HII", 4, 1, 0, 1, 0, len(other))
-        in_file = struct.pack(">4H4I", 3, 0, 0, 2, start, half, start + half, len(whole) - half)
-        iloc = box(b"iloc", struct.pack(">IBBH", 1 << 24, 0x44, 0, 2), in_idat, in_file)
+        four = struct.pack(">4HII", 4, 1, 0, 1, 0, len(in_idat))
+        three = struct.pack(">4H4I", 3, 0, 0, 2, start, half, start + half, len(in_file) - half)
+        iloc = box(b"iloc", struct.pack(">IBBH", 1 << 24, 0x44, 0, 2), four, three)
         return box(b"meta", bytes(4), pitm, iinf, iref, iloc, idat)
 
     head = box(b"ftyp", b"heic\0\0\0\0mif1heic")
-    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", whole)
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", in_file)
 
 
 def jpeg_xl(*boxes: bytes) -> bytes:
@@ -169,6 +172,8 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "big.tif": lambda: encoded(CAT, "TIFF", exif=WHOLE, big_tiff=True),
     "a.heic": heic,
     "two.heic": heic_of_two_pictures,
+    "idat.heic": lambda: heic_of_two_pictures(still=4),
+    "unlinked.heic": lambda: heic_of_two_pictures(links=False),
     "a.jxl": lambda: jpeg_xl(box(b"Exif", bytes(4), WHOLE)),
     "pillow.jxl": jpeg_xl_of_pillow,
     "packed.jxl": jpeg_xl_packed,

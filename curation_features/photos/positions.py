@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL.ExifTags import GPS
 
-from curation_features.photos.tiff_tags import Directory, Value, find, to_number, to_numbers, to_text
+from curation_features.photos.tiff_tags import Directory, Value, find, to_number, to_text
 
 _BELOW = frozenset({1, 3})  # altitude references of EXIF 3.0: below sea level, and below the ellipsoid
 _OF_A_FIX = (GPS.GPSDOP, GPS.GPSHPositioningError)
@@ -54,7 +54,5 @@ def _to_degrees(parts: Value | None, hemisphere: Value | None, hemispheres: str,
     if sign is None or not isinstance(parts, tuple) or len(parts) != 3:
         return None
     numbers = [parts[0], *(0.0 if number != number else number for number in parts[1:])]
-    if any(number is None for number in to_numbers(tuple(numbers))):
-        return None
     degrees = sum(number / 60**power for power, number in enumerate(numbers))
-    return round(sign * degrees, 7) if 0 <= degrees <= limit else None
+    return round(sign * degrees, 7) if 0 <= degrees <= limit else None  # NaN fails, too
