@@ -18,6 +18,7 @@ from curation_features.photos.limits import MAX_EXIF_BYTES
 from curation_features.photos.tiff_tags import strip_prefix
 
 _MAX_BOXES = 10_000  # of one level
+_MAX_ITEMS = 16  # EXIF items of one image
 _MAX_EXTENTS = 1000  # pieces of one item
 _IN_ITEM_DATA = 1  # construction method: offsets count from the `idat` box, otherwise from the start of the file
 _CANON = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")  # its `uuid` box in CR3
@@ -102,7 +103,7 @@ def _exif_items(data: bytes, meta: Box) -> Iterator[bytes]:
     items = _find_items(data, boxes[b"iinf"])
     primary = _primary_item(data, boxes[b"pitm"]) if b"pitm" in boxes else None
     described = dict(_read_references(data, boxes[b"iref"])) if b"iref" in boxes else {}
-    wanted = [item for item in items if primary in described.get(item, ())] or items[:1]
+    wanted = ([item for item in items if primary in described.get(item, ())] or items[:1])[:_MAX_ITEMS]
     places = _locate(data, boxes[b"iloc"], set(wanted))
     for method, extents in (places[item] for item in wanted if item in places):
         base, end = 0, len(data)
@@ -169,7 +170,7 @@ def _locate(data: bytes, iloc: Box, wanted: set[int]) -> dict[int, tuple[int, li
         (pieces,) = struct.unpack_from(">H", data, position)
         position += 2
         step = index_size + offset_size + length_size
-        if item in wanted:
+        if item in wanted and item not in found:
             starts = (position + index_size + number * step for number in range(min(pieces, _MAX_EXTENTS)))
             found[item] = (method, [_extent(data, start, base, offset_size, length_size) for start in starts])
         position += pieces * step

@@ -19,6 +19,7 @@ _DNG_LENS_INFO = 0xC630  # as LensSpecification, which DNG may lack
 _CANON_LENS_MODEL = 0x0095
 _NIKON_LENS = 0x0084  # as LensSpecification
 _NIKON_HEAD = 10  # bytes before the TIFF in its notes
+_MAX_NOTE = 1_000_000  # bytes of maker notes; longer ones are cut
 _NO_NAME = re.compile(r"[-\s0./fm]*", re.IGNORECASE)  # "----", "0.0 mm f/0.0"
 
 
@@ -42,7 +43,8 @@ def _names(directories: Sequence[Directory]) -> Iterator[str | None]:
             if name and note.start <= name.start and name.end <= note.end:  # offsets are wrong if an editor moved them
                 yield _named(notes.get(_CANON_LENS_MODEL))
         elif maker.startswith("nikon") and directory.data[note.start : note.start + 7] == b"Nikon\0\2":
-            yield _specified(open_directory(directory.data[note.start + _NIKON_HEAD : note.end]).get(_NIKON_LENS))
+            end = min(note.end, note.start + _MAX_NOTE)
+            yield _specified(open_directory(directory.data[note.start + _NIKON_HEAD : end]).get(_NIKON_LENS))
 
 
 def _named(value: Value | None) -> str | None:
