@@ -2,91 +2,99 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
-from PIL import ExifTags, Image
+from PIL.ExifTags import IFD, Base
 
-from curation_features.photos.exif_block import find_exif
-from curation_features.photos.limits import open_image, read_tags
-from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.capture_time import CaptureTime, find_capture_time
+from curation_features.photos.exif_blocks import find_blocks
+from curation_features.photos.lenses import lens_name
+from curation_features.photos.limits import MAX_EXIF_BYTES
+from curation_features.photos.positions import to_position
+from curation_features.photos.tiff_tags import Directory, Value, find, open_directory, to_number, to_text
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_DATETIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 _WORD = re.compile(r"[^\W_]+")
 _LEGAL_FORM = re.compile(
     r"([\s,]+(corporation|corp|company|co|inc|ltd|limited|gmbh|ag|imaging|camera|computer|optical|electronics)\.?)+$",
     re.I,
 )  # suffixes of a maker's name that are not on its cameras
-_MAX_TEXT = 200  # characters; longer fields are damage or worse
+_MAX_BLOCKS = 16  # a photo has one or two
+_XMP_TAG = 700  # of a TIFF
+_XMP_DATES = tuple(
+    re.compile(rb"""\b%s\s*(?:=\s*["']|>)\s*([^"'<]{10,40})""" % name)
+    for name in (b"exif:DateTimeOriginal", b"photoshop:DateCreated", b"exif:DateTimeDigitized")
+)
+_LARGEST_SHORT = 65535  # ISOSpeedRatings is at its limit: another tag has the speed
+_SPEEDS = (Base.RecommendedExposureIndex, Base.ISOSpeed, Base.StandardOutputSensitivity)
+_SPEEDS_OF_TYPE = {
+    1: Base.StandardOutputSensitivity,
+    2: Base.RecommendedExposureIndex,
+    3: Base.ISOSpeed,
+    4: Base.RecommendedExposureIndex,
+    5: Base.ISOSpeed,
+    6: Base.RecommendedExposureIndex,
+    7: Base.RecommendedExposureIndex,
+}  # SensitivityType -> tag (EXIF 2.3, table 8)
 
-_Tags = Mapping[int, Any]
 _Result = TypeVar("_Result")
+
+
+class _Tags(NamedTuple):
+    """Metadata of a file: its Exif directory before the main one, position, and XMP packets."""
+
+    camera: Sequence[Directory]
+    gps: Sequence[Directory]
+    xmp: Sequence[bytes]
 
 
 def read_exif(data: bytes) -> dict[str, Any]:
     """Return camera, lens, exposure, time and position from a file's bytes.
 
     Returns:
-        `camera` and `lens` ("Unknown" if not given), `iso` (int), `aperture` ("f/1.8"), `shutter_speed`
-        (seconds: "1/60", "2.5"), `focal_length` ("4mm"), `datetime` ("2024:12:25 11:25:57", local time) and `gps`
-        (`latitude` and `longitude` in degrees, north and east positive; `altitude` in metres above sea level if it
-        is known). Any other missing, damaged or non-finite field is None.
+        `camera` and `lens` ("Unknown" if not given), `iso` (int), `aperture` ("f/1.8", "f/4.0", "f/0.95"),
+        `shutter_speed` (seconds: "1/60", "2.5"), `focal_length` ("4mm"), `datetime` ("2024:12:25 11:25:57", the
+        camera's local time when the photo was taken or digitized; never the time of an edit) and `gps` (`latitude`
+        and `longitude` in degrees, north and east positive; `altitude` in metres above sea level if it is known). Any
+        other missing, damaged or non-finite field is None.
+
+        If the file has them: `utc_offset` ("+01:00", local time minus UTC) and `subseconds` ("07": 0.07 s), of
+        `datetime`.
     """
-    base, photo, gps = _read_tags(data)
-    return {
-        "camera": camera_name(_clean_text(base.get(ExifTags.Base.Make)), _clean_text(base.get(ExifTags.Base.Model)))
-        or "Unknown",
-        "lens": _clean_text(photo.get(ExifTags.Base.LensModel)) or "Unknown",
-        "iso": _format(photo.get(ExifTags.Base.ISOSpeedRatings), round),
-        "aperture": _format(photo.get(ExifTags.Base.FNumber), lambda number: f"f/{round(number, 1):g}"),
-        "shutter_speed": _format(photo.get(ExifTags.Base.ExposureTime), _format_shutter_speed),
-        "focal_length": _format(photo.get(ExifTags.Base.FocalLength), lambda length: f"{length:.0f}mm"),
-        "datetime": _find_datetime(photo.get(ExifTags.Base.DateTimeOriginal), base.get(ExifTags.Base.DateTime)),
-        "gps": _to_position(gps),
-    }
+    tags = _read_tags(data)
+    fields = {name: _survive(read, tags) for name, read in _FIELDS.items()}
+    taken = _survive(_capture_time, tags)
+    fields |= {"camera": fields["camera"] or "Unknown", "lens": fields["lens"] or "Unknown"}
+    fields["datetime"] = taken.datetime if taken else None
+    precise = {"utc_offset": taken.utc_offset, "subseconds": taken.subseconds} if taken else {}
+    return fields | {name: value for name, value in precise.items() if value is not None}
 
 
-def _read_tags(data: bytes) -> tuple[_Tags, _Tags, _Tags]:
-    """Return the main, the Exif and the GPS directory. A missing or damaged one is empty."""
-    directories: list[_Tags] = [{}, {}, {}]
-    with quiet_pillow(), suppress(Exception):  # broken metadata can raise any exception
-        exif = _load_block(find_exif(data)) or read_tags(open_image(data))
-        directories[0] = dict(exif)
-        directories[1] = dict(exif.get_ifd(ExifTags.IFD.Exif))
-        directories[2] = dict(exif.get_ifd(ExifTags.IFD.GPSInfo))
-    return directories[0], directories[1], directories[2]
+def _survive(read: Callable[[_Tags], _Result], tags: _Tags) -> _Result | None:
+    """Read a field. None if it is damaged in an unforeseen way."""
+    with suppress(Exception):
+        return read(tags)
+    return None
 
 
-def _load_block(block: bytes) -> Image.Exif:
-    exif = Image.Exif()
-    if block:
-        exif.load(block)
-    return exif
+def _read_tags(data: bytes) -> _Tags:
+    """Return the metadata before the first damage; an empty directory for a damaged one."""
+    found: dict[str, list[bytes]] = {"exif": [], "gps": [], "xmp": []}
+    with suppress(Exception):  # a damaged file
+        for kind, block in islice(find_blocks(data), _MAX_BLOCKS):
+            found[kind].append(block)
+    mains = [open_directory(block) for block in found["exif"]]
+    photos = [main.follow(IFD.Exif) for main in mains]
+    places = [*(main.follow(IFD.GPSInfo) for main in mains), *map(open_directory, found["gps"])]
+    packets = (main.get(_XMP_TAG, MAX_EXIF_BYTES) for main in mains)
+    return _Tags((*photos, *mains), places, [*found["xmp"], *(p for p in packets if isinstance(p, bytes))])
 
 
-def _clean_text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return _UNPRINTABLE.sub("", value[:_MAX_TEXT]).strip() or None if isinstance(value, str) else None
-
-
-def _to_number(value: Any) -> float | None:
-    """Return a finite number or None. (An EXIF rational may be 1/0.)"""
-    try:
-        number = float(value[0] if isinstance(value, tuple) else value)
-    except (TypeError, ValueError, IndexError, ArithmeticError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _format(value: Any, convert: Callable[[float], _Result]) -> _Result | None:
-    """Convert a plausible positive number. None for any other value."""
-    number = _to_number(value)
-    return convert(number) if number is not None and 1e-9 < number < 1e9 else None
+def _camera(tags: _Tags) -> str | None:
+    return camera_name(to_text(find(tags.camera, Base.Make)), to_text(find(tags.camera, Base.Model)))
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
@@ -103,38 +111,67 @@ def camera_name(make: str | None, model: str | None) -> str | None:
     return f"{_LEGAL_FORM.sub('', make)} {model}"
 
 
-def _format_shutter_speed(seconds: float) -> str:
+def _positive(value: Value | None) -> float | None:
+    """Return a plausible positive number. None for any other value."""
+    number = to_number(value)
+    return number if number is not None and 1e-9 < number < 1e9 else None
+
+
+def _iso(tags: _Tags) -> int | None:
+    speed = _positive(find(tags.camera, Base.ISOSpeedRatings))
+    if speed is not None and speed != _LARGEST_SHORT:
+        return round(speed)
+    named = _SPEEDS_OF_TYPE.get(int(to_number(find(tags.camera, Base.SensitivityType)) or 0))
+    order = (named, *_SPEEDS) if named else _SPEEDS
+    speeds = (_positive(find(tags.camera, tag)) for tag in order)
+    speed = next(filter(None, speeds), speed)
+    return round(speed) if speed is not None else None
+
+
+def _aperture(tags: _Tags) -> str | None:
+    number = _positive(find(tags.camera, Base.FNumber)) or _from_apex(find(tags.camera, Base.ApertureValue), 0.5)
+    return f"f/{number:.{2 if number < 1 else 1}f}" if number else None
+
+
+def _shutter_speed(tags: _Tags) -> str | None:
     """Format as ExifTool does: a fraction up to 1/4 s, otherwise decimals."""
+    seconds = _positive(find(tags.camera, Base.ExposureTime))
+    seconds = seconds or _from_apex(find(tags.camera, Base.ShutterSpeedValue), -1)
+    if not seconds:
+        return None
     return f"1/{round(1 / seconds)}" if seconds < 0.25001 else f"{round(seconds, 1):g}"
 
 
-def _find_datetime(*values: Any) -> str | None:
-    """Return the first value that is a date and time. (Some cameras write blanks.)"""
-    texts = (_clean_text(value) for value in values)
-    return next((text for text in texts if text and _DATETIME.fullmatch(text)), None)
+def _from_apex(value: Value | None, exponent: float) -> float | None:
+    """Return 2 ** (exponent * value). None for 0, which cameras write for unknown (EXIF 2.3, annex C)."""
+    apex = to_number(value)
+    return 2 ** (exponent * apex) if apex and abs(apex) < 29 else None
 
 
-def _to_position(gps: _Tags) -> dict[str, float] | None:
-    """Return the position, or None if it is incomplete or out of range."""
-    latitude = _to_degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "NS", 90)
-    longitude = _to_degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "EW", 180)
-    if latitude is None or longitude is None:
-        return None
-    position = {"latitude": latitude, "longitude": longitude}
-    altitude = _to_number(gps.get(ExifTags.GPS.GPSAltitude))
-    if altitude is not None:
-        below = gps.get(ExifTags.GPS.GPSAltitudeRef) in (1, b"\x01", "\x01")
-        position["altitude"] = -altitude if below else altitude
-    return position
+def _focal_length(tags: _Tags) -> str | None:
+    length = _positive(find(tags.camera, Base.FocalLength))
+    return f"{length:.0f}mm" if length else None
 
 
-def _to_degrees(parts: Any, hemisphere: Any, hemispheres: str, limit: float) -> float | None:
-    """Convert degrees, minutes and seconds to signed degrees with 7 decimals (1 cm)."""
-    sign = {hemispheres[0]: 1, hemispheres[1]: -1}.get((_clean_text(hemisphere) or "").upper())
-    if sign is None or not isinstance(parts, tuple) or len(parts) != 3:
-        return None
-    numbers = [_to_number(part) for part in parts]
-    if any(number is None for number in numbers):
-        return None
-    degrees = sum(number / 60**power for power, number in enumerate(numbers) if number is not None)
-    return round(sign * degrees, 7) if 0 <= degrees <= limit else None
+def _capture_time(tags: _Tags) -> CaptureTime | None:
+    """Return when the photo was taken; without such a date when it was digitized; then as XMP says."""
+    texts = [
+        (Base.DateTimeOriginal, Base.OffsetTimeOriginal, Base.SubsecTimeOriginal),
+        (Base.DateTimeDigitized, Base.OffsetTimeDigitized, Base.SubsecTimeDigitized),
+    ]
+    in_exif = ([to_text(find(tags.camera, tag)) for tag in names] for names in texts)
+    matches = (pattern.search(packet) for pattern in _XMP_DATES for packet in tags.xmp)
+    in_xmp = ([to_text(match[1]), None, None] for match in matches if match)
+    return find_capture_time([*in_exif, *in_xmp])
+
+
+_FIELDS: Mapping[str, Callable[[_Tags], Any]] = {
+    "camera": _camera,
+    "lens": lambda tags: lens_name(tags.camera),
+    "iso": _iso,
+    "aperture": _aperture,
+    "shutter_speed": _shutter_speed,
+    "focal_length": _focal_length,
+    "datetime": lambda tags: None,  # its place; the time has more than one field
+    "gps": lambda tags: to_position(tags.gps),
+}
