@@ -176,8 +176,7 @@ def find_companions(photos: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
 def _list_companions(folder: str) -> list[str]:
     """Return the files in a folder with the suffix of a companion; none if it cannot be listed."""
     with suppress(OSError), os.scandir(folder) as entries:
-        named = (entry for entry in entries if _suffix(entry.name) in COMPANION_KINDS and entry.name[0] != ".")
-        return [entry.path for entry in named if entry.is_file()]
+        return [entry.path for entry in entries if _suffix(entry.name) in COMPANION_KINDS and entry.is_file()]
     return []
 
 

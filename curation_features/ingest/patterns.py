@@ -1,7 +1,8 @@
 """Paths with the wildcards `*`, `?`, `[...]` and `**`, which a shell has not expanded.
 
-A name that exists precedes the pattern, so that `IMG_[1].jpg` can be given as it is. As in a shell, wildcards match no
-leading dot. `**` matches any number of folders. Links to folders are not followed, so that loops end.
+Up to the first wildcard, a name that exists precedes the pattern, so that `IMG_[1].jpg` can be given as it is. As in a
+shell, wildcards match no leading dot. `**` matches any number of folders. Links to folders are not followed, so that
+loops end.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Expansion:
             yield folder
             return
         part, rest = parts[0], parts[1:]
-        literal = os.path.join(folder, part)  # noqa: PTH118 (Path is slow)
-        if not _WILDCARD.search(part) or os.path.lexists(literal):
+        if not _WILDCARD.search(part):
+            literal = os.path.join(folder, part)  # noqa: PTH118 (Path is slow)
             if os.path.lexists(literal):
                 yield from self._match(literal, rest)
             return
