@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from permissions import as_nobody
-from pytest import MonkeyPatch
 
 from curation_features.errors import InputError
 from curation_features.ingest import discovery
@@ -77,7 +76,7 @@ def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
             scanned(path)
 
 
-def test_a_wrong_path_has_its_folder_and_a_remedy(folder: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_wrong_path_has_its_folder_and_a_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     [photo] = files(folder, "a.jpg")
     for path in (Path("trpi"), photo.relative_to(folder) / "b.jpg"):
@@ -187,7 +186,7 @@ def test_only_some_of_many_unreadable_folders_are_named(folder: Path) -> None:
 
 
 @pytest.fixture
-def raw_is_read(monkeypatch: MonkeyPatch) -> None:
+def raw_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raw files are in a format that is read."""
     photos = discovery.PHOTO_SUFFIXES | discovery.RAW_SUFFIXES
     monkeypatch.setattr(discovery, "PHOTO_SUFFIXES", photos)
@@ -203,7 +202,7 @@ def test_a_rendered_raw_file_is_no_photo_and_not_skipped(folder: Path, raw_is_re
     assert scanned(folder / "*.[cC][rR]3", photo).photos == (photo, alone)
 
 
-def test_a_raw_file_that_is_not_read_is_skipped(folder: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_raw_file_that_is_not_read_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "PHOTO_SUFFIXES", discovery.PHOTO_SUFFIXES - discovery.RAW_SUFFIXES)
     photo, *_ = files(folder, "a.jpg", "a.cr3", "b.cr3", "b.xmp")
     found = scanned(folder)
@@ -267,7 +266,7 @@ def test_the_projects_own_files_are_known_behind_a_link(folder: Path) -> None:
 # Several paths --------------------------------------------------------------------------------------------------------
 
 
-def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monkeypatch: MonkeyPatch) -> None:
+def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(folder, "a/1.png", "b/2.png", "c/3.png", "c/4.png", "notes.txt")
     monkeypatch.chdir(folder)
     given = [Path(path) for path in ("b", "./b/2.png", "c/3.png", str(folder / "b"), "a", "b/../b/2.png")]
@@ -276,7 +275,7 @@ def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monk
     assert found.skipped == ()
 
 
-def test_a_pattern_is_expanded_like_by_a_shell(folder: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_pattern_is_expanded_like_by_a_shell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(folder, "trip/1.jpg", "trip/2.JPG", "trip/a/3.jpg", "trip/a/@eaDir/3.jpg", "trip/[1].jpg", "trip/.h.jpg")
     files(folder, "data/rankingInput/x.jpg", "closed/c.jpg", "trip/notes.txt")
     (folder / "trip" / "a" / "loop").symlink_to(folder)
@@ -305,7 +304,9 @@ def test_a_pattern_is_expanded_like_by_a_shell(folder: Path, monkeypatch: Monkey
         ("trip/*.txt", "^trip/\\*.txt: no photos; .*1 .txt file"),
     ],
 )
-def test_a_pattern_without_photos_is_named(folder: Path, monkeypatch: MonkeyPatch, pattern: str, message: str) -> None:
+def test_a_pattern_without_photos_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, message: str
+) -> None:
     files(folder, "trip/a.png", "trip/b.txt")
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match=message):

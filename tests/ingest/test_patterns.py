@@ -39,7 +39,7 @@ def expanded(pattern: str | Path, skipped: str = "") -> list[str]:
 )
 def test_matches_are_those_of_the_standard_library(folder: Path, pattern: str) -> None:
     for text in (pattern, str(folder / pattern)):
-        expected = {os.path.normpath(path) for path in glob(text, recursive=True)}
+        expected = {os.path.normpath(path) for path in glob(text, recursive=True)}  # noqa: PTH207 (the reference)
         assert expanded(text) == sorted(expected)
 
 
@@ -58,7 +58,7 @@ def test_loops_of_links_end_and_skipped_folders_are_not_entered(folder: Path) ->
     (folder / "x" / "loop").symlink_to(folder)
     assert expanded("**/d.jpg", skipped="loop") == ["x/y/d.jpg"]
     assert expanded("*/loop/a.jpg", skipped="x") == []
-    assert expanded("**/*.jpg", skipped="x") == sorted(glob("*.jpg") + glob("x.z/*.jpg"))
+    assert expanded("**/*.jpg", skipped="x") == ["[1].jpg", "a.jpg", "ab.jpg", "x.z/f.jpg"]
 
 
 @pytest.mark.parametrize("pattern", ["*.jpg", "./*.jpg", "no/*", "**/a.jpg"])
