@@ -38,36 +38,45 @@ def _setting(
     above: float = -math.inf,
     minimum: float = -math.inf,
     secret: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """Declare a setting with its default, meaning, effect and legal values.
 
     Args:
         affects: the parts of a result that depend on its value.
         through: the parts that depend on what it names, as the content of a file.
+        is_path: a path or paths: a leading `~` or `~user` is that home folder.
     """
     limits = {"choices": choices, "above": above, "minimum": minimum}
-    metadata = {"help": help, "affects": affects, "through": through, "secret": secret, **limits}
+    metadata = {"help": help, "affects": affects, "through": through, "secret": secret, "is_path": is_path, **limits}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of a run. Relative paths are relative to `root`."""
+    """All settings of a run. Relative paths are relative to `root`; `~` and `~user` are home folders."""
 
     root: Path = field(default_factory=Path.cwd)
 
-    data_dir: str = _setting("data", "folder for inputs, caches, artifacts and events")
-    labels_file: str = _setting("config/labels.json", "the labels, as {'labels': [...]}", through=("labels",))
+    data_dir: str = _setting("data", "folder for inputs, caches, artifacts and events", is_path=True)
+    labels_file: str = _setting(
+        "config/labels.json", "the labels, as {'labels': [...]}", through=("labels",), is_path=True
+    )
     templates_file: str = _setting(
-        "config/templates.json", "the prompt templates, as {'templates': [...]}", through=("labels",)
+        "config/templates.json", "the prompt templates, as {'templates': [...]}", through=("labels",), is_path=True
     )
     vocabularies_dir: str = _setting(
-        "config/vocabularies", "vocabularies that batches can select by name, as NAME.json", through=("labels",)
+        "config/vocabularies",
+        "vocabularies that batches can select by name, as NAME.json",
+        through=("labels",),
+        is_path=True,
     )
     photo_roots: tuple[str, ...] = _setting(
-        (), "folders and URI prefixes of readable photos; empty: the project's root"
+        (), "folders and URI prefixes of readable photos; empty: the project's root", is_path=True
     )
-    incoming_dirs: tuple[str, ...] = _setting((), "further folders for new manifests, besides data/incoming")
+    incoming_dirs: tuple[str, ...] = _setting(
+        (), "further folders for new manifests, besides data/incoming", is_path=True
+    )
     event_webhook: str = _setting("", "URL to post events to, in addition to their files; empty: none", secret=True)
     event_webhook_token: str = _setting(
         "", "bearer token of the webhook; prefer the environment to this file", secret=True
@@ -92,10 +101,10 @@ class Settings:
         "fail", "fail: stop; degrade: skip the values that need missing weights", choices=("fail", "degrade")
     )
     clip_iqa_weights: str = _setting(
-        "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's", through=("clip_iqa",)
+        "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's", through=("clip_iqa",), is_path=True
     )
     brisque_weights: str = _setting(
-        "", "file with BRISQUE's regressor; empty: the known download", through=("brisque",)
+        "", "file with BRISQUE's regressor; empty: the known download", through=("brisque",), is_path=True
     )
     temperature: float | None = _setting(
         None, "softmax scale over labels; unset: the model's learned scale", affects=("labels",), above=0
@@ -138,6 +147,10 @@ class Settings:
             raise SettingsError(f"root: expected a path, not {self.root!r}")
         for spec in SPECS.values():
             _check(spec, getattr(self, spec.name))
+            if spec.metadata["is_path"]:
+                value = getattr(self, spec.name)
+                expanded = expand_home(value) if isinstance(value, str) else tuple(map(expand_home, value))
+                object.__setattr__(self, spec.name, expanded)
         if (count := len(self.fallback_labels)) not in (0, LABELS_PER_PHOTO):
             raise SettingsError(f"fallback_labels: give {LABELS_PER_PHOTO} labels or none, not {count}")
         if len(set(self.fallback_labels)) < count:
@@ -219,7 +232,7 @@ def load_settings(root: Path | str | None = None, environ: Mapping[str, str] | N
 def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
     """Load settings like `load_settings`, with the origin of each value."""
     environ = os.environ if environ is None else environ
-    base = Path(root or environ.get(_ROOT) or Path.cwd()).resolve()
+    base = Path(expand_home(str(root or environ.get(_ROOT) or Path.cwd()))).resolve()
     file = base / "config" / "settings.toml"
     values: dict[str, Any] = {}
     origins = {} if root or not environ.get(_ROOT) else {"root": _ROOT}
@@ -238,6 +251,11 @@ def load_with_origins(root: Path | str | None = None, environ: Mapping[str, str]
             raise SettingsError(f"{origin}: {error}") from error
         origins[name] = origin
     return LoadedSettings(Settings(root=base, **values), origins, file)
+
+
+def expand_home(path: str) -> str:
+    """Expand a leading `~` or `~user`; the name of an unknown user stays as it is."""
+    return os.path.expanduser(path)  # noqa: PTH111 (`Path.expanduser` raises for an unknown user)
 
 
 def legal_values(spec: dataclasses.Field[Any]) -> str:

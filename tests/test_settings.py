@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pwd
 import re
 import shlex
 import tomllib
@@ -99,6 +100,27 @@ def test_other_variables_are_ignored(tmp_path: Path) -> None:
 def test_data_and_cache_are_under_the_root_unless_absolute(project: Project) -> None:
     assert project.load().cache_path == project.root / "data" / "cache" / "features"
     assert project.load(data_dir="/elsewhere").cache_path == Path("/elsewhere/cache/features")
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    root = pwd.getpwuid(0)
+    paths = [name for name, spec in SPECS.items() if spec.metadata["is_path"]]
+    assert {name for name in SPECS if re.search("(_dirs?|_file|_roots|(iqa|brisque)_weights)$", name)} == set(paths)
+    for name in paths:
+        given = ["~/x", f"~{root.pw_name}/y", "~nobody-is-called-so/z", "a/~", "hf-hub:~/x"]
+        meant = ["/home/ada/x", f"{root.pw_dir}/y", *given[2:]]
+        if isinstance(SPECS[name].default, tuple):
+            given, meant = [given], [tuple(meant)]
+        for value, expected in zip(given, meant, strict=True):
+            assert getattr(project.load(f"{name} = {json.dumps(value)}"), name) == expected
+            assert getattr(Settings(root=project.root, **{name: expected}), name) == expected
+            if isinstance(value, str):
+                assert getattr(project.load(**{name: value}), name) == expected
+    assert project.load(photo_roots="~/a:s3://b:~/c").photo_roots == ("/home/ada/a", "s3://b", "/home/ada/c")
+    assert project.load(data_dir="~/d").data_path == Path("/home/ada/d")
+    monkeypatch.setenv("HOME", str(project.root))
+    assert load_settings("~", {}).root == load_settings(None, env(root="~")).root == project.root
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import CurationError, StoreError
 from curation_features.schema import ASSETS, LABEL_ASSETS
-from curation_features.settings import Settings, nearest
+from curation_features.settings import Settings, expand_home, nearest
 
 if TYPE_CHECKING:
     from curation_features.events.outbox import LatestEvents
@@ -33,7 +33,7 @@ FIELDS = {
 def register(commands: Any) -> None:
     """Declare the command."""
     command = declare(commands, "backfill", backfill, "curation-features backfill --assets labels", FIELDS)
-    command.add_argument("batches", nargs="*", metavar="BATCH", help=f"{BATCH_HELP} (default: all)")
+    command.add_argument("batches", nargs="*", type=expand_home, metavar="BATCH", help=f"{BATCH_HELP} (default: all)")
     command.add_argument(
         "--assets",
         type=_parse_assets,

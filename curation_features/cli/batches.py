@@ -22,7 +22,7 @@ from curation_features.cli.terminal import Bar, console, doing, downloads, print
 from curation_features.errors import CurationError, WeightsError
 from curation_features.manifest import Batch, distinct_photos, read_manifest, to_json
 from curation_features.schema import PhotoRecord
-from curation_features.settings import Settings
+from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
     from curation_features.pipeline import FeatureStages
@@ -48,18 +48,21 @@ def register(commands: Any) -> None:
     """Declare the commands of this module."""
     command = declare(commands, "process", process, "curation-features process trip", RESULT_FIELDS)
     _add_batch_arguments(command)
-    command.add_argument("--output", metavar="FILE", help="write only the enriched JSON, here; - is standard output")
+    command.add_argument(
+        "--output", type=expand_home, metavar="FILE", help="write only the enriched JSON, here; - is standard output"
+    )
 
     command = declare(commands, "materialize", materialize, "curation-features materialize trip", RUN_FIELDS)
     _add_batch_arguments(command)
 
     command = declare(commands, "submit", submit, "curation-features submit trip", SUBMIT_FIELDS)
-    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
+    command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
 
 
 def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("manifest", metavar="MANIFEST", help=MANIFEST_HELP)
-    command.add_argument("--vocabulary", metavar="NAME_OR_FILE", help="overrides the vocabulary of the manifest")
+    command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
+    vocabulary = "overrides the vocabulary of the manifest"
+    command.add_argument("--vocabulary", type=expand_home, metavar="NAME_OR_FILE", help=vocabulary)
     command.add_argument(
         "--retry-failed",
         action="store_true",

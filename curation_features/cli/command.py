@@ -20,7 +20,7 @@ from curation_features.errors import (
     StoreError,
     WeightsError,
 )
-from curation_features.settings import Settings, nearest
+from curation_features.settings import Settings, expand_home, nearest
 
 COMMAND = "COMMAND"  # placeholder in usage lines
 READER_GONE = 141  # 128 + SIGPIPE
@@ -112,6 +112,11 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+def parse_path(text: str) -> Path:
+    """Parse a path; `~` is expanded if the shell has not done so, as in `--output=~/page.html`."""
+    return Path(expand_home(text))
+
+
 def check_output(path: Path) -> None:
     """Raise `InputError` if an output file cannot be written, before any work is done for it."""
     if not path.parent.is_dir():
@@ -123,7 +128,7 @@ def check_output(path: Path) -> None:
 def global_options(parser: argparse.ArgumentParser) -> None:
     """Add the options allowed before and after the command; a default would overwrite the value given before it."""
     missing, root = argparse.SUPPRESS, "the project's root (default: the current folder)"
-    parser.add_argument("--root", type=Path, default=missing, help=root)
+    parser.add_argument("--root", type=parse_path, default=missing, help=root)
     parser.add_argument("-v", "--verbose", action="store_true", default=missing, help="log details, show tracebacks")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_REJECTED = 20
 SAMPLES_ID = "first-run"
+_KINDS = {"raw": "raw file", "sidecar": "sidecar", "video": "video"}  # of companions
 
 INGEST_FIELDS = {
     "batch_id": "id of the batch",
@@ -29,8 +31,9 @@ INGEST_FIELDS = {
     "added": "photos that the batch did not have before",
     "gone": "photos that the batch no longer has",
     "rejected": "[{path, reason}]: unreadable files; they are in the batch, and will fail",
+    "companions": "{raw, sidecar, video}: photos with such files of the same shot",
     "skipped": "[{suffix, format, files, examples}]: photos of unsupported formats",
-    "left_out": "[{kind, entries, examples}]: other_programs, own_files, linked_folders, hidden",
+    "left_out": "[{kind, entries, examples}]: other_programs, own_files, linked_folders, hidden, unpaired",
     "unreadable_folders": "[{path, reason}]: folders that cannot be listed",
     "files": "{manifest}: the written file",
     **SPEED_FIELDS,
@@ -51,7 +54,12 @@ def register(commands: Any) -> None:
 def _add_photo_arguments(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument(
-        "photos", nargs="*", default=[], type=_parse_path, metavar="PATH", help="folders, read recursively, and photos"
+        "photos",
+        nargs="*",
+        default=[],
+        type=_parse_path,
+        metavar="PATH",
+        help="folders, read recursively, photos, and quoted patterns such as 'trip/*.jpg'",
     )
     where.add_argument("--samples", action="store_true", help="use the sample photos of scikit-image")
     batch_id = f"id of the batch (default: the folder's name; {SAMPLES_ID} for the samples)"
@@ -100,6 +108,7 @@ def ingest(args: argparse.Namespace, settings: Settings) -> Outcome:
         "added": result.change.added,
         "gone": result.change.gone,
         "rejected": [{"path": path, "reason": reason} for path, reason in result.rejected],
+        "companions": _count_companions(result.manifest["artifacts"]),
         "skipped": [asdict(skipped) for skipped in found.skipped],
         "left_out": [asdict(left_out) for left_out in found.left_out],
         "unreadable_folders": [{"path": path, "reason": reason} for path, reason in found.unreadable],
@@ -121,6 +130,14 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
     return Outcome(fields, measured.show, measured.failure)
 
 
+def _count_companions(artifacts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the photos with companions of each kind."""
+    counts = Counter(
+        kind for artifact in artifacts for kind in {companion["kind"] for companion in artifact.get("companions", ())}
+    )
+    return {kind: counts[kind] for kind in _KINDS}
+
+
 def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
     for line in found.messages():
         say(line, style="yellow")
@@ -136,5 +153,7 @@ def _show_ingested(fields: Mapping[str, Any], found: Found) -> None:
         )
     elif fields["replaced"] and fields["added"]:
         say(f"adds {count_of(fields['added'], 'photo')} to batch {fields['batch_id']!r} ({fields['replaced']} before)")
-    say(f"{count_of(fields['photos'], 'photo')} in batch {fields['batch_id']}: {fields['files']['manifest']}")
+    companions = (f", {count} with a {_KINDS[kind]}" for kind, count in fields["companions"].items() if count)
+    photos = f"{count_of(fields['photos'], 'photo')}{''.join(companions)}"
+    say(f"{photos} in batch {fields['batch_id']}: {fields['files']['manifest']}")
     say(format_speed(fields), style="dim")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.atomic_files import file_digest
-from curation_features.cli.command import Outcome, check_output, declare
+from curation_features.cli.command import Outcome, check_output, declare, parse_path
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import complain, progress, say
 from curation_features.errors import InputError
-from curation_features.settings import Settings, nearest
+from curation_features.settings import Settings, expand_home, nearest
 
 FIELDS = {"batch_id": "id of the batch", "artifacts": "number of artifacts", "files": "{page}: the written file"}
 
@@ -22,9 +22,9 @@ FIELDS = {"batch_id": "id of the batch", "artifacts": "number of artifacts", "fi
 def register(commands: Any) -> None:
     """Declare the command of this module."""
     command = declare(commands, "report", report, "curation-features report trip --open", FIELDS)
-    command.add_argument("batch", metavar="BATCH", help=f"{BATCH_HELP}; it must be finished")
+    command.add_argument("batch", type=expand_home, metavar="BATCH", help=f"{BATCH_HELP}; it must be finished")
     output = "write the page here (default: data/features/BATCH.html)"
-    command.add_argument("--output", type=Path, metavar="FILE", help=output)
+    command.add_argument("--output", type=parse_path, metavar="FILE", help=output)
     command.add_argument("--open", action="store_true", help="show it in the system's browser")
 
 

@@ -12,7 +12,7 @@ from curation_features.cli.batches import RunObserver
 from curation_features.cli.command import Outcome, add_group, declare
 from curation_features.cli.terminal import doing, downloads, say
 from curation_features.errors import SettingsError
-from curation_features.settings import Settings
+from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
     from curation_features.clip.separability import ExpectedConfidence, LabelPair, TemplateEffect
@@ -42,7 +42,7 @@ def register(commands: Any) -> None:
     labels = add_group(commands, "labels", "the vocabularies")
     command = declare(labels, "check", labels_check, "curation-features labels check weddings", CHECK_FIELDS)
     vocabulary = "a named vocabulary or a file (default: the project's own)"
-    command.add_argument("vocabulary", nargs="?", metavar="NAME_OR_FILE", help=vocabulary)
+    command.add_argument("vocabulary", nargs="?", type=expand_home, metavar="NAME_OR_FILE", help=vocabulary)
     declare(labels, "list", labels_list, "curation-features labels list", LIST_FIELDS)
 
 

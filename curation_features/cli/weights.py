@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, add_group, declare
+from curation_features.cli.command import Outcome, add_group, declare, parse_path
 from curation_features.cli.terminal import doing, downloads, say, size
 from curation_features.errors import (
     CurationError,
@@ -37,7 +36,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--from",
         dest="from_folder",
-        type=Path,
+        type=parse_path,
         metavar="DIR",
         help="import the files from here, not from the network: a hub cache, repository folders, or single files",
     )

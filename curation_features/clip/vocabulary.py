@@ -100,7 +100,7 @@ def vocabulary_names(settings: Settings) -> list[str]:
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.root / Path(settings.vocabularies_dir).expanduser()
+    return settings.root / settings.vocabularies_dir
 
 
 def _from_file(settings: Settings, path: Path) -> Vocabulary:
@@ -119,7 +119,7 @@ def _from_project(settings: Settings, key: str) -> _Entries:
     """Read the labels or templates of the project; the package's file replaces a missing file of the default name."""
     setting = f"{key}_file"
     name: str = getattr(settings, setting)
-    path = settings.root / Path(name).expanduser()
+    path = settings.root / name
     if not path.exists() and name == Settings.__dataclass_fields__[setting].default:
         path = packaged_file(Path(name).name)
     return _check_entries(str(path), key, _read_object(path, f"{setting}: ").get(key))

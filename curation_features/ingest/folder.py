@@ -1,4 +1,4 @@
-"""Ingest of photos as a batch: ids, EXIF, reduced images, manifest.
+"""Ingest of photos as a batch: ids, EXIF, reduced images, companions, manifest.
 
 It replaces the ingest and preprocess services for users who have only photos.
 """
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +22,9 @@ from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import InputError, ManifestError, PhotoError
-from curation_features.ingest.discovery import scan
+from curation_features.ingest.discovery import find_companions, scan
 from curation_features.ingest.images import Images
+from curation_features.ingest.patterns import fixed_part
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, read_manifest, to_json
 from curation_features.photos.exif import read_exif
 from curation_features.photos.reader import RANKING_FOLDER, PhotoReader
@@ -40,7 +41,8 @@ class Change:
     """Difference to the previous batch with the same id.
 
     A photo is identified by its bytes, so an edited photo counts as another one. An unreadable photo is identified by
-    its path.
+    its path. A raw file that was a photo, and is a companion now that its JPEG exists, is not gone. Companions alone
+    change nothing.
 
     Attributes:
         before: number of photos of the previous batch; 0 if there is none.
@@ -80,9 +82,9 @@ def batch_id_of(paths: Sequence[Path]) -> str:
     """Return the default batch id: the name of the common folder.
 
     The id is the same each time, so that photos are added to the batch. Characters that are not allowed in an id become
-    `-`: the folder `my photos` gives `my-photos`.
+    `-`: the folder `my photos` gives `my-photos`. The folder of a pattern is the one before its first wildcard.
     """
-    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (a link keeps its own name)
+    absolute = [Path(os.path.abspath(fixed_part(path))) for path in paths]  # noqa: PTH100 (a link keeps its own name)
     folder = os.path.commonpath([path if path.is_dir() else path.parent for path in absolute])
     name = Path(folder).name
     letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
@@ -117,6 +119,9 @@ def ingest(
 ) -> IngestResult:
     """Reduce the photos, read their EXIF, and write the manifest `{data_dir}/batches/{batch_id}.json`.
 
+    The artifact of a photo with companions (see `companions`) lists them, sorted: `"companions": [{"kind": "raw",
+    "sidecar" or "video", "uri": ...}]`. They are searched in the photo's folder, and never opened.
+
     Each photo gets a ranking image and a standardised image in `{data_dir}/rankingInput/`, upright, without EXIF and
     never enlarged; both names link to one file if no side exceeds 1024 px. The file name is the SHA-256 of the
     original; an existing file is kept. Files with equal bytes share these images and the `photo_id`. Memory does not
@@ -146,15 +151,17 @@ def ingest(
     paths = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 (a link keeps its own name)
     reader = PhotoReader(settings.replace(photo_roots=tuple(sorted({str(path.parent) for path in paths}))))
     workers = worker_count(settings.workers)
+    companions = {path: _describe(found, settings) for path, found in find_companions(map(str, paths)).items()}
+    companion_uris = {companion["uri"] for found in companions.values() for companion in found}
     before = _read_previous(store, batch_id, replace)
     images = Images(settings)
     known: list[_Artifact | None] = [None] * len(paths)
     if before and not replace:
         with comparing or nullcontext():
             look_up = partial(_look_up, reader=reader, images=images, settings=settings)
-            found = [*bounded_map(look_up, paths, workers=workers, ahead=2 * workers)]
-            _check_replacement(batch_id, before, [identity for identity, _ in found])
-            known = [artifact for _, artifact in found]
+            looked_up = [*bounded_map(look_up, paths, workers=workers, ahead=2 * workers)]
+            _check_replacement(batch_id, before, [identity for identity, _ in looked_up], companion_uris)
+            known = [artifact for _, artifact in looked_up]
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     artifacts: list[dict[str, Any]] = []
     rejected: list[tuple[Path, str]] = []
@@ -164,17 +171,18 @@ def ingest(
         workers=workers,
         ahead=2 * workers,
     )
-    for photo, (artifact, rejection) in zip(photos, rows, strict=True):
-        artifacts.append(artifact)
+    for photo, path, (artifact, rejection) in zip(photos, paths, rows, strict=True):
+        found = companions.get(str(path))
+        artifacts.append({**artifact, "companions": found} if found else artifact)
         if rejection is not None:
             rejected.append((photo, rejection))
         if progress:
             progress(1)
     manifest = {**head, "artifacts": artifacts}
-    path = settings.data_path / "batches" / f"{batch_id}.json"
-    store_bytes(path, to_json(manifest), durable=True)
-    change = _compare(before, [(artifact["photo_id"], artifact["original_uri"]) for artifact in artifacts])
-    return IngestResult(manifest, path, tuple(rejected), change)
+    file = settings.data_path / "batches" / f"{batch_id}.json"
+    store_bytes(file, to_json(manifest), durable=True)
+    identities = [(artifact["photo_id"], artifact["original_uri"]) for artifact in artifacts]
+    return IngestResult(manifest, file, tuple(rejected), _compare(before, identities, companion_uris))
 
 
 # The previous batch ---------------------------------------------------------------------------------------------------
@@ -200,8 +208,13 @@ def _read_previous(store: ArtifactStore, batch_id: str, replace: bool) -> Sequen
     return artifacts
 
 
-def _check_replacement(batch_id: str, before: Sequence[Mapping[str, Any]], photos: Sequence[_Identity]) -> None:
-    gone = _find_gone(before, photos)
+def _check_replacement(
+    batch_id: str,
+    before: Sequence[Mapping[str, Any]],
+    photos: Sequence[_Identity],
+    companion_uris: Collection[str],
+) -> None:
+    gone = _find_gone(before, photos, companion_uris)
     if gone:
         names = ", ".join(ascii(artifact.get("original_uri") or artifact["photo_id"])[:200] for artifact in gone[:3])
         count = f"{len(before)} photo{'s' * (len(before) > 1)}"
@@ -211,21 +224,37 @@ def _check_replacement(batch_id: str, before: Sequence[Mapping[str, Any]], photo
         )
 
 
-def _compare(before: Sequence[Mapping[str, Any]], photos: Sequence[_Identity]) -> Change:
+def _compare(
+    before: Sequence[Mapping[str, Any]], photos: Sequence[_Identity], companion_uris: Collection[str]
+) -> Change:
     old_ids = {artifact["photo_id"] for artifact in before}
     old_uris = {artifact["original_uri"] for artifact in before if _is_unread(artifact)}
     added = sum(photo_id not in old_ids and uri not in old_uris for photo_id, uri in photos)
-    return Change(len(before), added, len(_find_gone(before, photos)))
+    return Change(len(before), added, len(_find_gone(before, photos, companion_uris)))
 
 
-def _find_gone(before: Sequence[Mapping[str, Any]], photos: Sequence[_Identity]) -> list[Mapping[str, Any]]:
+def _find_gone(
+    before: Sequence[Mapping[str, Any]], photos: Sequence[_Identity], companion_uris: Collection[str]
+) -> list[Mapping[str, Any]]:
+    """Return the artifacts that are neither photos nor companions now."""
     ids, uris = {photo_id for photo_id, _ in photos}, {uri for _, uri in photos}
     missing = (artifact for artifact in before if artifact["photo_id"] not in ids)
-    return [artifact for artifact in missing if not (_is_unread(artifact) and artifact["original_uri"] in uris)]
+    kept = (artifact for artifact in missing if artifact.get("original_uri") not in companion_uris)
+    return [artifact for artifact in kept if not (_is_unread(artifact) and artifact["original_uri"] in uris)]
 
 
 def _is_unread(artifact: Mapping[str, Any]) -> bool:
     return artifact.get("std_uri") is None and artifact.get("ranking_uri") is None
+
+
+# Companions -----------------------------------------------------------------------------------------------------------
+
+
+def _describe(companions: Sequence[tuple[str, str]], settings: Settings) -> list[dict[str, str]]:
+    """Return the companions of a photo as in its artifact."""
+    return [
+        {"kind": kind, "uri": found} for kind, found in sorted((k, uri(Path(p), settings.root)) for k, p in companions)
+    ]
 
 
 # Photos ---------------------------------------------------------------------------------------------------------------

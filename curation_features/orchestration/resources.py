@@ -15,7 +15,7 @@ from curation_features.events.outbox import EventSink, Outbox
 from curation_features.events.webhook import WebhookSink
 from curation_features.inbox.folders import Inbox
 from curation_features.pipeline import FeatureStages, Models
-from curation_features.settings import ENV_PREFIX, Settings, load_settings
+from curation_features.settings import ENV_PREFIX, Settings, expand_home, load_settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.cache import FeatureCache
 
@@ -148,4 +148,5 @@ def build_resources(settings: Settings) -> dict[str, object]:
 
 def dagster_home(settings: Settings) -> Path:
     """Folder of Dagster's storage: `DAGSTER_HOME`, or `dagster` in the data folder."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings.data_path / "dagster")
+    given = os.environ.get("DAGSTER_HOME")
+    return Path(expand_home(given)) if given else settings.data_path / "dagster"

@@ -12,7 +12,7 @@ from PIL import Image
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
 from curation_features.photos.avif import read_avif
 from curation_features.photos.colour import to_srgb
-from curation_features.photos.formats import RAW_SUFFIXES, identify
+from curation_features.photos.formats import RAW_FORMATS, identify
 from curation_features.photos.heic import read_heic
 from curation_features.photos.jpeg import read_jpeg
 from curation_features.photos.jpeg_segments import find_frame
@@ -37,7 +37,7 @@ READERS: Mapping[str, Callable[[bytes, DecodeLimits], StoredImage]] = {
     "AVIF": read_avif,
     "HEIC": read_heic,
     "JXL": read_jxl,
-    **dict.fromkeys(RAW_SUFFIXES, read_raw),
+    **dict.fromkeys(RAW_FORMATS, read_raw),
 }
 """Format -> decoder. Pillow decodes all others. A library of an extra is imported when its first photo is decoded."""
 

@@ -18,7 +18,7 @@ _OF_PILLOW = {
     "AVIF": (".avif",),
 }
 
-RAW_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+RAW_FORMATS: Mapping[str, tuple[str, ...]] = {
     "DNG": (".dng", ".gpr"),
     "CR3": (".cr3",),
     "CR2": (".cr2",),
@@ -46,7 +46,7 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     **_OF_PILLOW,
     "HEIC": (".heic", ".heif", ".hif", ".heics", ".heifs", ".avci"),
     "JXL": (".jxl",),
-    **RAW_SUFFIXES,
+    **RAW_FORMATS,
 }
 """Supported formats and their suffixes, the usual suffix first. HEIC, JXL and camera raw need an extra."""
 
@@ -59,7 +59,7 @@ PILLOW_FORMATS = tuple(_OF_PILLOW)
 NAMES = (*PILLOW_FORMATS, "HEIC", "JPEG XL", "camera raw")
 """Names of the supported formats, for messages."""
 
-EXTRA_OF: Mapping[str, str] = {"HEIC": "heic", "JXL": "jxl", **dict.fromkeys(RAW_SUFFIXES, "raw")}
+EXTRA_OF: Mapping[str, str] = {"HEIC": "heic", "JXL": "jxl", **dict.fromkeys(RAW_FORMATS, "raw")}
 """Format -> extra whose library decodes it."""
 
 _STARTS = {

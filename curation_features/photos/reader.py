@@ -35,6 +35,9 @@ class PhotoFile:
 
 
 _REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_PERCENT_DECODED = ("file", "local", "http", "https")
+"""Schemes whose paths are percent-encoded; in an object store's key, as in a plain path, `%` is a character."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme -> extra of this package
 _ERRNO_REASONS = {
@@ -94,7 +97,8 @@ class PhotoReader:
                 file, not permitted, empty, or larger than `settings.max_file_bytes`.
             ResourceError: the process has too many open files, which is not the photo's fault.
         """
-        if _CONTROL.search(unquote(uri) if _REMOTE.fullmatch(uri) else uri):  # in a plain path, % is literal
+        scheme = _REMOTE.fullmatch(uri)
+        if _CONTROL.search(unquote(uri) if scheme and scheme[1].lower() in _PERCENT_DECODED else uri):
             raise PhotoError("forbidden_path", f"{_quote(uri)} contains control characters; rename the file")
         try:
             data = self._read_remote(uri) if is_remote(uri) else self._read_local(uri)

@@ -242,7 +242,7 @@ def _find_known_file(settings: Settings, known: KnownFile, again: bool) -> Weigh
     given = getattr(settings, known.setting)
     variable = f"{ENV_PREFIX}{known.setting.upper()}"
     if given:
-        path = settings.root / Path(given).expanduser()
+        path = settings.root / given
         if not path.is_file():
             raise MissingWeightsError(
                 f"{known.name}: {variable} names {path}, which does not exist",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from curation_features.errors import InvalidWeightsError, SettingsError
-from curation_features.settings import Settings
+from curation_features.settings import Settings, expand_home
 from curation_features.weights.catalog import PUBLISHED_CLIPS, PublishedClip
 from curation_features.weights.files import remember
 
@@ -101,7 +101,7 @@ def model_source(settings: Settings) -> Source:
         return _hub_source(name, hub[1], hub[2] or "")
     kind, _, folder = name.partition(":")
     if kind == "local-dir" and folder:
-        return FolderSource(name, settings.root / Path(folder).expanduser())
+        return FolderSource(name, settings.root / expand_home(folder))
     if tagged := re.fullmatch(r"([\w.@-]+)/([\w.-]+)", name):
         return _tagged_source(settings, name, tagged[1], tagged[2])
     raise SettingsError(

@@ -68,6 +68,31 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("--root {} config show", "root"),
+        ("ingest {}", "photos"),
+        ("run a {}", "photos"),
+        ("process {}", "manifest"),
+        ("process a --output={}", "output"),
+        ("process a --vocabulary={}", "vocabulary"),
+        ("materialize {}", "manifest"),
+        ("submit {}", "manifest"),
+        ("report {}", "batch"),
+        ("report a --output={}", "output"),
+        ("backfill {}", "batches"),
+        ("labels check {}", "vocabulary"),
+        ("models pull --from={}", "from_folder"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_argument(monkeypatch, arguments: str, name: str) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    for given, meant in (("~/x", "/home/ada/x"), ("~nobody-is-called-so/x", "~nobody-is-called-so/x")):
+        value = getattr(parser().parse_args(arguments.format(given).split()), name)
+        assert str(value[-1] if isinstance(value, list) else value) == meant
+
+
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_finished_batch_is_announced_once(project: Path, capsys, command: str) -> None:
     assert main(["process", "data/batches/trip.json", "--output", "expected.json"]) == 0

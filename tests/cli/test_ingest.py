@@ -120,6 +120,32 @@ def test_folders_and_files_are_taken_together(folder: Path, capsys) -> None:
     assert uris(fields) == ["./a/1.png", "./b/3.png", "./c/4.png"]
 
 
+def test_a_quoted_pattern_is_expanded(folder: Path, capsys) -> None:
+    for n, name in enumerate(("trip/1.jpg", "trip/[1].jpg", "trip/2.png", "trip/more/3.jpg", "other/4.jpg")):
+        photo(folder / name, n)
+    fields = ingested(capsys, "trip/*.jpg", "o*")
+    assert (fields["batch_id"], uris(fields)) == (folder.name, ["./other/4.jpg", "./trip/1.jpg", "./trip/[1].jpg"])
+    fields = ingested(capsys, "trip/[1].jpg")
+    assert (fields["batch_id"], uris(fields)) == ("trip", ["./trip/[1].jpg"])
+    assert main(["ingest", "trip/*.tif"]) == 2
+    assert "trip/*.tif: matches no file or folder" in capsys.readouterr().err
+
+
+def test_companions_are_counted(folder: Path, capsys) -> None:
+    for n, name in enumerate(("IMG_1.JPG", "IMG_2.jpg", "IMG_3.jpg")):
+        photo(folder / "trip" / name, n)
+    for name in ("IMG_1.CR3", "IMG_1.xmp", "IMG_1.JPG.xmp", "IMG_2.xmp", "film.mov", "IMG_9.aae"):
+        (folder / "trip" / name).touch()
+    assert main(["ingest", "trip"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 photos, 1 with a raw file, 2 with a sidecar in batch trip: " in shown
+    assert "skipped: trip/IMG_9.aae, trip/film.mov (sidecars and videos without a photo)" in shown
+    fields = ingested(capsys, "trip")
+    assert (fields["photos"], fields["skipped"]) == (3, [])
+    assert fields["companions"] == {"raw": 1, "sidecar": 2, "video": 0}
+    assert fields["left_out"] == [{"kind": "unpaired", "entries": 2, "examples": ["trip/IMG_9.aae", "trip/film.mov"]}]
+
+
 def test_the_home_folder_is_known_without_a_shell(folder: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
     photo(folder / "home" / "Pictures" / "a.png")

@@ -358,6 +358,22 @@ def test_files_outside_the_data_folder_stay(library) -> None:
     assert (drop / "x.json").exists()
 
 
+def test_companions_stay_like_the_original(library) -> None:
+    folder = library.data / "input" / "trip"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    for name in ("a.dng", "a.xmp", "a.mov"):
+        (folder / name).touch()
+    originals = snapshot(folder)
+    assert library.command("ingest", str(folder)) == 0
+    [artifact] = json.loads((library.data / "batches/trip.json").read_bytes())["artifacts"]
+    assert len(artifact["companions"]) == 3
+    assert library.command("batches", "rm", "--photo", artifact["photo_id"], "--yes") == 0
+    assert "a.xmp" not in (library.data / "batches/trip.json").read_text()
+    assert library.command("gc", "--older-than", "0") == 0
+    assert snapshot(folder) == originals
+
+
 def test_a_manifest_cannot_name_other_files_to_be_deleted(library) -> None:
     """Copies are only files in the folder of copies that are not originals."""
     secret = library.root / "secret.jpg"

@@ -9,7 +9,8 @@ import pytest
 from permissions import as_nobody
 
 from curation_features.errors import InputError
-from curation_features.ingest.discovery import Found, scan
+from curation_features.ingest import discovery
+from curation_features.ingest.discovery import Found, find_companions, scan
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def left_out(found: Found) -> dict[str, int]:
 def test_photos_are_known_by_their_suffix_and_sorted_by_path(folder: Path) -> None:
     names = ("b.JPG", "a.png", "a/c.Tiff", "a b/d.webp", "a-b.avif", "ä.gif", "x/y/z.jpeg", "x/y.bmp", "x/y.jpg/m.mpo")
     photos = files(folder, *names)
-    files(folder, "notes.txt", "jpg", "film.mov", "a.xmp", "x/y/Thumbs.db")
+    files(folder, "notes.txt", "jpg", "a.xmp", "x/y/Thumbs.db")
     assert scanned(folder) == Found(tuple(sorted(photos)))
 
 
 def test_formats_that_are_not_read_are_counted_by_suffix(folder: Path) -> None:
-    [photo, *_] = files(folder, "a.jpg", "1.psd", "x/2.PSD", "x/3.Psd", "0.psd", "b.JP2", "c.exr", "film.mp4")
+    [photo, *_] = files(folder, "a.jpg", "1.psd", "x/2.PSD", "x/3.Psd", "0.psd", "b.JP2", "c.exr")
     found = scanned(folder)
     assert found.photos == (photo,)
     assert [(s.suffix, s.format, s.files) for s in found.skipped] == [
@@ -115,6 +116,24 @@ def test_thumbnails_of_other_programs_are_skipped(folder: Path) -> None:
     assert "6 more" in line
 
 
+def test_thumbnails_of_a_nas_are_skipped(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "inputs" / "thumbnails-of-a-nas"
+    for given in (folder, folder / "**" / "*.jpg", folder / "*"):
+        found = scan([given], tmp_path)
+        assert [path.name for path in found.photos] == ["IMG_1.jpg"]
+        assert left_out(found) == {"other_programs": 1}
+
+
+def test_only_originals_of_an_apple_library_are_photos(folder: Path) -> None:
+    library = "Photos Library.photoslibrary"
+    inside = ("resources/derivatives/1/a_105_c.jpeg", "resources/renders/1/b.jpeg", "scopes/cloudsharing/data/c.jpg")
+    photo, *_ = files(folder, f"{library}/originals/1/a.png", *(f"{library}/{name}" for name in inside))
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert left_out(found) == {"other_programs": 2}
+    assert scanned(folder / library).photos == (photo,)
+
+
 def test_hidden_files_are_skipped_unless_they_are_given(folder: Path) -> None:
     photo, hidden, inside, _ = files(folder, "a.png", ".b.png", ".hidden/d.jpg", ".DS_Store")
     found = scanned(folder)
@@ -153,11 +172,12 @@ def test_an_unreadable_subfolder_is_skipped() -> None:
         (folder / "closed").chmod(0)
         with as_nobody():
             found = scanned(folder)
+            matched = scan([folder / "*" / "*.png", folder / "*.png", folder / "clo*"], folder.parent / "data")
             with pytest.raises(InputError) as caught:
                 scanned(folder / "closed")
         (folder / "closed").chmod(0o755)
-    assert found.photos == tuple(photos)
-    for text in (*found.messages(), str(caught.value)):
+    assert found.photos == matched.photos == tuple(photos)
+    for text in (*found.messages(), *matched.messages(), str(caught.value)):
         assert f"{folder}/closed" in text
         assert "Permission denied" in text
 
@@ -167,6 +187,55 @@ def test_only_some_of_many_unreadable_folders_are_named(folder: Path) -> None:
     lines = [*found.messages()]
     assert len(lines) == 21
     assert "5 more" in lines[-1]
+
+
+# Companions -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw files are in a format that is read."""
+    photos = discovery.PHOTO_SUFFIXES | discovery.RAW_SUFFIXES
+    monkeypatch.setattr(discovery, "PHOTO_SUFFIXES", photos)
+
+
+def test_a_rendered_raw_file_is_no_photo_and_not_skipped(folder: Path, raw_is_read: None) -> None:
+    photo, raw, alone, other, *_ = files(folder, "a.JPG", "a.CR3", "b.cr3", "x/a.cr3", "a.xmp", "b.xmp", "b.dng.xmp")
+    found = scanned(folder)
+    assert found.photos == (photo, alone, other)
+    assert found.skipped == ()
+    assert left_out(found) == {"unpaired": 1}
+    assert scanned(raw).photos == (raw,)
+    assert scanned(folder / "*.[cC][rR]3", photo).photos == (photo, alone)
+
+
+def test_a_raw_file_that_is_not_read_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "PHOTO_SUFFIXES", discovery.PHOTO_SUFFIXES - discovery.RAW_SUFFIXES)
+    photo, *_ = files(folder, "a.jpg", "a.cr3", "b.cr3", "b.xmp")
+    found = scanned(folder)
+    assert found.photos == (photo,)
+    assert [(group.suffix, group.files) for group in found.skipped] == [(".cr3", 1)]
+    assert left_out(found) == {"unpaired": 1}
+
+
+def test_sidecars_and_videos_without_a_photo_are_one_line(folder: Path) -> None:
+    files(folder, "a.jpg", "a.mov", "a.jpg.xmp", "film.MOV", "x/clip.mp4", "x/a.aae", "._film.mov")
+    found = scanned(folder)
+    assert left_out(found) == {"other_programs": 1, "unpaired": 3}
+    assert [line for line in found.messages() if "film.MOV" in line] == [
+        f"skipped: {folder}/film.MOV, {folder}/x/a.aae, {folder}/x/clip.mp4 (sidecars and videos without a photo)"
+    ]
+
+
+def test_companions_are_files_next_to_the_photo(folder: Path) -> None:
+    photo, alone, *_ = files(folder, "a.jpg", "b.jpg", "a.CR3", "a.xmp", ".a.xmp", "._a.xmp", "a.txt", "x/a.mov")
+    (folder / "a.mov").mkdir()
+    found = find_companions([str(photo), str(alone), str(folder / "missing" / "a.jpg")])
+    assert {path: sorted(group) for path, group in found.items()} == {
+        str(photo): [("raw", f"{folder}/a.CR3"), ("sidecar", f"{folder}/a.xmp")]
+    }
+    raw = str(folder / "a.CR3")
+    assert find_companions([raw]) == {raw: [("sidecar", f"{folder}/a.xmp")]}
 
 
 # The project's own files ----------------------------------------------------------------------------------------------
@@ -211,6 +280,44 @@ def test_files_and_folders_are_taken_together_each_photo_once(folder: Path, monk
     found = scan(given, Path("data"))
     assert found.photos == (Path("a/1.png"), Path("b/2.png"), Path("c/3.png"))
     assert found.skipped == ()
+
+
+def test_a_pattern_is_expanded_like_by_a_shell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(folder, "trip/1.jpg", "trip/2.JPG", "trip/a/3.jpg", "trip/a/@eaDir/3.jpg", "trip/[1].jpg", "trip/.h.jpg")
+    files(folder, "data/rankingInput/x.jpg", "closed/c.jpg", "trip/notes.txt")
+    (folder / "trip" / "a" / "loop").symlink_to(folder)
+    (folder / "trip" / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+
+    def found(*patterns: str) -> list[str]:
+        return [str(path) for path in scan([*map(Path, patterns)], folder / "data").photos]
+
+    assert found("trip/*.jpg") == ["trip/1.jpg", "trip/[1].jpg"]
+    assert found("trip/*") == ["trip/1.jpg", "trip/2.JPG", "trip/[1].jpg", "trip/a/3.jpg"]
+    assert found("tr*/[a]/*.jpg", "trip/?.JPG") == ["trip/2.JPG", "trip/a/3.jpg"]
+    assert found("trip/[1].jpg") == ["trip/[1].jpg"]
+    assert found("**/[0-9].jpg") == ["trip/1.jpg", "trip/a/3.jpg"]
+    for pattern in ("*/*/x.jpg", "data/rank*/x.jpg"):
+        with pytest.raises(InputError, match=r"matches no file .*; skipped: data.*this project's own files"):
+            found(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("trip/*.jpg", "^trip/\\*.jpg: matches no file or folder in .*; correct the path$"),
+        ("tirp/*.jpg", "^tirp: no such file or folder in .*; correct the path$"),
+        ("trip/a.png/*.jpg", "^trip/a.png/\\*.jpg: matches no file or folder"),
+        ("trip/*.txt", "^trip/\\*.txt: no photos; .*1 .txt file"),
+    ],
+)
+def test_a_pattern_without_photos_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, message: str
+) -> None:
+    files(folder, "trip/a.png", "trip/b.txt")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=message):
+        scan([Path(pattern)], folder / "data")
 
 
 def test_files_of_no_known_suffix_are_named_if_they_are_given(folder: Path) -> None:

@@ -15,14 +15,16 @@ import pytest
 from PIL import Image
 from specification import EXAMPLE
 
-from curation_features.errors import ManifestError, StoreError
-from curation_features.ingest.folder import batch_id_of, find_photos, ingest, new_batch_id
+from curation_features.errors import InputError, ManifestError, StoreError
+from curation_features.ingest.folder import Change, IngestResult, batch_id_of, find_photos, ingest, new_batch_id
 from curation_features.manifest import batch_from, read_manifest
 from curation_features.photos.copies import Copies
 from curation_features.photos.decode import decode
 from curation_features.photos.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.photos.stored import DecodeLimits
+from curation_features.report.text import display_paths
+from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 
 ARTIFACT = json.loads(EXAMPLE)["artifacts"][0]
@@ -86,6 +88,7 @@ def test_a_folder_gives_its_batch_a_legal_id(tmp_path: Path, folder: str, batch_
     assert (
         found == batch_id_of([tmp_path / folder / "a.jpg"]) == batch_from({"batch_id": found, "artifacts": []}).batch_id
     )
+    assert found == batch_id_of([tmp_path / folder / "*" / "[ab].jpg"])
     assert found == batch_id if batch_id else re.fullmatch(r"photos-[0-9a-f]{8}", found)
 
 
@@ -257,3 +260,96 @@ def test_an_invalid_id_or_unwritable_folder_is_an_error(settings: Settings) -> N
     settings.data_path.write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="rankingInput"):
         ingest([photo], settings, batch_id="batch_1")
+
+
+# Companions -----------------------------------------------------------------------------------------------------------
+
+
+def companions(result: IngestResult) -> list[Any]:
+    return [artifact.get("companions") for artifact in result.manifest["artifacts"]]
+
+
+def test_companions_are_in_the_artifact_sorted(settings: Settings) -> None:
+    photos = [write_photo(settings.root / "my trip" / name) for name in ("IMG_1.jpg", "IMG_2.jpg", "IMG_3.jpg")]
+    photos[2].write_bytes(b"no photo")
+    plain = ingest(photos, settings, batch_id="batch_1")
+    for name in ("IMG_1.xmp", "img_1.mov", "IMG_1.JPG.xmp", "IMG_1.CR3", "IMG_3.dng", "IMG_4.xmp"):
+        (settings.root / "my trip" / name).write_bytes(name.encode())
+    result = ingest(photos, settings, batch_id="batch_1")
+    first, second, third = result.manifest["artifacts"]
+    assert first["companions"] == [
+        {"kind": "raw", "uri": "./my trip/IMG_1.CR3"},
+        {"kind": "sidecar", "uri": "./my trip/IMG_1.JPG.xmp"},
+        {"kind": "sidecar", "uri": "./my trip/IMG_1.xmp"},
+        {"kind": "video", "uri": "./my trip/img_1.mov"},
+    ]
+    assert third["companions"] == [{"kind": "raw", "uri": "./my trip/IMG_3.dng"}]
+    without = [{**artifact} for artifact in (first, second, third)]
+    for artifact in without:
+        artifact.pop("companions", None)
+    assert without == plain.manifest["artifacts"]
+    assert list(second) == FIELDS
+    assert read_manifest(result.path).document == result.manifest
+    assert result.change == Change(before=3, added=0, gone=0)
+
+
+def test_companions_have_uris_that_name_their_files(settings: Settings, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("100% caf\udce9")
+    for folder in (outside, settings.root):
+        photo = write_photo(folder / "a.png")
+        (folder / "a.xmp").write_bytes(b"sidecar")
+        [[companion]] = companions(ingest([photo], settings, batch_id="batch_1", replace=True))
+        reader = PhotoReader(settings.replace(photo_roots=(str(folder),)))
+        assert reader.read(companion["uri"]).data == b"sidecar"
+
+
+def test_companions_survive_to_features_and_table(settings: Settings) -> None:
+    photo = write_photo(settings.root / "a.png", (64, 64))
+    (settings.root / "a.xmp").touch()
+    batch = ingest([photo], settings, batch_id="batch_1").manifest
+    degraded = settings.replace(on_missing_weights="degrade")
+    [artifact] = FeaturesService(degraded).process(batch)["artifacts"]
+    assert artifact["companions"] == batch["artifacts"][0]["companions"] == [{"kind": "sidecar", "uri": "./a.xmp"}]
+
+
+def test_a_raw_photo_that_gets_a_jpeg_is_not_gone(settings: Settings) -> None:
+    raw = write_photo(settings.root / "a.tif").rename(settings.root / "a.dng")
+    write_photo(settings.root / "b.png", (9, 9))
+    before = ingest([raw, settings.root / "b.png"], settings, batch_id="batch_1")
+    assert before.rejected == () or before.rejected[0][0] == raw  # a format that is read, or not
+    photo = write_photo(settings.root / "a.jpg", (50, 50))
+    result = ingest([photo, settings.root / "b.png"], settings, batch_id="batch_1")
+    assert companions(result) == [[{"kind": "raw", "uri": "./a.dng"}], None]
+    assert result.change == Change(before=2, added=1, gone=0)
+    photo.unlink()
+    with pytest.raises(InputError, match=r"1 of them changed or missing here \('./a.jpg'\)"):
+        ingest([raw, settings.root / "b.png"], settings, batch_id="batch_1")
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_percent_sign_in_a_name_is_a_percent_sign(settings: Settings, shared_data: Path) -> None:
+    names = ["S605%14-145315.jpg", "zoom100%0001.jpg"]
+    folder = shared_data / "inputs" / "percent-name"
+    inside = settings.root / "mine"
+    inside.mkdir()
+    for name in names:
+        (inside / name).write_bytes((folder / name).read_bytes())
+    for photos in (folder, inside):
+        result = ingest(find_photos(photos, settings), settings, batch_id="names", replace=True)
+        assert result.rejected == ()
+        uris = [artifact["original_uri"] for artifact in result.manifest["artifacts"]]
+        assert [Path(uri).name for uri in uris] == names
+        assert display_paths(result.manifest["artifacts"]) == names
+        reader = PhotoReader(settings.replace(photo_roots=(str(photos),)))
+        for uri in (*uris, *((photos / name).as_uri() for name in names)):
+            assert reader.read(uri).data == (folder / "S605%14-145315.jpg").read_bytes()
+
+
+def test_a_damaged_photo_outside_has_its_true_reason(settings: Settings, shared_data: Path) -> None:
+    photos = find_photos(shared_data / "inputs" / "reason-masked", settings)
+    batch = ingest(photos, settings, batch_id="cut").manifest
+    assert batch["artifacts"][0]["ingest_error"]["reason"] == "truncated"
+    [artifact] = FeaturesService(settings.replace(on_missing_weights="degrade")).process(batch)["artifacts"]
+    assert [error["reason"] for error in artifact["features"]["errors"]] == ["truncated"]

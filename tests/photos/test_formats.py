@@ -19,7 +19,7 @@ from curation_features.ingest.discovery import OTHER_FORMATS, PHOTO_SUFFIXES
 from curation_features.photos import decode as decoding
 from curation_features.photos import extras
 from curation_features.photos.boxes import read_boxes, read_brands
-from curation_features.photos.formats import FORMATS, PILLOW_FORMATS, RAW_SUFFIXES, SUFFIXES, identify
+from curation_features.photos.formats import FORMATS, PILLOW_FORMATS, RAW_FORMATS, SUFFIXES, identify
 from curation_features.photos.stored import DecodeLimits
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -198,7 +198,7 @@ def test_each_suffix_belongs_to_one_format_and_is_a_photo() -> None:
     assert len(listed) == len(set(listed)) == len(PHOTO_SUFFIXES)
     assert {".heic", ".hif", ".jxl", ".dng", ".nef", ".cr3", ".arw", ".raf"} <= PHOTO_SUFFIXES
     assert PHOTO_SUFFIXES.isdisjoint(" ".join(OTHER_FORMATS.values()).split())
-    assert RAW_SUFFIXES["NEF"][0] == ".nef"
+    assert RAW_FORMATS["NEF"][0] == ".nef"
 
 
 def test_shared_files_are_read_or_refused(shared_data: Path) -> None:

@@ -40,6 +40,20 @@ def test_only_file_uris_are_percent_decoded(reader: PhotoReader, settings: Setti
         assert reader.read(name).data == b"percent"
 
 
+def test_keys_of_object_stores_are_not_percent_decoded(settings: Settings) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/S605%14-145315.jpg", b"pixels")
+    reader = PhotoReader(settings.replace(photo_roots=("memory://bucket", "https://host")))
+    try:
+        assert reader.read("memory://bucket/S605%14-145315.jpg").data == b"pixels"
+        for uri in ("memory://bucket/a\x14.jpg", "https://host/a%14.jpg"):
+            assert refusal(lambda uri=uri: reader.read(uri)).reason == "forbidden_path"
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
 def test_a_name_with_a_control_character_is_refused(reader: PhotoReader, settings: Settings) -> None:
     photo = settings.root / "a\n.jpg"
     photo.write_bytes(b"pixels")
