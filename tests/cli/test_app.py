@@ -187,6 +187,7 @@ def test_wrong_settings_are_code_2(project, failed, monkeypatch) -> None:
         ("materialize half.json", "manifest", "half.json"),
         ("submit bad.json", "manifest", "batch_id"),
         ("ingest absent", "input", "absent"),
+        ("ingest s3://photos/trip", "usage", "s3://photos/trip: only local folders"),
         ("ingest 'my photos' --batch-id ../up", "manifest", "batch_id"),
         ("--root nowhere ingest 'my photos' --batch-id trip", "settings", "nowhere"),
         ("config show devce", "input", "did you mean 'device'?"),

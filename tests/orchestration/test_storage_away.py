@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from curation_features.orchestration.batch_run import RETRY_FAILED
+from curation_features.orchestration.backfill import RETRY_FAILED
 from curation_features.orchestration.launch import materialize
 
 pytestmark = pytest.mark.long

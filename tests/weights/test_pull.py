@@ -333,6 +333,9 @@ def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip
 def test_missing_weights_exit_with_3_and_no_folder_with_2(machine, capsys):
     with machine.settings(HF_HUB_OFFLINE="1"):
         assert main(["--root", str(machine.root), "models", "pull"]) == 3
-        assert capsys.readouterr().out.count("HF_HUB_OFFLINE is set") == 3
+        out = capsys.readouterr().out
+        assert out.count("HF_HUB_OFFLINE is set") == 3
+        assert "models pull" not in out
+        assert out.count("clip, clip_iqa, brisque: pull again") == out.count("--from") == 1
         assert main(["--root", str(machine.root), "models", "pull", "--from", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
