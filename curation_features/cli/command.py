@@ -122,7 +122,7 @@ def check_output(path: Path) -> None:
 
 
 def with_make_dev(text: str) -> str:
-    """ "; `make dev` {text}" if the current folder is a clone, whose Makefile has this target; else nothing."""
+    """Return a hint at `make dev` if the current folder is a clone, whose Makefile has it; else an empty text."""
     with suppress(OSError):
         if "\ndev: " in Path("Makefile").read_text(encoding="utf-8", errors="replace"):
             return f"; `make dev` {text}"
