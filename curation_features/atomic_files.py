@@ -120,6 +120,10 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
+FEATURES_AGAIN = "make the features of this batch again"
+"""A remedy for `reading`."""
+
+
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """Raise an error of the block, also of a Parquet or JSON parser, as a `StoreError` that names `path`."""

@@ -277,12 +277,6 @@ class Machine:
             command, env={**self.environ, **environ}, cwd=self.root, stdout=pipe, stderr=pipe, text=True
         )
 
-    def run(self, script: str, *arguments: str | Path, **environ: str) -> tuple[str, str, int]:
-        """Run a script in another process; return its standard output, standard error and exit code."""
-        process = self.start(script, *arguments, **environ)
-        out, err = process.communicate(timeout=240)
-        return out, err, process.returncode
-
     @contextmanager
     def settings(self, **environ: str) -> Iterator[Settings]:
         """Make this process one of the machine, and yield the settings of its project."""

@@ -21,6 +21,10 @@ from curation_features.storage.artifacts import ArtifactStore
 SHARED, OWN_OF_A, OWN_OF_B = 3, (1, 2), (4,)
 
 
+class KilledError(BaseException):
+    """Ends a command like `kill -9`, as far as files are concerned."""
+
+
 class Library:
     """The project; photos are identified by the seed of their pixels.
 

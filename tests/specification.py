@@ -1,4 +1,4 @@
-"""The specification's example of a batch from preprocess, verbatim."""
+"""The specification's examples: a batch from preprocess, verbatim, and the features of an artifact."""
 
 EXAMPLE = """
 {
@@ -29,3 +29,20 @@ EXAMPLE = """
   ]
 }
 """
+
+OUTPUT_FEATURES = {
+    "tech": {
+        "sharpness": 1.0,
+        "exposure": 0.7250478958473853,
+        "noise": 0.09551166822581503,
+        "clip_iqa": 0.8234567890123456,
+        "brisque": 0.6789012345678901,
+    },
+    "clip_labels": [
+        {"label": "wide shot", "confidence": 0.956, "cosine_score": 0.845},
+        {"label": "colorful", "confidence": 0.823, "cosine_score": 0.781},
+        {"label": "close-up", "confidence": 0.712, "cosine_score": 0.658},
+        {"label": "panorama", "confidence": 0.634, "cosine_score": 0.542},
+        {"label": "indoor", "confidence": 0.521, "cosine_score": 0.421},
+    ],
+}

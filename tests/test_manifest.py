@@ -316,16 +316,12 @@ def test_the_deepest_allowed_manifest_can_be_written() -> None:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def test_a_manifest_file(tmp_path: Path) -> None:
-    path = tmp_path / "batch.json"
-    path.write_text(SPECIFICATION_EXAMPLE)
-    assert read_manifest(path) == parse_manifest(SPECIFICATION_EXAMPLE)
-
-
-def test_the_error_of_a_file_begins_with_its_path(tmp_path: Path, monkeypatch) -> None:
+def test_a_file_is_read_and_its_error_begins_with_its_path(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("sub/batch.json")
     path.parent.mkdir()
+    path.write_text(SPECIFICATION_EXAMPLE)
+    assert read_manifest(path) == parse_manifest(SPECIFICATION_EXAMPLE)
     path.write_text(json.dumps(manifest(photo(""))))
     with pytest.raises(ManifestError, match=r"^sub/batch\.json: artifacts\[0\]\.photo_id: must be") as caught:
         read_manifest(path)

@@ -207,17 +207,14 @@ def test_one_id_for_two_images_is_an_error(world, batch) -> None:
         world.run(batch)
 
 
-def test_one_id_for_two_copies_of_an_image_is_fine(world, batch) -> None:
+def test_one_id_for_copies_of_an_image_some_missing_is_fine(world, batch) -> None:
     copy = world.root / "photos" / "copy.png"
     copy.write_bytes((world.root / "photos" / "0.png").read_bytes())
     batch["artifacts"][3] = {**batch["artifacts"][0], "original_uri": "./photos/copy.png"}
     found, done = world.run(batch)
     assert found[0] == found[3]
     assert done["decoded"] == done["clip_images"] == 3
-
-
-def test_one_id_for_an_image_and_a_missing_file_is_fine(world, batch) -> None:
-    batch["artifacts"][3] = {**batch["artifacts"][0], "original_uri": "./photos/gone.png"}
+    copy.unlink()
     found, _ = world.run(batch)
     assert [reasons(features) for features in found] == [[], [], [], [("photo", "missing")]]
 
@@ -254,10 +251,13 @@ def unloadable(error: Exception) -> tuple[LazyModel, list[int]]:
     return LazyModel(lambda: Weights("broken", Path(), "0" * 64), load), tries
 
 
-def test_a_missing_device_stops_the_run(world, batch, lenient) -> None:
-    model, _ = unloadable(SettingsError("device: 'cuda' is not available"))
-    with pytest.raises(SettingsError, match="not available"):
-        world.run(batch, lenient, clip=model)
+def test_a_missing_device_or_any_fault_of_a_strict_run_stops_it(world, batch, lenient) -> None:
+    for error, given in (
+        (SettingsError("device: 'cuda' is not available"), lenient),
+        (InvalidWeightsError("the checkpoint is damaged"), world.settings),
+    ):
+        with pytest.raises(type(error), match=str(error)):
+            world.run(batch, given, clip=unloadable(error)[0])
 
 
 @pytest.mark.parametrize("error", [InvalidWeightsError("damaged", "damaged"), MemoryError("too big")])
@@ -269,12 +269,6 @@ def test_an_unloadable_model_is_tried_once_and_degrades(world, batch, lenient, p
     stage = "image_embedding" if part == "clip" else part
     assert [reasons(record) for record in found] == [[(stage, reason)]] * 4
     assert len(tries) == 1
-
-
-def test_a_model_that_cannot_be_loaded_stops_a_strict_run(world, batch) -> None:
-    model, _ = unloadable(InvalidWeightsError("the checkpoint is damaged"))
-    with pytest.raises(InvalidWeightsError, match="damaged"):
-        world.run(batch, clip=model)
 
 
 def test_new_labels_with_a_model_that_cannot_be_loaded_degrade(world, batch, lenient) -> None:

@@ -62,8 +62,7 @@ def _parse_assets(text: str) -> tuple[str, ...]:
 def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Recompute batches in a running Dagster, with the current labels and settings."""
     from curation_features.events.outbox import LatestEvents
-    from curation_features.orchestration.backfill import DagsterServer
-    from curation_features.orchestration.batch_run import RETRY_FAILED
+    from curation_features.orchestration.backfill import RETRY_FAILED, DagsterServer
     from curation_features.storage.artifacts import ArtifactStore
 
     server = DagsterServer(args.url)
@@ -105,11 +104,14 @@ def backfill(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def _adopt(store: ArtifactStore, settings: Settings) -> None:
     """Report batches processed without Dagster to the project's instance, if it exists."""
-    from curation_features.orchestration.resources import dagster_home
     from curation_features.storage.adoptions import Adoptions
 
     waiting = Adoptions(settings.data_path).waiting()
-    if not waiting or not (dagster_home(settings) / "dagster.yaml").exists():
+    if not waiting:  # Dagster, which takes a second to import, is not needed
+        return
+    from curation_features.orchestration.resources import dagster_home
+
+    if not (dagster_home(settings) / "dagster.yaml").exists():
         return
     from curation_features.orchestration.adoption import adopt_pending
     from curation_features.orchestration.assets import SPECS

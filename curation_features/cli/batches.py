@@ -16,7 +16,15 @@ from rich.panel import Panel
 from rich.text import Text
 
 from curation_features.atomic_files import store_bytes, sweep
-from curation_features.cli.command import SPEED_FIELDS, Outcome, UsageError, allow_degraded, check_output, declare
+from curation_features.cli.command import (
+    SPEED_FIELDS,
+    Outcome,
+    UsageError,
+    allow_degraded,
+    check_output,
+    declare,
+    with_make_dev,
+)
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
@@ -170,7 +178,7 @@ def submit(args: argparse.Namespace, settings: Settings) -> Outcome:
     batch = read_manifest(manifest)
     path = submit_manifest(manifest.read_bytes(), settings.data_path / "incoming", batch.batch_id)
     fields = {"batch_id": batch.batch_id, "files": {"submitted": path}}
-    text = f"batch {batch.batch_id} waits for Dagster's sensor in {path}; `make dev` runs it"
+    text = f"batch {batch.batch_id} waits for Dagster's sensor in {path}{with_make_dev('runs it')}"
     return Outcome(fields, partial(say, text))
 
 

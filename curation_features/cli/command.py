@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise InputError(f"{path}: cannot be written: it is a folder; name a file")
+
+
+def with_make_dev(text: str) -> str:
+    """Return a hint at `make dev` if the current folder is a clone, whose Makefile has it; else an empty text."""
+    with suppress(OSError):
+        if "\ndev: " in Path("Makefile").read_text(encoding="utf-8", errors="replace"):
+            return f"; `make dev` {text}"
+    return ""
 
 
 def global_options(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from curation_features.cli.batches import RUN_FIELDS, materialize
 from curation_features.cli.command import SPEED_FIELDS, Outcome, allow_degraded, declare, format_speed, speed
 from curation_features.cli.terminal import count_of, progress, say
 from curation_features.errors import require_extra
+from curation_features.photos.reader import is_remote
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +70,12 @@ def _add_photo_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _parse_path(text: str) -> Path:
-    """A path; `~` is expanded, if the shell has not done so."""
+    """A local path; `~` is expanded, if the shell has not done so."""
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: only local folders and photos are ingested; mount or copy it, or write a manifest with the URI "
+            "of each photo, for `process` or `submit`"
+        )
     try:
         return Path(text).expanduser()
     except RuntimeError:  # unknown user

@@ -14,7 +14,7 @@ from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
-from curation_features.cli.command import Outcome, format_speed, speed
+from curation_features.cli.command import Outcome, format_speed, speed, with_make_dev
 from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, make_table, printable, say
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.pipeline import EnrichedBatch
@@ -106,7 +106,7 @@ def _show(merged: EnrichedBatch, fields: Mapping[str, Any]) -> None:
     for path in fields["files"].values():
         say(str(path))
     if "run_id" in fields:
-        say(f"Dagster run {fields['run_id']}; `make dev` shows it in the browser", style="dim")
+        say(f"Dagster run {fields['run_id']}{with_make_dev('shows it in the browser')}", style="dim")
 
 
 _Photo = tuple[str, Mapping[str, Any], PhotoRecord]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 STATUS_FIELDS = {
-    "models": "[{name, source, path, sha256, bytes, origin, problem, reason, without_it, licence}], each model of a run"
+    "models": "[{name, source, path, sha256, bytes, origin, problem, remedy, reason, without_it, licence}], "
+    "each model of a run"
 }
 LIST_FIELDS = {"models": "[{model, use, megabytes, gflop, zero_shot, licence}], each recommended model"}
 
@@ -106,7 +107,7 @@ def _try_out(status: ModelStatus, settings: Settings) -> ModelStatus:
         with doing(f"loading {status.name}"):
             Models.from_settings(settings).try_out(status.name)
     except WeightsError as error:
-        return replace(status, problem=str(error), reason=error.reason)
+        return replace(status, problem=error.summary, remedy=error.remedy, reason=error.reason)
     return status
 
 
@@ -121,3 +122,6 @@ def _show_models(statuses: Sequence[ModelStatus]) -> None:
         say(f"  from: {status.origin}")
         if status.licence:
             say(f"  licence: {status.licence}")
+    unusable = [status for status in statuses if status.problem and status.remedy]
+    for remedy in dict.fromkeys(status.remedy for status in unusable):
+        say(f"{', '.join(status.name for status in unusable if status.remedy == remedy)}: {remedy}")

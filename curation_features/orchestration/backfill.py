@@ -14,6 +14,8 @@ import requests
 from curation_features.errors import CurationError, InputError
 
 LOCATION = "curation_features"
+RETRY_FAILED = "curation_features/retry_failed"
+"""Tag of a run that processes only photos that failed for a transient reason."""
 
 _RELOAD = """mutation ($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) { __typename
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename ... on PythonError { message } } } } }"""

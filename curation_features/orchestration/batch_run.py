@@ -12,6 +12,7 @@ from curation_features.events.outbox import Outbox
 from curation_features.finish import raise_if_wrong
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt
+from curation_features.orchestration.backfill import RETRY_FAILED
 from curation_features.orchestration.checks import BatchChecks
 from curation_features.orchestration.metadata import asset_metadata
 from curation_features.orchestration.provenance import Provenance, latest_metadata
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 FEATURES = dg.AssetKey("features")
 METRICS = dg.AssetKey("technical_metrics")
-
-RETRY_FAILED = "curation_features/retry_failed"
-"""Tag of a run that processes only the photos that failed for a transient reason."""
 
 
 class BatchRun:

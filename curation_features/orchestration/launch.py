@@ -17,7 +17,8 @@ from curation_features.errors import StoreError
 from curation_features.manifest import Batch
 from curation_features.orchestration.adoption import adopt, observe
 from curation_features.orchestration.assets import SPECS
-from curation_features.orchestration.batch_run import METRICS, RETRY_FAILED
+from curation_features.orchestration.backfill import RETRY_FAILED
+from curation_features.orchestration.batch_run import METRICS
 from curation_features.orchestration.interrupts import AT_TERMINAL
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from curation_features.atomic_files import store_bytes
+from curation_features.atomic_files import FEATURES_AGAIN, reading, store_bytes
 from curation_features.errors import InputError, StoreError
 from curation_features.events.outbox import Outbox
 from curation_features.finish import finish_batch
@@ -267,10 +267,8 @@ def _shorten_features(
     plain = without_features(shorter)
     batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
     merged, path = _enriched(shorter, table_path, photo_id), store.embeddings_path(batch_id)
-    try:
+    with reading(path, FEATURES_AGAIN):
         source = read_metadata(path) if path.is_file() else {}
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
     with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:
         for record in _embedded_records(path) if source else merged.records:
             if record.photo_id != photo_id:
@@ -284,7 +282,7 @@ def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
     technical = STAGE_TABLES["technical_metrics"]
     columns = (*technical.columns, "clip_labels", "label_margin", "label_cosines")
     records = []
-    try:
+    with reading(table, FEATURES_AGAIN):
         metadata = read_metadata(table)
         version, vocabulary = dict(metadata["version"]), list(metadata["labels"])
         for row in table_rows(table, columns):
@@ -294,10 +292,8 @@ def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
                 labels = tuple(LabelScore(**label) for label in row["clip_labels"] or ())
                 record.prediction = LabelPrediction(labels, tuple(row["label_cosines"] or ()), row["label_margin"])
                 records.append(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(table, error) from error
     if [record.photo_id for record in records] != [artifact["photo_id"] for artifact in document["artifacts"]]:
-        raise StoreError(f"{table}: has other photos than the JSON file: make the features of this batch again")
+        raise StoreError(f"{table}: has other photos than the JSON file: {FEATURES_AGAIN}")
     return EnrichedBatch(document, records, version, vocabulary)
 
 
@@ -306,7 +302,3 @@ def _embedded_records(path: Path) -> Iterator[PhotoRecord]:
     for row in table_rows(path, ("photo_id", "sha256", "embedding")):
         info = PhotoInfo(row["sha256"], "", 0, 0) if row["sha256"] else None
         yield PhotoRecord(row["photo_id"], "", info, embedding=Embedding(row["embedding"]))
-
-
-def _unreadable(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: cannot be read ({error}): make the features of this batch again")

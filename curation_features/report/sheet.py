@@ -15,16 +15,16 @@ import logging
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from curation_features.atomic_files import cannot_write, replacing
+from curation_features.atomic_files import FEATURES_AGAIN, cannot_write, reading, replacing
 from curation_features.concurrency import bounded_map, worker_count
-from curation_features.errors import PhotoError, StoreError
+from curation_features.errors import PhotoError
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.limits import open_image
 from curation_features.photos.reader import is_remote, local_path
@@ -119,7 +119,7 @@ def write_sheet(
 
 def photo_count(table: Path) -> int:
     """The number of photos in a table of features. Raises `StoreError`: it cannot be read."""
-    with _reading(table):
+    with reading(table, FEATURES_AGAIN):
         return row_count(table)
 
 
@@ -156,7 +156,7 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
     Raises:
         StoreError: the table cannot be read, now or during the iteration.
     """
-    with _reading(table):
+    with reading(table, FEATURES_AGAIN):
         metadata = read_metadata(table)
         version, labels = dict(metadata["version"]), list(metadata["labels"])
         folders = common_folders(map(_uri, read_rows(table, ("original_uri", "image_uri"))))
@@ -179,17 +179,8 @@ def _read_photos(table: Path, folders: Folders, folder: Path, settings: Settings
     workers = worker_count(settings.workers)
     root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
     describe = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
-    with _reading(table):
+    with reading(table, FEATURES_AGAIN):
         yield from bounded_map(describe, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
-
-
-@contextmanager
-def _reading(table: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{table}: cannot be read ({one_line(str(error))}): make the features of this batch again"
-        raise StoreError(message) from error
 
 
 def _count_photos(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from curation_features.errors import (
     MissingExtraError,
     MissingWeightsError,
     ReasonedError,
+    WeightsError,
     require_extra,
 )
 from curation_features.settings import ENV_PREFIX, Settings
@@ -28,6 +29,7 @@ from curation_features.weights.sources import (
     CONFIG_FILE,
     DEGRADE,
     FETCH,
+    FETCH_LATER,
     VOCABULARY_FILES,
     Companion,
     FolderSource,
@@ -90,8 +92,9 @@ class ModelStatus:
         sha256: as in `Weights`.
         bytes: size of the weights file; 0 without one.
         origin: where the file comes from; empty without one.
-        problem: why it cannot be used, and the remedy; None if it can.
-        reason: the same as a code: `missing_weights`, `invalid_weights`, `load_failed` or `settings`.
+        problem: why it cannot be used; None if it can.
+        remedy: what to do about that.
+        reason: `problem` as a code: `missing_weights`, `invalid_weights`, `load_failed` or `settings`.
         without_it: the result of a degraded run without it.
         licence: of the weights; empty if unknown.
     """
@@ -103,6 +106,7 @@ class ModelStatus:
     bytes: int = 0
     origin: str = ""
     problem: str | None = None
+    remedy: str = ""
     reason: str | None = None
     without_it: str = ""
     licence: str = ""
@@ -139,7 +143,8 @@ def pull(settings: Settings, *, progress: Progress = no_progress, folder: Path |
             _fetch(model, settings, progress, folder)
             return _find(model, settings, again=True)
 
-    return [_describe(model, settings, pull_one) for model in MODELS]
+    statuses = [_describe(model, settings, pull_one) for model in MODELS]
+    return [replace(status, remedy=status.remedy.replace(FETCH, FETCH_LATER)) for status in statuses]
 
 
 def _describe(model: str, settings: Settings, find: Callable[[str, Settings], Weights]) -> ModelStatus:
@@ -152,10 +157,11 @@ def _describe(model: str, settings: Settings, find: Callable[[str, Settings], We
         size, source = weights.path.stat().st_size, _source(model, settings)
     except CurationError as error:
         reason = error.reason if isinstance(error, ReasonedError) else "settings"
-        return replace(status, problem=str(error), reason=reason)
+        problem, remedy = (error.summary, error.remedy) if isinstance(error, WeightsError) else (str(error), "")
+        return replace(status, problem=problem, remedy=remedy, reason=reason)
     except OSError as error:
-        problem = f"{error}; free space or permissions, then try again"
-        return replace(status, problem=problem, reason="invalid_weights")
+        remedy = "free space or permissions, then try again"
+        return replace(status, problem=str(error), remedy=remedy, reason="invalid_weights")
     if isinstance(source, KnownFile):
         licence = "" if given else source.licence
     else:

@@ -19,6 +19,8 @@ from curation_features.weights.files import remember
 DEGRADE = "accept results without it (--allow-degraded, or CURATION_FEATURES_ON_MISSING_WEIGHTS=degrade)"
 FETCH = f"run `curation-features models pull` (--from FOLDER imports files without a connection), or {DEGRADE}"
 """Remedy for missing weights."""
+FETCH_LATER = f"pull again when connected (--from FOLDER imports files without a connection), or {DEGRADE}"
+"""The same after a pull."""
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINT_FILES = (

@@ -17,6 +17,7 @@ from PIL import Image
 
 from curation_features.cli import main
 from curation_features.cli.app import parser
+from curation_features.cli.command import with_make_dev
 from curation_features.weights.catalog import LABELLERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -212,6 +213,7 @@ def test_wrong_settings_are_code_2(project, failed, monkeypatch) -> None:
         ("materialize half.json", "manifest", "half.json"),
         ("submit bad.json", "manifest", "batch_id"),
         ("ingest absent", "input", "absent"),
+        ("ingest s3://photos/trip", "usage", "s3://photos/trip: only local folders"),
         ("ingest 'my photos' --batch-id ../up", "manifest", "batch_id"),
         ("--root nowhere ingest 'my photos' --batch-id trip", "settings", "nowhere"),
         ("config show devce", "input", "did you mean 'device'?"),
@@ -294,6 +296,13 @@ def test_without_a_command_the_help_is_shown_and_the_code_is_2(capsys, group: li
     assert shown.out == ""
     assert shown.err.endswith(f": COMMAND\n{usage}")
     assert group or "exit codes:" in usage
+
+
+def test_make_dev_is_named_in_a_clone_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert with_make_dev("runs it") == "; `make dev` runs it"
+    monkeypatch.chdir(tmp_path)
+    assert with_make_dev("runs it") == ""
 
 
 def test_the_version_is_that_of_the_package(capsys) -> None:

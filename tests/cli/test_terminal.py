@@ -149,6 +149,7 @@ def test_a_terminal_shows_the_progress_of_a_command(project: Project, terminal, 
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_an_unchanged_page_has_no_bar(project: Project, terminal) -> None:
     project.ingested(3)
     screens = []
@@ -332,6 +333,7 @@ def test_photos_of_several_folders_have_their_paths(project: Project, capsys) ->
     assert re.search(r"^….*/x\.png +failed +unreadable$", shown, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_labels_scores_and_files_are_summarised(project: Project, capsys) -> None:
     project.ingested(6)
     assert main(PROCESS) == 0

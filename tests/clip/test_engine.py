@@ -44,6 +44,7 @@ def reference(folder: Path):
     return model.eval(), transform
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checkpoint", ["clip_checkpoint", "resnet_checkpoint"])
 def test_vectors_are_open_clips_own(request, checkpoint):
     import open_clip
@@ -194,6 +195,7 @@ def test_an_array_that_is_no_rgb_image_is_refused(engine, image):
         engine.preprocess(image)
 
 
+@pytest.mark.long
 def test_fp16_is_close_to_fp32(clip_checkpoint, engine):
     half = OpenClipEngine(weights_in(clip_checkpoint), Device("cpu", "fp16"))
     batch = np.stack([engine.preprocess(image) for image in photos(3)])
@@ -305,6 +307,7 @@ def test_a_scale_as_before_any_training_is_worth_a_warning(make_checkpoint, capl
     assert not caplog.text
 
 
+@pytest.mark.long
 def test_a_known_model_must_give_the_published_cosine(clip_checkpoint):
     weights = weights_in(clip_checkpoint)
     one, other = OpenClipEngine(weights, CPU).encode_texts(["a cat", "a dog"])

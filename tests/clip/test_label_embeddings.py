@@ -55,6 +55,7 @@ def test_embeddings_are_open_clips_zero_shot_classifier(settings, clip_checkpoin
     np.testing.assert_allclose(vectors, expected.T.numpy(), atol=1e-6)
 
 
+@pytest.mark.long
 def test_thousands_of_labels_use_small_batches():
     sizes: list[int] = []
 
@@ -112,6 +113,7 @@ def test_another_version_and_a_missing_file_are_not_read(path, caplog):
     assert caplog.messages == []
 
 
+@pytest.mark.long
 def test_the_stored_version_needs_no_torch(path):
     script = (
         "import sys; from pathlib import Path; from curation_features.clip.label_embeddings import stored_version; "

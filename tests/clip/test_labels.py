@@ -84,10 +84,7 @@ def test_the_order_holds_where_confidences_round_to_zero():
 
 
 @pytest.mark.long
-@given(
-    cosine=st.lists(st.floats(-1, 1), min_size=1, max_size=20),
-    scale=st.floats(1e-3, 1e6),
-)
+@given(cosine=st.lists(st.floats(-1, 1), min_size=1, max_size=20), scale=st.floats(1e-3, 1e6))
 def test_confidences_are_the_softmax_at_any_scale(cosine, scale):
     found = confidences(np.array([cosine]), scale)[0]
     largest = max(cosine)
@@ -107,6 +104,7 @@ def test_an_embedding_not_finite_is_an_error_of_that_photo():
         assert prediction.labels == ()
 
 
+@pytest.mark.long
 def test_a_photos_numbers_do_not_depend_on_its_batch():
     photos, vectors = random_vectors(300, 7, 768), random_vectors(50, 8, 768)
     together = cosines(photos, vectors)

@@ -67,6 +67,7 @@ def inputs(model: ClipModel, transform, weights: ClipWeights) -> tuple[torch.Ten
     return ours[None], torch.randint(1, 64, (2, length), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_tensor_is_open_clips_own_and_so_are_the_vectors(folder, precision):
     theirs, transform = reference(folder, precision)
@@ -223,6 +224,7 @@ def with_tokenizer(folder: Path) -> ClipWeights:
     return ClipWeights(found.source, found.path, found.sha256, found.config, folder)
 
 
+@pytest.mark.long
 def test_tokens_are_those_of_open_clips_tokenizer(tokenizer_folder, clip_checkpoint):
     import open_clip
 
@@ -232,6 +234,7 @@ def test_tokens_are_those_of_open_clips_tokenizer(tokenizer_folder, clip_checkpo
         assert torch.equal(load_tokenizer(weights)(prompts), expected)
 
 
+@pytest.mark.long
 def test_a_tokenizer_of_transformers_serves_an_engine(tokenizer_folder):
     model, _ = reference(tokenizer_folder)
     import open_clip
@@ -251,6 +254,7 @@ def test_truncation_by_a_transformers_tokenizer_is_reported(tokenizer_folder):
     assert is_cut.tolist() == [False, False, True]
 
 
+@pytest.mark.long
 def test_an_unreadable_tokenizer_is_an_error(tokenizer_folder, monkeypatch):
     engine = OpenClipEngine(with_tokenizer(tokenizer_folder), CPU)
     (tokenizer_folder / "tokenizer.json").write_text("<html>")

@@ -73,6 +73,7 @@ def test_pairs_and_confidences_equal_a_loop_over_pairs(monkeypatch, rows_at_once
         assert outlook.close == tuple(labels[other] for other in near)
 
 
+@pytest.mark.long
 def test_memory_is_linear_in_the_number_of_labels():
     def peak(count: int) -> int:
         vectors = unit(np.random.default_rng(0).standard_normal((count, 4)))

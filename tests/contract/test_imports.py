@@ -38,6 +38,7 @@ def test_the_measurement_sees_a_heavy_import() -> None:
     [
         ("import curation_features", HEAVY),
         ("import curation_features.cli", MODELS | {"dagster", "pandas"}),
+        ("import curation_features.orchestration.backfill", HEAVY),
         pytest.param(PUBLIC_NAMES, MODELS | {"dagster", "pandas"}, marks=pytest.mark.long, id="public names"),
         *(
             pytest.param(f"import curation_features.{module}", MODELS, marks=pytest.mark.long)

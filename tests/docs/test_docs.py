@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from devserver import dagster_dev, free_port, project, wait_for
+from documents import REPOSITORY, blocks, commands, run, run_line
 from hubs import Hub, Machine
 from PIL import Image
 
@@ -23,23 +24,10 @@ from curation_features.cli.command import UsageError
 from curation_features.orchestration import launch
 from curation_features.settings import load_settings
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    """The blocks of a document in a language."""
-    matches = re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in matches if block.strip()]
-
-
-def commands(document: str) -> list[str]:
-    """The lines of the `sh` blocks of a document."""
-    return [line for block in blocks(REPOSITORY / "docs" / document, "sh") for line in block.splitlines() if line]
 
 
 @pytest.fixture
@@ -66,24 +54,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def models(checkout: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> None:
-    """Small real models for the checkout."""
+def test_the_quick_start(checkout: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> None:
     for name, value in {**small_models, "CURATION_FEATURES_ON_MISSING_WEIGHTS": "fail"}.items():
         monkeypatch.setenv(name, value)
-
-
-def run(*command: str) -> str:
-    """Run a command that must succeed; returns its standard output."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-@pytest.mark.usefixtures("models")
-def test_the_quick_start(checkout: Path) -> None:
-    for command in commands("quickstart.md"):
-        run("bash", "-c", command)
+    for line in commands("quickstart.md"):
+        run_line(line)
     for suffix in ("html", "parquet", "json"):
         assert (checkout / "data" / "features" / f"trip.{suffix}").stat().st_size > 1000
     for block in blocks(REPOSITORY / "docs" / "quickstart.md", "python"):
@@ -92,8 +67,8 @@ def test_the_quick_start(checkout: Path) -> None:
 
 def test_operations(checkout: Path) -> None:
     run("make", "run", "PHOTOS=my photos", "BATCH=trip")
-    for command in commands("operations.md"):
-        run("bash", "-c", command)
+    for line in commands("operations.md"):
+        run_line(line)
     assert not list((checkout / "data" / "cache" / "features").glob("*.json"))
 
 
@@ -184,18 +159,22 @@ def test_the_walk_through_of_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_guide_to_models(
-    hub: Hub, make_machine: Callable[..., Machine], clip_checkpoint: Path, small_models: dict[str, str]
+    hub: Hub,
+    make_machine: Callable[..., Machine],
+    clip_checkpoint: Path,
+    small_models: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    own = {name: value for name, value in small_models.items() if "WEIGHTS" in name}
-    machine = make_machine("machine", PATH=path, **own)
-    for command in commands("models.md"):
-        if "carried" in command:
+    machine = make_machine("machine", **{name: value for name, value in small_models.items() if "WEIGHTS" in name})
+    monkeypatch.chdir(machine.root)
+    for line in commands("models.md"):
+        if "carried" in line:
             shutil.copytree(machine.home / "hub", machine.root / "carried" / "hub")
             shutil.rmtree(machine.home)
             hub.repositories.clear()
-        ran = subprocess.run(["bash", "-c", command], env=machine.environ, cwd=machine.root, capture_output=True)
-        assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}"
-        assert ran.stdout.count(b"  here: ") == 3
+        with machine.settings():
+            run_line(line)
+        assert capsys.readouterr().out.count("  here: ") == 3
     assert not hub.gets("open_clip_model.safetensors")[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from specification import EXAMPLE
+from specification import EXAMPLE, OUTPUT_FEATURES
 
+from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.schema import METRIC_NAMES
+from curation_features.settings import load_settings
 
 pytestmark = pytest.mark.long
 
@@ -109,25 +112,36 @@ def test_the_orchestrator_runs_degraded_if_permitted(tmp_path: Path, run: Run, p
     assert label == "-"
 
 
-def test_the_service_takes_both_inputs_of_the_specification(tmp_path: Path, run: Run) -> None:
+def shape(value: Any) -> Any:
+    """Return names, order and types, without values."""
+    if isinstance(value, dict):
+        return [(name, shape(item)) for name, item in value.items()]
+    return [shape(item) for item in value] if isinstance(value, list) else type(value)
+
+
+def test_the_service_takes_both_inputs_of_the_specification(
+    tmp_path: Path, small_models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output has the names, order and types of the specification's example."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    for name, value in small_models.items():
+        monkeypatch.setenv(name, value)
     preprocessed, ingested = json.loads(EXAMPLE), json.loads(EXAMPLE)
     [artifact] = preprocessed["artifacts"]
     ingested["artifacts"] = [{name: artifact[name] for name in INGEST_FIELDS}]
     write_photo(tmp_path / artifact["std_uri"], darkest=10)
     write_photo(tmp_path / artifact["ranking_uri"], darkest=100)
-    (tmp_path / "inputs.json").write_text(json.dumps([preprocessed, ingested]))
-    code = (
-        "import json; from orchestrator import RealServices; services = RealServices()\n"
-        "inputs = json.load(open('inputs.json'))\n"
-        "print(json.dumps([services.process_features_service(input_data=batch) for batch in inputs]))"
-    )
-    done = run("-c", code)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    services = importlib.import_module("orchestrator").RealServices()
+    results = [services.process_features_service(input_data=batch) for batch in (preprocessed, ingested)]
     features = [result["artifacts"][0].pop("features") for result in results]
     assert json.dumps(results) == json.dumps([preprocessed, ingested])
-    assert [feature["status"] for feature in features] == ["ok", "ok"]
-    standardised, ranking = (feature["tech"]["exposure"] for feature in features)
+    for found in features:
+        assert found["status"] == "ok"
+        assert shape({name: found[name] for name in OUTPUT_FEATURES}) == shape(OUTPUT_FEATURES)
+        assert {label["label"] for label in found["clip_labels"]} <= set(load_vocabulary(load_settings()).labels)
+        assert all(0 <= value <= 1 for value in found["tech"].values())
+    standardised, ranking = (found["tech"]["exposure"] for found in features)
     assert standardised < 0.5 < ranking  # a dark image and a bright one
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.special
+from documents import blocks, commands, run_line
 from PIL import Image
 
 from curation_features.clip.separability import expected_confidences
@@ -23,25 +23,20 @@ FACE, HALF, PALMS, PATH, PLANTS = "123_456", "456_123", "321_421", "208_495", "4
 ROWS = {FACE: "a kitten's face", HALF: "the upper half of a kitten", PALMS: "palms"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_its_commands_work_in_their_order(tmp_path: Path, small_models: dict[str, str]) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environ = {**os.environ, **small_models, "PATH": path}
+def test_its_commands_work_in_their_order(
+    tmp_path: Path, small_models: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in small_models.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "my photos").mkdir()
     for number in range(3):
         Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
     outputs = []
-    for command in (line for block in blocks("sh") for line in block.splitlines() if line):
-        done = subprocess.run(
-            ["bash", "-c", command], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        outputs.append(done.stdout)
+    for line in commands("labels.md"):
+        run_line(line)
+        outputs.append(capsys.readouterr().out)
     assert len(outputs) == 7
     assert "weddings: 7 labels, 6 templates" in outputs[2]
     assert "Nearest pairs" in outputs[3]
@@ -62,7 +57,7 @@ def test_its_recipe_finds_the_threshold_that_counting_finds(tmp_path: Path) -> N
     photos.to_parquet(tmp_path / "data" / "features" / "party.parquet")
     truth = ["", "", "groom", "bride", "groom", *["bride"] * 5]
     pd.DataFrame({"photo_id": photos["photo_id"], "label": truth}).to_csv(tmp_path / "sample.csv", index=False)
-    [recipe] = blocks("python")
+    [recipe] = blocks(GUIDE, "python")
     script = f"{recipe}\nprint(found.to_json(orient='records'))"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     for row in json.loads(done.stdout.splitlines()[-1]):
@@ -113,6 +108,7 @@ def row_of(photo: str, cells: int) -> list[str]:
     return row
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("photo", "label"), [(FACE, "Cat"), (HALF, "Cat"), (PALMS, "Palm tree")])
 def test_confidence_falls_with_the_number_of_labels(recorded, photo, label) -> None:
     right = recorded.names.index(label)

@@ -46,6 +46,7 @@ def test_every_picture_is_in_the_guide() -> None:
     assert len(ROWS) == 7
 
 
+@pytest.mark.long
 def test_the_pictures_are_drawn_by_the_script(tmp_path: Path) -> None:
     """Up to differences of JPEG encoders."""
     runpy.run_path(str(DOCS / "figures" / "draw.py"))["draw"](tmp_path)

@@ -528,9 +528,7 @@ def test_no_event_is_lost_whenever_the_process_is_killed(receiver: Receiver, tmp
     receiver.answers = [answer] * 200
     facts = json.dumps(facts_of(), default=str)
     run = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path, receiver.url, facts],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path, receiver.url, facts], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
     steps = int(run.stdout)

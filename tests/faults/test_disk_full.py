@@ -357,6 +357,7 @@ def test_without_file_descriptors_no_photo_is_blamed(project: Path) -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_pixels_of_a_long_batch_are_not_kept(world, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many images at once for 120 photos as for 40."""
     alive: list[int] = []

@@ -189,8 +189,7 @@ LABELS = ["cat", "dog", "tree", "house", "car", "boat"]
 
 
 @pytest.mark.parametrize(
-    ("files", "named"),
-    [({"labels": [*LABELS, "dog"]}, "labels[6]"), ({"templates": ["a photo"]}, "templates[0]")],
+    ("files", "named"), [({"labels": [*LABELS, "dog"]}, "labels[6]"), ({"templates": ["a photo"]}, "templates[0]")]
 )
 def test_an_invalid_vocabulary_stops_a_run_early(world, batch, files, named) -> None:
     write(world, **files)
@@ -211,6 +210,7 @@ def test_an_invalid_vocabulary_is_code_2(world, batch, capsys, monkeypatch) -> N
     assert not (world.settings.data_path / "features").exists()
 
 
+@pytest.mark.long
 def test_thousands_of_labels_label_a_batch(world, batch) -> None:
     write(world, labels=[f"label {n}" for n in range(4000)], templates=["a photo of {}"])
     found = run(world, batch)

@@ -91,14 +91,6 @@ def test_an_empty_batch_is_finished(project) -> None:
     assert project.process().event["data"]["artifacts"] == 0
 
 
-def test_missing_photos_are_counted_as_retryable(project) -> None:
-    project.hide(1)
-    assert project.process().event["data"]["retryable"] == 1
-    project.show(1)
-    made = project.process()
-    assert (made.event["data"]["retryable"], made.event["data"]["sequence"]) == (0, 2)
-
-
 def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None:
     project.hide(1, 3)
     project.path(2).write_bytes(b"no photo")
@@ -199,6 +191,7 @@ def test_a_remote_storage_that_fails_says_why(tmp_path, monkeypatch, error: Exce
     assert failure.value.reason == reason
 
 
+@pytest.mark.long
 def test_the_command_fails_and_keeps_what_was_there(project, capsys, monkeypatch) -> None:
     root = project.world.root
     (root / "batch.json").write_text(json.dumps(project.batch.document))

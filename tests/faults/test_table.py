@@ -7,6 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "faults.md").read_text()
 ROWS = {int(number): row for row, number in re.findall(r"^(\| (\d+) \|.*)$", DOCUMENT, re.MULTILINE)}
@@ -29,6 +31,7 @@ def test_every_fault_has_an_outcome_and_a_test() -> None:
         assert TEST_ID.search(cells[3]), number
 
 
+@pytest.mark.long
 def test_every_named_test_exists() -> None:
     named = TEST_ID.findall(DOCUMENT)
     assert len(named) == DOCUMENT.count("::")

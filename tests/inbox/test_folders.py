@@ -694,6 +694,7 @@ def test_a_take_killed_anywhere_loses_and_doubles_nothing(
         assert (world.names(), world.names(".claimed")) == (["half.json"], [])
 
 
+@pytest.mark.long
 def test_a_take_killed_while_it_archives_repeats_no_delivery(tmp_path: Path) -> None:
     start = Drop(tmp_path / "start")
     start.put_batches("a", "b")

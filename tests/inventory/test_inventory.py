@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from libraries import Library
+from libraries import KilledError, Library
 
 from curation_features.errors import MissingWeightsError, StoreError
 from curation_features.inventory import batch_files, list_batches, places, show_batch
@@ -34,10 +34,6 @@ def reasons(library: Library, batch_id: str = "holiday", given: Settings | None 
     assert listed == replace(shown, stale=listed.stale)
     assert [stale.reason for stale in listed.stale] == [stale.reason for stale in shown.stale]
     return [stale.reason for stale in shown.stale]
-
-
-class KilledError(BaseException):
-    """Ends a command like `kill -9`, as far as files are concerned."""
 
 
 def killed(*_: object, **__: object) -> None:
@@ -409,21 +405,16 @@ def test_a_batch_that_arrives_during_the_search_is_in_use(library, monkeypatch: 
     assert not waiting.exists()
 
 
-def test_copies_in_use_are_known_after_a_project_was_moved(library) -> None:
-    """Absolute paths of the old place are invalid, but end with the same names."""
-    for folder in ("batches", "manifests"):
-        manifest = library.data / folder / "holiday.json"
-        manifest.write_text(manifest.read_text().replace("./data/rankingInput", "/where/it/was/data/rankingInput"))
-    shutil.rmtree(library.data / "features")
-    kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
-    assert "copy" not in kinds
-
-
-def test_copies_in_use_may_have_percent_encoded_uris(library) -> None:
-    for folder in ("batches", "manifests"):
-        manifest = library.data / folder / "holiday.json"
-        text = manifest.read_text().replace("./data/rankingInput", f"file://{library.data}/rankingInput")
-        manifest.write_text(text.replace("_1024.jpg", "%5F1024.jpg"))
+@pytest.mark.parametrize(
+    ("folder", "end"), [("/where/it/was/data", "_1024.jpg"), ("file://{}", "%5F1024.jpg")], ids=["moved", "encoded"]
+)
+def test_copies_in_use_are_known_by_any_uri(library, folder, end) -> None:
+    """Absolute paths from before a project was moved are invalid, but end with the same names."""
+    uri = f"{folder.format(library.data)}/rankingInput"
+    for name in ("batches", "manifests"):
+        manifest = library.data / name / "holiday.json"
+        text = manifest.read_text().replace("./data/rankingInput", uri)
+        manifest.write_text(text.replace("_1024.jpg", end))
     shutil.rmtree(library.data / "features")
     kinds = {file.kind for file in UnreferencedFiles(library.settings, 0).find()}
     assert "copy" not in kinds

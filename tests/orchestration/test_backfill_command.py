@@ -32,12 +32,7 @@ LAUNCHED = 1_700_000_000.0
 def progress(status: str, made: int = 0, failed: int = 0) -> dict[str, Any]:
     counts = [{"numPartitionsMaterialized": made, "numPartitionsFailed": failed}]
     data = {"assetBackfillStatuses": counts}
-    return {
-        "__typename": "PartitionBackfill",
-        "status": status,
-        "timestamp": LAUNCHED,
-        "assetBackfillData": data,
-    }
+    return {"__typename": "PartitionBackfill", "status": status, "timestamp": LAUNCHED, "assetBackfillData": data}
 
 
 class FakeDagster:
@@ -245,10 +240,7 @@ def test_a_missing_server_is_reported(capsys: pytest.CaptureFixture[str], url: s
 
 @pytest.mark.parametrize("heartbeat", [None, 1_700_000_000.0])
 def test_nothing_is_launched_without_a_daemon(
-    dagster: FakeDagster,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    heartbeat: float | None,
+    dagster: FakeDagster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, heartbeat: float | None
 ) -> None:
     monkeypatch.setattr(backfill, "_DAEMON_START_S", 0.1)
     dagster.heartbeat = lambda: heartbeat

@@ -37,10 +37,7 @@ def test_a_program_at_all_addresses_has_the_port_too() -> None:
 
 def test_a_connection_that_lingers_does_not_take_a_port(taken: int) -> None:
     port = free_port()
-    with (
-        socket.create_server(("127.0.0.1", port)) as server,
-        socket.create_connection(("127.0.0.1", port)) as client,
-    ):
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(("127.0.0.1", port)) as client:
         server.accept()[0].close()  # the side that closes first waits: TIME_WAIT
         client.recv(1)
     assert find_port_problem(str(port)) == ""

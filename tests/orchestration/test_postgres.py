@@ -238,8 +238,8 @@ def test_a_sensor_tick_launches_once_and_reports_bad_files(daemon, pipeline, wor
 
 
 def test_four_processes_write_at_once(pipeline, start_writers) -> None:
-    shared = [f"shared_{number}" for number in range(10)]
-    given = [[*shared, *(f"own_{writer}_{number}" for number in range(10))] for writer in range(4)]
+    shared = [f"shared_{number}" for number in range(5)]
+    given = [[*shared, *(f"own_{writer}_{number}" for number in range(5))] for writer in range(4)]
     for writer, batch_ids in zip(start_writers(*given), given, strict=True):
         output, errors = writer.communicate(timeout=240)
         assert output.split() == batch_ids, errors

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from curation_features.orchestration.batch_run import RETRY_FAILED
+from curation_features.orchestration.backfill import RETRY_FAILED
 from curation_features.orchestration.launch import materialize
 
 pytestmark = pytest.mark.long
@@ -17,34 +17,19 @@ def photos(world) -> list[dict[str, object]]:
     return [world.photo(f"n{number}.png", number) for number in range(3)]
 
 
-@pytest.fixture
-def share(world, photos):
-    """The photo folder as a network share that can be mounted and unmounted."""
-
-    class Share:
-        folder, away = world.root / "photos", world.root / "away"
-
-        def unmount(self) -> None:
-            shutil.move(self.folder, self.away)
-
-        def mount(self) -> None:
-            shutil.move(self.away, self.folder)
-
-    return Share()
-
-
 def succeeded(daemon) -> bool:
     return daemon.instance.get_runs(limit=1)[0].is_success
 
 
-def test_a_run_without_one_readable_photo_fails(daemon, share, photos) -> None:
-    share.unmount()
+def test_a_run_without_one_readable_photo_fails(daemon, world, photos) -> None:
+    """The photos are on a network share, which is not mounted."""
+    away = (world.root / "photos").rename(world.root / "away")
     daemon.drop(photos)
     assert daemon.tick() == ["batch_9"]
     assert not succeeded(daemon)
     assert daemon.pipeline.events() == []
     assert not (daemon.pipeline.settings.data_path / "features" / "batch_9.json").exists()
-    share.mount()
+    away.rename(world.root / "photos")
     daemon.drop(photos)
     assert daemon.tick() == ["batch_9"]
     assert succeeded(daemon)

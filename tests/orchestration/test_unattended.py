@@ -186,8 +186,8 @@ if "spawn_main" in command:
 """
 
 
-def dying(root: Path, *moments: str, **environ: str) -> dict[str, str]:
-    """An environment in which Dagster's processes are killed, once at each moment.
+def dying(root: Path, *moments: str) -> dict[str, str]:
+    """An environment in which Dagster's processes are killed, once at each moment; WITH_ALL_OTHERS: their group, too.
 
     A moment is `daemon` (before the runs of a tick are launched), or the name of a batch: `artifacts` (its features
     are written), `event` (it is delivered), or an asset (it is reported).
@@ -197,25 +197,7 @@ def dying(root: Path, *moments: str, **environ: str) -> dict[str, str]:
     (root / "die").mkdir()
     for moment in moments:
         (root / "die" / moment).touch()
-    return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die"), **environ}
-
-
-def test_a_daemon_killed_before_the_launch_finishes_each_batch(root: Path) -> None:
-    for number in range(2):
-        drop(root, manifest(root, f"batch_{number}"))
-    command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
-    with process(command, root / "daemon.log", **dying(root, "daemon")) as daemon:
-        wait_for(lambda: daemon.poll() is not None, 400)
-        assert daemon.returncode == -signal.SIGKILL
-    assert not list((root / "die").iterdir())
-    instance = INSTANCES[root]
-    assert set(instance.get_dynamic_partitions("batch_id")) == {"batch_0", "batch_1"}
-    assert not instance.get_runs()
-    with process(command, root / "daemon.log"):
-        wait_for(lambda: idle(root, 2), 400)
-        a_tick_more(root, "preprocess_outputs")
-    assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.SUCCESS] * 2
-    assert len(events(root)) == 2
+    return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die")}
 
 
 MOMENTS = ("image_embeddings", "artifacts", "features", "event")
@@ -224,13 +206,25 @@ MOMENTS = ("image_embeddings", "artifacts", "features", "event")
 def test_retries_of_killed_runs_give_the_same_bytes(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch is named after the moment at which its first run is killed."""
+    """The daemon is killed between adding partitions and launching their runs; then the machine restarts in a run.
+
+    Each batch is named after the moment at which its first run is killed.
+    """
     documents = {moment: manifest(root, moment, photos=3) for moment in MOMENTS}
     for document in documents.values():
         drop(root, document)
-    patched = dying(root, *MOMENTS)
-    with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log", **patched):
+    command, patched = ["dagster._daemon", "run", "-w", "workspace.yaml"], dying(root, "daemon", *MOMENTS)
+    with process(command, root / "daemon.log", **patched) as daemon:
+        wait_for(lambda: daemon.poll() is not None, 400)
+        assert daemon.returncode == -signal.SIGKILL
+    assert set(INSTANCES[root].get_dynamic_partitions("batch_id")) == set(MOMENTS)
+    assert not runs(root)
+    with process(command, root / "daemon.log", **patched, WITH_ALL_OTHERS="1") as daemon:
+        wait_for(lambda: daemon.poll() is not None, 400)
+    assert [run.status for run in runs(root)].count(dg.DagsterRunStatus.STARTED) == 1
+    with process(command, root / "daemon.log", **patched):
         wait_for(lambda: len([run for run in runs(root) if run.is_success]) == len(MOMENTS), 1000)
+        a_tick_more(root, "preprocess_outputs")
     assert not list((root / "die").iterdir())
     statuses = sorted((run.tags[PARTITION_NAME_TAG], run.status.value) for run in runs(root))
     assert statuses == sorted((moment, status) for moment in MOMENTS for status in ("FAILURE", "SUCCESS"))
@@ -245,20 +239,6 @@ def test_retries_of_killed_runs_give_the_same_bytes(
         assert main(["materialize", "manifest.json"]) == 0
     assert outputs(root) == outputs(undisturbed)
     assert len(events(root)) == len(MOMENTS)
-
-
-def test_a_machine_that_restarts_in_a_run_finishes_it(root: Path) -> None:
-    command = ["dagster._daemon", "run", "-w", "workspace.yaml"]
-    drop(root, manifest(root, "image_embeddings", photos=3))
-    patched = dying(root, "image_embeddings", WITH_ALL_OTHERS="1")
-    with process(command, root / "daemon.log", **patched) as daemon:
-        wait_for(lambda: daemon.poll() is not None, 400)
-    assert [run.status for run in runs(root)] == [dg.DagsterRunStatus.STARTED]
-    drop(root, manifest(root, "next"))
-    with process(command, root / "daemon.log"):
-        wait_for(lambda: len([run for run in runs(root) if run.is_success]) == 2, 400)
-    assert sorted(run.status.value for run in runs(root)) == ["FAILURE", "SUCCESS", "SUCCESS"]
-    assert sorted(json.loads(outputs(root)[name])["subject"] for name in events(root)) == ["image_embeddings", "next"]
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:

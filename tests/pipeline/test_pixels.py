@@ -155,6 +155,7 @@ def test_the_observer_gets_every_photo_and_waits_are_measured(world, batch) -> N
     assert {"wait_for_photos", "wait_for_models"} <= stats.seconds.keys()
 
 
+@pytest.mark.long
 def test_an_unusable_tower_stops_the_run_or_degrades_it(world, batch) -> None:
     """The error occurs at the first photo."""
 

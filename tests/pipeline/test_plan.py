@@ -30,6 +30,7 @@ def alter(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "parts"),
     [

@@ -158,6 +158,7 @@ def test_the_largest_loss_of_exposure_is_the_cause(values, cause, measure, value
     assert found.value == pytest.approx(value)
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 5), min_size=1, max_size=6))
 def test_exposure_is_ordered_by_the_formula_of_the_score(photos) -> None:
     def unlimited(p1, p50, p99, low, high) -> float:

@@ -39,6 +39,7 @@ def test_the_page_is_written_before_the_announcement(library, page, monkeypatch)
     assert there == [True]
 
 
+@pytest.mark.long
 def test_a_setting_turns_pages_off(library, page, monkeypatch) -> None:
     monkeypatch.setenv("CURATION_FEATURES_CONTACT_SHEET", "false")
     page.unlink()

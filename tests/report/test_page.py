@@ -148,6 +148,7 @@ def test_photos_are_streamed() -> None:
     assert ahead == list(range(1, 51))
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_IN_MEMORY", 100_000)
     picture = ["image/jpeg", "A" * 10_000, 320, 240]

@@ -76,6 +76,7 @@ def test_numpy_arrays_become_lists() -> None:
         vectors(pa.array([[1.0, None]], kind))
 
 
+@pytest.mark.long
 def test_pandas_is_not_imported_for_a_table(tmp_path) -> None:
     code = """
 import sys

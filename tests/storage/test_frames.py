@@ -203,12 +203,9 @@ def test_a_project_without_batches_says_how_to_make_one(settings) -> None:
         read_features(settings=settings)
 
 
-def test_a_list_of_ids_is_a_type_error(project) -> None:
+def test_arguments_that_are_wrong_have_a_remedy(project) -> None:
     with pytest.raises(TypeError, match=r'text, not list; give several as read_features\("a", "b"\)'):
         read_features(["a", "b"], settings=project)
-
-
-def test_an_unknown_column_names_the_nearest(project) -> None:
     with pytest.raises(ValueError, match="no column 'sharpnes'; did you mean 'sharpness'"):
         read_features(settings=project, columns=["sharpnes"])
     with pytest.raises(ValueError, match="twice"):

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -203,35 +200,6 @@ def test_odd_images_get_a_number_or_a_known_reason_per_metric(settings, lazy_bri
     reasons = {metric: found[metric].error.reason for metric in METRIC_NAMES if found[metric].error}
     assert set(reasons.values()) <= {"flat_image", "too_small", "undefined_statistics"}
     assert ("brisque" in reasons) == (name not in ("noise", "step"))
-
-
-MEASURE_UNDER_O = """
-import json, sys
-import numpy as np
-from pathlib import Path
-from curation_features.weights import Weights, LazyModel
-from curation_features.settings import Settings
-from curation_features.technical.analyzer import TechnicalQualityAnalyzer
-from curation_features.technical.brisque.loading import load_brisque
-from curation_features.testing import FakeQualityModel
-if __debug__: sys.exit("run me with -O")
-brisque = LazyModel(lambda: Weights("test", Path(sys.argv[1]), ""), load_brisque)
-analyzer = TechnicalQualityAnalyzer(Settings(), brisque=brisque, clip_iqa=LazyModel.ready(FakeQualityModel(), ""))
-with np.load(sys.argv[2]) as images:
-    found = {name: analyzer.measure(images[name]) for name in images.files}
-print(json.dumps({name: {m: repr(one) for m, one in each.items()} for name, each in found.items()}))
-"""
-
-
-@pytest.mark.long
-def test_python_without_asserts_gives_the_same(settings, lazy_brisque, brisque_file, tmp_path, bundled):
-    images = {**odd_images(), "photo": bundled("coffee")}
-    np.savez(tmp_path / "images.npz", **images)
-    command = [sys.executable, "-O", "-W", "error", "-c", MEASURE_UNDER_O, brisque_file, tmp_path / "images.npz"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    analyzer = TechnicalQualityAnalyzer(settings, brisque=lazy_brisque, clip_iqa=FAKE_CLIP_IQA)
-    for name, rgb in images.items():
-        assert found[name] == {metric: repr(one) for metric, one in analyzer.measure(rgb).items()}, name
 
 
 def test_every_preview_metric_is_measured():

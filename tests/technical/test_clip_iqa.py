@@ -43,6 +43,7 @@ def test_prompts_are_those_of_piq(shared_data):
     assert torch.equal(prompt_tokens(), torch.load(shared_data / "clip" / "clipiqa_tokens.pt", weights_only=True))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load")  # piq reads TorchScript unguarded
 def test_score_is_that_of_piq(model, photos, rn50_archive, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -159,6 +160,7 @@ def scores(model: ClipIqa, photos: list[np.ndarray]) -> list[float]:
     return model.score(np.stack([model.preprocess(rgb) for rgb in photos])).tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["rn50_archive", "rn50_checkpoint"])
 def test_the_first_load_and_later_ones_give_the_same_scores(request, model, load, photos, caplog, file):
     weights = Weights("test", request.getfixturevalue(file), "c" * 64)
@@ -227,6 +229,7 @@ def test_a_wrong_copy_is_recomputed_with_a_warning(model, load, weights, photos,
     assert copy.read_bytes() == data
 
 
+@pytest.mark.long
 def test_the_model_of_a_project_keeps_its_copy(model, settings, weights, photos, prepared):
     settings = settings.replace(clip_iqa_weights=str(weights.path), clip_iqa_side=SIDE, device="cpu")
     assert scores(clip_iqa_model(settings).get(), photos) == scores(model, photos)
@@ -243,6 +246,7 @@ def test_the_model_of_a_project_keeps_its_copy(model, settings, weights, photos,
 WEB_PAGE = b"<!DOCTYPE html>"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("write", "cause"),
     [

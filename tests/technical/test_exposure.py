@@ -12,6 +12,7 @@ images = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 LIMITS = {"clip_low": 2, "clip_high": 253}
 
 
+@pytest.mark.long
 @given(images, st.lists(st.floats(0, 100), min_size=1, max_size=5))
 def test_percentiles_are_numpys_to_the_last_bit(gray, percents):
     assert percentiles(np.bincount(gray.ravel(), minlength=256), percents) == np.percentile(gray, percents).tolist()
@@ -23,6 +24,7 @@ def test_percentiles_between_distant_levels_are_numpys(pixels):
     assert percentiles(np.bincount(gray, minlength=256), percents) == np.percentile(gray, percents).tolist()
 
 
+@pytest.mark.long
 @given(images)
 def test_score_is_the_formula_of_numpys_percentiles(gray):
     p1, p50, p99 = np.percentile(gray / 255, (1, 50, 99))

@@ -13,13 +13,7 @@ from scipy.stats import norm
 from skimage.restoration import estimate_sigma
 
 from curation_features.errors import UndefinedMetricError
-from curation_features.technical.noise import (
-    DB2_HIGH_PASS,
-    NORMAL_UPPER_QUARTILE,
-    diagonal_detail,
-    noise,
-    noise_sigma,
-)
+from curation_features.technical.noise import DB2_HIGH_PASS, NORMAL_UPPER_QUARTILE, diagonal_detail, noise, noise_sigma
 from curation_features.technical.preview import luma
 
 GOLDEN = {
@@ -53,6 +47,7 @@ def test_constants_are_those_of_pywavelets_and_scipy():
     assert norm.ppf(0.75) == NORMAL_UPPER_QUARTILE
 
 
+@pytest.mark.long
 @given(images)
 def test_detail_is_that_of_pywavelets(gray):
     assert np.allclose(diagonal_detail(gray / 255), pywt.dwtn(gray / 255, "db2")["dd"], rtol=0, atol=1e-15)
@@ -66,6 +61,7 @@ def test_detail_is_that_of_pywavelets_to_the_last_bit(shape):
     assert np.array_equal(diagonal_detail(gray / 255), pywt.dwtn(gray / 255, "db2")["dd"])
 
 
+@pytest.mark.long
 @given(images | patchy)
 def test_sigma_is_that_of_skimage_where_there_is_detail(gray):
     try:

@@ -39,6 +39,7 @@ def test_preview_reduces_each_channel_of_a_photo():
     assert all(np.array_equal(reduced[..., c], preview(rgb[..., c].copy(), 30)) for c in range(3))
 
 
+@pytest.mark.long
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), side=st.integers(1, 600))
 def test_preview_keeps_the_aspect_and_never_enlarges(height, width, side):
     reduced = preview(np.zeros((height, width), np.uint8), side)

@@ -34,6 +34,7 @@ def test_golden_values(bundled, name, energy):
     assert tenengrad(luma(bundled(name))) == pytest.approx(energy, abs=5e-4)
 
 
+@pytest.mark.long
 @given(images)
 def test_energy_is_that_of_scipys_sobel_in_doubles(gray):
     assert tenengrad(gray) == pytest.approx(energy_in_doubles(gray), rel=1e-12)

@@ -27,14 +27,7 @@ from curation_features.schema import METRIC_NAMES
 from curation_features.service import FeaturesService
 from curation_features.storage import tables
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.verification import (
-    CHECKS,
-    cached_share,
-    degraded_share,
-    files,
-    label_shift,
-    verify,
-)
+from curation_features.verification import CHECKS, cached_share, degraded_share, files, label_shift, verify
 
 COMPLETE, UNCHANGED, IN_RANGE, FINITE = "artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"
 Damages = dict[str, tuple[Callable[[Any], Any], set[str], str]]

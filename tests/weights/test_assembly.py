@@ -12,14 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from curation_features.weights.assembly import (
-    Copies,
-    MismatchError,
-    check_fit,
-    check_values,
-    place,
-    without_parameters,
-)
+from curation_features.weights.assembly import Copies, MismatchError, check_fit, check_values, place, without_parameters
 
 
 class Net(torch.nn.Module):

@@ -28,6 +28,7 @@ from curation_features.weights import (
 )
 from curation_features.weights.fetch import fetch_clip
 from curation_features.weights.files import cached
+from curation_features.weights.sources import FETCH
 
 PICKLED = "open_clip_pytorch_model.bin"
 WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
@@ -375,7 +376,9 @@ def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
     path, regressor = local.root / "model" / CHECKPOINT, brisque_file()
     sha256, size = locate("clip", local).sha256, path.stat().st_size
     assert clip == ModelStatus("clip", "local-dir:model", path, sha256, size, "a user-supplied file")
-    assert clip_iqa == ModelStatus("clip_iqa", clip_iqa_file().url, problem=clip_iqa.problem, reason="missing_weights")
+    assert clip_iqa == ModelStatus(
+        "clip_iqa", clip_iqa_file().url, problem=clip_iqa.problem, remedy=FETCH, reason="missing_weights"
+    )
     assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
     found = (regressor.elsewhere, sha256_of(PICKLE), len(PICKLE), "a download of another library")
     assert brisque == ModelStatus("brisque", regressor.url, *found)
@@ -384,7 +387,7 @@ def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert models == json.loads(json.dumps([asdict(status) for status in statuses], default=str))
-    keys = "name source path sha256 bytes origin problem reason without_it licence"
+    keys = "name source path sha256 bytes origin problem remedy reason without_it licence"
     assert sorted(models[0]) == sorted(keys.split())
 
 

@@ -69,6 +69,7 @@ def test_a_model_that_cannot_be_fetched_stops_no_other(hub, machine):
     assert "neither hf-hub" in statuses["clip"].problem
 
 
+@pytest.mark.long
 def test_altered_files_are_replaced_and_no_others(hub, machine):
     machine.pull()
     expected = machine.files()
@@ -318,21 +319,28 @@ def test_a_snapshot_of_another_revision_is_not_imported(hub, connected, machine,
 
 
 @pytest.mark.slow
-def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip_checkpoint, rn50_archive, shared_data):
+def test_the_command_fetches_loads_and_lists_the_weights(
+    hub, make_machine, clip_checkpoint, rn50_archive, shared_data, capsys
+):
     brisque = shared_data / "brisque" / "brisque_svm_weights.pt"
     hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
     hub.plain = {path.name: path.read_bytes() for path in (rn50_archive, brisque)}
     machine = make_machine("machine")
-    out, err, code = machine.run(CLI, "models", "pull")
-    assert code == 0, err
+    with machine.settings():
+        assert main(["--root", str(machine.root), "models", "pull"]) == 0
+        out, err = capsys.readouterr()
+        assert main(["--root", str(machine.root), "models", "status"]) == 0
+        assert capsys.readouterr() == (out, "")
     assert [line.split(": ")[0] for line in err.splitlines()] == [CONFIG, CHECKPOINT, *hub.plain]
     assert out.count("  here: ") == out.count("  from: ") == 3
-    assert machine.run(CLI, "models", "status") == (out, "", 0)
 
 
 def test_missing_weights_exit_with_3_and_no_folder_with_2(machine, capsys):
     with machine.settings(HF_HUB_OFFLINE="1"):
         assert main(["--root", str(machine.root), "models", "pull"]) == 3
-        assert capsys.readouterr().out.count("HF_HUB_OFFLINE is set") == 3
+        out = capsys.readouterr().out
+        assert out.count("HF_HUB_OFFLINE is set") == 3
+        assert "models pull" not in out
+        assert out.count("clip, clip_iqa, brisque: pull again") == out.count("--from") == 1
         assert main(["--root", str(machine.root), "models", "pull", "--from", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
