@@ -15,10 +15,10 @@ from measure import Report, arguments, medians
 from PIL import Image, ImageCms
 from skimage import data
 
-from curation_features.photos.colour import to_srgb
+from curation_features.photos.colour.conversion import to_srgb
+from curation_features.photos.colour.srgb_profile import SRGB_PROFILE
+from curation_features.photos.decoders.jpeg.reader import jpeg_pixels
 from curation_features.photos.decoding_version import decoding_version
-from curation_features.photos.jpeg import jpeg_pixels
-from curation_features.photos.srgb_profile import SRGB_PROFILE
 
 
 def p3_profile() -> bytes:

@@ -35,8 +35,8 @@ from mutations import damaged
 
 from curation_features.errors import PhotoError
 from curation_features.ingest.folder import ingest
-from curation_features.photos.exif import read_exif
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.exif.fields import read_exif
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
 from curation_features.photos.thumbnail import ICON
 from curation_features.schema import PHOTO_REASONS, Measurement

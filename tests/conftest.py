@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from worlds import World
 
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.settings import Settings
 
 pytest_plugins = ["checkpoints", "hubs", "libraries", "webhooks"]

@@ -26,7 +26,7 @@ from curation_features.ingest.discovery import find_companions, scan
 from curation_features.ingest.images import Images
 from curation_features.ingest.patterns import fixed_part
 from curation_features.manifest import MAX_INGEST_MESSAGE, batch_from, read_manifest, to_json
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.reader import RANKING_FOLDER, PhotoReader
 from curation_features.settings import Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore

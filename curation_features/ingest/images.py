@@ -21,7 +21,7 @@ from typing import Any
 from curation_features.atomic_files import link_bytes, open_regular, store_bytes, uri, write_bytes
 from curation_features.photos.copies import Copies
 from curation_features.photos.formats import SUFFIXES
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, PhotoFile
 from curation_features.settings import Settings
 

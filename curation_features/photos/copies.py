@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import simplejpeg
 
+from curation_features.photos.colour.srgb_profile import SRGB_PROFILE
 from curation_features.photos.decode import decode
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
-from curation_features.photos.srgb_profile import SRGB_PROFILE
 from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import PhotoInfo
 

@@ -10,21 +10,21 @@ import numpy as np
 from PIL import Image
 
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
-from curation_features.photos.avif import read_avif
-from curation_features.photos.colour import to_srgb
+from curation_features.photos.colour.conversion import to_srgb
+from curation_features.photos.decoders.avif import read_avif
+from curation_features.photos.decoders.heic import read_heic
+from curation_features.photos.decoders.jpeg.reader import read_jpeg
+from curation_features.photos.decoders.jxl import read_jxl
+from curation_features.photos.decoders.pillow import explain, quiet_pillow, read_with_pillow
+from curation_features.photos.decoders.png import read_png
+from curation_features.photos.decoders.raw import read_raw
+from curation_features.photos.decoders.tiff.reader import read_tiff
 from curation_features.photos.formats import RAW_FORMATS, identify
-from curation_features.photos.heic import read_heic
-from curation_features.photos.jpeg import read_jpeg
 from curation_features.photos.jpeg_segments import find_frame
-from curation_features.photos.jxl import read_jxl
 from curation_features.photos.limits import LARGE_PIXELS
-from curation_features.photos.pillow import explain, quiet_pillow, read_with_pillow
-from curation_features.photos.png import read_png
-from curation_features.photos.raw import read_raw
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
 from curation_features.photos.stored import DecodeLimits, StoredImage
-from curation_features.photos.tiff import read_tiff
 from curation_features.schema import PhotoInfo
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 
 from PIL import ExifTags
 
-from curation_features.photos.colour import MAX_PROFILE_BYTES
+from curation_features.photos.colour.conversion import MAX_PROFILE_BYTES
+from curation_features.photos.colour.matrix_profile import is_srgb
+from curation_features.photos.decoders.pillow import quiet_pillow
 from curation_features.photos.formats import identify
 from curation_features.photos.jpeg_segments import START_OF_SCAN, segments
 from curation_features.photos.limits import open_image
-from curation_features.photos.matrix_profile import is_srgb
-from curation_features.photos.pillow import quiet_pillow
 
 FIRST, PRESENT = 1, 2
 

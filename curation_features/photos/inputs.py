@@ -13,14 +13,14 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from curation_features.errors import PhotoError
-from curation_features.photos.colour import to_srgb
+from curation_features.photos.colour.conversion import to_srgb
 from curation_features.photos.decode import upright
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.decoders.pillow import explain, quiet_pillow, to_stored
+from curation_features.photos.decoders.tiff.reader import read_tiff_image
 from curation_features.photos.limits import check_before_pixels
-from curation_features.photos.pillow import explain, quiet_pillow, to_stored
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tiff import read_tiff_image
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:

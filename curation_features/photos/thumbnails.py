@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from curation_features.atomic_files import open_regular, write_bytes
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.decoders.pillow import quiet_pillow
 from curation_features.photos.limits import check_before_pixels, open_image
-from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader, is_remote
 from curation_features.photos.thumbnail import ICON, ThumbnailKind
 from curation_features.schema import PhotoRecord

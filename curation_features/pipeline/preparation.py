@@ -17,7 +17,7 @@ from curation_features.errors import (
     too_many_files,
 )
 from curation_features.photos.decoding_version import decoding_version
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats

@@ -20,7 +20,7 @@ from interpreters import run_python
 
 from curation_features.cli import main
 from curation_features.errors import MissingWeightsError
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.processes.isolation import Decoder
 from curation_features.pipeline import Models
 from curation_features.service import FeaturesService
 from curation_features.weights import Copies, KnownFile

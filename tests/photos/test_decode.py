@@ -20,11 +20,11 @@ from pictures import CAT, CAT_PIXELS, decoded, encoded, pillows, png, reason_of,
 from PIL import Image, ImageCms
 
 from curation_features.errors import PhotoError
-from curation_features.photos.jpeg import read_jpeg
-from curation_features.photos.pillow import quiet_pillow, read_with_pillow
-from curation_features.photos.png import read_png
+from curation_features.photos.decoders.jpeg.reader import read_jpeg
+from curation_features.photos.decoders.pillow import quiet_pillow, read_with_pillow
+from curation_features.photos.decoders.png import read_png
+from curation_features.photos.decoders.tiff.reader import read_tiff
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tiff import read_tiff
 from curation_features.schema import PHOTO_REASONS
 
 # Upright

@@ -13,8 +13,8 @@ from pictures import CAT, encoded, pillows, png, rgb_of
 from PIL import Image, TiffImagePlugin
 from profiles import ADOBE_RGB, DISPLAY_P3, SRGB, gray_profile, lut_profile, rgb_profile, srgb_curve
 
+from curation_features.photos.colour.srgb_profile import SRGB_PROFILE
 from curation_features.photos.decoding_version import decoding_version
-from curation_features.photos.srgb_profile import SRGB_PROFILE
 
 P3, GRAY_22 = rgb_profile(DISPLAY_P3), gray_profile(lambda code: code**2.2)
 INKS = lut_profile(b"CMYK", 4, lambda ink: np.stack([100 * (1 - ink[:, 3]), *2 * [0 * ink[:, 3]]], axis=1), 11)

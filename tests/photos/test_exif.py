@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 from specification import EXAMPLE
 
-from curation_features.photos.exif import camera_name, read_exif
+from curation_features.photos.exif.fields import camera_name, read_exif
 
 MAKE, MODEL, DATE = 0x010F, 0x0110, 0x0132
 EXPOSURE, F_NUMBER, ISO, FOCAL, LENS = 0x829A, 0x829D, 0x8827, 0x920A, 0xA434

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import CAT, encoded, png
 
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 
 VALUES = st.sampled_from([bytes(4), b"\xff" * 4, b"\0\0\0\1"]) | st.binary(max_size=8)
 XMP = b"http://ns.adobe.com/xap/1.0/\0"

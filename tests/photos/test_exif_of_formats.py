@@ -8,7 +8,7 @@ from other_formats import dng, heic, jxl
 from pictures import CAT_PIXELS, encoded
 from PIL import Image
 
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 
 
 def exif() -> Image.Exif:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from exif_files import EXPECTED, FILES
 
-from curation_features.photos.exif import camera_name, read_exif
+from curation_features.photos.exif.fields import camera_name, read_exif
 
 PRINTED = ("Make", "Model", "FNumber", "ApertureValue", "ExposureTime", "ShutterSpeedValue", "FocalLength")
 PLAIN = ("ISO", "LensModel", "DateTimeOriginal", "CreateDate", "OffsetTimeOriginal", "OffsetTimeDigitized")

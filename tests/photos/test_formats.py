@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from curation_features.errors import EXTRAS
 from curation_features.ingest.discovery import OTHER_FORMATS, PHOTO_SUFFIXES
 from curation_features.photos import decode as decoding
-from curation_features.photos import extras
 from curation_features.photos.boxes import read_boxes, read_brands
+from curation_features.photos.decoders import extras
 from curation_features.photos.formats import FORMATS, PILLOW_FORMATS, RAW_FORMATS, SUFFIXES, identify
 from curation_features.photos.stored import DecodeLimits
 
@@ -172,7 +172,7 @@ def test_an_extra_that_cannot_be_loaded_is_no_damaged_photo(monkeypatch: pytest.
     def fail(name: str) -> None:
         raise ImportError("libheif.so.1: cannot open shared object file")
 
-    monkeypatch.setattr("curation_features.photos.extras.import_module", fail)
+    monkeypatch.setattr("curation_features.photos.decoders.extras.import_module", fail)
     error = refusal(lambda: decoded(FILES["HEIC"]))
     assert error.reason == "unsupported_format"
     assert "libheif.so.1" in str(error)

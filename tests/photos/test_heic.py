@@ -12,7 +12,7 @@ from other_formats import heic, with_transforms
 from pictures import CAT_PIXELS, decoded, reason_of, refusal
 from PIL import Image, ImageCms
 
-from curation_features.photos.heic import check_releases, read_heic
+from curation_features.photos.decoders.heic import check_releases, read_heic
 from curation_features.photos.stored import DecodeLimits
 
 LIMITS = DecodeLimits(1_000_000)

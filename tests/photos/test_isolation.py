@@ -19,9 +19,10 @@ import pytest
 from pictures import CAT_PIXELS, encoded, file_of
 
 from curation_features.errors import PhotoError, ResourceError
-from curation_features.photos import decoder_processes, worker
-from curation_features.photos.decoder_processes import DecoderProcesses, Task
-from curation_features.photos.isolation import Decoder
+from curation_features.photos.processes import pool as decoder_processes
+from curation_features.photos.processes import worker
+from curation_features.photos.processes.isolation import Decoder
+from curation_features.photos.processes.pool import DecoderProcesses, Task
 from curation_features.photos.thumbnail import ICON
 from curation_features.settings import Settings
 
@@ -29,7 +30,7 @@ PHOTO = encoded(CAT_PIXELS, "PNG")
 EVIL = """
 import ctypes, os, signal, socket, time
 import numpy as np
-from curation_features.photos import tasks
+from curation_features.photos.processes import tasks
 
 def evil(file, limits, arguments):
     name = file.data.decode()
@@ -66,7 +67,7 @@ def evil(file, limits, arguments):
 
 tasks.TASKS["evil"] = evil
 
-from curation_features.photos import worker
+from curation_features.photos.processes import worker
 answer = worker._answer
 worker._answer = lambda task, *rest: task["arguments"].get("answer") or answer(task, *rest)
 """
@@ -185,7 +186,7 @@ def test_large_photos_are_decoded_one_at_a_time(processes: DecoderProcesses) -> 
 
 @pytest.mark.long
 def test_an_idle_process_ends_and_is_replaced(processes: DecoderProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = "from curation_features.photos import worker; worker.IDLE_SECONDS = 0.1\n"
+    idle = "from curation_features.photos.processes import worker; worker.IDLE_SECONDS = 0.1\n"
     monkeypatch.setattr(decoder_processes, "_CODE", idle + decoder_processes._CODE)
     first = run(processes, "good")[0]["pid"]
     time.sleep(0.5)

@@ -21,10 +21,10 @@ from skimage import data as bundled
 
 from curation_features.errors import PhotoError
 from curation_features.photos import limits
+from curation_features.photos.decoders.jpeg.metadata import read_notes
+from curation_features.photos.decoders.jpeg.reader import jpeg_pixels, read_jpeg
 from curation_features.photos.decoding_version import decoding_version
-from curation_features.photos.exif import read_exif
-from curation_features.photos.jpeg import jpeg_pixels, read_jpeg
-from curation_features.photos.jpeg_metadata import read_notes
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.jpeg_segments import FRAMES, FRAMES_READ, Segment, segments
 from curation_features.photos.limits import open_image
 from curation_features.photos.stored import DecodeLimits

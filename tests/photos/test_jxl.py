@@ -12,8 +12,8 @@ from other_formats import jxl
 from pictures import CAT_PIXELS, decoded, encoded, pillows
 from PIL import Image, ImageCms
 
-from curation_features.photos.jxl import read_jxl
-from curation_features.photos.nclx import to_profile
+from curation_features.photos.colour.nclx import to_profile
+from curation_features.photos.decoders.jxl import read_jxl
 from curation_features.photos.stored import DecodeLimits
 
 LIMITS = DecodeLimits(1_000_000)

@@ -11,7 +11,7 @@ import pytest
 from pictures import CAT, decoded, encoded, file_of, png, reason_of, refusal, tiff, with_empty_scans
 from PIL import ExifTags, Image
 
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.formats import PILLOW_FORMATS
 from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS
 from curation_features.photos.stored import DecodeLimits

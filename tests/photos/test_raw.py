@@ -12,8 +12,8 @@ from other_formats import dng
 from pictures import decoded, encoded, reason_of
 from PIL import Image
 
+from curation_features.photos.decoders.raw import PREVIEW_SIDE
 from curation_features.photos.formats import identify
-from curation_features.photos.raw import PREVIEW_SIDE
 
 ROWS, COLUMNS = np.mgrid[0:48, 0:64]
 SENSOR = (

@@ -17,9 +17,9 @@ import tifffile
 from pictures import CAT, CAT_PIXELS, decoded, encoded, reason_of, refusal, rgb_of, tiff
 from PIL import Image, ImageCms
 
-from curation_features.photos import tiff_samples
+from curation_features.photos.decoders.tiff import samples as tiff_samples
+from curation_features.photos.decoders.tiff.reader import read_tiff
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tiff import read_tiff
 
 HEIGHT, WIDTH = CAT_PIXELS.shape[:2]
 GRAY = CAT_PIXELS[..., 1]

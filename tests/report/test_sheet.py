@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 from skimage import data as bundled
 
 from curation_features.errors import MissingWeightsError, StoreError
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 from curation_features.report import sheet as sheets
 from curation_features.report.sheet import contents, facts, photo_count, refresh, sheet_path, write_sheet
 from curation_features.report.text import file_name, one_line

@@ -10,12 +10,12 @@ from typing import Any
 
 from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
-from curation_features.photos.decoder_processes import Answer, DecoderProcesses, Task
-from curation_features.photos.exif import read_exif
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.formats import identify
+from curation_features.photos.processes.pool import Answer, DecoderProcesses, Task
+from curation_features.photos.processes.tasks import copies_from, exif_from, photo_from, thumbnail_from
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tasks import copies_from, exif_from, photo_from, thumbnail_from
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.settings import Settings
 
@@ -25,7 +25,7 @@ _COPIES_BYTES = 40_000_000  # 2048 x 2048 and 1024 x 1024 px at 4 bytes, and mor
 
 
 class Decoder:
-    """Decodes photos, by default in child processes (see `photos.worker`). Safe for use by several threads.
+    """Decodes photos, by default in child processes (see `processes.worker`). Safe for use by several threads.
 
     All decoders of a process share its child processes. They start with the first photo and end when they are idle for
     a minute.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL.ExifTags import Base
 
-from curation_features.photos.tiff_tags import Directory, Value, find, open_directory, to_numbers, to_text
+from curation_features.photos.exif.tiff_tags import Directory, Value, find, open_directory, to_numbers, to_text
 
 _DNG_LENS_INFO = 0xC630  # as LensSpecification, which DNG may lack
 _CANON_LENS_MODEL = 0x0095

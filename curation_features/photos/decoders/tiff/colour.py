@@ -9,8 +9,8 @@ import numpy as np
 from PIL.ExifTags import Base as Tag
 
 from curation_features.errors import PhotoError
-from curation_features.photos.lab import lab_to_srgb
-from curation_features.photos.tiff_layout import COLOURS, FLOAT, SIGNED, UNSIGNED, Layout, Photometric
+from curation_features.photos.decoders.tiff.lab import lab_to_srgb
+from curation_features.photos.decoders.tiff.layout import COLOURS, FLOAT, SIGNED, UNSIGNED, Layout, Photometric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

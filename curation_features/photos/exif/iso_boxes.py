@@ -14,8 +14,8 @@ from contextlib import suppress
 from itertools import islice
 
 from curation_features.photos.boxes import Box, read_boxes
+from curation_features.photos.exif.tiff_tags import strip_prefix
 from curation_features.photos.limits import MAX_EXIF_BYTES
-from curation_features.photos.tiff_tags import strip_prefix
 
 _MAX_ITEMS = 16  # EXIF items of one image
 _MAX_EXTENTS = 1000  # pieces of one item

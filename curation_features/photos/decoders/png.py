@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from curation_features.errors import PhotoError
+from curation_features.photos.decoders.pillow import open_checked, to_stored
 from curation_features.photos.limits import open_image
-from curation_features.photos.pillow import open_checked, to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 if TYPE_CHECKING:

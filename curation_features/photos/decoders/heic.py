@@ -9,10 +9,10 @@ from functools import cache
 
 from curation_features.errors import PhotoError
 from curation_features.photos.boxes import find_auxiliary
-from curation_features.photos.extras import load_library
+from curation_features.photos.colour.nclx import to_profile
+from curation_features.photos.decoders.extras import load_library
+from curation_features.photos.decoders.pillow import to_stored
 from curation_features.photos.limits import check_pixels
-from curation_features.photos.nclx import to_profile
-from curation_features.photos.pillow import to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 SAFE: Mapping[str, tuple[int, ...]] = {"pillow-heif": (1, 7), "libheif": (1, 23, 4), "libde265": (1, 1, 3)}

@@ -8,9 +8,9 @@ from PIL import Image
 
 from curation_features.errors import PhotoError
 from curation_features.photos.boxes import is_cut
-from curation_features.photos.extras import load_library
+from curation_features.photos.decoders.extras import load_library
+from curation_features.photos.decoders.pillow import to_stored
 from curation_features.photos.limits import check_pixels
-from curation_features.photos.pillow import to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 _PROFILE_SPACE = slice(16, 20)  # of an ICC profile: the colour space of its pixels

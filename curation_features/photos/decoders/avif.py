@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curation_features.photos.boxes import find_auxiliary, read_nclx
-from curation_features.photos.nclx import to_profile
-from curation_features.photos.pillow import open_checked, to_stored
+from curation_features.photos.colour.nclx import to_profile
+from curation_features.photos.decoders.pillow import open_checked, to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TypeAlias
 
-from curation_features.photos.iso_boxes import exif_of_boxes
+from curation_features.photos.exif.iso_boxes import exif_of_boxes
+from curation_features.photos.exif.tiff_tags import open_directory, strip_prefix
 from curation_features.photos.jpeg_segments import START_OF_SCAN, segments
 from curation_features.photos.limits import MAX_EXIF_BYTES
-from curation_features.photos.tiff_tags import open_directory, strip_prefix
 
 Part: TypeAlias = tuple[str, bytes]
 """`exif`: a TIFF with the main directory; `gps`: a TIFF with the position's directory; `xmp`: an XMP packet."""

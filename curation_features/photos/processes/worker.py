@@ -26,10 +26,10 @@ import cv2
 from PIL import Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos import messages
+from curation_features.photos.processes import messages
+from curation_features.photos.processes.tasks import TASKS, preload
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
-from curation_features.photos.tasks import TASKS, preload
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,9 +18,9 @@ from PIL import Image
 from curation_features.errors import PhotoError
 from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
-from curation_features.photos.exif import read_exif
-from curation_features.photos.extras import load_library
-from curation_features.photos.pillow import quiet_pillow
+from curation_features.photos.decoders.extras import load_library
+from curation_features.photos.decoders.pillow import quiet_pillow
+from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail

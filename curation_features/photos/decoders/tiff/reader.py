@@ -16,12 +16,12 @@ from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from curation_features.errors import PhotoError
+from curation_features.photos.decoders.pillow import to_stored
+from curation_features.photos.decoders.tiff.colour import Colours
+from curation_features.photos.decoders.tiff.layout import COLOURS, SIGNED, Layout, Photometric, read_layout
+from curation_features.photos.decoders.tiff.samples import BYTE_COMPRESSIONS, read_bands
 from curation_features.photos.limits import TimedBytes, check_before_pixels, open_timed
-from curation_features.photos.pillow import to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
-from curation_features.photos.tiff_colour import Colours
-from curation_features.photos.tiff_layout import COLOURS, SIGNED, Layout, Photometric, read_layout
-from curation_features.photos.tiff_samples import BYTE_COMPRESSIONS, read_bands
 
 _BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow takes it for a TIFF
 _REDUCED_IMAGE = 1  # bit of NewSubfileType: the first image of a camera raw file is a thumbnail

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from curation_features.photos.matrix_profile import is_srgb, read_tags
+from curation_features.photos.colour.matrix_profile import is_srgb, read_tags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

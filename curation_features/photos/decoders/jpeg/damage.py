@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from curation_features.errors import PhotoError
-from curation_features.photos.jpeg_blocks import Coder, find_coder, has_blocks
+from curation_features.photos.decoders.jpeg.blocks import Coder, find_coder, has_blocks
 from curation_features.photos.jpeg_segments import (
     HUFFMAN_FRAMES,
     RESTART_INTERVAL,

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from curation_features.errors import PhotoError
-from curation_features.photos.tiff_layout import FLOAT, SIGNED, UNSIGNED, Layout, check_blocks, check_number
+from curation_features.photos.decoders.tiff.layout import FLOAT, SIGNED, UNSIGNED, Layout, check_blocks, check_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

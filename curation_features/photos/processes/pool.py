@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
-from curation_features.photos import messages
 from curation_features.photos.formats import EXTRA_OF, identify
+from curation_features.photos.processes import messages
 from curation_features.photos.reader import PhotoFile
 from curation_features.schema import PHOTO_REASONS
 
@@ -26,7 +26,7 @@ _START_SECONDS = 120.0  # on a busy machine
 _KEPT_BYTES = 16_000_000  # shared memory of one process that stays in use between tasks
 _CODE = (
     "import sys; count = int(sys.argv[1]); sys.path[:] = sys.argv[2 : 2 + count]; "
-    "from curation_features.photos.worker import main; main(sys.argv[2 + count :])"
+    "from curation_features.photos.processes.worker import main; main(sys.argv[2 + count :])"
 )
 
 
@@ -36,7 +36,7 @@ class _ProcessDiedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of `photos.tasks` for one file.
+    """A task of `processes.tasks` for one file.
 
     Attributes:
         name: key of `TASKS`.

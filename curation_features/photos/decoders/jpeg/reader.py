@@ -13,11 +13,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from curation_features.photos.jpeg_damage import decode_in_doubt
-from curation_features.photos.jpeg_metadata import read_notes, read_profile
+from curation_features.photos.decoders.jpeg.damage import decode_in_doubt
+from curation_features.photos.decoders.jpeg.metadata import read_notes, read_profile
+from curation_features.photos.decoders.pillow import open_checked, read_orientation, to_stored
 from curation_features.photos.jpeg_segments import HUFFMAN_FRAMES, START_OF_SCAN, find_frame, segments
 from curation_features.photos.limits import MAX_SECONDS, TimedBytes
-from curation_features.photos.pillow import open_checked, read_orientation, to_stored
 from curation_features.photos.stored import DecodeLimits, StoredImage
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL.ExifTags import IFD, Base
 
-from curation_features.photos.capture_time import CaptureTime, find_capture_time
-from curation_features.photos.exif_blocks import find_blocks
-from curation_features.photos.lenses import lens_name
+from curation_features.photos.exif.blocks import find_blocks
+from curation_features.photos.exif.capture_time import CaptureTime, find_capture_time
+from curation_features.photos.exif.lenses import lens_name
+from curation_features.photos.exif.positions import to_position
+from curation_features.photos.exif.tiff_tags import Directory, Value, find, open_directory, to_number, to_text
 from curation_features.photos.limits import MAX_EXIF_BYTES
-from curation_features.photos.positions import to_position
-from curation_features.photos.tiff_tags import Directory, Value, find, open_directory, to_number, to_text
 
 _WORD = re.compile(r"[^\W_]+")
 _LEGAL_FORM = re.compile(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL.ExifTags import GPS
 
-from curation_features.photos.tiff_tags import Directory, Value, find, to_number, to_text
+from curation_features.photos.exif.tiff_tags import Directory, Value, find, to_number, to_text
 
 _BELOW = frozenset({1, 3})  # altitude references of EXIF 3.0: below sea level, and below the ellipsoid
 _OF_A_FIX = (GPS.GPSDOP, GPS.GPSHPositioningError)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curation_features.errors import PhotoError, too_many_files
-from curation_features.photos.extras import load_library
-from curation_features.photos.jpeg import read_jpeg
+from curation_features.photos.decoders.extras import load_library
+from curation_features.photos.decoders.jpeg.reader import read_jpeg
 from curation_features.photos.limits import check_pixels
 from curation_features.photos.raw_kinds import is_cut_dng
 from curation_features.photos.stored import DecodeLimits, StoredImage

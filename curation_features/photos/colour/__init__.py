@@ -1,0 +1,1 @@
+"""Colour: from ICC profiles and code points to sRGB."""

@@ -1,0 +1,1 @@
+"""Decoders: a reader per format, from bytes to stored pixels."""

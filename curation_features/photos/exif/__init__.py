@@ -1,0 +1,1 @@
+"""EXIF: metadata blocks of every format, and the fields of an artifact."""
