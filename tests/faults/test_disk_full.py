@@ -270,8 +270,9 @@ def test_imported_weights_without_space_leave_nothing(
     (project / "stick" / "brisque_svm_weights.pt").write_bytes(b"\x80\x02" + bytes(1_000_000))
     weights.spoil("full", leaving=500_000)
     assert main(["models", "pull", "--from", "stick"]) == 1
-    [said] = [line for line in capsys.readouterr().out.splitlines() if "No space left" in line]
-    assert str(weights.folder) in said
+    said = capsys.readouterr().out
+    [problem] = [line for line in said.splitlines() if "No space left" in line]
+    assert str(weights.folder) in problem
     assert "free space" in said
     assert [name for name in weights.names() if "brisque" in name] == []
 
