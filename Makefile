@@ -63,9 +63,7 @@ test: lint types layers ## style, types, layers and tests, but for the slow ones
 
 # The tests wait for other processes now and then, and mypy uses one core for a minute.
 ci: $(TOOLS) ## everything, as .ci/run does; style, types and layers next to the tests
-	$(MAKE) --no-print-directory --jobs 2 $(SYNC) --keep-going static unit
-
-SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)  # macOS has an old make
+	$(MAKE) --no-print-directory --jobs 2 --keep-going static unit
 
 static: lint types layers
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.atomic_files import link_bytes, open_regular, store_bytes, uri, write_bytes
+from curation_features.errors import PhotoError
 from curation_features.photos.copies import Copies
+from curation_features.photos.decoding_version import FIRST, decoding_version
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, PhotoFile
@@ -55,7 +57,7 @@ class Images:
         """
         sha256 = file.sha256
         try:
-            with open_regular(self._records / f"{sha256}.json") as stream:
+            with open_regular(self._record(sha256)) as stream:
                 record = json.loads(stream.read())
             if record["version"] != _RECORD_VERSION:
                 return None
@@ -72,18 +74,44 @@ class Images:
 
     def _make(self, file: PhotoFile) -> dict[str, Any]:
         copies = self._decoder.make_copies(file)
-        ranking, standard = self._paths(file.sha256)
+        images = self._digests_of_older(file, copies) or self._write(file.sha256, copies)
+        fields = _fields(copies)
+        record = {"version": _RECORD_VERSION, "images": images, "fields": fields}
+        with suppress(OSError):  # the next ingest decodes the photo again
+            write_bytes(self._record(file.sha256), json.dumps(record).encode(), durable=False)
+        return self._artifact(file.sha256, copies.exif, fields)
+
+    def _write(self, sha256: str, copies: Copies) -> list[str]:
+        """Write the images of a photo; return their digests."""
+        ranking, standard = self._paths(sha256)
         store_bytes(ranking, copies.ranking, durable=False)
         if copies.standard:
             store_bytes(standard, copies.standard, durable=False)
         else:
             link_bytes(ranking, standard)
-        fields = _fields(copies)
-        images = [hashlib.sha256(data).hexdigest() for data in (copies.ranking, copies.standard or copies.ranking)]
-        record = {"version": _RECORD_VERSION, "images": images, "fields": fields}
-        with suppress(OSError):  # the next ingest decodes the photo again
-            write_bytes(self._records / f"{file.sha256}.json", json.dumps(record).encode(), durable=False)
-        return self._artifact(file.sha256, copies.exif, fields)
+        return [hashlib.sha256(data).hexdigest() for data in (copies.ranking, copies.standard or copies.ranking)]
+
+    def _digests_of_older(self, file: PhotoFile, copies: Copies) -> list[str] | None:
+        """Return the digests of images that an earlier release has written without a record; None if they do not serve.
+
+        They serve if they are whole and their colours are right, so that the features of an archive stay valid.
+        """
+        if decoding_version(file.data) != FIRST or copies.source != "image" or (self._record(file.sha256)).exists():
+            return None
+        found = []
+        for path, size in zip(self._paths(file.sha256), (copies.ranking_size, copies.standard_size), strict=True):
+            try:
+                with open_regular(path) as stream:
+                    image = PhotoFile(data := stream.read(), hashlib.sha256(data).hexdigest())
+                if self._decoder.decode(image).rgb.shape[1::-1] != size:
+                    return None
+            except (OSError, PhotoError):
+                return None
+            found.append(image.sha256)
+        return found
+
+    def _record(self, sha256: str) -> Path:
+        return self._records / f"{sha256}.json"
 
     def _artifact(self, sha256: str, exif: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         ranking, standard = self._paths(sha256)

@@ -38,7 +38,7 @@ class Copies:
         exif: see `read_exif`.
         ranking: a JPEG of at most `RANKING_SIDE` px, upright sRGB, with an sRGB profile and no other metadata.
         standard: a JPEG of at most `STANDARD_SIDE` px like it; empty if `ranking` is small enough for both.
-        standard_size: width and height of the standardised image, px.
+        ranking_size, standard_size: width and height of the images, px.
         source, notes: see `photos.stored.StoredImage`.
     """
 
@@ -46,6 +46,7 @@ class Copies:
     exif: Mapping[str, Any]
     ranking: bytes
     standard: bytes
+    ranking_size: tuple[int, int]
     standard_size: tuple[int, int]
     source: str
     notes: tuple[str, ...]
@@ -60,16 +61,20 @@ def make_copies(file: PhotoFile, limits: DecodeLimits) -> Copies:
     """
     photo = decode(file, limits, side=RANKING_SIDE)
     standard = reduce(photo.rgb, STANDARD_SIDE)
-    height, width = standard.shape[:2]
     return Copies(
         photo.info,
         read_exif(file.data),
         _encode(photo.rgb),
         b"" if standard is photo.rgb else _encode(standard),
-        (width, height),
+        _size(photo.rgb),
+        _size(standard),
         photo.source,
         photo.notes,
     )
+
+
+def _size(rgb: NDArray[np.uint8]) -> tuple[int, int]:
+    return rgb.shape[1], rgb.shape[0]
 
 
 def _encode(rgb: NDArray[np.uint8]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from profiles import DISPLAY_P3, rgb_profile
 from specification import EXAMPLE
 
 from curation_features.errors import InputError, ManifestError, StoreError
@@ -230,6 +232,23 @@ def test_a_damaged_image_is_made_again(settings: Settings, decoded: list[str], u
     assert ingest(photos, settings, batch_id="batch_1").manifest == first.manifest
     assert image.read_bytes() == expected
     assert decoded[2:] == [first.manifest["artifacts"][1]["photo_id"]]  # the other photo is not decoded again
+
+
+def test_images_of_an_earlier_release_are_kept_if_they_serve(settings: Settings) -> None:
+    """An archive is not measured again because of an upgrade: only photos whose colours were wrong are."""
+    plain = write_photo(settings.root / "a.png", (1200, 30))
+    tagged = write_photo(settings.root / "b.png", icc_profile=rgb_profile(DISPLAY_P3))
+    first = ingest([plain, tagged], settings, batch_id="batch_1").manifest
+    images = [settings.root / artifact["ranking_uri"] for artifact in first["artifacts"]]
+    written = [image.read_bytes() for image in images]
+    for image in images:
+        content = Image.open(image).copy()
+        image.unlink()
+        content.save(image, quality=80)  # other bytes of the same size
+    older = [image.read_bytes() for image in images]
+    shutil.rmtree(settings.data_path / "cache/ingest")
+    assert ingest([plain, tagged], settings, batch_id="batch_1").manifest == first
+    assert [image.read_bytes() for image in images] == [older[0], written[1]]
 
 
 @pytest.mark.parametrize("record", [b"", b"{}", b'{"version": 1}', b'{"version": 0, "images": [], "fields": {}}'])

@@ -38,10 +38,6 @@ def shown(data: bytes, wanted: ThumbnailKind = ICON) -> Image.Image:
     return image
 
 
-def shown_bytes(path: Path) -> bytes | None:
-    return make_thumbnail(file_of(path.read_bytes()), ICON, DecodeLimits(MAX_PIXELS))
-
-
 def difference(image: Image.Image, expected: Image.Image) -> float:
     """Return the mean absolute difference of two images in gray levels."""
     wanted = np.asarray(expected.convert("RGB").resize(image.size), dtype=float)

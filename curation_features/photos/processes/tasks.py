@@ -44,7 +44,7 @@ def _make_copies(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) ->
     fields = {
         "info": asdict(copies.info),
         "exif": copies.exif,
-        "standard_size": copies.standard_size,
+        "sizes": [copies.ranking_size, copies.standard_size],
         "source": copies.source,
         "notes": copies.notes,
     }
@@ -78,13 +78,14 @@ def photo_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Photo
 
 def copies_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Copies:
     """Return the result of `make_copies`."""
-    width, height = fields["standard_size"]
+    ranking_size, standard_size = (tuple(size) for size in fields["sizes"])
     return Copies(
         PhotoInfo(**fields["info"]),
         fields["exif"],
         bytes(buffers[0]),
         bytes(buffers[1]),
-        (width, height),
+        ranking_size,
+        standard_size,
         fields["source"],
         tuple(fields["notes"]),
     )
