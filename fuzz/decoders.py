@@ -3,9 +3,9 @@
     PYTHONPATH=tests python fuzz/decoders.py --count 100000 --seed 1
 
 Each input is decoded in a decoder process. It gives pixels of the size that it says, or a `PhotoError` with a known
-reason. After every hundredth input an intact photo is decoded, which must give the same pixels each time. Everything else
-is a finding: the table counts it, and the exit code is 1. A decoder that crashes twice on an input, or does not end, is
-counted as such: that costs the photo, and is no finding.
+reason. After every hundredth input an intact photo is decoded, which must give the same pixels each time. Everything
+else is a finding: the table counts it, and the exit code is 1. A decoder that crashes twice on an input, or does not
+end, is counted as such: that costs the photo, which is what the processes are for.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ def main() -> int:
             print(f"{sum(totals.values()):8,} inputs", file=sys.stderr, flush=True)
     for outcome, number in totals.most_common():
         print(f"{number:8,}  {outcome}")
-    print(
-        f"{options.count:8,}  inputs out of {len(files)} files, seed {options.seed}; slowest {slowest:.1f} s, in all {time.monotonic() - begun:.0f} s"
-    )
+    took = f"slowest {slowest:.1f} s, in all {time.monotonic() - begun:.0f} s"
+    print(f"{options.count:8,}  inputs out of {len(files)} files, seed {options.seed}; {took}")
     print(", ".join(f"{kind} {number:,}" for kind, number in formats.most_common()))
     return int(any(outcome.startswith("FOUND") for outcome in totals))
 

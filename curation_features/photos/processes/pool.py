@@ -23,6 +23,7 @@ from curation_features.photos.reader import PhotoFile
 from curation_features.schema import PHOTO_REASONS
 
 _START_SECONDS = 120.0  # on a busy machine
+_MIN_CAPACITY = 1 << 30  # bytes of address space, so that one process serves files and tasks of most sizes
 _KEPT_BYTES = 16_000_000  # shared memory of one process that stays in use between tasks
 _CODE = (
     "import sys; count = int(sys.argv[1]); sys.path[:] = sys.argv[2 : 2 + count]; "
@@ -103,11 +104,11 @@ class DecoderProcesses:
             process = self._idle.pop() if self._idle else None
         if process is not None and process.suits(task):
             return process
-        extras = _extras(task)
-        if process is not None:
-            extras |= process.extras
+        capacity, extras = _capacity(task), _extras(task)
+        if process is not None:  # the new one also serves what the old one did
+            capacity, extras = max(capacity, process.capacity), extras | process.extras
             process.close()
-        return _Process(_capacity(task), extras)
+        return _Process(capacity, extras)
 
     def _try(self, process: _Process, task: Task) -> Answer:
         try:
@@ -137,7 +138,7 @@ class _Process:
 
     def __init__(self, capacity: int, extras: frozenset[str]) -> None:
         self.extras = extras
-        self._capacity = capacity
+        self.capacity = capacity
         with ExitStack() as opened:  # the process inherits what is closed here
             try:
                 memory_file = _memory_file(capacity)
@@ -159,7 +160,7 @@ class _Process:
 
     def suits(self, task: Task) -> bool:
         """Return whether the process runs, and has the memory and the packages for a task."""
-        return self._process.poll() is None and _capacity(task) <= self._capacity and _extras(task) <= self.extras
+        return self._process.poll() is None and _capacity(task) <= self.capacity and _extras(task) <= self.extras
 
     def run(self, task: Task, turn: threading.Lock) -> Answer:
         """Run a task. Raises `_ProcessDiedError` if the process ends, else as `DecoderProcesses.run`.
@@ -268,7 +269,7 @@ def _memory_file(capacity: int) -> int:
 
 
 def _capacity(task: Task) -> int:
-    return max(len(task.file.data), task.result_bytes, 1)
+    return max(len(task.file.data), task.result_bytes, _MIN_CAPACITY)
 
 
 def _extras(task: Task) -> frozenset[str]:
