@@ -26,8 +26,8 @@ from skimage.restoration import estimate_sigma
 from curation_features import Settings, TechnicalQualityAnalyzer, load_settings
 from curation_features.errors import WeightsError
 from curation_features.photos.decode import decode
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoReader
-from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import CPU_METRICS
 from curation_features.weights import locate
 

@@ -129,11 +129,6 @@ def jpeg_xl(*boxes: bytes) -> bytes:
     return box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ") + b"".join(boxes) + box(b"jxlc", b"\xff\n")
 
 
-def jpeg_xl_of_pillow() -> bytes:
-    pytest.importorskip("pillow_jxl")
-    return encoded(CAT, "JXL", exif=b"Exif\0\0" + WHOLE)
-
-
 def jpeg_xl_packed() -> bytes:
     brotli = pytest.importorskip("brotli")
     return jpeg_xl(box(b"brob", b"Exif", brotli.compress(bytes(4) + WHOLE)))
@@ -175,7 +170,6 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "idat.heic": lambda: heic_of_two_pictures(still=4),
     "unlinked.heic": lambda: heic_of_two_pictures(links=False),
     "a.jxl": lambda: jpeg_xl(box(b"Exif", bytes(4), WHOLE)),
-    "pillow.jxl": jpeg_xl_of_pillow,
     "packed.jxl": jpeg_xl_packed,
     "a.cr3": canon_raw,
     "a.raf": fujifilm_raw,

@@ -16,8 +16,8 @@ from skimage import data as bundled
 
 from curation_features.errors import PhotoError
 from curation_features.photos.decode import Photo, decode
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
-from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import PHOTO_REASONS
 
 CAT_PIXELS = np.ascontiguousarray(bundled.chelsea()[60:156, 100:164])

@@ -11,9 +11,9 @@ import simplejpeg
 from curation_features.photos.colour.srgb_profile import SRGB_PROFILE
 from curation_features.photos.decode import decode
 from curation_features.photos.exif.fields import read_exif
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
-from curation_features.photos.stored import DecodeLimits
 from curation_features.schema import PhotoInfo
 
 if TYPE_CHECKING:

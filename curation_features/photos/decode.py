@@ -21,10 +21,10 @@ from curation_features.photos.decoders.raw import read_raw
 from curation_features.photos.decoders.tiff.reader import read_tiff
 from curation_features.photos.formats import RAW_FORMATS, identify
 from curation_features.photos.jpeg_segments import find_frame
-from curation_features.photos.limits import LARGE_PIXELS
+from curation_features.photos.limits import LARGE_PIXELS, DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.stored import StoredImage
 from curation_features.schema import PhotoInfo
 
 if TYPE_CHECKING:

@@ -17,10 +17,9 @@ from curation_features.photos.colour.conversion import to_srgb
 from curation_features.photos.decode import upright
 from curation_features.photos.decoders.pillow import explain, quiet_pillow, to_stored
 from curation_features.photos.decoders.tiff.reader import read_tiff_image
-from curation_features.photos.limits import check_before_pixels
+from curation_features.photos.limits import DecodeLimits, check_before_pixels
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
-from curation_features.photos.stored import DecodeLimits
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _convert(image: Image.Image, limits: DecodeLimits) -> NDArray[np.uint8]:
     """Return a PIL image as upright sRGB, by its orientation and ICC profile."""
     with quiet_pillow():
         try:
-            check_before_pixels(image, b"", limits.max_pixels)
+            check_before_pixels(image, b"", limits)
             stored = read_tiff_image(image, limits) if isinstance(image, TiffImageFile) else to_stored(image)
             rgb, _ = to_srgb(stored.pixels, stored.profile)
             return check_rgb(upright(rgb, stored.orientation))

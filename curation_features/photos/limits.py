@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import NamedTuple
 
@@ -49,6 +50,22 @@ _TIFF_NUMBERS = frozenset({3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 18})  # types 
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # as in `struct`
 _JPEG_IN_TIFF = frozenset({6, 7})  # old-style and new-style JPEG compression
 _JPEG_OFFSETS = frozenset({STRIPOFFSETS, TILEOFFSETS, ExifTags.Base.JpegIFOffset})
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """Limits on one photo.
+
+    Attributes:
+        max_pixels: maximum width times height.
+        max_seconds: maximum CPU seconds of this thread for parsing.
+        wait_for_turn: called before the pixels of a large photo are decoded (`LARGE_PIXELS`); it returns when no other
+            large photo is in memory. Within a task, only the first call waits.
+    """
+
+    max_pixels: int
+    max_seconds: float = MAX_SECONDS
+    wait_for_turn: Callable[[], object] = bool
 
 
 class TimedBytes(BytesIO):
@@ -106,28 +123,32 @@ def read_tags(image: Image.Image) -> Image.Exif:
     return image.getexif() if len(image.info.get("exif") or b"") <= MAX_EXIF_BYTES else Image.Exif()
 
 
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise `PhotoError`, reason `too_large`, if an image has more pixels than allowed."""
-    if width * height > max_pixels:
-        raise PhotoError("too_large", f"the image has {width} x {height} px, more than max_pixels ({max_pixels})")
+def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
+    """Raise `PhotoError`, reason `too_large`, if an image has too many pixels; wait for its turn if it is large."""
+    if width * height > limits.max_pixels:
+        size = f"{width} x {height} px"
+        raise PhotoError("too_large", f"the image has {size}, more than max_pixels ({limits.max_pixels})")
+    if width * height > LARGE_PIXELS:
+        limits.wait_for_turn()
 
 
-def check_before_pixels(image: Image.Image, data: bytes, max_pixels: int) -> None:
+def check_before_pixels(image: Image.Image, data: bytes, limits: DecodeLimits) -> None:
     """Refuse an image whose decoding would take too much time or memory.
 
     Args:
         image: the result of `open_image`.
         data: the bytes of its file.
-        max_pixels: maximum width times height of the image, and of a TIFF tile.
+        limits: `max_pixels` holds for the image, and for a tile of a TIFF.
 
     Raises:
         PhotoError: `too_large`.
     """
-    check_pixels(image.width, image.height, max_pixels)
+    check_pixels(image.width, image.height, limits)
     if isinstance(image, TiffImageFile):
         tile = (image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0))
-        if tile[0] * tile[1] > max_pixels:
-            raise PhotoError("too_large", f"a tile has {tile[0]} x {tile[1]} px, more than max_pixels ({max_pixels})")
+        if tile[0] * tile[1] > limits.max_pixels:
+            size = f"{tile[0]} x {tile[1]} px"
+            raise PhotoError("too_large", f"a tile has {size}, more than max_pixels ({limits.max_pixels})")
     if image.format in ("JPEG", "MPO") and _has_many_scans(data):
         raise PhotoError("too_large", f"the JPEG has more than {MAX_SCANS} scans, or {_MAX_SEGMENTS} segments")
 

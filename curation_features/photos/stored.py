@@ -1,32 +1,13 @@
-"""`StoredImage`: the pixels of a photo file as its decoder gives them; `DecodeLimits` of decoders."""
+"""`StoredImage`: the pixels of a photo file as its decoder gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from curation_features.photos.limits import MAX_SECONDS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """Limits on one photo.
-
-    Attributes:
-        max_pixels: maximum width times height.
-        max_seconds: maximum CPU seconds of this thread for parsing.
-        wait_for_turn: called before the pixels of a large photo are decoded (`limits.LARGE_PIXELS`); it returns when
-            no other large photo is in memory.
-    """
-
-    max_pixels: int
-    max_seconds: float = MAX_SECONDS
-    wait_for_turn: Callable[[], object] = bool
 
 
 @dataclass(frozen=True, slots=True)

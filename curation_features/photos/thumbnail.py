@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from curation_features.photos.decode import decode
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduced_size
-from curation_features.photos.stored import DecodeLimits
 
 
 @dataclass(frozen=True, slots=True)

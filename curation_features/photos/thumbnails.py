@@ -11,7 +11,7 @@ from pathlib import Path
 
 from curation_features.atomic_files import open_regular, write_bytes
 from curation_features.photos.decoders.pillow import quiet_pillow
-from curation_features.photos.limits import check_before_pixels, open_image
+from curation_features.photos.limits import DecodeLimits, check_before_pixels, open_image
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader, is_remote
 from curation_features.photos.thumbnail import ICON, ThumbnailKind
@@ -72,7 +72,7 @@ def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
         with quiet_pillow(), open_image(data, formats=(kind.format,)) as image:
             if max(image.size) > kind.side:
                 return None
-            check_before_pixels(image, data, kind.side * kind.side)
+            check_before_pixels(image, data, DecodeLimits(kind.side * kind.side))
             image.load()
     except Exception:  # hostile bytes can raise any exception
         return None

@@ -483,9 +483,9 @@ def test_a_defect_in_one_photo_is_logged_in_a_line(project: Project, monkeypatch
     code = (
         "import sys\n"
         "from curation_features.cli import main\n"
-        "from curation_features.pipeline import preparation\n"
+        "from curation_features.photos.processes.isolation import Decoder\n"
         "def broken(*_, **__): raise RuntimeError('a defect')\n"
-        "preparation.decode = broken\n"
+        "Decoder.decode = broken\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     monkeypatch.setenv("CURATION_FEATURES_MODEL", "local-dir:nowhere")

@@ -297,7 +297,7 @@ import json, os, resource, sys
 from pathlib import Path
 from curation_features.errors import CurationError
 from curation_features.photos.decode import decode
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoReader
 from curation_features.service import FeaturesService
 from worlds import World

@@ -22,9 +22,9 @@ from curation_features.ingest.folder import Change, IngestResult, batch_id_of, f
 from curation_features.manifest import batch_from, read_manifest
 from curation_features.photos.copies import Copies
 from curation_features.photos.decode import decode
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
-from curation_features.photos.stored import DecodeLimits
 from curation_features.report.text import display_paths
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings

@@ -24,7 +24,7 @@ from curation_features.photos.decoders.jpeg.reader import read_jpeg
 from curation_features.photos.decoders.pillow import quiet_pillow, read_with_pillow
 from curation_features.photos.decoders.png import read_png
 from curation_features.photos.decoders.tiff.reader import read_tiff
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 from curation_features.schema import PHOTO_REASONS
 
 # Upright

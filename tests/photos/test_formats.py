@@ -20,7 +20,7 @@ from curation_features.photos import decode as decoding
 from curation_features.photos.boxes import read_boxes, read_brands
 from curation_features.photos.decoders import extras
 from curation_features.photos.formats import FORMATS, PILLOW_FORMATS, RAW_FORMATS, SUFFIXES, identify
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 

@@ -13,7 +13,7 @@ from pictures import CAT_PIXELS, decoded, reason_of, refusal
 from PIL import Image, ImageCms
 
 from curation_features.photos.decoders.heic import check_releases, read_heic
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 
 LIMITS = DecodeLimits(1_000_000)
 SAFE_DETAILS = "{'libheif': '1.23.4', 'decoders': {'libde265': 'libde265 HEVC decoder, version 1.1.3'}}"

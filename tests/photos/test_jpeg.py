@@ -26,8 +26,7 @@ from curation_features.photos.decoders.jpeg.reader import jpeg_pixels, read_jpeg
 from curation_features.photos.decoding_version import decoding_version
 from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.jpeg_segments import FRAMES, FRAMES_READ, Segment, segments
-from curation_features.photos.limits import open_image
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits, open_image
 from curation_features.photos.thumbnail import ICON, make_thumbnail
 
 WHOLE_CAT = Image.fromarray(bundled.chelsea())

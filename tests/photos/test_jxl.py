@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from curation_features.photos.colour.nclx import to_profile
 from curation_features.photos.decoders.jxl import read_jxl
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 
 LIMITS = DecodeLimits(1_000_000)
 

@@ -13,8 +13,7 @@ from PIL import ExifTags, Image
 
 from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.formats import PILLOW_FORMATS
-from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import MAX_EXIF_BYTES, MAX_SCANS, DecodeLimits
 from curation_features.photos.thumbnail import ICON, make_thumbnail
 from curation_features.service import FeaturesService
 

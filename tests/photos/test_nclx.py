@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from curation_features.photos.boxes import read_nclx
 from curation_features.photos.colour.nclx import colorants, to_profile
 from curation_features.photos.decoders.avif import read_avif
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 
 APPLE_P3 = [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
 """Columns rXYZ, gXYZ and bXYZ of Apple's "Display P3" profile."""

@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from skimage import data as bundled
 from skimage.metrics import structural_similarity
 
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoReader
-from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnail import ICON, PREVIEW, ThumbnailKind, make_thumbnail
 from curation_features.photos.thumbnails import Thumbnails
 from curation_features.schema import PhotoInfo, PhotoRecord

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 
 from curation_features.photos.decoders.tiff import samples as tiff_samples
 from curation_features.photos.decoders.tiff.reader import read_tiff
-from curation_features.photos.stored import DecodeLimits
+from curation_features.photos.limits import DecodeLimits
 
 HEIGHT, WIDTH = CAT_PIXELS.shape[:2]
 GRAY = CAT_PIXELS[..., 1]

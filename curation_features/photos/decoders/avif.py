@@ -7,7 +7,8 @@ from dataclasses import replace
 from curation_features.photos.boxes import find_auxiliary, read_nclx
 from curation_features.photos.colour.nclx import to_profile
 from curation_features.photos.decoders.pillow import open_checked, to_stored
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits
+from curation_features.photos.stored import StoredImage
 
 
 def read_avif(data: bytes, limits: DecodeLimits) -> StoredImage:

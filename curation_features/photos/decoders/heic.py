@@ -12,8 +12,8 @@ from curation_features.photos.boxes import find_auxiliary
 from curation_features.photos.colour.nclx import to_profile
 from curation_features.photos.decoders.extras import load_library
 from curation_features.photos.decoders.pillow import to_stored
-from curation_features.photos.limits import check_pixels
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits, check_pixels
+from curation_features.photos.stored import StoredImage
 
 SAFE: Mapping[str, tuple[int, ...]] = {"pillow-heif": (1, 7), "libheif": (1, 23, 4), "libde265": (1, 1, 3)}
 """First releases without the published holes (CVE-2026-84383 and GHSA-2jg2-4ch7-h545: writes out of bounds)."""
@@ -37,7 +37,7 @@ def read_heic(data: bytes, limits: DecodeLimits) -> StoredImage:
     try:
         file = library.HeifFile(data, convert_hdr_to_8bit=True)
         width, height = file.size
-        check_pixels(width, height, limits.max_pixels)
+        check_pixels(width, height, limits)
         image = file.to_pillow()
     except (ValueError, EOFError, RuntimeError, SyntaxError, OSError, IndexError) as error:
         raise _explain(error) from error

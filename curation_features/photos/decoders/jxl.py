@@ -10,8 +10,8 @@ from curation_features.errors import PhotoError
 from curation_features.photos.boxes import is_cut
 from curation_features.photos.decoders.extras import load_library
 from curation_features.photos.decoders.pillow import to_stored
-from curation_features.photos.limits import check_pixels
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits, check_pixels
+from curation_features.photos.stored import StoredImage
 
 _PROFILE_SPACE = slice(16, 20)  # of an ICC profile: the colour space of its pixels
 
@@ -25,7 +25,7 @@ def read_jxl(data: bytes, limits: DecodeLimits) -> StoredImage:
     library = load_library("jxl", "JPEG XL")
     try:
         header = library.probe(data)
-        check_pixels(header["width"], header["height"], limits.max_pixels)
+        check_pixels(header["width"], header["height"], limits)
         with library.JXL(threads=1, pool_size=1) as codec:
             pixels, metadata = codec.decode(data, metadata=True)
             if header["have_animation"]:  # these are the pixels of the last frame

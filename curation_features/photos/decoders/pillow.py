@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from curation_features.errors import PhotoError
 from curation_features.photos.boxes import is_cut
 from curation_features.photos.formats import NAMES, OTHER_FORMATS
-from curation_features.photos.limits import LARGE_PIXELS, check_before_pixels, open_image, read_tags
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits, check_before_pixels, open_image, read_tags
+from curation_features.photos.stored import StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,9 +38,7 @@ def read_with_pillow(data: bytes, limits: DecodeLimits) -> StoredImage:
 def open_checked(data: bytes, limits: DecodeLimits) -> Image.Image:
     """Open an image, and check the limits."""
     image = open_image(data, seconds=limits.max_seconds)
-    check_before_pixels(image, data, limits.max_pixels)
-    if image.width * image.height > LARGE_PIXELS:
-        limits.wait_for_turn()
+    check_before_pixels(image, data, limits)
     return image
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from curation_features.errors import PhotoError
 from curation_features.photos.decoders.pillow import open_checked, to_stored
-from curation_features.photos.limits import open_image
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits, open_image
+from curation_features.photos.stored import StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ import numpy as np
 from curation_features.errors import PhotoError, too_many_files
 from curation_features.photos.decoders.extras import load_library
 from curation_features.photos.decoders.jpeg.reader import read_jpeg
-from curation_features.photos.limits import check_pixels
+from curation_features.photos.limits import DecodeLimits, check_pixels
 from curation_features.photos.raw_kinds import is_cut_dng
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.stored import StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def read_raw(data: bytes, limits: DecodeLimits) -> StoredImage:
         with library.RawPy() as raw:
             raw.open_buffer(BytesIO(data))
             sizes = raw.sizes  # before a demosaic, which resets the orientation
-            check_pixels(sizes.width, sizes.height, limits.max_pixels)
+            check_pixels(sizes.width, sizes.height, limits)
             preview, notes = _read_preview(library, raw, limits)
             if preview is not None:
                 return preview

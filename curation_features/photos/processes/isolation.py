@@ -12,10 +12,10 @@ from curation_features.photos.copies import Copies, make_copies
 from curation_features.photos.decode import Photo, decode
 from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.formats import identify
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.processes.pool import Answer, DecoderProcesses, Task
 from curation_features.photos.processes.tasks import copies_from, exif_from, photo_from, thumbnail_from
 from curation_features.photos.reader import PhotoFile
-from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.settings import Settings
 
@@ -71,7 +71,7 @@ class Decoder:
 
     def _in_process(self, large: ExitStack) -> DecodeLimits:
         """Return limits under which one thread at a time decodes a large photo."""
-        return replace(self._limits, wait_for_turn=lambda: large.enter_context(_turn()))
+        return replace(self._limits, wait_for_turn=cache(lambda: large.enter_context(_turn())))
 
     def _run(self, name: str, file: PhotoFile, result_bytes: int, **arguments: Any) -> Answer:
         task = Task(name, file, arguments, self._limits.max_pixels, self._limits.max_seconds, result_bytes)

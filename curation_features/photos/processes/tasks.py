@@ -21,8 +21,8 @@ from curation_features.photos.decode import Photo, decode
 from curation_features.photos.decoders.extras import load_library
 from curation_features.photos.decoders.pillow import quiet_pillow
 from curation_features.photos.exif.fields import read_exif
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
-from curation_features.photos.stored import DecodeLimits
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.schema import PhotoInfo
 

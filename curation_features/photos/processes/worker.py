@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,10 @@ import cv2
 from PIL import Image
 
 from curation_features.errors import PhotoError
+from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.processes import messages
 from curation_features.photos.processes.tasks import TASKS, preload
 from curation_features.photos.reader import PhotoFile
-from curation_features.photos.stored import DecodeLimits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
             task = messages.receive(connection)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _limit(address_space, task["max_pixels"], task["max_seconds"])
-            messages.send(connection, _answer(task, memory, partial(_wait_for_turn, connection)))
+            messages.send(connection, _answer(task, memory, cache(partial(_wait_for_turn, connection))))
 
 
 def _forbid_opening() -> None:

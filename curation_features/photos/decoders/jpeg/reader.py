@@ -17,8 +17,8 @@ from curation_features.photos.decoders.jpeg.damage import decode_in_doubt
 from curation_features.photos.decoders.jpeg.metadata import read_notes, read_profile
 from curation_features.photos.decoders.pillow import open_checked, read_orientation, to_stored
 from curation_features.photos.jpeg_segments import HUFFMAN_FRAMES, START_OF_SCAN, find_frame, segments
-from curation_features.photos.limits import MAX_SECONDS, TimedBytes
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import MAX_SECONDS, DecodeLimits, TimedBytes
+from curation_features.photos.stored import StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

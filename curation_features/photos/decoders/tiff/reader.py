@@ -20,8 +20,8 @@ from curation_features.photos.decoders.pillow import to_stored
 from curation_features.photos.decoders.tiff.colour import Colours
 from curation_features.photos.decoders.tiff.layout import COLOURS, SIGNED, Layout, Photometric, read_layout
 from curation_features.photos.decoders.tiff.samples import BYTE_COMPRESSIONS, read_bands
-from curation_features.photos.limits import TimedBytes, check_before_pixels, open_timed
-from curation_features.photos.stored import DecodeLimits, StoredImage
+from curation_features.photos.limits import DecodeLimits, TimedBytes, check_before_pixels, check_pixels, open_timed
+from curation_features.photos.stored import StoredImage
 
 _BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow takes it for a TIFF
 _REDUCED_IMAGE = 1  # bit of NewSubfileType: the first image of a camera raw file is a thumbnail
@@ -41,6 +41,7 @@ def read_tiff(data: bytes, limits: DecodeLimits) -> StoredImage:
     tags = _read_tags(file)
     _refuse_camera_raw(tags)
     layout = read_layout(tags, _byte_order(tags), limits.max_pixels)
+    check_pixels(*layout.size, limits)
     is_unknown = data.startswith(_BIG_ENDIAN_BIGTIFF) and layout.compression in BYTE_COMPRESSIONS
     if is_unknown or not is_left_to_pillow(layout):
         return read_samples(file, data, tags, layout)
@@ -48,7 +49,7 @@ def read_tiff(data: bytes, limits: DecodeLimits) -> StoredImage:
         image = Image.open(file, formats=("TIFF",))
     except UnidentifiedImageError as error:
         raise _refuse(layout) from error
-    check_before_pixels(image, data, limits.max_pixels)
+    check_before_pixels(image, data, limits)
     return to_stored(image)
 
 
