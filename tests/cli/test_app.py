@@ -94,6 +94,7 @@ def test_a_tilde_is_the_home_folder_in_every_argument(monkeypatch, arguments: st
         assert str(value[-1] if isinstance(value, list) else value) == meant
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["process", "materialize"])
 def test_a_finished_batch_is_announced_once(project: Path, capsys, command: str) -> None:
     assert main(["process", "data/batches/trip.json", "--output", "expected.json"]) == 0

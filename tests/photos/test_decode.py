@@ -328,6 +328,7 @@ DAMAGEABLE = {
 }
 
 
+@pytest.mark.long
 @budget(max_examples=150, deadline=None)
 @given(
     st.sampled_from(sorted(DAMAGEABLE)),

@@ -97,6 +97,7 @@ def test_a_tensor_scores_like_its_array(settings: Settings) -> None:
     assert analyzer.analyze(torch.from_numpy(CAT)) == analyzer.analyze(CAT)
 
 
+@pytest.mark.long
 def test_torch_is_not_imported() -> None:
     code = """
 import sys

@@ -62,6 +62,7 @@ def rle_bmp(body: bytes) -> bytes:
     return b"BM" + struct.pack("<IHHI", 1078 + len(body), 0, 0, 1078) + header + bytes(1024) + body
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_an_endless_parse_is_stopped(kind: str) -> None:
     assert reason_of(ENDLESS[kind](2_000_000), max_seconds=0.2) == "too_slow"

@@ -117,6 +117,7 @@ def test_nothing_but_pixels_is_kept(wanted) -> None:
     assert not any(word in small for word in (b"Jane", b"SN-1", b"Exif", b"EXIF", b"ICC", b"XMP", b"http"))
 
 
+@pytest.mark.long
 def test_every_decodable_photo_has_a_thumbnail(shared_data) -> None:
     files = [path for path in (shared_data / "corrupt").iterdir() if path.suffix and path.is_file()]
     files = [path for path in files if path.name != "hopper_bad_exif.jpg"]  # thumbnails do not check for its damage

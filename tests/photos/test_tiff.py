@@ -92,6 +92,7 @@ def test_samples_are_scaled_in_every_layout(dtype: str, layout: str, monkeypatch
     np.testing.assert_array_equal(rgb_of(planar), chunky)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits", "lzma", "zstd"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_compressed_samples_are_those_of_tifffile(dtype: str, compression: str) -> None:

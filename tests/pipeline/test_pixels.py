@@ -39,6 +39,7 @@ def forward_passes(world) -> list[int]:
     return sizes
 
 
+@pytest.mark.long
 def test_photos_are_decoded_only_a_little_ahead(world, batch) -> None:
     records = measured(world, batch, ALL_PARTS, workers=2, batch_size=1)
     for _ in range(3):

@@ -63,6 +63,7 @@ def absent(reason: str) -> LazyModel[Any]:
 # Content
 
 
+@pytest.mark.long
 def test_the_page_has_the_numbers_of_the_features(world) -> None:
     features = finish(world, [world.photo(f"{n}.png", n) for n in range(5)])
     sheet = shown(features, world.settings)

@@ -153,6 +153,7 @@ def test_missing_weights_are_an_error_or_none(settings, bundled, caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2  # once per model
 
 
+@pytest.mark.long
 def test_models_are_those_that_settings_name(settings, brisque_file, rn50_archive, tmp_path, bundled):
     named = settings.replace(
         brisque_weights=str(brisque_file), clip_iqa_weights=str(rn50_archive), clip_iqa_side=64, device="cpu"
