@@ -25,6 +25,7 @@ _GAIN_MAP_XMP = re.compile(
     rb"hdrgm:Version|Semantic(?:=[\"']|>)GainMap|HDRGainMapVersion|urn:com:apple:photo:\d+:aux:hdrgainmap"
 )  # Adobe and Google, Google's container, Apple
 _SAMSUNG_MOTION = b"MotionPhoto_Data"  # in the trailer, before the video
+_SAMSUNG_END = b"SEFT"
 
 
 def read_profile(data: bytes) -> tuple[bytes | None, bool]:
@@ -53,9 +54,13 @@ def read_notes(data: bytes) -> tuple[str, ...]:
     facts = {
         "multi_picture": len(pictures) > 1,
         "gain_map": any(map(_has_gain_map, [*header, *others])),
-        "motion_photo": any(_is_xmp(part) and _MOTION.search(part[1]) for part in header) or _SAMSUNG_MOTION in data,
+        "motion_photo": any(_is_xmp(part) and _MOTION.search(part[1]) for part in header) or _has_trailer(data),
     }
     return tuple(note for note, holds in facts.items() if holds)
+
+
+def _has_trailer(data: bytes) -> bool:
+    return data.endswith(_SAMSUNG_END) and _SAMSUNG_MOTION in data
 
 
 def _read_header(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:

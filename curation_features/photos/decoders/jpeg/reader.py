@@ -118,7 +118,7 @@ def _strip_metadata(data: bytes) -> bytes:
     parts = [data[:2]]
     for kind, start, end in segments(data, 2):
         if kind == START_OF_SCAN:
-            return b"".join([*parts, data[start:]])
+            return b"".join([*parts, memoryview(data)[start:]])
         if kind in _NEEDED:
             parts.append(data[start:end])
         elif kind not in _METADATA:
