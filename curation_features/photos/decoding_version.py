@@ -39,7 +39,7 @@ _PLAIN_TIFF: Mapping[int, tuple[object, ...]] = {
 def decoding_version(data: bytes) -> int:
     """Return 2 if a photo's pixels may differ from those of decoding 1, else 1; in doubt 2.
 
-    Pixels are not decoded: about 10 microseconds for a JPEG, 500 for a TIFF, and 2,000 for the first photo with a
+    Pixels are not decoded: 40 to 140 microseconds for a JPEG, 600 for a TIFF, and 3,000 for the first photo with a
     profile. A format that decoding 1 did not read has version 1.
     """
     find = _IS_ALTERED.get(identify(data))

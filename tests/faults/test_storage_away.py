@@ -103,7 +103,8 @@ def test_a_retry_reads_only_the_photos_that_failed(project, monkeypatch) -> None
     assert read == [project.batch.artifacts[number].image_uri for number in (1, 3)]
     assert done == {"decoded": 1, "clip_images": 1, "clip_iqa": 1, "brisque": 1}
     assert project.statuses() == ["ok", "ok", "failed", "failed"]
-    assert project.outbox.latest.get("batch_1")["data"]["retryable"] == 1
+    latest = project.outbox.latest.get("batch_1")["data"]
+    assert (latest["retryable"], latest["sequence"]) == (1, 2)
 
 
 @pytest.mark.long
