@@ -65,12 +65,11 @@ class Images:
                 with open_regular(path) as stream:
                     if hashlib.sha256(stream.read()).hexdigest() != digest:
                         return None
-        except (OSError, ValueError, KeyError, TypeError):
+            exif = self._decoder.read_exif(file)
+        except (OSError, ValueError, KeyError, TypeError, PhotoError):
             return None
-        for path in self._paths(sha256):
-            with suppress(OSError):  # owned by another user
-                os.utime(path)  # marks it as in use until the manifest is written
-        return self._artifact(sha256, self._decoder.read_exif(file), record["fields"])
+        self._mark_in_use(sha256)
+        return self._artifact(sha256, exif, record["fields"])
 
     def _make(self, file: PhotoFile) -> dict[str, Any]:
         copies = self._decoder.make_copies(file)
@@ -96,7 +95,7 @@ class Images:
 
         They serve if they are whole and their colours are right, so that the features of an archive stay valid.
         """
-        if decoding_version(file.data) != FIRST or copies.source != "image" or (self._record(file.sha256)).exists():
+        if decoding_version(file.data) != FIRST or copies.source != "image" or self._record(file.sha256).exists():
             return None
         found = []
         for path, size in zip(self._paths(file.sha256), (copies.ranking_size, copies.standard_size), strict=True):
@@ -108,7 +107,14 @@ class Images:
             except (OSError, PhotoError):
                 return None
             found.append(image.sha256)
+        self._mark_in_use(file.sha256)
         return found
+
+    def _mark_in_use(self, sha256: str) -> None:
+        """Make the images young, so that `gc` keeps them until the manifest is written."""
+        for path in self._paths(sha256):
+            with suppress(OSError):  # owned by another user
+                os.utime(path)
 
     def _record(self, sha256: str) -> Path:
         return self._records / f"{sha256}.json"

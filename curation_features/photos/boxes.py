@@ -84,6 +84,11 @@ def read_nclx(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def primary_item(data: bytes, pitm: Box) -> int:
+    """Return the number of the primary item. Raises `struct.error` or `IndexError` if the box is truncated."""
+    return int(struct.unpack_from(">I" if data[pitm.start] else ">H", data, pitm.start + 4)[0])
+
+
 def find_box(data: bytes, *path: bytes) -> Box | None:
     """Return the box at a path of types; None if there is none."""
     found: Box | None = Box(b"", 0, len(data))
@@ -106,7 +111,7 @@ def _primary_properties(data: bytes) -> list[int]:
     if primary is None or associations is None:
         return []
     try:
-        (item,) = struct.unpack_from(">I" if data[primary.start] else ">H", data, primary.start + 4)
+        item = primary_item(data, primary)
         head, count = struct.unpack_from(">II", data, associations.start)
         item_code, number_code, offset = (
             ">I" if head >> 24 else ">H",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
-from curation_features.photos.boxes import Box, read_boxes
+from curation_features.photos.boxes import Box, primary_item, read_boxes
 from curation_features.photos.exif.tiff_tags import strip_prefix
 from curation_features.photos.limits import MAX_EXIF_BYTES
 
@@ -74,7 +74,7 @@ def _exif_items(data: bytes, meta: Box) -> Iterator[bytes]:
     if b"iinf" not in boxes or b"iloc" not in boxes:
         return
     items = _find_items(data, boxes[b"iinf"])
-    primary = _primary_item(data, boxes[b"pitm"]) if b"pitm" in boxes else None
+    primary = primary_item(data, boxes[b"pitm"]) if b"pitm" in boxes else None
     described = dict(_read_references(data, boxes[b"iref"])) if b"iref" in boxes else {}
     wanted = ([item for item in items if primary in described.get(item, ())] or items[:1])[:_MAX_ITEMS]
     places = _locate(data, boxes[b"iloc"], set(wanted))
@@ -87,10 +87,6 @@ def _exif_items(data: bytes, meta: Box) -> Iterator[bytes]:
             room = MAX_EXIF_BYTES - len(block)
             block += data[base + start : min(base + start + min(size or room, room), end)]
         yield block
-
-
-def _primary_item(data: bytes, pitm: Box) -> int:
-    return int(struct.unpack_from(">I" if data[pitm.start] else ">H", data, pitm.start + 4)[0])
 
 
 def _find_items(data: bytes, iinf: Box) -> list[int]:

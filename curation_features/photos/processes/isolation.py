@@ -20,7 +20,6 @@ from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.settings import Settings
 
 _CHANNELS = 3
-_EXIF_IN_PYTHON = frozenset({"JPEG", "PNG", "TIFF"})  # no decoder in C reads their headers
 _COPIES_BYTES = 40_000_000  # 2048 x 2048 and 1024 x 1024 px at 4 bytes, and more than JPEG's worst case
 
 
@@ -59,7 +58,7 @@ class Decoder:
 
     def read_exif(self, file: PhotoFile) -> dict[str, Any]:
         """Read the EXIF fields of a photo; see `photos.exif.read_exif`."""
-        if not self._isolated or identify(file.data) in _EXIF_IN_PYTHON:
+        if not self._isolated or identify(file.data) != "JXL":  # Brotli unpacks its EXIF; the rest is Python
             return read_exif(file.data)
         return exif_from(*self._run("read_exif", file, 0))
 
