@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from datetime import datetime
@@ -245,10 +246,12 @@ def test_images_of_an_earlier_release_are_kept_if_they_serve(settings: Settings)
         content = Image.open(image).copy()
         image.unlink()
         content.save(image, quality=80)  # other bytes of the same size
+        os.utime(image, (0, 0))
     older = [image.read_bytes() for image in images]
     shutil.rmtree(settings.data_path / "cache/ingest")
     assert ingest([plain, tagged], settings, batch_id="batch_1").manifest == first
     assert [image.read_bytes() for image in images] == [older[0], written[1]]
+    assert all(image.stat().st_mtime > 0 for image in images)  # `gc` deletes old files that no manifest names yet
 
 
 @pytest.mark.parametrize("record", [b"", b"{}", b'{"version": 1}', b'{"version": 0, "images": [], "fields": {}}'])
