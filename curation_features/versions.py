@@ -56,8 +56,8 @@ def part_version(part: str, settings: Settings, model: str = "", **inputs: str) 
 
 
 def text_version(settings: Settings, model: str = "") -> str:
-    """Version of a model's text embeddings; int8 affects image embeddings only."""
-    exact = settings.replace(precision="auto") if settings.precision == "int8" else settings
+    """Version of a model's text embeddings; bf16 and int8 affect image embeddings only."""
+    exact = settings.replace(precision="auto") if settings.precision in ("bf16", "int8") else settings
     return part_version("embedding", exact, model)
 
 

@@ -97,8 +97,9 @@ class OpenClipEngine:
     back to fp32 or to the CPU, with a warning. A single photo that overflows fp16 is recomputed in fp32. On CUDA, the
     device resizes the photos.
 
-    On the CPU, batches have two photos if that gives the same bits as one photo alone, which the first pair tests, and
-    one photo otherwise. So no embedding depends on the batch, unless `at_once` sets another size.
+    On the CPU, batches have two photos if that gives the same bits as one photo alone, which the first pair of
+    different photos tests, and one photo otherwise. So no embedding depends on the batch, unless `at_once` sets another
+    size.
 
     Args:
         weights: a checkpoint and its configuration.
@@ -216,7 +217,7 @@ class OpenClipEngine:
             return _forward(model, photos, self._at_once or 1)
         pair, others = photos[:_PAIR], photos[_PAIR:]
         alone = _forward(model, pair, 1)
-        if alone.isfinite().all():
+        if alone.isfinite().all() and not pair[0].equal(pair[1]):
             self._at_once = _PAIR if _forward(model, pair, _PAIR).equal(alone) else 1
         return torch.cat([alone, self._forward_on_cpu(model, others)]) if len(others) else alone
 

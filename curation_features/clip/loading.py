@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curation_features.weights.assembly import check_fit, check_values, place, without_parameters
+from curation_features.weights.pages import MappedPages
 
 if TYPE_CHECKING:
     import torch
 
-    from curation_features.devices.selection import Device
+    from curation_features.devices.selection import Device, Precision
     from curation_features.weights import ClipWeights, Copies
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,30 @@ class ClipModel:
             del self._state[name]
         if tower == "image" and self._device.name == "cuda":
             self.model.visual.to(memory_format=torch.channels_last)  # fast on tensor cores
-        if tower == "image" and self._device.precision == "int8":
-            from curation_features.clip.int8 import tower_to_int8
-
-            if not tower_to_int8(self.model.visual):
-                logger.warning("The image tower is not a transformer, so int8 has no effect")
+        if self._device.name == "cpu":
+            self._replace_linear(tower)
         return self.model
+
+    def _replace_linear(self, tower: Tower) -> None:
+        """Let the linear layers of a tower compute in the device's precision, and as fast as the processor can."""
+        from curation_features.clip.linear import replace_linear, transformer_of
+
+        layer = _linear_layer(self._device.precision if tower == "image" else "fp32")
+        blocks = transformer_of(self.model.visual if tower == "image" else getattr(self.model, "text", self.model))
+        if layer is None or self._device.precision == "fp16":
+            return
+        pages = MappedPages()
+
+        def make(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+            module: torch.nn.Module = layer(weight, bias)
+            pages.release(weight)
+            return module
+
+        replaced = replace_linear(blocks, make) if blocks is not None else 0
+        if not replaced and tower == "image" and self._device.precision != "fp32":
+            logger.warning(
+                "The image tower has no linear layers to replace, so %s has no effect", self._device.precision
+            )
 
 
 def load_tokenizer(weights: ClipWeights) -> Any:
@@ -97,6 +116,14 @@ def load_tokenizer(weights: ClipWeights) -> Any:
     return HFTokenizer(str(weights.tokenizer), context_length=length, tokenizer_mode=mode, **options)
 
 
+def _linear_layer(precision: Precision) -> type[torch.nn.Module] | None:
+    """Return the linear layer of a CPU in this precision; None: torch's own."""
+    from curation_features.clip.int8 import Int8Linear
+    from curation_features.clip.onednn import Bf16Linear, packed_linear
+
+    return {"int8": Int8Linear, "bf16": Bf16Linear}.get(precision) or packed_linear()
+
+
 def _tower_of(name: str) -> Tower | None:
     """Return the tower of a tensor; None for a caption decoder, which embeddings do not need."""
     if name.startswith("visual."):
@@ -107,6 +134,7 @@ def _tower_of(name: str) -> Tower | None:
 def _empty_model(model_cfg: Mapping[str, Any], device: Device) -> Any:
     """Build open_clip's model without parameter storage."""
     import open_clip
+    import torch
 
     config = deepcopy(dict(model_cfg))
     # Like open_clip.create_model, but never downloads a tower.
@@ -119,7 +147,7 @@ def _empty_model(model_cfg: Mapping[str, Any], device: Device) -> Any:
     custom = config.pop("custom_text", False) or is_transformers
     kind = open_clip.CLIP if not custom else open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     with without_parameters():
-        model = kind(**config, cast_dtype=open_clip.get_cast_dtype(device.precision))
+        model = kind(**config, cast_dtype=torch.float16 if device.precision == "fp16" else None)
     _set_precision(model, device, is_timm)
     return model.eval().requires_grad_(False)
 

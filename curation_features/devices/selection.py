@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from curation_features.devices.processor import computes_bf16
 from curation_features.errors import SettingsError
 from curation_features.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 DeviceName = Literal["mps", "cuda", "cpu"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 BATCH_SIZES: Mapping[DeviceName, int] = MappingProxyType({"mps": 32, "cuda": 64, "cpu": 2})
 """Photos per forward pass of CLIP, for every device, the best first.
@@ -31,7 +32,7 @@ _ON_MPS = threading.RLock()
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device, and the precision of weights and activations (int8: only of the image tower)."""
+    """A device, and the precision of weights and activations (bf16, int8: only of linear layers of image towers)."""
 
     name: DeviceName
     precision: Precision
@@ -51,17 +52,22 @@ def is_available(name: str) -> bool:
     return True
 
 
-def select_device(settings: Settings, available: Callable[[str], bool] = is_available) -> Device:
+def select_device(
+    settings: Settings,
+    available: Callable[[str], bool] = is_available,
+    has_bf16: Callable[[], bool] = computes_bf16,
+) -> Device:
     """Return the device that `settings` select; `auto` prefers MPS, then CUDA, then the CPU.
 
     The precision `auto` is fp16 on MPS and CUDA, and fp32 on the CPU, where fp16 is many times slower. Only the CPU
-    supports int8.
+    supports int8, and only some CPUs bf16.
 
     Args:
         available: returns whether a device is available.
+        has_bf16: returns whether the CPU computes in bfloat16.
 
     Raises:
-        SettingsError: the named device is not available, or int8 is set for a GPU.
+        SettingsError: the named device is not available, int8 or bf16 is set for a GPU, or bf16 for a CPU without it.
     """
     candidates = [name for name in BATCH_SIZES if settings.device in ("auto", name)]
     name = next((name for name in candidates if name == "cpu" or available(name)), None)
@@ -70,14 +76,35 @@ def select_device(settings: Settings, available: Callable[[str], bool] = is_avai
             f"device: {settings.device!r} is not available on this machine (no such hardware, or a torch built without "
             "it); set CURATION_FEATURES_DEVICE=auto or cpu"
         )
-    if settings.precision == "int8":
+    if settings.precision in ("int8", "bf16"):
         if name != "cpu":
             raise SettingsError(
-                f"precision: int8 runs only on the CPU, but the device is {name}; set device to cpu, or use fp16"
+                f"precision: {settings.precision} runs only on the CPU, but the device is {name}; set device to cpu, "
+                "or use fp16"
             )
-        return Device("cpu", "int8")
+        if settings.precision == "bf16" and not has_bf16():
+            raise SettingsError(
+                "precision: this processor does not compute in bf16 (AVX512-BF16, AMX or Arm's BF16 is needed), which "
+                "would be several times slower than fp32; set CURATION_FEATURES_PRECISION=int8 or fp32"
+            )
+        return Device("cpu", "int8" if settings.precision == "int8" else "bf16")
     fp16 = settings.precision == "fp16" or (settings.precision == "auto" and name != "cpu")
     return Device(name, "fp16" if fp16 else "fp32")
+
+
+def select_quality_device(
+    settings: Settings,
+    available: Callable[[str], bool] = is_available,
+    has_bf16: Callable[[], bool] = computes_bf16,
+) -> Device:
+    """Return the device of CLIP-IQA: that of CLIP, in fp32, or with int8 and bf16 in bf16 if the CPU computes in it.
+
+    Raises:
+        SettingsError: like `select_device`.
+    """
+    device = select_device(settings, available, has_bf16)
+    in_bf16 = device.precision == "bf16" or (device.precision == "int8" and has_bf16())
+    return Device(device.name, "bf16" if in_bf16 else "fp32")
 
 
 def announce(device: Device) -> None:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from curation_features.devices.fallback import first_sentence, first_that_runs, run_on_device
-from curation_features.devices.selection import exclusive_on, select_device
+from curation_features.devices.selection import Device, exclusive_on, select_quality_device
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError
 from curation_features.weights import Copies, LazyModel, Loading, Progress, Weights, locate, no_progress
 from curation_features.weights.assembly import MismatchError, check_fit, check_values, place, without_parameters
+from curation_features.weights.pages import MappedPages
 
 if TYPE_CHECKING:
     import torch
@@ -63,21 +64,26 @@ class ClipIqa:
         visual: CLIP's image tower; called as `visual(x, pos_embedding=False)`.
         anchors: (2, D), text embeddings of the good and the bad prompt, unit norm.
         logit_scale: factor of the cosines before the softmax.
-        device: `cpu`, `cuda` or `mps`.
+        device: device and precision (fp32, or bf16 on a CPU) of the tower; other steps are in fp32.
         side: side of the square input, px.
     """
 
     def __init__(
-        self, visual: torch.nn.Module, anchors: torch.Tensor, logit_scale: torch.Tensor, *, device: str, side: int
+        self, visual: torch.nn.Module, anchors: torch.Tensor, logit_scale: torch.Tensor, *, device: Device, side: int
     ) -> None:
         import torch
 
         self.side = side
-        self._device = torch.device(device)
-        self._transfer = HostToDevice(device) if device == "cuda" else None
-        self._visual = visual.eval().requires_grad_(False).to(self._device)
-        if device == "cuda":  # fast on tensor cores, slow on a CPU
-            self._visual = self._visual.to(memory_format=torch.channels_last)
+        self._device = torch.device(device.name)
+        self._dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
+        self._transfer = HostToDevice(device.name) if device.name == "cuda" else None
+        visual = visual.eval().requires_grad_(False)
+        if device.name == "cpu":
+            from curation_features.technical.resnet import fold_batch_norms
+
+            fold_batch_norms(visual)
+        self._layout = torch.contiguous_format if device.name == "mps" else torch.channels_last  # faster elsewhere
+        self._visual = visual.to(self._device, self._dtype).to(memory_format=self._layout)
         self._anchors = anchors.detach().to(self._device)
         self._logit_scale = logit_scale.detach().to(self._device)
         self._mean, self._std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -122,9 +128,7 @@ class ClipIqa:
             return np.concatenate([self._score(part).cpu().double().numpy() for part in parts])
 
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
-        normalised = (batch - self._mean) / self._std
-        if self._device.type == "cuda":
-            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        normalised = ((batch - self._mean) / self._std).to(self._dtype, memory_format=self._layout)
         vectors = self._visual(normalised, pos_embedding=False).float()
         vectors = vectors / vectors.norm(dim=-1, keepdim=True)
         logits: torch.Tensor = self._logit_scale * vectors @ self._anchors.t()
@@ -137,13 +141,13 @@ def clip_iqa_model(
     """Create the model that `settings` name; weights are located and loaded on first use."""
 
     def load(weights: Weights) -> QualityModel:
-        device = select_device(settings).name
+        device = select_quality_device(settings)
         return load_clip_iqa(weights, device=device, side=settings.clip_iqa_side, copies=Copies(settings))
 
     return LazyModel(lambda: locate("clip_iqa", settings, fetch=fetch, progress=progress), load, loading)
 
 
-def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | None = None) -> ClipIqa:
+def load_clip_iqa(weights: Weights, *, device: Device, side: int, copies: Copies | None = None) -> ClipIqa:
     """Load CLIP-IQA and try it on the device, or else on the CPU. Executes no code from a file.
 
     The first load extracts the image tower and the anchors into a copy. Later loads map the copy and never build the
@@ -151,7 +155,7 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
 
     Args:
         weights: OpenAI's RN50 archive (TorchScript), or an open_clip checkpoint of RN50 (safetensors).
-        device: `cpu`, `cuda` or `mps`.
+        device: preferred device and precision.
         side: side of the square input, px.
         copies: store of the copy; None: no copy.
 
@@ -160,9 +164,9 @@ def load_clip_iqa(weights: Weights, *, device: str, side: int, copies: Copies | 
     """
 
     def build(tensors: dict[str, torch.Tensor]) -> ClipIqa:
-        with exclusive_on(device):
-            candidates = [*dict.fromkeys((device, "cpu"))]
-            return first_that_runs("CLIP-IQA", candidates, lambda name: _assemble(tensors, device=name, side=side))
+        with exclusive_on(device.name):
+            candidates = [*dict.fromkeys((device, Device("cpu", "fp32")))]
+            return first_that_runs("CLIP-IQA", candidates, lambda one: _assemble(tensors, device=one, side=side))
 
     try:
         if copies is None:
@@ -209,7 +213,7 @@ def _extract(weights: Weights) -> dict[str, torch.Tensor]:
     return {**tower, "anchors": anchors, "logit_scale": logit_scale}
 
 
-def _assemble(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) -> ClipIqa:
+def _assemble(tensors: Mapping[str, torch.Tensor], *, device: Device, side: int) -> ClipIqa:
     """Build CLIP-IQA from the tensors of `_extract`, and try it.
 
     Args:
@@ -223,8 +227,11 @@ def _assemble(tensors: Mapping[str, torch.Tensor], *, device: str, side: int) ->
     visual = _empty_tower(tower)
     check_fit(visual, tower)
     for name, tensor in tower.items():
-        place(visual, name, tensor, device)
+        place(visual, name, tensor, device.name)
     model = ClipIqa(visual, tensors["anchors"], tensors["logit_scale"], device=device, side=side)
+    pages = MappedPages()
+    for tensor in tower.values():  # the CPU has folded most of them into others
+        pages.release(tensor)
     gradient = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32), (1, 3, 32, 32))
     (score,) = model.score(gradient)
     if not 0 <= score <= 1:

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
 import logging
+import platform
 import threading
+from pathlib import Path
 
 import pytest
 
-from curation_features.devices.selection import Device, announce, exclusive_on, is_available, select_device
+from curation_features.devices.processor import computes_bf16
+from curation_features.devices.selection import (
+    Device,
+    announce,
+    exclusive_on,
+    is_available,
+    select_device,
+    select_quality_device,
+)
 from curation_features.errors import SettingsError
 
 
@@ -43,6 +53,46 @@ def test_the_device_is_logged(caplog, name, line):
 def test_a_device_that_is_not_there_is_an_error_with_a_remedy(settings, name):
     with pytest.raises(SettingsError, match=f"device: '{name}' is not available.*CURATION_FEATURES_DEVICE=auto or cpu"):
         select_device(settings.replace(device=name), lambda _: False)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_int8_and_bf16_are_for_the_cpu(settings, precision):
+    named = settings.replace(precision=precision)
+    for device in ("auto", "cpu"):
+        selected = select_device(named.replace(device=device), lambda name: name == "cpu", lambda: True)
+        assert selected == Device("cpu", precision)
+    with pytest.raises(SettingsError, match=f"{precision} runs only on the CPU, but the device is cuda"):
+        select_device(named, lambda name: name == "cuda", lambda: True)
+
+
+def test_bf16_is_refused_where_it_would_be_slow(settings):
+    with pytest.raises(SettingsError, match=r"does not compute in bf16.*CURATION_FEATURES_PRECISION=int8 or fp32"):
+        select_device(settings.replace(device="cpu", precision="bf16"), has_bf16=lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "expected"),
+    [
+        ("fp32", True, Device("cpu", "fp32")),
+        ("bf16", True, Device("cpu", "bf16")),
+        ("int8", True, Device("cpu", "bf16")),
+        ("int8", False, Device("cpu", "fp32")),
+        ("fp16", True, Device("cpu", "fp32")),
+    ],
+)
+def test_clip_iqa_has_a_precision_of_its_own(settings, precision, has_bf16, expected):
+    named = settings.replace(device="cpu", precision=precision)
+    assert select_quality_device(named, has_bf16=lambda: has_bf16) == expected
+    on_gpu = settings.replace(precision="auto")
+    assert select_quality_device(on_gpu, lambda name: name == "cuda", lambda: True) == Device("cuda", "fp32")
+
+
+def test_bf16_is_what_the_processor_says():
+    """The kernel lists the instructions."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    if platform.machine() != "x86_64" or not flags:
+        pytest.skip("only x86 on Linux lists its instructions so")
+    assert computes_bf16() == any(flag in flags for flag in ("avx512_bf16", "amx_tile"))
 
 
 def test_the_real_probes_agree_with_torch():

@@ -61,7 +61,7 @@ def test_a_photo_the_operator_cannot_resize_uses_the_cpu(clip_checkpoint: Path) 
 def test_clip_iqa_is_that_of_the_cpu(rn50_archive: Path) -> None:
     scores = []
     for device in ("cpu", "cuda"):
-        model = load_clip_iqa(Weights("test", rn50_archive, ""), device=device, side=64)
+        model = load_clip_iqa(Weights("test", rn50_archive, ""), device=Device(device, "fp32"), side=64)
         scores.append(model.score(stacked([model.preprocess(photo) for photo in PHOTOS])))
     assert scores[1] == pytest.approx(scores[0], abs=5e-3)  # convolutions are in TF32 there
 

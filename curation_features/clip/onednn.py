@@ -1,0 +1,103 @@
+"""Linear layers of CPUs through oneDNN, in float32 with packed weights, and in bfloat16.
+
+In float32 torch uses its BLAS, which is MKL on x86. MKL runs at half of a core's speed on AMD processors with AVX-512;
+oneDNN, which torch has, too, does not. Packed weights have the order in which oneDNN's product reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+GAIN = 1.1
+"""oneDNN is used if it is at least so many times as fast as torch's BLAS, so that noise does not decide."""
+
+ROUNDING = 1e-5
+"""Largest difference between both products, as a fraction of the largest value."""
+
+_TOKENS, _WIDTH, _ROUNDS = 257, 1024, 5  # a photo and the smallest product of ViT-L/14
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer in float32 with weights packed for oneDNN.
+
+    Args:
+        weight: (out, in), float32.
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())  # open_clip reads its dtype
+        self.bias = None if bias is None else bias.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return output
+
+
+class Bf16Linear(torch.nn.Module):
+    """A linear layer in bfloat16, from float32 to float32: sums are in float32, and rounded to bfloat16 once.
+
+    Args:
+        weight: (out, in).
+        bias: (out,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight.detach().to(torch.bfloat16)
+        self.bias = None if bias is None else bias.detach().to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return linear(x.to(torch.bfloat16), self.weight, self.bias).float()
+
+
+@cache
+def packed_linear() -> type[PackedLinear] | None:
+    """Return the packed layer if it is faster here than torch's own, else None.
+
+    The first call compares both for some 0.1 s. None, too, if torch has another oneDNN operator than expected, or none.
+    """
+    try:
+        gain = _measure_gain()
+    except (AttributeError, RuntimeError, TypeError, ArithmeticError) as error:  # a private operator of torch
+        logger.debug("oneDNN's packed product is not used: %s", error)
+        return None
+    logger.debug("oneDNN's product is %.2f times as fast as that of torch's BLAS", gain)
+    return PackedLinear if gain >= GAIN else None
+
+
+def _measure_gain() -> float:
+    """Time of torch's product over that of the packed one. Raises ArithmeticError if their results differ."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((_TOKENS, _WIDTH), (_WIDTH, _WIDTH), (_WIDTH,)))
+    with torch.inference_mode():
+        packed = PackedLinear(weight, bias)
+        products: tuple[Callable[[], Any], ...] = (lambda: linear(x, weight, bias), lambda: packed(x))
+        expected, found = (product() for product in products)
+        if not (found - expected).abs().max() <= ROUNDING * expected.abs().max():
+            raise ArithmeticError("its results differ from torch's")
+        # Interleaved, and the best of several, as other programs may disturb some.
+        times = [[_seconds(product) for product in products] for _ in range(_ROUNDS)]
+    blas, onednn = (min(column) for column in zip(*times, strict=True))
+    return float(blas / onednn)
+
+
+def _seconds(product: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    product()
+    return time.perf_counter() - start

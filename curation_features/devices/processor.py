@@ -1,0 +1,21 @@
+"""What the processor can compute."""
+
+from __future__ import annotations
+
+import platform
+
+
+def computes_bf16() -> bool:
+    """Whether the processor multiplies in bfloat16 (AVX512-BF16, AMX, or Arm's BF16). Imports torch.
+
+    Others emulate bfloat16, which is several times slower than float32.
+    """
+    import torch
+
+    def has(namespace: object, name: str) -> bool:
+        test = getattr(namespace, name, None)  # private in torch, so a release may lack it
+        return bool(test is not None and test())
+
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return has(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # on x86 it includes processors that emulate
+    return any(has(torch.cpu, name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
