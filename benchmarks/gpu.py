@@ -54,13 +54,7 @@ class Measurement:
 
     def __init__(self, folder: Path, packages: Path, ends: float) -> None:
         self.figures: dict[str, list[dict[str, Any]]] = {}
-        self._folder, self._ends = folder, ends
-        paths = [packages, REPOSITORY, BENCHMARKS, REPOSITORY / "tests"]
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            "HF_HUB_OFFLINE": "1",
-        }
+        self._folder, self._packages, self._ends = folder, packages, ends
 
     def run(self, part: str, options: Mapping[str, Any]) -> None:
         """Run a part within its limit."""
@@ -70,7 +64,7 @@ class Measurement:
             return
         (self._folder / "options.json").write_text(json.dumps({**options, "limit": limit}))
         command = [sys.executable, str(BENCHMARKS / "gpu_parts.py"), part, str(self._folder)]
-        for line in self._lines(part, command, limit):
+        for line in self._lines(part, command, limit, BENCHMARKS):
             if line.startswith("{"):
                 self.keep(part, json.loads(line))
             else:
@@ -79,9 +73,10 @@ class Measurement:
     def test(self) -> None:
         """Run `tests/gpu` without the fixtures of the other tests, which need more packages."""
         limit = min(TESTS_LIMIT, self._ends - time.monotonic())
-        command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-rs", "-p", "checkpoints", "-p", "no:cacheprovider"]
-        command += ["--confcutdir=tests/gpu", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
-        lines = list(self._lines("tests/gpu", [*command, "-W", "ignore::pytest.PytestConfigWarning"], limit))
+        command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-rs", "-p", "checkpoints"]
+        command += ["-p", "no:cacheprovider", "--confcutdir=tests/gpu", "-o", "addopts=--import-mode=importlib"]
+        command += ["-o", "filterwarnings=default", "-W", "ignore::pytest.PytestConfigWarning"]
+        lines = list(self._lines("tests/gpu", command, limit, REPOSITORY / "tests"))
         failed = any(figure["name"] == "tests/gpu" for figure in self.figures.get("tests/gpu", []))
         if failed:
             print("\n".join(lines[-60:]), flush=True)
@@ -94,10 +89,17 @@ class Measurement:
         details = " ".join(f"{key}={shown(value)}" for key, value in figure.items() if key != "name")
         print(f"{time.strftime('%H:%M:%S')} {part}: {figure['name']}: {details}", flush=True)
 
-    def _lines(self, part: str, command: Sequence[str], limit: float) -> Iterator[str]:
-        """Yield the lines of a process; one that fails or exceeds its limit becomes a figure."""
+    def _lines(self, part: str, command: Sequence[str], limit: float, modules: Path) -> Iterator[str]:
+        """Yield the lines of a process; a failure, or the end of its limit, becomes a figure.
+
+        Args:
+            modules: folder of modules beside the package and the installed ones.
+        """
+        inherited = filter(None, [os.environ.get("PYTHONPATH")])
+        path = os.pathsep.join([*map(str, (self._packages, REPOSITORY, modules)), *inherited])
+        environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=self._environment, text=True, stdout=subprocess.PIPE, start_new_session=True
+            command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True
         )
         timer = threading.Timer(limit, lambda: os.killpg(process.pid, 9))
         timer.start()
@@ -145,8 +147,8 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         packages = Path(temporary) / "packages"
         if options.wheels:
-            names = wheels.install(options.wheels, packages)
-            print(f"installed in {time.monotonic() - begin:.0f} s: {', '.join(names) or 'nothing is missing'}", flush=True)
+            names = ", ".join(wheels.install(options.wheels, packages)) or "nothing is missing"
+            print(f"installed in {time.monotonic() - begin:.0f} s: {names}", flush=True)
         measurement = Measurement(Path(temporary), packages, begin + 60 * options.minutes - 5)
         tests = threading.Thread(target=measurement.test)
         tests.start()
@@ -183,7 +185,7 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     packing = commands.add_parser("pack", help="download the wheels to carry along")
     packing.add_argument("folder", type=Path)
-    packing.add_argument("--torch", default="2.11", help="version on the machine: torchvision has to match (%(default)s)")
+    packing.add_argument("--torch", default="2.11", help="the machine's, which torchvision must match (%(default)s)")
     packing.add_argument("--python", nargs="+", default=["3.12"], help="versions of Python (default: 3.12)")
     packing.add_argument("--machine", default="x86_64", help="its processor (%(default)s)")
     packing.add_argument("--have", nargs="+", default=[], metavar="NAME", help="packages that the machine has")

@@ -1,4 +1,4 @@
-"""The parts of `gpu.py`, each in a process of its own: `python benchmarks/gpu_parts.py PART FOLDER`.
+"""The parts of `gpu.py`, each in a separate process: `python benchmarks/gpu_parts.py PART FOLDER`.
 
 The folder has `options.json`. A figure is printed as one line of JSON as soon as it is measured; `gpu.py` reads them.
 A figure that fails, or for which no time is left, becomes a line with the reason, and the next one follows.
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import measure
 from checkpoints import write_brisque, write_checkpoints, write_rn50
 
 PREPARED = "prepared.json"
@@ -132,7 +133,8 @@ def prepare(part: Part) -> None:
     with ThreadPoolExecutor() as pool:
         start = time.perf_counter()
         named = part.models
-        checkpoint = None if "model" in named else pool.submit(write_checkpoints, part.folder, "ViT-L-14", ["safetensors"])
+        kinds = ["safetensors"]
+        checkpoint = None if "model" in named else pool.submit(write_checkpoints, part.folder, "ViT-L-14", kinds)
         photos = pool.submit(draw_photos, part.folder / "photos", max(4, min(256, part.photos)))
         rn50 = named.get("clip_iqa_weights") or str(write_rn50(part.folder))
         brisque = named.get("brisque_weights") or str(write_brisque(part.folder))
@@ -143,16 +145,15 @@ def prepare(part: Part) -> None:
     settings = {"model": model, "clip_iqa_weights": rn50, "brisque_weights": brisque}
     (part.folder / PREPARED).write_text(json.dumps({"settings": settings}))
     sizes = [path.stat().st_size for path in paths]
-    part.show("photos and models written", seconds=time.perf_counter() - start, photos=len(paths), kB=median(sizes) / 1000)
+    taken = time.perf_counter() - start
+    part.show("photos and models written", seconds=taken, photos=len(paths), kB=median(sizes) / 1000)
 
 
 def machine(part: Part) -> None:
     """Print what was measured on."""
     import torch
 
-    from measure import machine as described
-
-    part.show("machine", **described(), node=platform.platform(), load=os.getloadavg()[0])
+    part.show("machine", **measure.machine(), node=platform.platform(), load=os.getloadavg()[0])
     if part.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         part.show("GPU", device=properties.name, GiB=properties.total_memory / 2**30, cuda=torch.version.cuda)
@@ -164,17 +165,19 @@ def machine(part: Part) -> None:
 
 def host(part: Part) -> None:
     """Measure the stages of the processor, by number of threads."""
+    import numpy as np
+
     from curation_features import TechnicalQualityAnalyzer
     from curation_features.photos.processes.isolation import Decoder
     from curation_features.photos.reader import PhotoReader
-    from curation_features.schema import Measurement
+    from curation_features.schema import METRIC_NAMES, Embedding, Measurement
     from curation_features.storage.cache import CacheEntry, FeatureCache
     from curation_features.technical.brisque.luma import piq_luma
 
     settings = part.settings()
     reader, analyzer = PhotoReader(settings), TechnicalQualityAnalyzer(settings)
     decoders = {way: Decoder(settings.replace(isolate_decoders=way == "processes")) for way in ("threads", "processes")}
-    files = [reader.read(str(path)) for path in islice(cycle(part.paths()), 4 * max(part.threads))]
+    files = [reader.read(str(path)) for path in islice(cycle(part.paths()), 8 * max(part.threads))]
     photos = [decoders["threads"].decode(file) for file in islice(files, len(part.paths()))]
     metrics = ("sharpness", "exposure", "noise")
 
@@ -195,13 +198,16 @@ def host(part: Part) -> None:
         for name, (work, items) in works.items():
             part.measure(f"{name}: {threads}", lambda: part.rate(in_threads(work, items, threads)))  # noqa: B023
     cache, entry = FeatureCache(part.folder / "caches" / "saves"), CacheEntry(photos[0].info)
-    for name in metrics:
+    for name in METRIC_NAMES:
         entry.add(name, "1", Measurement(0.5, {"raw": 0.5}))
+    entry.add("embedding", "1", Embedding(np.full(768, 768**-0.5, np.float32)))
     part.measure("save in the cache: 1", lambda: part.rate(lambda: cache.save("photo", entry) or 1))
 
 
 def device(part: Part) -> None:
     """Measure the stages of the device, and the bare forward passes of both models."""
+    import torch
+
     from curation_features.devices.transfer import HostToDevice, stacked
     from curation_features.photos.decode import decode
     from curation_features.photos.limits import DecodeLimits
@@ -215,10 +221,12 @@ def device(part: Part) -> None:
     images = [decode(reader.read(str(path)), limits).rgb for path in part.paths()[: max(part.batch_sizes)]]
     images = list(islice(cycle(images), max(part.batch_sizes)))
     clip, quality = models.clip.get(), models.clip_iqa.get()
-    statistics = models.brisque.get().batched or batched_brisque(models.brisque.get(), part.device, settings.brisque_side)
+    brisque = models.brisque.get()
+    statistics = brisque.batched or batched_brisque(brisque, part.device, settings.brisque_side)
     transfer = HostToDevice(part.device)
     steps: dict[str, Callable[[Any], object]] = {
         "upload": lambda rgb: transfer(rgb, lambda tensor: tensor),
+        "upload from pageable memory": lambda rgb: torch.from_numpy(rgb.copy()).to(part.device),
         "upload and resize for CLIP": clip.preprocess,
         "upload and resize for CLIP-IQA": quality.preprocess,
         "luma and upload for BRISQUE": statistics.preprocess,
@@ -240,15 +248,22 @@ def device(part: Part) -> None:
     best: dict[str, float] = {}
     for name, run in runs.items():
         for size in part.batch_sizes:
-            rate = part.measure(f"{name}: {size}", lambda: part.rate(lambda: run(size) is None or size))  # noqa: B023
+            rate = part.measure(f"{name}: {size}", lambda: part.rate(lambda: (run(size), size)[1]))  # noqa: B023
             best[name] = max(best.get(name, 0), rate.get("photos/s", 0))
-    names = ("bare CLIP", "bare CLIP-IQA")
-    if all(best.get(name) for name in names):
-        bare = 1 / sum(1 / best[name] for name in names)
+    show_together(part, best)
+
+
+def show_together(part: Part, best: Mapping[str, float]) -> None:
+    """Print the photos per second of models that run one after the other: the bare ones, and those of the pass."""
+    bare, ours = (
+        1 / sum(1 / best[name] for name in names) if all(best.get(name) for name in names) else None
+        for names in (("bare CLIP", "bare CLIP-IQA"), ("CLIP", "CLIP-IQA", "BRISQUE, float64"))
+    )
+    if bare:
         (part.folder / BARE).write_text(json.dumps(bare))
         part.show("bare passes together", **{"photos/s": bare})
-        queued = 1 / sum(1 / best[name] for name in ("CLIP", "CLIP-IQA", "BRISQUE, float64"))
-        part.show("models of the pass together", **{"photos/s": queued, "of the bare passes": queued / bare})
+    if bare and ours:
+        part.show("models of the pass together", **{"photos/s": ours, "of the bare passes": ours / bare})
 
 
 def bare_passes(

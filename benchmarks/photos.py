@@ -47,8 +47,12 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
     """Write `count` different drawn JPEGs of `SHAPES`, without scikit-image; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:05}.jpg" for number in range(count)]
+
+    def draw(number: int) -> None:
+        draw_photo(number, SHAPES[number % len(SHAPES)]).save(paths[number], "JPEG", quality=90)
+
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda n: draw_photo(n, SHAPES[n % len(SHAPES)]).save(paths[n], "JPEG", quality=90), range(count)))
+        list(pool.map(draw, range(count)))
     return paths
 
 

@@ -144,6 +144,8 @@ def install(folder: Path, target: Path) -> list[str]:
         SystemExit: a wheel is missing, or none fits this Python and its torch.
     """
     present = installed()
+    if "torch" not in present:
+        raise SystemExit(f"{sys.executable} has no torch, which is not carried along: use the Python that has it")
     names = missing(present, oldest((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")))
     carried = {package_of(wheel) for wheel in folder.glob("*.whl")}
     if absent := sorted({*names} - carried):
@@ -151,8 +153,12 @@ def install(folder: Path, target: Path) -> list[str]:
     if not names:
         return []
     fitting = {"torchvision": f"torchvision=={torchvision_for(present['torch'])}.*"}
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
-    command = [*pip, "--find-links", str(folder), "--target", str(target), *(fitting.get(name, name) for name in names)]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    wanted = [fitting.get(name, name) for name in names]
+    command = [*pip, "--no-cache-dir", "--find-links", str(folder), "--target", str(target), *wanted]
     if subprocess.call(command):
-        raise SystemExit(f"{folder} has no wheels that fit Python {sys.version.split()[0]}: pack them for it (--python)")
+        raise SystemExit(
+            f"{folder} has no wheels for Python {sys.version.split()[0]} and torch {present['torch']}: pack them again "
+            "with --python and --torch"
+        )
     return names
