@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 CHECKPOINTS = {"safetensors": "open_clip_model.safetensors", "torch.save": "open_clip_pytorch_model.bin"}
@@ -18,14 +19,19 @@ RN50 = "RN50.pt"
 BRISQUE = "brisque_svm_weights.pt"
 
 
-def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
-    """Write a model of open_clip in two formats; returns the folder of each."""
-    subprocess.check_call([sys.executable, __file__, folder, architecture])
-    return {kind: folder / kind for kind in CHECKPOINTS}
+def write_checkpoints(folder: Path, architecture: str, kinds: Sequence[str] = tuple(CHECKPOINTS)) -> dict[str, Path]:
+    """Write a model of open_clip in these formats; returns the folder of each."""
+    subprocess.check_call([sys.executable, __file__, folder, architecture, *kinds])
+    return {kind: folder / kind for kind in kinds}
 
 
 def write_small_ones(folder: Path) -> tuple[Path, Path]:
-    """Write CLIP RN50 as a TorchScript archive, like OpenAI's, and a regressor for BRISQUE, under piq's file names."""
+    """Write CLIP RN50 and a regressor for BRISQUE, under piq's file names."""
+    return write_rn50(folder), write_brisque(folder)
+
+
+def write_rn50(folder: Path) -> Path:
+    """Write CLIP RN50 as a TorchScript archive, like OpenAI's."""
     import torch
     from piq.feature_extractors.clip import CLIP, convert_weights
 
@@ -39,7 +45,7 @@ def write_small_ones(folder: Path) -> tuple[Path, Path]:
     example = (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(folder / RN50))
-    return folder / RN50, write_brisque(folder)
+    return folder / RN50
 
 
 def write_brisque(folder: Path) -> Path:
@@ -61,7 +67,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = open_clip.CLIP(**config)
     model.logit_scale.data.fill_(4.6052)
-    for kind, name in CHECKPOINTS.items():
+    for kind in sys.argv[3:] or CHECKPOINTS:
+        name = CHECKPOINTS[kind]
         (folder / kind).mkdir()
         save = save_file if kind == "safetensors" else torch.save
         save(model.state_dict(), folder / kind / name)

@@ -1,15 +1,19 @@
-"""A CUDA device gives the numbers of the CPU; skipped without one."""
+"""A CUDA device gives the numbers of the CPU; skipped without one.
+
+These tests need no package but pytest beyond those that measure, and no fixtures but those of `checkpoints`:
+`benchmarks/gpu.py` runs them on machines without a network.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from checkpoints import weights_in
-from PIL import Image
+from worlds import World
 
 from curation_features.clip.classifier import CLIPClassifier
 from curation_features.clip.engine import OpenClipEngine
@@ -17,6 +21,7 @@ from curation_features.devices.selection import Device
 from curation_features.devices.transfer import stacked
 from curation_features.pipeline import FeatureStages, Models, RunStats
 from curation_features.pipeline.plan import ALL_PARTS
+from curation_features.settings import Settings
 from curation_features.technical.brisque.batched import batched_brisque
 from curation_features.technical.brisque.index import Brisque
 from curation_features.technical.brisque.loading import load_brisque
@@ -25,13 +30,23 @@ from curation_features.weights import Weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-PHOTOS = [np.array(Image.fromarray(getattr(skimage.data, name)()).convert("RGB")) for name in ("astronaut", "coffee")]
+
+def draw(seed: int, height: int, width: int) -> np.ndarray:
+    """Blobs of all sizes, with an amplitude that falls with their frequency as in photos."""
+    random, scene = np.random.default_rng(seed), np.full((height, width, 3), 127.0)
+    for cells in (2, 4, 8, 16, 32, 64, 128, 256):
+        blobs = random.normal(0, 16, (cells, cells, 3))
+        scene += cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)
+    return scene.clip(0, 255).astype(np.uint8)
+
+
+PHOTOS = [draw(0, 512, 512), draw(1, 400, 600)]
 PHOTOS += [PHOTOS[0][:, ::-1].copy(), PHOTOS[1][:80], np.full((40, 50, 3), 200, np.uint8)]
 
 
 @pytest.fixture(scope="module")
-def brisque(brisque_file: Path) -> Brisque:
-    return load_brisque(Weights("test", brisque_file, ""))
+def brisque(brisque_regressor: Path) -> Brisque:
+    return load_brisque(Weights("test", brisque_regressor, ""))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -44,10 +59,10 @@ def test_vectors_are_those_of_the_cpu(clip_checkpoint: Path, precision) -> None:
     assert (found[0] * found[1]).sum(axis=1).min() > 0.999
 
 
-def test_the_classifier_gives_the_labels_of_the_cpu(settings, clip_checkpoint: Path) -> None:
+def test_the_classifier_gives_the_labels_of_the_cpu(tmp_path: Path, clip_checkpoint: Path) -> None:
     found = []
     for device in ("cpu", "cuda"):
-        named = settings.replace(model=f"local-dir:{clip_checkpoint}", device=device, precision="fp32")
+        named = Settings(root=tmp_path, model=f"local-dir:{clip_checkpoint}", device=device, precision="fp32")
         found.append([[label["label"] for label in labels] for labels in CLIPClassifier(named).classify_many(PHOTOS)])
     assert found[0][:4] == found[1][:4]
 
@@ -74,7 +89,8 @@ def test_brisque_is_that_of_the_cpu(brisque: Brisque) -> None:
     assert str(found[4]) == "the image has one brightness all over"
 
 
-def test_a_batch_has_the_features_of_the_cpu(world, clip_checkpoint, rn50_archive, brisque_file) -> None:
+def test_a_batch_has_the_features_of_the_cpu(tmp_path, clip_checkpoint, rn50_archive, brisque_regressor) -> None:
+    world = World(tmp_path)
     batch = world.batch([world.photo(f"{n}.png", n, (90 + n % 3, 64)) for n in range(150)])
     records = {}
     for device in ("cpu", "cuda"):
@@ -83,7 +99,7 @@ def test_a_batch_has_the_features_of_the_cpu(world, clip_checkpoint, rn50_archiv
             data_dir=f"data-{device}",
             model=f"local-dir:{clip_checkpoint}",
             clip_iqa_weights=str(rn50_archive),
-            brisque_weights=str(brisque_file),
+            brisque_weights=str(brisque_regressor),
             clip_iqa_side=64,
         )
         stages = FeatureStages(settings, models=Models.from_settings(settings))
@@ -95,3 +111,4 @@ def test_a_batch_has_the_features_of_the_cpu(world, clip_checkpoint, rn50_archiv
         for name, measurement in cpu.measurements.items():
             tolerance = 5e-3 if name == "clip_iqa" else 1e-6
             assert cuda.measurements[name].score == pytest.approx(measurement.score, abs=tolerance)
+            assert cuda.measurements[name].raw == pytest.approx(measurement.raw, abs=1e-5)
