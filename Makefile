@@ -92,7 +92,7 @@ unit: $(TOOLS) ## all tests
 api: $(INSTALLED) ## write docs/api.md from the docstrings
 	"$(BIN)/python" tools/api_page.py
 
-bench: $(TOOLS) ## every measure of speed and memory, with what it should be, in one table (15 to 30 minutes)
+bench: $(TOOLS) ## every measure of speed and memory, with what it should be, in one table (20 to 40 minutes)
 	"$(BIN)/python" benchmarks/measures.py
 
 peers: $(TOOLS) ## add ONNX Runtime and OpenVINO, to which `make bench` then compares our models

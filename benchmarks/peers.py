@@ -269,6 +269,7 @@ def add_rows(report: Report, title: str, found: Mapping[Way, tuple[list[Seconds]
         if way.who == "ours" and others:
             numbers["of the fastest peer"] = median_ratio(cpu[way], min(others, key=median))
         report.add(f"{title}: {way}", **numbers)
+        print(f"{title}: {way}: {numbers['CPU s']:.3g} CPU s", flush=True)
 
 
 def main() -> None:
