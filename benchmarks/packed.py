@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN with packed weights: what torch can do beyond `F.linear`, written apart from the package.
+"""What torch can do beyond its plain layers, written apart from the package: packed linear layers, folded ones.
 
 On AMD processors oneDNN multiplies float32 matrices faster than MKL, which torch calls by default.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class PackedLinear(nn.Module):
@@ -48,6 +49,19 @@ def pack(module: nn.Module) -> nn.Module:
             setattr(module, name, PackedLinear(child.weight, child.bias))
         else:
             pack(child)
+    return module
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """Fold each batch normalisation into the convolution that is defined before it, in place; return the module."""
+    previous = ("", nn.Module())
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        else:
+            fold(child)
+        previous = (name, child)
     return module
 
 

@@ -26,7 +26,7 @@ import open_clip
 import torch
 from checkpoints import write_checkpoints, write_small_ones
 from measure import Report, arguments, in_rounds, median_ratio
-from packed import can_pack, pack
+from packed import can_pack, fold, pack
 from photos import write_photos
 from PIL import Image
 from piq.feature_extractors.clip import build_model
@@ -127,7 +127,7 @@ def rn50(settings: Settings, pictures: list[np.ndarray], folder: Path) -> Tower:
         quality = clip_iqa_model(settings.replace(precision=precision)).get()
         return lambda photo: quality.score(photo * std + mean)[:, None]
 
-    module = WithoutPosition(visual).to(memory_format=torch.channels_last)
+    module = WithoutPosition(visual).eval().to(memory_format=torch.channels_last)
     return Tower(f"RN50 at {photos.shape[2]} px", module, (photos - mean) / std, ours, folder, has_int8=False)
 
 
@@ -145,6 +145,9 @@ def torch_ways(tower: Tower) -> Iterator[tuple[Way, Encode]]:
     yield Way("torch, F.linear", "fp32"), partial(_forward, tower.module, torch.float32)
     if tower.has_int8 and can_pack():
         yield Way("torch, oneDNN", "fp32"), partial(_forward, pack(deepcopy(tower.module)), torch.float32)
+    if not tower.has_int8:
+        folded = fold(deepcopy(tower.module)).to(memory_format=torch.channels_last)
+        yield Way("torch, batch norm folded", "fp32"), partial(_forward, folded, torch.float32)
     if HAS_BF16:
         module = deepcopy(tower.module).bfloat16()
         yield Way("torch", "bf16"), partial(_forward, module, torch.bfloat16)
