@@ -19,7 +19,7 @@ DAGSTER_HOME ?= $(CURDIR)/data/dagster
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install tools run dev quick test ci static lint format types layers unit api bench clean
+.PHONY: help install tools run dev quick test ci static lint format types layers unit api bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,8 +92,11 @@ unit: $(TOOLS) ## all tests
 api: $(INSTALLED) ## write docs/api.md from the docstrings
 	"$(BIN)/python" tools/api_page.py
 
-bench: $(TOOLS) ## every measure of speed and memory, with what it should be, in one table (15 to 30 minutes)
+bench: $(TOOLS) ## every measure of speed and memory, with what it should be, in one table (20 to 40 minutes)
 	"$(BIN)/python" benchmarks/measures.py
+
+peers: $(TOOLS) ## add ONNX Runtime and OpenVINO, to which `make bench` then compares our models
+	$(PIP) --group bench
 
 clean: ## remove caches and build outputs (neither data nor the environment)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

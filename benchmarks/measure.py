@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+from processor import cores, load, this_processor
 
 LIBRARIES = ("numpy", "opencv-python", "opencv-python-headless", "Pillow", "scikit-image", "piq", "torch", "dagster")
+PEERS = ("onnxruntime", "openvino", "nncf")
+
+LOAD_AT_START = load()
+"""Load averages before anything is measured, which is load itself."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,7 +44,9 @@ class Report:
 
     def show(self, json_path: Path | None = None) -> None:
         """Print the table; with a path, also write title, machine and rows to it as JSON."""
-        print(f"\n{self.title}\n")
+        found = machine()
+        torch = f"torch {found['libraries'].get('torch', 'is not installed')}"
+        print(f"\n{self.title}\n{found['processor']}; {found['cores']} cores, load before {found['load']}, {torch}\n")
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         table = [columns, *([_cell(row.get(column, "")) for column in columns] for row in self.rows)]
         widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
@@ -63,13 +73,18 @@ def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
     A round runs every action once. The order is reversed each time, so that other load affects all actions alike.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    return in_rounds({name: partial(elapsed, action) for name, action in actions.items()}, rounds)
+
+
+def in_rounds(actions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each action returns in each of `rounds`, after one warm-up round; see `interleaved`."""
+    results: dict[str, list[T]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name in list(actions)[:: -1 if number % 2 else 1]:
-            taken = elapsed(actions[name])
+            result = actions[name]()
             if number:
-                seconds[name].append(taken)
-    return seconds
+                results[name].append(result)
+    return results
 
 
 def elapsed(action: Callable[[], object]) -> float:
@@ -90,8 +105,9 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
 def machine() -> dict[str, Any]:
     """Describe the machine and the libraries."""
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "processor": platform.machine(),
+        "cores": cores(),
+        "processor": str(this_processor()),
+        "load": LOAD_AT_START,
         "system": platform.system(),
         "python": platform.python_version(),
         "libraries": _versions(),
@@ -100,11 +116,15 @@ def machine() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *PEERS):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
 
 
 def _cell(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, str):
+        return value
+    if 0.99 <= value < 1:  # a cosine
+        return f"{value:.6g}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"

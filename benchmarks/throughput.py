@@ -1,9 +1,11 @@
 """Measure photos per second from JPEG files to labels and all scores, on the CPU or with `--device cuda`.
 
-Three ways over the same photos, with loaded models of the real sizes (ViT-L/14 and RN50, random
-weights): the *limit* is the bare forward passes of both models on ready tensors, at the batch size that is best here
-(on a GPU ViT-L/14 in fp16); *ours* is the pixel pass with labels and an empty cache; *straightforward* is a script that
-follows the README examples of open_clip, piq and scikit-image, one photo at a time. Rounds are interleaved.
+Three ways over the same photos, with loaded models of the real sizes (ViT-L/14 and RN50, random weights). *Bare* is the
+forward passes of both models on ready tensors, at the batch size that is best here: on a GPU with ViT-L/14 in fp16; on
+a CPU with the linear layers of `F.linear` (MKL in torch's wheels), by oneDNN with packed weights, and in bf16 if the
+processor computes in it. *Ours* is the pixel pass with labels and an empty cache, in each precision. *Straightforward*
+is a script that follows the README examples of open_clip, piq and scikit-image, one photo at a time. Rounds are
+interleaved. The limit is the fastest of the bare passes in fp32; for ours in bf16 it is the bare passes in bf16.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
@@ -24,10 +27,13 @@ import torch
 from checkpoints import write_checkpoints, write_small_ones
 from cpu_metrics import straightforward, straightforward_decode
 from measure import Report, arguments, elapsed, interleaved, median_ratio
+from packed import can_pack, pack
 from photos import write_photos
 from PIL import Image
+from processor import this_processor
 
 from curation_features import Settings
+from curation_features.errors import SettingsError
 from curation_features.manifest import batch_from
 from curation_features.pipeline import FeatureStages, Models
 from curation_features.pipeline.plan import ALL_PARTS
@@ -111,6 +117,7 @@ class Straightforward:
         os.environ["HOME"] = str(project.root)
         self._device = device
         self.paths = project.paths[:32]
+        self.vectors: list[np.ndarray] = []
         model, self._preprocess = open_clip.create_model_from_pretrained(project.settings.model, device=device)
         self._model = model.eval()
         self._clip_iqa = piq.CLIPIQA(data_range=1.0).to(device)
@@ -124,11 +131,13 @@ class Straightforward:
     @torch.no_grad()
     def __call__(self) -> None:
         """Measure and label the photos."""
+        self.vectors = []
         for path in self.paths:
             image = self._preprocess(Image.open(path)).unsqueeze(0).to(self._device)
             with torch.autocast(self._device, enabled=self._device != "cpu"):
                 features = self._model.encode_image(image, normalize=True)
                 (100.0 * features @ self._texts.T).softmax(dim=-1).cpu()
+            self.vectors.append(features[0].float().cpu().numpy())
             rgb = straightforward_decode(path)
             straightforward(rgb, CPU_METRICS)
             x = torch.tensor(rgb).to(self._device).permute(2, 0, 1)[None] / 255.0
@@ -136,21 +145,42 @@ class Straightforward:
             self._clip_iqa(x.clamp(0, 1)).cpu()
 
 
-class Limit:
-    """The bare forward passes of both models on ready tensors, at the best batch size and precision."""
+BareWay = Literal["fp16", "F.linear", "oneDNN", "bf16"]
 
-    def __init__(self, project: Project, device: str, photos: int) -> None:
+DTYPES: dict[BareWay, tuple[torch.dtype, torch.dtype]] = {
+    "fp16": (torch.float16, torch.float32),
+    "F.linear": (torch.float32, torch.float32),
+    "oneDNN": (torch.float32, torch.float32),
+    "bf16": (torch.bfloat16, torch.bfloat16),
+}
+"""Of ViT-L/14 and of RN50."""
+
+
+def bare_ways(device: str) -> list[BareWay]:
+    """Return the ways to run the bare passes on this machine."""
+    if device != "cpu":
+        return ["fp16"]
+    has_bf16 = "bf16" in this_processor().instructions
+    return ["F.linear", *(["oneDNN"] if can_pack() else []), *(["bf16"] if has_bf16 else [])]
+
+
+class Limit:
+    """The bare forward passes of both models on ready tensors, at the best batch size; RN50 in channels_last."""
+
+    def __init__(self, project: Project, device: str, photos: int, way: BareWay) -> None:
         import piq
 
         self._device, self._photos = device, photos
-        precision = "fp32" if device == "cpu" else "fp16"
-        clip, _ = open_clip.create_model_from_pretrained(project.settings.model, device=device, precision=precision)
-        quality = piq.CLIPIQA(data_range=1.0).to(device).feature_extractor
-        if device != "cpu":
-            quality = quality.to(memory_format=torch.channels_last)
+        clip, _ = open_clip.create_model_from_pretrained(project.settings.model)
+        vit_type, rn50_type = DTYPES[way]
+        vit = clip.visual.eval().requires_grad_(False).to(device, vit_type)
+        if way in ("oneDNN", "bf16") and can_pack(vit_type):
+            pack(vit)
+        rn50 = piq.CLIPIQA(data_range=1.0).feature_extractor.visual.eval().requires_grad_(False)
+        rn50 = rn50.to(device, rn50_type).to(memory_format=torch.channels_last)
         self._passes = {
-            "ViT-L/14": (clip.eval().encode_image, (3, 224, 224), device != "cpu"),
-            "RN50": (lambda x: quality.encode_image(x, pos_embedding=False), (3, 336, 336), False),
+            "ViT-L/14": (vit, torch.empty(0, 3, 224, 224, dtype=vit_type, device=device)),
+            "RN50": (partial(rn50, pos_embedding=False), torch.empty(0, 3, 336, 336, dtype=rn50_type, device=device)),
         }
         self.sizes = {name: self._best_size(name) for name in self._passes}
 
@@ -160,11 +190,10 @@ class Limit:
             self._forward(name, self._batch(name, size), -(-self._photos // size))
 
     def _batch(self, name: str, size: int) -> torch.Tensor:
-        _, shape, is_half = self._passes[name]
-        batch = torch.rand(size, *shape, device=self._device)
-        if self._device != "cpu":
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        return batch.half() if is_half else batch
+        _, like = self._passes[name]
+        batch = torch.rand_like(like.new_empty(size, *like.shape[1:]))
+        is_nchw = name == "ViT-L/14" and self._device == "cpu"
+        return batch if is_nchw else batch.contiguous(memory_format=torch.channels_last)
 
     def _forward(self, name: str, batch: torch.Tensor, times: int) -> None:
         with torch.inference_mode():
@@ -190,6 +219,30 @@ def agreement(exact: Ours, fast: Ours) -> dict[str, float]:
     return {"cosine": float(cosines.min()), "same label": float(np.mean(first)), "of five": float(np.mean(five))}
 
 
+def difference(ours: Ours, theirs: Straightforward) -> float:
+    """Return the largest difference of a component between our unit embeddings and open_clip's."""
+    return float(np.abs(ours.vectors()[: len(theirs.vectors)] - np.stack(theirs.vectors)).max())
+
+
+def ways_of(project: Project, device: str) -> dict[str, Ours]:
+    """Return our ways on a device; precisions that it does not support are reported and skipped."""
+    ways = {"ours": project.ours()}
+    if device == "cpu":
+        ways["ours, 4 at once"] = project.ours(batch_size=4)
+        for precision in ("bf16", "int8"):
+            try:
+                ways[f"ours, {precision}"] = project.ours(precision=precision)
+            except SettingsError as error:
+                print(f"{precision}: not on this processor ({error})")
+    return ways
+
+
+def limit_of(name: str, seconds: Mapping[str, Sequence[float]]) -> Sequence[float]:
+    """Return the seconds of the fastest bare passes in the precision of a way."""
+    bare = [taken for way, taken in seconds.items() if way.startswith("bare") and "bf16" not in way]
+    return seconds["bare, bf16"] if "bf16" in name and "bare, bf16" in seconds else min(bare, key=median)
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--device", choices=BATCH_SIZES, default="cpu")
@@ -198,24 +251,24 @@ def main() -> None:
     photos = options.photos or (32 if options.device == "cpu" else 2048)
     with tempfile.TemporaryDirectory() as temporary:
         project = Project(Path(temporary), photos, options.device)
-        theirs, limit = Straightforward(project, options.device), Limit(project, options.device, photos)
-        ways: dict[str, Callable[[], None]] = {"limit": limit, "ours": project.ours(), "straightforward": theirs}
-        if options.device == "cpu":
-            ways["ours, 4 at once"] = project.ours(batch_size=4)
-            ways["ours, int8"] = project.ours(precision="int8")
+        theirs, ours = Straightforward(project, options.device), ways_of(project, options.device)
+        bare = {f"bare, {way}": Limit(project, options.device, photos, way=way) for way in bare_ways(options.device)}
+        ways: dict[str, Callable[[], None]] = {**bare, **ours, "straightforward": theirs}
         counts = {name: len(theirs.paths) if way is theirs else photos for name, way in ways.items()}
         rounds = rounds_of(ways, options.rounds).items()
         seconds = {name: [seconds / counts[name] for seconds in taken] for name, taken in rounds}
-        ours = {name: way for name, way in ways.items() if isinstance(way, Ours)}
         agreements = {name: agreement(ours["ours"], way) for name, way in ours.items() if name != "ours"}
-    sizes = ", ".join(f"{name} by {size}" for name, size in limit.sizes.items())
-    report = Report(f"{photos} photos on {options.device}, {options.rounds} rounds; limit: {sizes}")
+        agreements["ours"] = {"differs by": difference(ours["ours"], theirs)}
+    sizes = "; ".join(f"{way}: {name} by {size}" for way, limit in bare.items() for name, size in limit.sizes.items())
+    report = Report(f"{photos} photos on {options.device}, {options.rounds} rounds; {sizes}")
     for name, taken in seconds.items():
         numbers = {"photos/s": 1 / median(taken), "s per photo": median(taken)}
         ratios = {
-            "of the limit": median_ratio(taken, seconds["limit"]),
+            "of the limit": median_ratio(taken, limit_of(name, seconds)),
             "times as fast": median_ratio(seconds["straightforward"], taken),
         }
+        if "bare, F.linear" in seconds:
+            ratios["of F.linear"] = median_ratio(taken, seconds["bare, F.linear"])
         report.add(name, **numbers, **ratios, **agreements.get(name, {}))
     report.show(options.json)
     for name, way in ours.items():
