@@ -1,4 +1,4 @@
-"""Write checkpoints of the real size with seeded random weights.
+"""Write checkpoints of the real size with seeded random weights, and the real regressor of BRISQUE for piq.
 
     python benchmarks/checkpoints.py FOLDER ViT-L-14
 
@@ -24,8 +24,8 @@ def write_checkpoints(folder: Path, architecture: str) -> dict[str, Path]:
     return {kind: folder / kind for kind in CHECKPOINTS}
 
 
-def write_small_ones(folder: Path) -> tuple[Path, Path]:
-    """Write CLIP RN50 as a TorchScript archive, like OpenAI's, and a regressor for BRISQUE, under piq's file names."""
+def write_rn50(folder: Path) -> Path:
+    """Write CLIP RN50 as a TorchScript archive, like OpenAI's."""
     import torch
     from piq.feature_extractors.clip import CLIP, convert_weights
 
@@ -39,15 +39,19 @@ def write_small_ones(folder: Path) -> tuple[Path, Path]:
     example = (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.trace(model, example, check_trace=False), str(folder / RN50))
-    return folder / RN50, write_brisque(folder)
+    return folder / RN50
 
 
 def write_brisque(folder: Path) -> Path:
-    """Write a regressor of BRISQUE's shape under piq's file name."""
+    """Write the regressor of this package as a pair of tensors, under piq's file name."""
+    import numpy as np
     import torch
 
-    torch.manual_seed(7)
-    torch.save((torch.randn(774, 1), torch.rand(774, 36) * 2 - 1), folder / BRISQUE)
+    from curation_features.weights import brisque_file
+
+    with np.load(brisque_file().path) as arrays:
+        pair = tuple(torch.from_numpy(arrays[name]) for name in ("sv_coef", "sv"))
+    torch.save(pair, folder / BRISQUE)
     return folder / BRISQUE
 
 

@@ -386,18 +386,14 @@ def copies(kind: str) -> dict[str, bytes]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", EXACT)
-def test_copies_score_like_the_srgb_picture(
-    kind: str, settings: Settings, brisque_regressor: Path, tmp_path: Path
-) -> None:
-    brisque = settings.replace(brisque_weights=str(brisque_regressor))
-    analyzer = TechnicalQualityAnalyzer(brisque, clip_iqa=LazyModel.ready(FakeQualityModel(), "fake"))
+def test_copies_score_like_the_srgb_picture(kind: str, settings: Settings, tmp_path: Path) -> None:
+    analyzer = TechnicalQualityAnalyzer(settings, clip_iqa=LazyModel.ready(FakeQualityModel(), "fake"))
     scores = {}
     for name, content in copies(kind).items():
         path = tmp_path / f"{name}.{kind.lower()}"
         path.write_bytes(content)
         measured = analyzer.measure(path)
         scores[name] = {metric: measured[metric].score for metric in ("sharpness", "exposure", "noise", "brisque")}
-        scores[name]["brisque"] = 1 - measured["brisque"].raw["brisque_raw"] / 100  # random weights: often below 0
     for name in scores:
         assert scores[name] == pytest.approx(scores["sRGB"], abs=0.01), name
 
