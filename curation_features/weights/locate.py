@@ -31,6 +31,7 @@ from curation_features.weights.files import (
     digest,
     recorded_sha256,
     remembered_digests,
+    sha256_of,
     weights_folder,
 )
 from curation_features.weights.sources import (
@@ -234,7 +235,7 @@ def _find(model: str, settings: Settings, *, again: bool = False) -> Weights:
     if _given(model, settings):
         return _find_given_file(settings, source, again)
     if isinstance(source, BundledFile):
-        return _find_bundled_file(settings, source, again)
+        return _find_bundled_file(settings, source)
     return _find_known_file(settings, source, again)
 
 
@@ -277,9 +278,9 @@ def _find_given_file(settings: Settings, default: KnownFile | BundledFile, again
     return Weights(given, path, _verify_sha256(settings, default.name, path, None, remedy, again))
 
 
-def _find_bundled_file(settings: Settings, bundled: BundledFile, again: bool) -> Weights:
+def _find_bundled_file(settings: Settings, bundled: BundledFile) -> Weights:
     """Find the file in this package. Results of the download that it replaces stay valid."""
-    if not bundled.path.is_file() or digest(settings, bundled.path, again=again) != bundled.sha256:
+    if not bundled.path.is_file() or sha256_of(bundled.path) != bundled.sha256:
         problem = f"{bundled.name}: {bundled.path} is missing or was altered"
         raise InvalidWeightsError(problem, "install curation-features again")
     earlier = [sha256 for path, sha256 in remembered_digests(settings) if _EARLIER_BRISQUE.search(path)]

@@ -265,7 +265,6 @@ def test_a_download_continues_when_there_is_space(hub, weights: Disk) -> None:
 def test_imported_weights_without_space_leave_nothing(
     project: Path, weights: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(project / "torch"))
     (project / "stick").mkdir()
     (project / "stick" / "RN50.pt").write_bytes(b"\x80\x02" + bytes(1_000_000))
     weights.spoil("full", leaving=500_000)
