@@ -1,4 +1,4 @@
-"""Write checkpoints of the real size with seeded random weights.
+"""Write checkpoints of the real size with seeded random weights, and the real regressor of BRISQUE for piq.
 
     python benchmarks/checkpoints.py FOLDER ViT-L-14
 
@@ -25,11 +25,6 @@ def write_checkpoints(folder: Path, architecture: str, kinds: Sequence[str] = tu
     return {kind: folder / kind for kind in kinds}
 
 
-def write_small_ones(folder: Path) -> tuple[Path, Path]:
-    """Write CLIP RN50 and a regressor for BRISQUE, under piq's file names."""
-    return write_rn50(folder), write_brisque(folder)
-
-
 def write_rn50(folder: Path) -> Path:
     """Write CLIP RN50 as a TorchScript archive, like OpenAI's."""
     import torch
@@ -49,11 +44,15 @@ def write_rn50(folder: Path) -> Path:
 
 
 def write_brisque(folder: Path) -> Path:
-    """Write a regressor of BRISQUE's shape under piq's file name."""
+    """Write the regressor of this package as a pair of tensors, under piq's file name."""
+    import numpy as np
     import torch
 
-    torch.manual_seed(7)
-    torch.save((torch.randn(774, 1), torch.rand(774, 36) * 2 - 1), folder / BRISQUE)
+    from curation_features.weights import brisque_file
+
+    with np.load(brisque_file().path) as arrays:
+        pair = tuple(torch.from_numpy(arrays[name]) for name in ("sv_coef", "sv"))
+    torch.save(pair, folder / BRISQUE)
     return folder / BRISQUE
 
 

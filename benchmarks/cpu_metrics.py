@@ -7,7 +7,6 @@ difference over all photos; ours is rounded to 6 decimals.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,19 +16,17 @@ import cv2
 import numpy as np
 import piq
 import torch
-from checkpoints import BRISQUE, write_brisque
+from checkpoints import write_brisque
 from measure import Report, arguments, medians
 from photos import write_photos
 from PIL import Image
 from skimage.restoration import estimate_sigma
 
 from curation_features import Settings, TechnicalQualityAnalyzer, load_settings
-from curation_features.errors import WeightsError
 from curation_features.photos.decode import decode
 from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoReader
 from curation_features.schema import CPU_METRICS
-from curation_features.weights import locate
 
 PREVIEW_SIDE = 512
 
@@ -124,22 +121,6 @@ class Contest:
         return float(np.abs(np.array(ours) - np.array(theirs)).max())
 
 
-def with_brisque(settings: Settings, folder: Path) -> Settings:
-    """Return settings with a regressor at piq's path: the real one, or else random numbers.
-
-    The numbers do not affect the time.
-    """
-    checkpoints = folder / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    torch.hub.set_dir(str(folder / "hub"))
-    try:
-        shutil.copy(locate("brisque", settings, fetch=False).path, checkpoints / BRISQUE)
-    except WeightsError:
-        print("BRISQUE's regressor is not here: one of random numbers takes its place")
-        write_brisque(checkpoints)
-    return settings.replace(brisque_weights=str(checkpoints / BRISQUE))
-
-
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--photos", type=int, default=10)
@@ -149,7 +130,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(folder).replace(preview_side=PREVIEW_SIDE)
         metrics = CPU_METRICS
-        contest = Contest(with_brisque(settings, Path(folder)), write_photos(Path(folder) / "photos", options.photos))
+        hub = Path(folder) / "hub"
+        torch.hub.set_dir(str(hub))
+        (hub / "checkpoints").mkdir(parents=True)
+        write_brisque(hub / "checkpoints")
+        contest = Contest(settings, write_photos(Path(folder) / "photos", options.photos))
         report = Report(f"CPU metrics, ms per photo of 1024 px ({options.photos} photos, {options.rounds} rounds)")
         contests = {
             "decode": contest.decoding(),

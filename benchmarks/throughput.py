@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import open_clip
 import torch
-from checkpoints import write_checkpoints, write_small_ones
+from checkpoints import write_brisque, write_checkpoints, write_rn50
 from cpu_metrics import straightforward, straightforward_decode
 from measure import Report, arguments, elapsed, interleaved, median_ratio
 from packed import can_pack, pack
@@ -54,7 +54,7 @@ class Project:
         shutil.rmtree(root / "torch.save")
         cache = root / ".cache" / "clip"  # piq reads its archive and its tokens from here
         cache.mkdir(parents=True)
-        rn50, brisque = write_small_ones(cache)
+        rn50 = write_rn50(cache)
         torch.save(open_clip.SimpleTokenizer()(["Good photo.", "Bad photo."]), cache / "clipiqa_tokens.pt")
         (root / "config").mkdir()
         (root / "config" / "templates.json").write_text('{"templates": ["a photo of {}"]}')
@@ -62,7 +62,6 @@ class Project:
             root=root,
             model=f"local-dir:{folder}",
             clip_iqa_weights=str(rn50),
-            brisque_weights=str(brisque),
             device=device,
         )
         artifacts = [{"photo_id": path.stem, "original_uri": str(path)} for path in self.paths]
@@ -125,7 +124,7 @@ class Straightforward:
             self._texts = model.encode_text(open_clip.tokenize(["a photo of a cat", "a photo of a dog"]).to(device))
         hub = project.root / "torch" / "hub" / "checkpoints"
         hub.mkdir(parents=True)
-        shutil.copy(project.settings.brisque_weights, hub)
+        write_brisque(hub)
         os.environ["TORCH_HOME"] = str(project.root / "torch")
 
     @torch.no_grad()

@@ -105,7 +105,10 @@ class Settings:
         "", "CLIP-IQA's RN50: a file or hf-hub:ORG/REPO; empty: OpenAI's", through=("clip_iqa",), is_path=True
     )
     brisque_weights: str = _setting(
-        "", "file with BRISQUE's regressor; empty: the known download", through=("brisque",), is_path=True
+        "",
+        "file with another regressor for BRISQUE; empty: LIVE's, in this package",
+        through=("brisque",),
+        is_path=True,
     )
     temperature: float | None = _setting(
         None, "softmax scale over labels; unset: the model's learned scale", affects=("labels",), above=0

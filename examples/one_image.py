@@ -2,8 +2,8 @@
 
     python examples/one_image.py beach.jpg
 
-Sharpness, exposure and noise need no model. CLIP-IQA and BRISQUE need the extra `clip` and their weights; without
-these the example prints why they are missing.
+Sharpness, exposure and noise need no model. BRISQUE needs the extra `clip`, and CLIP-IQA also its weights; without
+these the example prints why a score is missing.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from curation_features.weights import ClipWeights
+from curation_features.weights import ClipWeights, brisque_file
 
 CHECKPOINT = "open_clip_model.safetensors"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -81,8 +82,15 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def brisque_file(shared_data: Path) -> Path:
-    return shared_data / "brisque" / "brisque_svm_weights.pt"
+def brisque_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The regressor of this package as piq reads it: a pair of tensors under piq's name."""
+    import torch
+
+    with np.load(brisque_file().path) as arrays:
+        pair = tuple(torch.from_numpy(arrays[name]) for name in ("sv_coef", "sv"))
+    path = tmp_path_factory.mktemp("pair") / "brisque_svm_weights.pt"
+    torch.save(pair, path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -137,11 +145,10 @@ def brisque_regressor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_models(clip_checkpoint: Path, rn50_archive: Path, brisque_regressor: Path) -> dict[str, str]:
-    """Environment variables that replace each of the three models by a small real one."""
+def small_models(clip_checkpoint: Path, rn50_archive: Path) -> dict[str, str]:
+    """Environment variables that replace the two large models by small real ones."""
     return {
         "CURATION_FEATURES_MODEL": f"local-dir:{clip_checkpoint}",
         "CURATION_FEATURES_CLIP_IQA_WEIGHTS": str(rn50_archive),
-        "CURATION_FEATURES_BRISQUE_WEIGHTS": str(brisque_regressor),
         "CURATION_FEATURES_DEVICE": "cpu",
     }

@@ -221,7 +221,7 @@ PROLOGUE = """
 import json, sys
 from pathlib import Path
 from curation_features.weights import catalog
-catalog.RN50_URL, catalog.RN50_SHA256, catalog.BRISQUE_URL = sys.argv[1:4]
+catalog.RN50_URL, catalog.RN50_SHA256 = sys.argv[1:3]
 """
 PULL = """
 from curation_features.weights import pull
@@ -231,7 +231,7 @@ assert "torch" not in sys.modules
 """
 CLI = """
 from curation_features.cli import main
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(sys.argv[3:]))
 """
 OTHERS = re.compile("HF_|HUGGING|CURATION_FEATURES_|TORCH_HOME|XDG_|.*_proxy|TRANSFORMERS_", re.IGNORECASE)
 
@@ -265,10 +265,10 @@ class Machine:
         return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "blobs"
 
     @property
-    def known(self) -> tuple[str, str, str]:
-        """URL and digest of RN50, and URL of BRISQUE's regressor."""
+    def known(self) -> tuple[str, str]:
+        """URL and digest of RN50."""
         rn50 = hashlib.sha256(self.hub.plain.get("RN50.pt", b"")).hexdigest()
-        return f"{self.hub.url}/files/RN50.pt", rn50, f"{self.hub.url}/files/brisque_svm_weights.pt"
+        return f"{self.hub.url}/files/RN50.pt", rn50
 
     def start(self, script: str, *arguments: str | Path, **environ: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", "-c", PROLOGUE + script, *self.known, *map(str, arguments)]
@@ -290,7 +290,7 @@ class Machine:
             )
             for name, path in (("HF_HUB_CACHE", "hub"), ("HF_ASSETS_CACHE", "assets"), ("HF_TOKEN_PATH", "token")):
                 patch.setattr(constants, name, str(self.home / path))
-            for name, value in zip(("RN50_URL", "RN50_SHA256", "BRISQUE_URL"), self.known, strict=True):
+            for name, value in zip(("RN50_URL", "RN50_SHA256"), self.known, strict=True):
                 patch.setattr(catalog, name, value)
             yield load_settings(self.root)
 

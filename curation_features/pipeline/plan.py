@@ -57,7 +57,7 @@ class Models:
         return cls(
             clip_model(settings, observer.downloading, fetch=fetch, loading=clip),
             clip_iqa_model(settings, observer.downloading, fetch=fetch, loading=clip_iqa),
-            brisque_model(settings, observer.downloading, fetch=fetch, loading=brisque),
+            brisque_model(settings, loading=brisque),
         )
 
     def identity(self, part: str) -> str:

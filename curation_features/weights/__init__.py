@@ -4,12 +4,13 @@ No module here imports torch before a model loads, so that a run whose results a
 """
 
 from curation_features.weights.assembly import Copies
-from curation_features.weights.catalog import KnownFile, brisque_file, clip_iqa_file
+from curation_features.weights.catalog import BundledFile, KnownFile, brisque_file, clip_iqa_file
 from curation_features.weights.download import Progress, no_progress
 from curation_features.weights.locate import ModelStatus, locate, model_status, pull
 from curation_features.weights.weights import ClipWeights, LazyModel, Loading, Weights
 
 __all__ = [
+    "BundledFile",
     "ClipWeights",
     "Copies",
     "KnownFile",

@@ -1,4 +1,4 @@
-"""Published weights: the CLIP models that are recommended, and two single files with a well-known download.
+"""Published weights: the CLIP models that are recommended, RN50 as a single file, and the file in this package.
 
 Any other open_clip model works too; for those of the table the expected bytes are known. Digests, sizes and licences
 are from the publishers' pages on the Hugging Face hub. Zero-shot accuracy and GFLOP are open_clip's own
@@ -7,7 +7,6 @@ are from the publishers' pages on the Hugging Face hub. Zero-shot accuracy and G
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +15,9 @@ from curation_features.weights.files import weights_folder
 
 RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 RN50_URL = f"https://openaipublic.azureedge.net/clip/models/{RN50_SHA256}/RN50.pt"
-BRISQUE_URL = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt"
+LIVE_URL = "http://live.ece.utexas.edu/research/quality/BRISQUE_release.zip"
+BRISQUE_SHA256 = "54f929435a07ba3c31f10fd8d1c379fe90fcb133bfd4d6899fba2784faf72d86"
+PIQ_BRISQUE_URL = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,39 @@ class KnownFile:
         """Target of its download."""
         return weights_folder() / self.url.rpartition("/")[2]
 
+    @property
+    def description(self) -> str:
+        """Its name as a default, in messages."""
+        return self.url
+
+
+@dataclass(frozen=True, slots=True)
+class BundledFile:
+    """A weights file in this package.
+
+    Attributes:
+        name: name in messages.
+        url: the release that its numbers are from.
+        path: the file.
+        setting: the setting that names another file instead.
+        sha256: its digest.
+        licence: as the publisher names it.
+        replaces: URL of the download with the same numbers that earlier versions used.
+    """
+
+    name: str
+    url: str
+    path: Path
+    setting: str
+    sha256: str
+    licence: str
+    replaces: str
+
+    @property
+    def description(self) -> str:
+        """Its name as a default, in messages."""
+        return "the one in this package"
+
 
 def clip_iqa_file() -> KnownFile:
     """OpenAI's RN50; also found in the caches of piq and of OpenAI's clip."""
@@ -156,13 +190,13 @@ def clip_iqa_file() -> KnownFile:
     return KnownFile("CLIP-IQA's RN50", RN50_URL, elsewhere, "clip_iqa_weights", RN50_SHA256, "MIT")
 
 
-def brisque_file() -> KnownFile:
-    """The LIVE regressor as piq publishes it; also found in the cache of torch's hub.
+def brisque_file() -> BundledFile:
+    """The regressor of LIVE's release of BRISQUE; `tools/brisque_regressor.py` builds it.
 
-    No digest of the file is published: `brisque_model` checks the numbers in it.
+    Its notice is stored next to it. The regressor is described in A. Mittal, A. K. Moorthy and A. C. Bovik,
+    "No-Reference Image Quality Assessment in the Spatial Domain", IEEE TIP 21 (2012).
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser()
-    elsewhere = home / "hub" / "checkpoints" / "brisque_svm_weights.pt"
+    path = Path(__file__).parent / "bundled" / "brisque.npz"
     licence = "LIVE's own: free use with its notice"
-    return KnownFile("BRISQUE's regressor", BRISQUE_URL, elsewhere, "brisque_weights", licence=licence)
+    name, setting = "BRISQUE's regressor", "brisque_weights"
+    return BundledFile(name, LIVE_URL, path, setting, BRISQUE_SHA256, licence, PIQ_BRISQUE_URL)

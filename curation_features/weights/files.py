@@ -88,10 +88,23 @@ def digest(settings: Settings, path: Path, *, again: bool = False) -> str:
     Args:
         again: read the file even if its digest is remembered.
     """
-    memo = settings.data_path / "cache" / "weights.json"
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-    return str(remember(memo, key, partial(sha256_of, path), partial(re.fullmatch, SHA256), again=again))
+    return str(remember(_memo(settings), key, partial(sha256_of, path), _is_digest, again=again))
+
+
+def remembered_digests(settings: Settings) -> list[tuple[str, str]]:
+    """Return the path and sha256 of each file that the project has used, also of files that are gone; oldest first."""
+    return [(key.rsplit("|", 3)[0], str(sha256)) for key, sha256 in _read_memo(_memo(settings), _is_digest).items()]
+
+
+def _memo(settings: Settings) -> Path:
+    """File that holds the digests."""
+    return settings.data_path / "cache" / "weights.json"
+
+
+def _is_digest(value: Any) -> bool:
+    return bool(re.fullmatch(SHA256, value))
 
 
 def remember(
@@ -103,10 +116,7 @@ def remember(
         is_valid: tells valid values; others, and a damaged file, are ignored.
         again: compute it even if it is recorded.
     """
-    try:
-        known = {name: value for name, value in json.loads(memo.read_bytes()).items() if is_valid(value)}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        known = {}
+    known = _read_memo(memo, is_valid)
     if again or key not in known:
         known[key] = compute()
         try:
@@ -114,6 +124,13 @@ def remember(
         except OSError as error:
             logger.warning("%s cannot be written (%s): the next run computes its content again", memo, error)
     return known[key]
+
+
+def _read_memo(memo: Path, is_valid: Callable[[Any], object]) -> dict[str, Any]:
+    try:
+        return {name: value for name, value in json.loads(memo.read_bytes()).items() if is_valid(value)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return {}
 
 
 # --- the hub's cache ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,19 @@ from curation_features.errors import (
     require_extra,
 )
 from curation_features.settings import ENV_PREFIX, Settings
-from curation_features.weights.catalog import KnownFile, brisque_file, clip_iqa_file
+from curation_features.weights.catalog import BundledFile, KnownFile, brisque_file, clip_iqa_file
 from curation_features.weights.download import Progress, no_progress
 from curation_features.weights.fetch import fetch_clip, fetch_known_file
-from curation_features.weights.files import cached, damage, difference, digest, recorded_sha256, weights_folder
+from curation_features.weights.files import (
+    cached,
+    damage,
+    difference,
+    digest,
+    recorded_sha256,
+    remembered_digests,
+    sha256_of,
+    weights_folder,
+)
 from curation_features.weights.sources import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
@@ -39,7 +49,7 @@ from curation_features.weights.sources import (
     model_source,
     parse_config,
 )
-from curation_features.weights.weights import ClipWeights, Weights
+from curation_features.weights.weights import ClipWeights, Weights, identity_of
 
 MODELS = {
     "clip": "fallback labels at confidence 0, and no image embeddings",
@@ -48,7 +58,13 @@ MODELS = {
 }
 """The models of a run, and the result of a degraded run without each."""
 
-_KNOWN_FILES = {"clip_iqa": clip_iqa_file, "brisque": brisque_file}
+_SINGLE_FILES: Mapping[str, Callable[[], KnownFile | BundledFile]] = {
+    "clip_iqa": clip_iqa_file,
+    "brisque": brisque_file,
+}
+
+_EARLIER_BRISQUE = re.compile(r"(curation-features.weights|hub.checkpoints).brisque_svm_weights\.pt$")
+"""End of the path at which an earlier version found its download of BRISQUE's regressor."""
 
 
 def locate(model: str, settings: Settings, *, fetch: bool = True, progress: Progress = no_progress) -> Weights:
@@ -56,7 +72,8 @@ def locate(model: str, settings: Settings, *, fetch: bool = True, progress: Prog
 
     A model of the Hugging Face hub is read from the hub's cache without a network call, or downloaded if it is missing
     (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply). Its digest covers checkpoint, configuration and
-    tokenizer. CLIP-IQA and BRISQUE have the file that settings name, or the published one.
+    tokenizer. CLIP-IQA has the file that settings name, or the published one; BRISQUE the file that settings name, or
+    the one in this package.
 
     Args:
         model: `clip`, `clip_iqa` or `brisque`.
@@ -150,7 +167,7 @@ def pull(settings: Settings, *, progress: Progress = no_progress, folder: Path |
 def _describe(model: str, settings: Settings, find: Callable[[str, Settings], Weights]) -> ModelStatus:
     """The status of the weights that `find` returns, or of its error."""
     given = _given(model, settings)
-    name = given or (_KNOWN_FILES[model]().url if model in _KNOWN_FILES else "")
+    name = given or (_SINGLE_FILES[model]().url if model in _SINGLE_FILES else "")
     status = ModelStatus(model, name, without_it=MODELS[model])
     try:
         weights = find(model, settings)
@@ -162,10 +179,10 @@ def _describe(model: str, settings: Settings, find: Callable[[str, Settings], We
     except OSError as error:
         remedy = "free space or permissions, then try again"
         return replace(status, problem=str(error), remedy=remedy, reason="invalid_weights")
-    if isinstance(source, KnownFile):
-        licence = "" if given else source.licence
-    else:
+    if isinstance(source, (HubSource, FolderSource)):
         licence = source.published.licence if source.published else ""
+    else:
+        licence = "" if given else source.licence
     origin = _describe_origin(weights)
     return replace(status, path=weights.path, sha256=weights.sha256, bytes=size, origin=origin, licence=licence)
 
@@ -176,28 +193,30 @@ def _describe_origin(weights: Weights) -> str:
         return f"commit {commit.name} in the hub's cache"
     if "://" not in weights.source:
         return "a user-supplied file"
+    if weights.path == brisque_file().path:
+        return "this package"
     return "the weights folder" if weights.path.is_relative_to(weights_folder()) else "a download of another library"
 
 
 def _given(model: str, settings: Settings) -> str:
-    """Name of a model's weights in the settings; empty for the published file of CLIP-IQA or BRISQUE."""
+    """Name of a model's weights in the settings; empty for the default file of CLIP-IQA or BRISQUE."""
     return str(getattr(settings, "model" if model == "clip" else f"{model}_weights"))
 
 
-def _source(model: str, settings: Settings) -> Source | KnownFile:
+def _source(model: str, settings: Settings) -> Source | KnownFile | BundledFile:
     """The parsed source of a model's weights, or the file that settings may replace. Raises SettingsError."""
     given = _given(model, settings)
     if model == "clip" or (model == "clip_iqa" and given.startswith("hf-hub:")):
         return model_source(settings.replace(model=given))
-    return _KNOWN_FILES[model]()
+    return _SINGLE_FILES[model]()
 
 
 def _fetch(model: str, settings: Settings, progress: Progress, folder: Path | None = None) -> None:
     """Fetch missing or damaged files from the network, or from `folder`; no user-supplied file."""
     source = _source(model, settings)
-    if not isinstance(source, KnownFile):
+    if isinstance(source, (HubSource, FolderSource)):
         fetch_clip(source, progress, folder)
-    elif not _given(model, settings):
+    elif isinstance(source, KnownFile) and not _given(model, settings):
         fetch_known_file(source, progress, folder)
 
 
@@ -211,9 +230,13 @@ def _find(model: str, settings: Settings, *, again: bool = False) -> Weights:
         again: hash all files again, even if their digests are remembered.
     """
     source = _source(model, settings)
-    if isinstance(source, KnownFile):
-        return _find_known_file(settings, source, again)
-    return _find_clip(settings, source, again)
+    if isinstance(source, (HubSource, FolderSource)):
+        return _find_clip(settings, source, again)
+    if _given(model, settings):
+        return _find_given_file(settings, source, again)
+    if isinstance(source, BundledFile):
+        return _find_bundled_file(settings, source)
+    return _find_known_file(settings, source, again)
 
 
 def _find_clip(settings: Settings, source: Source, again: bool) -> ClipWeights:
@@ -243,24 +266,34 @@ def _find_clip(settings: Settings, source: Source, again: bool) -> ClipWeights:
     return ClipWeights(source.name, checkpoint, content.hexdigest(), config, tokenizer, cosines)
 
 
+def _find_given_file(settings: Settings, default: KnownFile | BundledFile, again: bool) -> Weights:
+    """Find the file that `settings` name instead of `default`."""
+    given = getattr(settings, default.setting)
+    path = settings.root / given
+    variable = f"{ENV_PREFIX}{default.setting.upper()}"
+    remedy = f"correct it, or unset it to use {default.description}"
+    if not path.is_file():
+        problem = f"{default.name}: {variable} names {path}, which does not exist"
+        raise MissingWeightsError(problem, f"{remedy}, or {DEGRADE}")
+    return Weights(given, path, _verify_sha256(settings, default.name, path, None, remedy, again))
+
+
+def _find_bundled_file(settings: Settings, bundled: BundledFile) -> Weights:
+    """Find the file in this package. Results of the download that it replaces stay valid."""
+    if not bundled.path.is_file() or sha256_of(bundled.path) != bundled.sha256:
+        problem = f"{bundled.name}: {bundled.path} is missing or was altered"
+        raise InvalidWeightsError(problem, "install curation-features again")
+    earlier = [sha256 for path, sha256 in remembered_digests(settings) if _EARLIER_BRISQUE.search(path)]
+    replaces = identity_of(bundled.replaces, earlier[-1]) if earlier else ""
+    return Weights(bundled.url, bundled.path, bundled.sha256, replaces=replaces)
+
+
 def _find_known_file(settings: Settings, known: KnownFile, again: bool) -> Weights:
-    """Find the file that `settings` name instead of `known`, or `known` itself."""
-    given = getattr(settings, known.setting)
-    variable = f"{ENV_PREFIX}{known.setting.upper()}"
-    if given:
-        path = settings.root / given
-        if not path.is_file():
-            raise MissingWeightsError(
-                f"{known.name}: {variable} names {path}, which does not exist",
-                f"correct it, or unset it to use {known.url}, or {DEGRADE}",
-            )
-        sha256 = _verify_sha256(settings, known.name, path, None, f"replace it by {known.url}", again)
-        return Weights(given, path, sha256)
     path = next((path for path in (known.path, known.elsewhere) if path.is_file()), known.path)
     if not path.is_file():
         raise MissingWeightsError(f"{known.name} is not on this machine (no {path})", FETCH)
     remedy = "`curation-features models pull` replaces it" if path == known.path else "delete it, and " + FETCH
-    remedy += f"; or set {variable}={path} to use it as it is"
+    remedy += f"; or set {ENV_PREFIX}{known.setting.upper()}={path} to use it as it is"
     return Weights(known.url, path, _verify_sha256(settings, known.name, path, known.sha256, remedy, again))
 
 

@@ -20,6 +20,11 @@ Loading: TypeAlias = Callable[[], AbstractContextManager[object]]
 RETRY_AFTER_S = 60
 
 
+def identity_of(source: str, sha256: str) -> str:
+    """Return the identity of weights."""
+    return f"{source}@{sha256[:16]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weights on this machine.
@@ -28,16 +33,18 @@ class Weights:
         source: their name in the settings (`hf-hub:...`, `local-dir:...` or a file), or a URL.
         path: the weights file.
         sha256: digest of everything that decides the model's numbers: the file, and its configuration if it has one.
+        replaces: identity of other weights with the same numbers, if results of them may be cached.
     """
 
     source: str
     path: Path
     sha256: str
+    replaces: str = field(default="", kw_only=True)
 
     @property
     def identity(self) -> str:
-        """Source and digest; part of the version of every result of these weights."""
-        return f"{self.source}@{self.sha256[:16]}"
+        """Source and digest, of the weights that these replace if any; part of the version of every result."""
+        return self.replaces or identity_of(self.source, self.sha256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,27 @@ def test_the_wheel_declares_the_command_and_the_version(installed: Path, tmp_pat
     assert f"\nVersion: {version}\n" in (metadata / "METADATA").read_text()
 
 
+def test_the_wheel_holds_the_regressor_with_its_notice(installed: Path, tmp_path: Path) -> None:
+    program = """
+        from curation_features.technical.brisque.loading import brisque_model
+        from curation_features.settings import Settings
+        from curation_features.weights import brisque_file
+        from pathlib import Path
+        print(brisque_file().path)
+        print(brisque_model(Settings(root=Path.cwd())).get().regress([0.0] * 36))
+    """
+    path, index = python(installed, tmp_path, program).splitlines()
+    assert Path(path).is_relative_to(installed)
+    assert float(index) == pytest.approx(69.481, abs=5e-4)  # of LIVE's `allmodel`, by its formula
+    (metadata,) = installed.glob("*.dist-info")
+    licence = "weights/bundled/LICENSE-LIVE.txt"
+    notices = [installed / "curation_features" / licence, metadata / "licenses" / "curation_features" / licence]
+    for notice in notices:
+        assert "Permission is hereby granted, without written agreement" in notice.read_text()
+    assert "\nLicense-Expression: MIT AND LicenseRef-LIVE-BRISQUE\n" in (metadata / "METADATA").read_text()
+    assert (metadata / "licenses" / "LICENSE").is_file()
+
+
 # --- Without extras: neither torch nor Dagster nor a web server ---
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

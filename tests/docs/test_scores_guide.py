@@ -22,15 +22,8 @@ ROWS = re.findall(
 
 
 @pytest.fixture(scope="module")
-def analyzer(shared_data: Path) -> TechnicalQualityAnalyzer:
-    weights = str(shared_data / "brisque" / "brisque_svm_weights.pt")
-    settings = Settings(
-        root=REPOSITORY,
-        device="cpu",
-        brisque_weights=weights,
-        clip_iqa_weights="no/such.pt",
-        on_missing_weights="degrade",
-    )
+def analyzer() -> TechnicalQualityAnalyzer:
+    settings = Settings(root=REPOSITORY, device="cpu", clip_iqa_weights="no/such.pt", on_missing_weights="degrade")
     return TechnicalQualityAnalyzer(settings)
 
 

@@ -265,16 +265,15 @@ def test_a_download_continues_when_there_is_space(hub, weights: Disk) -> None:
 def test_imported_weights_without_space_leave_nothing(
     project: Path, weights: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(project / "torch"))
     (project / "stick").mkdir()
-    (project / "stick" / "brisque_svm_weights.pt").write_bytes(b"\x80\x02" + bytes(1_000_000))
+    (project / "stick" / "RN50.pt").write_bytes(b"\x80\x02" + bytes(1_000_000))
     weights.spoil("full", leaving=500_000)
     assert main(["models", "pull", "--from", "stick"]) == 1
     said = capsys.readouterr().out
     [problem] = [line for line in said.splitlines() if "No space left" in line]
     assert str(weights.folder) in problem
     assert "free space" in said
-    assert [name for name in weights.names() if "brisque" in name] == []
+    assert [name for name in weights.names() if "RN50" in name] == []
 
 
 def test_a_weights_copy_without_space_is_a_warning(settings, weights: Disk, caplog: pytest.LogCaptureFixture) -> None:

@@ -58,12 +58,11 @@ def numbers(value: Any) -> list[float]:
 
 
 @pytest.fixture
-def real_brisque(world, brisque_regressor: Path) -> None:
-    """The real BRISQUE statistics, with random weights."""
-    from curation_features.technical.brisque.loading import load_brisque
-    from curation_features.weights import Weights
+def real_brisque(world) -> None:
+    """The real BRISQUE."""
+    from curation_features.technical.brisque.loading import brisque_model
 
-    world.brisque.score = load_brisque(Weights("random", brisque_regressor, "")).score
+    world.brisque.score = brisque_model(world.settings).get().score
 
 
 def test_photos_without_statistics_get_defaults_with_a_reason(world, real_brisque) -> None:

@@ -26,7 +26,7 @@ from curation_features.technical.brisque.batched import batched_brisque
 from curation_features.technical.brisque.index import Brisque
 from curation_features.technical.brisque.loading import load_brisque
 from curation_features.technical.clip_iqa import load_clip_iqa
-from curation_features.weights import Weights
+from curation_features.weights import Weights, brisque_file
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -45,8 +45,8 @@ PHOTOS += [PHOTOS[0][:, ::-1].copy(), PHOTOS[1][:80], np.full((40, 50, 3), 200, 
 
 
 @pytest.fixture(scope="module")
-def brisque(brisque_regressor: Path) -> Brisque:
-    return load_brisque(Weights("test", brisque_regressor, ""))
+def brisque() -> Brisque:
+    return load_brisque(Weights("test", brisque_file().path, ""))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -89,7 +89,7 @@ def test_brisque_is_that_of_the_cpu(brisque: Brisque) -> None:
     assert str(found[4]) == "the image has one brightness all over"
 
 
-def test_a_batch_has_the_features_of_the_cpu(tmp_path, clip_checkpoint, rn50_archive, brisque_regressor) -> None:
+def test_a_batch_has_the_features_of_the_cpu(tmp_path, clip_checkpoint, rn50_archive) -> None:
     world = World(tmp_path)
     batch = world.batch([world.photo(f"{n}.png", n, (90 + n % 3, 64)) for n in range(150)])
     records = {}
@@ -99,7 +99,6 @@ def test_a_batch_has_the_features_of_the_cpu(tmp_path, clip_checkpoint, rn50_arc
             data_dir=f"data-{device}",
             model=f"local-dir:{clip_checkpoint}",
             clip_iqa_weights=str(rn50_archive),
-            brisque_weights=str(brisque_regressor),
             clip_iqa_side=64,
         )
         stages = FeatureStages(settings, models=Models.from_settings(settings))

@@ -1,4 +1,4 @@
-"""Photos that come with scikit-image, and the LIVE regressor."""
+"""Photos that come with scikit-image, real photos, and the regressor of this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from curation_features.technical.brisque.index import Brisque
 from curation_features.technical.brisque.loading import load_brisque
-from curation_features.weights import LazyModel, Weights
+from curation_features.weights import LazyModel, Weights, brisque_file
 
 Pixels = NDArray[np.uint8]
 
@@ -35,8 +35,8 @@ def real_photos(shared_data: Path) -> Mapping[str, Pixels]:
 
 
 @pytest.fixture(scope="session")
-def brisque(brisque_file: Path) -> Brisque:
-    return load_brisque(Weights("test", brisque_file, ""))
+def brisque() -> Brisque:
+    return load_brisque(Weights("test", brisque_file().path, ""))
 
 
 @pytest.fixture(scope="session")

@@ -154,9 +154,9 @@ def test_missing_weights_are_an_error_or_none(settings, bundled, caplog):
 
 
 @pytest.mark.long
-def test_models_are_those_that_settings_name(settings, brisque_file, rn50_archive, tmp_path, bundled):
+def test_models_are_those_that_settings_name(settings, brisque_pair, rn50_archive, tmp_path, bundled):
     named = settings.replace(
-        brisque_weights=str(brisque_file), clip_iqa_weights=str(rn50_archive), clip_iqa_side=64, device="cpu"
+        brisque_weights=str(brisque_pair), clip_iqa_weights=str(rn50_archive), clip_iqa_side=64, device="cpu"
     )
     scores = TechnicalQualityAnalyzer(named).analyze(bundled("coffee"))
     assert scores["brisque"] == pytest.approx(1 - 0.300660, abs=1e-6)

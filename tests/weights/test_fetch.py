@@ -28,9 +28,9 @@ def model(hub_model) -> dict[str, bytes]:
 
 @pytest.fixture
 def machine(hub, model, make_machine):
-    """A machine whose hub has `org/model`, `RN50.pt` and `brisque_svm_weights.pt`."""
+    """A machine whose hub has `org/model` and `RN50.pt`."""
     hub.repositories["org/model"] = model
-    hub.plain = {"RN50.pt": PICKLE + b"1", "brisque_svm_weights.pt": PICKLE}
+    hub.plain = {"RN50.pt": PICKLE + b"1"}
     return make_machine("machine")
 
 
@@ -151,7 +151,7 @@ def test_without_a_connection_the_error_comes_at_once(hub, machine, monkeypatch)
     assert "\n" not in problem
 
 
-@pytest.mark.parametrize("model_name", ["clip", "brisque"])
+@pytest.mark.parametrize("model_name", ["clip", "clip_iqa"])
 def test_offline_mode_sends_no_request(hub, machine, model_name):
     assert "HF_HUB_OFFLINE is set" in machine.problem(model_name, HF_HUB_OFFLINE="1")
     assert hub.requests == []
@@ -165,8 +165,8 @@ def test_an_unknown_repository_revision_or_checkpoint_is_named(hub, machine, mod
     del hub.repositories["org/model"][CHECKPOINT]
     assert f"the repository org/model holds none of {CHECKPOINT}" in machine.problem()
     hub.plain = {}
-    problem = machine.problem("brisque")
-    for part in ("BRISQUE's regressor is not on this machine", "404", "models pull", "--allow-degraded"):
+    problem = machine.problem("clip_iqa")
+    for part in ("CLIP-IQA's RN50 is not on this machine", "404", "models pull", "--allow-degraded"):
         assert part in problem
 
 
@@ -185,7 +185,7 @@ def test_only_the_hub_gets_the_token_of_a_gated_repository(hub, machine):
 def test_a_sign_in_page_is_an_error_and_leaves_nothing(hub, machine):
     hub.sign_in = True
     assert "sign-in page" in machine.problem()
-    assert "not a PyTorch file (it begins with b'<!DOCTYPE" in machine.problem("brisque")
+    assert "not a PyTorch file (it begins with b'<!DOCTYPE" in machine.problem("clip_iqa")
     assert machine.files() == {}
     hub.sign_in = False
     machine.locate()
@@ -256,12 +256,12 @@ def test_a_single_file_is_fetched_once_even_in_pieces(hub, machine, caplog):
 
 
 def test_a_wrong_single_file_is_refused_and_leaves_nothing(hub, machine):
-    """Of BRISQUE's file no digest is known."""
-    hub.wrong = {"RN50.pt": PICKLE + b"2", "brisque_svm_weights.pt": SIGN_IN}
+    hub.wrong = {"RN50.pt": PICKLE + b"2"}
     problem = machine.problem("clip_iqa")
     for content in (hub.plain["RN50.pt"], hub.wrong["RN50.pt"]):
         assert hashlib.sha256(content).hexdigest() in problem
-    assert "what the server sent is not a PyTorch file" in machine.problem("brisque")
+    hub.wrong = {"RN50.pt": SIGN_IN}
+    assert "what the server sent is not a PyTorch file" in machine.problem("clip_iqa")
     assert machine.files() == {}
 
 

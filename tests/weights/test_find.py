@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,9 +30,10 @@ from curation_features.weights import (
     sources,
 )
 from curation_features.weights.fetch import fetch_clip
-from curation_features.weights.files import cached
+from curation_features.weights.files import cached, digest
 from curation_features.weights.sources import FETCH
 
+locate_module = importlib.import_module("curation_features.weights.locate")  # a function has the same name
 PICKLED = "open_clip_pytorch_model.bin"
 WEIGHTLESS = len(b"{}").to_bytes(8, "little") + b"{}"
 
@@ -286,8 +290,6 @@ def test_a_text_encoders_configuration_is_cached(hub_cache, local):
 @pytest.fixture
 def home(tmp_path, monkeypatch, hub_cache) -> Path:
     """A home folder without any cached model."""
-    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -305,17 +307,8 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_the_caches_of_piq_and_torch_are_known(home, monkeypatch):
-    checkpoints = "hub/checkpoints/brisque_svm_weights.pt"
+def test_the_cache_of_piq_is_known(home):
     assert clip_iqa_file().elsewhere == home / ".cache" / "clip" / "RN50.pt"
-    assert brisque_file().elsewhere == home / ".cache" / "torch" / checkpoints
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert brisque_file().elsewhere == Path("/xdg/torch") / checkpoints
-    monkeypatch.setenv("TORCH_HOME", "~/t")
-    assert brisque_file().elsewhere == home / "t" / checkpoints
-    import torch
-
-    assert brisque_file().elsewhere.parent.parent == Path(torch.hub.get_dir()).expanduser()
 
 
 def test_downloads_are_assets_of_the_hubs_cache(hub_cache):
@@ -365,23 +358,66 @@ def test_clip_iqa_needs_openais_file(settings, home):
         locate("clip_iqa", settings)
 
 
+# --- the file in the package ---
+
+
+def test_brisque_needs_no_network_and_no_heavy_library(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; sys.addaudithook(lambda event, _: event != 'socket.connect' or 1 / 0);"
+        "from curation_features.settings import Settings;"
+        "from curation_features.technical.brisque.loading import read_regressor;"
+        "from curation_features.weights import locate;"
+        "print([array.shape for array in read_regressor(locate('brisque', Settings(root=Path(sys.argv[1]))))],"
+        " sorted({'torch', 'piq', 'safetensors', 'huggingface_hub'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stdout == "[(774, 1), (774, 36)] []\n", done.stderr
+
+
+@pytest.mark.parametrize("damage", [altered, lambda data: data[:-1], lambda data: None])
+def test_a_damaged_package_is_an_error(settings, monkeypatch, tmp_path, damage):
+    content = damage(brisque_file().path.read_bytes())
+    damaged = replace(brisque_file(), path=tmp_path / "brisque.npz")
+    if content:
+        damaged.path.write_bytes(content)
+    monkeypatch.setitem(locate_module._SINGLE_FILES, "brisque", lambda: damaged)
+    with pytest.raises(InvalidWeightsError, match=r"brisque.npz is missing or was altered; install .* again"):
+        locate("brisque", settings)
+
+
+PIQ = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt"
+
+
+@pytest.mark.parametrize("folder", ["hf/assets/curation-features/weights", "torch/hub/checkpoints"])
+def test_results_of_the_earlier_download_stay_valid(settings, tmp_path, folder):
+    """The project remembers its digest, also after the download is deleted."""
+    fresh = locate("brisque", settings)
+    assert fresh.identity == f"{brisque_file().url}@{brisque_file().sha256[:16]}"
+    for content in (b"damaged", PICKLE):
+        digest(settings, write(tmp_path / folder / "brisque_svm_weights.pt", content))
+    digest(settings, write(tmp_path / "elsewhere" / "brisque_svm_weights.pt", b"of another user"))
+    (tmp_path / folder / "brisque_svm_weights.pt").unlink()
+    weights = locate("brisque", settings)
+    assert weights.identity == f"{PIQ}@{sha256_of(PICKLE)[:16]}"
+    assert (weights.path, weights.sha256) == (fresh.path, fresh.sha256)
+
+
 # --- status ---
 
 
 def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
     monkeypatch.setattr(socket.socket, "connect", None)  # any attempt to reach a server raises
-    write(brisque_file().elsewhere, PICKLE)
     statuses = model_status(local)
     clip, clip_iqa, brisque = (replace(status, without_it="", licence="") for status in statuses)
-    path, regressor = local.root / "model" / CHECKPOINT, brisque_file()
+    path, bundled = local.root / "model" / CHECKPOINT, brisque_file()
     sha256, size = locate("clip", local).sha256, path.stat().st_size
     assert clip == ModelStatus("clip", "local-dir:model", path, sha256, size, "a user-supplied file")
     assert clip_iqa == ModelStatus(
         "clip_iqa", clip_iqa_file().url, problem=clip_iqa.problem, remedy=FETCH, reason="missing_weights"
     )
     assert "CLIP-IQA's RN50 is not on this machine" in clip_iqa.problem
-    found = (regressor.elsewhere, sha256_of(PICKLE), len(PICKLE), "a download of another library")
-    assert brisque == ModelStatus("brisque", regressor.url, *found)
+    found = (bundled.path, bundled.sha256, bundled.path.stat().st_size, "this package")
+    assert brisque == ModelStatus("brisque", bundled.url, *found)
     assert all(status.without_it for status in statuses)
     monkeypatch.setenv("CURATION_FEATURES_MODEL", local.model)
     assert main(["--root", str(local.root), "models", "status", "--json"]) == 0
@@ -394,8 +430,12 @@ def test_the_status_downloads_nothing(local, home, monkeypatch, capsys):
 def test_the_status_of_an_unusable_model_is_its_problem(local, home):
     assert "neither hf-hub" in model_status(local.replace(model="ViT-L-14"))[0].problem
     write(clip_iqa_file().path, b"<html>")
-    write(brisque_file().path, PICKLE)
-    _, clip_iqa, brisque = model_status(local)
+    clip_iqa = model_status(local)[1]
     assert (clip_iqa.reason, clip_iqa.path) == ("invalid_weights", None)
     assert "is not a PyTorch file" in clip_iqa.problem
-    assert brisque.origin == "the weights folder"
+
+
+def test_the_status_names_the_origin_of_rn50(settings, known):
+    for path, origin in ((known.elsewhere, "a download of another library"), (known.path, "the weights folder")):
+        write(path, PICKLE)
+        assert model_status(settings)[1].origin == origin

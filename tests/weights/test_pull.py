@@ -21,11 +21,11 @@ WORDS = {"tokenizer.json": b"{}", "special_tokens_map.json": b"{ }", "tokenizer_
 
 @pytest.fixture
 def machine(hub, hub_model, make_machine):
-    """A machine whose hub has everything: a model with a tokenizer, and the two single files."""
+    """A machine whose hub has everything: a model with a tokenizer, and RN50."""
     config = json.loads(hub_model[CONFIG])
     config["model_cfg"]["text_cfg"] = {"hf_tokenizer_name": "org/words"}
     hub.repositories = {"org/model": {**hub_model, CONFIG: json.dumps(config).encode()}, "org/words": WORDS}
-    hub.plain = {"RN50.pt": PICKLE + b"1", "brisque_svm_weights.pt": PICKLE}
+    hub.plain = {"RN50.pt": PICKLE + b"1"}
     return make_machine("machine")
 
 
@@ -74,13 +74,13 @@ def test_altered_files_are_replaced_and_no_others(hub, machine):
     machine.pull()
     expected = machine.files()
     digest = blob_of(CHECKPOINT, hub.repositories["org/model"][CHECKPOINT])
-    for path in (machine.blobs() / digest, machine.weights / "RN50.pt", machine.weights / "brisque_svm_weights.pt"):
+    for path in (machine.blobs() / digest, machine.weights / "RN50.pt"):
         path.write_bytes(altered(path.read_bytes()) if path.suffix != ".pt" else b"<html>")
     remember(machine, machine.blobs() / digest, digest)
     hub.requests.clear()
     assert problems(machine.pull()) == {}
     assert machine.files() == expected
-    assert {request.name for request in hub.gets()} == {CHECKPOINT, "RN50.pt", "brisque_svm_weights.pt"}
+    assert {request.name for request in hub.gets()} == {CHECKPOINT, "RN50.pt"}
     for name in (CONFIG, "tokenizer.json"):
         (link,) = machine.home.rglob(name)
         link.write_bytes(link.read_bytes() + b" ")
@@ -194,7 +194,7 @@ def test_an_interrupted_pull_is_resumed(hub, machine, accident):
 KILLED_WRITER = """
 import os, signal
 from curation_features.atomic_files import replacing
-with replacing(Path(sys.argv[4])) as temporary:
+with replacing(Path(sys.argv[3])) as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -299,8 +299,8 @@ def test_the_missing_files_of_a_folder_are_named(hub, machine, tmp_path):
     stick = tmp_path / "stick"
     (stick / "model").mkdir(parents=True)
     statuses = machine.pull(stick)
-    assert reasons(statuses) == ["missing_weights"] * 3
-    assert all(f"{stick} holds no" in status.problem for status in statuses.values())
+    assert reasons(statuses) == ["missing_weights", "missing_weights", None]
+    assert all(f"{stick} holds no" in problem for problem in problems(statuses).values())
     for name, missing in ((CHECKPOINT, CONFIG), (CONFIG, "tokenizer_config.json of org/words")):
         (stick / "model" / name).write_bytes(hub.repositories["org/model"][name])
         assert f"{stick} holds no {missing}" in machine.pull(stick)["clip"].problem
@@ -319,12 +319,9 @@ def test_a_snapshot_of_another_revision_is_not_imported(hub, connected, machine,
 
 
 @pytest.mark.slow
-def test_the_command_fetches_loads_and_lists_the_weights(
-    hub, make_machine, clip_checkpoint, rn50_archive, shared_data, capsys
-):
-    brisque = shared_data / "brisque" / "brisque_svm_weights.pt"
+def test_the_command_fetches_loads_and_lists_the_weights(hub, make_machine, clip_checkpoint, rn50_archive, capsys):
     hub.repositories = {"org/model": {path.name: path.read_bytes() for path in clip_checkpoint.iterdir()}}
-    hub.plain = {path.name: path.read_bytes() for path in (rn50_archive, brisque)}
+    hub.plain = {rn50_archive.name: rn50_archive.read_bytes()}
     machine = make_machine("machine")
     with machine.settings():
         assert main(["--root", str(machine.root), "models", "pull"]) == 0
@@ -339,8 +336,8 @@ def test_missing_weights_exit_with_3_and_no_folder_with_2(machine, capsys):
     with machine.settings(HF_HUB_OFFLINE="1"):
         assert main(["--root", str(machine.root), "models", "pull"]) == 3
         out = capsys.readouterr().out
-        assert out.count("HF_HUB_OFFLINE is set") == 3
+        assert out.count("HF_HUB_OFFLINE is set") == 2
         assert "models pull" not in out
-        assert out.count("clip, clip_iqa, brisque: pull again") == out.count("--from") == 1
+        assert out.count("clip, clip_iqa: pull again") == out.count("--from") == 1
         assert main(["--root", str(machine.root), "models", "pull", "--from", "nowhere"]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import math
 import pickle
 import re
+import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import piq
@@ -15,11 +19,12 @@ from curation_features.errors import InvalidWeightsError, UndefinedMetricError
 from curation_features.technical.brisque import batched as batched_module
 from curation_features.technical.brisque.batched import BatchedBrisque, batched_brisque
 from curation_features.technical.brisque.index import brisque_measurement
-from curation_features.technical.brisque.loading import KNOWN_INDICES, load_brisque
+from curation_features.technical.brisque.loading import load_brisque, read_regressor
 from curation_features.technical.brisque.mscn import MscnSums, ProductSums
 from curation_features.technical.preview import preview
-from curation_features.weights import Weights, catalog
+from curation_features.weights import Weights, brisque_file
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 GOLDEN = {
     "astronaut": 2.8585,
     "camera": -7.3088,
@@ -31,11 +36,11 @@ GOLDEN = {
 
 
 @pytest.fixture
-def index_of_piq(brisque_file, tmp_path, monkeypatch):
+def index_of_piq(brisque_pair, tmp_path, monkeypatch):
     """The unpatched `piq.brisque` in float64, with its weights in torch's hub folder."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    shutil.copy(brisque_file, tmp_path / "hub" / "checkpoints" / "brisque_svm_weights.pt")
+    shutil.copy(brisque_pair, tmp_path / "hub" / "checkpoints" / "brisque_svm_weights.pt")
 
     def index(rgb: np.ndarray) -> float:
         image = torch.tensor(rgb).permute(2, 0, 1)[None].double()
@@ -197,36 +202,84 @@ def truncate(path: Path) -> None:
 def test_files_that_are_not_the_regressor(tmp_path, write):
     path = tmp_path / "weights.pt"
     write(path)
-    with pytest.raises(InvalidWeightsError, match="curation-features models pull") as caught:
+    with pytest.raises(InvalidWeightsError, match="or unset it to use the one in this package") as caught:
         load_brisque(Weights("test", path, ""))
     assert str(path) in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_file_in_the_known_place_is_the_authors_regressor(brisque_file, brisque_regressor, tmp_path):
-    """The published file has no known digest, so its numbers are compared with the authors' release."""
-    url = catalog.brisque_file().url
-    load_brisque(Weights(url, brisque_file, ""))
-    coefficients, vectors = torch.load(brisque_file, weights_only=True)
-    vectors[400] = 0
-    torch.save((coefficients, vectors), tmp_path / "altered.pt")
-    for path in (brisque_regressor, tmp_path / "altered.pt"):
-        with pytest.raises(InvalidWeightsError, match="is not the authors': it gives"):
-            load_brisque(Weights(url, path, ""))
-        load_brisque(Weights(str(path), path, ""))  # a user-supplied file is not compared
+def test_piqs_pair_gives_the_same_numbers(brisque_pair, brisque):
+    named = load_brisque(Weights("mine", brisque_pair, ""))
+    assert named.regress([0.25] * 36) == brisque.regress([0.25] * 36)
 
 
-def test_the_known_indices_are_those_of_the_authors_file(shared_data):
+# --- the file in the package ---
+
+
+@pytest.fixture(scope="session")
+def release(shared_data) -> dict[str, str]:
+    """The text files of LIVE's release."""
+    return {name: (shared_data / "brisque" / name).read_text() for name in ("allmodel", "allrange")}
+
+
+@pytest.fixture(scope="session")
+def tool() -> dict[str, Any]:
+    return runpy.run_path(str(REPOSITORY / "tools" / "brisque_regressor.py"))
+
+
+def test_the_file_is_built_from_the_release(release, tool):
+    data = tool["build"](release["allmodel"], release["allrange"])
+    assert data == brisque_file().path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == brisque_file().sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("allmodel", "epsilon_svr", "c_svc"),
+        ("allmodel", "kernel_type rbf", "kernel_type linear"),
+        ("allmodel", "gamma 0.05", "gamma 0.5"),
+        ("allmodel", "rho -153.591", "rho -153.59"),
+        ("allmodel", "total_sv 774", "total_sv 775"),
+        ("allmodel", " 36:-0.191255", " 37:-0.191255"),
+        ("allrange", "1 0.338 10", "1 0.339 10"),
+        ("allrange", "-1 1", "0 1"),
+        ("allrange", "36 0.001118 0.370399", ""),
+    ],
+)
+def test_another_release_is_refused(release, tool, name, old, new):
+    assert old in release[name]
+    with pytest.raises(ValueError, match=name):
+        tool["build"](**{**release, name: release[name].replace(old, new, 1)})
+
+
+def test_the_numbers_are_those_of_piqs_file(shared_data):
+    """Bit by bit, so that scores of earlier versions stay valid."""
+    pair = torch.load(shared_data / "brisque" / "brisque_svm_weights.pt", weights_only=True)
+    ours = read_regressor(Weights("test", brisque_file().path, ""))
+    assert [array.tobytes() for array in ours] == [tensor.numpy().tobytes() for tensor in pair]
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.0, 0.5])
+def test_the_index_is_that_of_the_release(release, brisque, value):
     """Computed from the text of `allmodel` in float64."""
-    lines = (shared_data / "brisque" / "allmodel").read_text().split("SV\n")[1].split("\n")
-    rows = [line.split() for line in lines if line.strip()]
-    coefficients = np.array([float(row[0]) for row in rows])
-    vectors = np.zeros((len(rows), 36))
-    for vector, row in zip(vectors, rows, strict=True):
-        for entry in row[1:]:
-            number, value = entry.split(":")
-            vector[int(number) - 1] = float(value)
-    for value, index in KNOWN_INDICES:
-        distances = ((vectors - value) ** 2).sum(axis=1)
-        assert coefficients @ np.exp(-0.05 * distances) + 153.591 == pytest.approx(index, abs=5e-4)
+    rows = [line.split() for line in release["allmodel"].split("SV\n")[1].split("\n") if line.strip()]
+    index = 153.591
+    for coefficient, *entries in rows:
+        vector = dict.fromkeys(range(1, 37), 0.0)
+        vector.update((int(number), float(entry)) for number, entry in (pair.split(":") for pair in entries))
+        index += float(coefficient) * math.exp(-0.05 * sum((entry - value) ** 2 for entry in vector.values()))
+    assert brisque.regress([value] * 36) == pytest.approx(index, abs=1e-4)
+
+
+def test_the_notice_of_live_is_complete(shared_data):
+    def words(text: str) -> str:
+        return " ".join(
+            re.search("-+COPYRIGHT NOTICE STARTS.*NOTICE ENDS WITH THIS LINE-+", text, re.DOTALL)[0].split()
+        )
+
+    theirs = (shared_data / "brisque" / "LICENSE-LIVE.txt").read_text()
+    notice = (brisque_file().path.parent / "LICENSE-LIVE.txt").read_text()
+    assert words(notice) == words(theirs)
+    assert "doi:10.1109/TIP.2012.2214050" in notice
