@@ -77,7 +77,9 @@ sys.exit(code)
 
 def run(code: str, manifest: Path, root: Path) -> str:
     """Run `code` in a new process in a project; returns its output."""
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    # Like an installed package, this one has bytecode from its second run on.
+    unwanted = {"DAGSTER_HOME", "PYTHONDONTWRITEBYTECODE"}
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, str(manifest)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

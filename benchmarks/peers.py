@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import open_clip
 import torch
-from checkpoints import write_checkpoints, write_small_ones
+from checkpoints import write_checkpoints, write_rn50
 from measure import Report, arguments, in_rounds, median_ratio
 from packed import can_pack, fold, pack
 from photos import write_photos
@@ -306,7 +306,7 @@ def main() -> None:
 def towers(root: Path, architecture: str) -> Iterator[Tower]:
     """Write checkpoints and photos, and build both towers, one after the other."""
     folder = write_checkpoints(root, architecture)["safetensors"].rename(root / architecture)
-    weights, _ = write_small_ones(root)
+    weights = write_rn50(root)
     settings = Settings(root=root, model=f"local-dir:{folder}", clip_iqa_weights=str(weights), device="cpu")
     pictures = [np.asarray(Image.open(path)) for path in write_photos(root / "photos", PHOTOS)]
     for name, build in (("vit", vit), ("rn50", rn50)):

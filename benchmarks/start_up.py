@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,8 @@ print(time.perf_counter() - start, "torch" in sys.modules)
 def import_seconds(module: str, folder: str) -> tuple[float, bool]:
     """Import in a new process; returns seconds, and whether it loaded torch."""
     command = [sys.executable, "-c", TIMED.format(module=module)]
-    seconds, with_torch = subprocess.check_output(command, cwd=folder, text=True).split()
+    with_bytecode = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    seconds, with_torch = subprocess.check_output(command, cwd=folder, env=with_bytecode, text=True).split()
     return float(seconds), with_torch == "True"
 
 

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ class FakeBrisque:
 
 
 def _resize(rgb: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    import cv2  # not at the top: a run whose photos are all cached resizes nothing
+
     small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
 

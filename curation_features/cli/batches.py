@@ -48,6 +48,8 @@ RESULT_FIELDS = {
     "files": "{features, table, embeddings, page}: the written files",
     **SPEED_FIELDS,
 }
+_GC_THRESHOLD = 50_000  # objects; by default some hundreds
+
 RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manifest for the sensor"}
 
@@ -153,6 +155,7 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             store = ArtifactStore(settings.data_path)
             definitions = build_definitions(settings, resources={"stages": stages, "store": store})
             instance = opened.enter_context(launch.project_instance(settings))
+        opened.enter_context(_rare_gc())
         launch.accept(batch, store, instance)
         start = time.monotonic()
         with observer.showing(batch):
@@ -239,6 +242,17 @@ def _disable_gc() -> Iterator[None]:
         gc.freeze()
     finally:
         gc.enable()
+
+
+@contextmanager
+def _rare_gc() -> Iterator[None]:
+    """Collect garbage less often in a run, of which collections take 4%: reference counts free almost all of it."""
+    before = gc.get_threshold()
+    gc.set_threshold(_GC_THRESHOLD, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _begin(

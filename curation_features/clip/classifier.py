@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, TypedDict, cast, overload
 import numpy as np
 
 from curation_features.clip import label_embeddings
-from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import LabelEmbeddings
 from curation_features.clip.labels import fallback_prediction, label_photos
 from curation_features.clip.prompts import find_truncated_prompts
 from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.concurrency import batched
 from curation_features.devices.transfer import stacked
-from curation_features.photos.inputs import is_image, read_pixels
 from curation_features.schema import LabelPrediction
 from curation_features.settings import Settings, load_settings
 from curation_features.versions import text_version
@@ -28,6 +26,7 @@ from curation_features.weights import LazyModel, Loading
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from curation_features.clip.engine import ClipEngine
     from curation_features.photos.inputs import ImageLike
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class CLIPClassifier:
         name = label_embeddings.file_name(self.vocabulary) if is_own else label_embeddings.FILE_NAME
         self.label_file = label_file or self.settings.cache_path / name
         self._building = building
-        self._engine = engine or clip_model(self.settings)
+        self._engine = engine or _clip_model(self.settings)
         self._lock = threading.Lock()
         self._label_embeddings: LabelEmbeddings | None = None
 
@@ -122,12 +121,16 @@ class CLIPClassifier:
             TypeError: an image of another type, shape or dtype.
             WeightsError: the model cannot be used.
         """
+        from curation_features.photos.inputs import is_image
+
         if is_image(image):
             return self.classify_many([image])[0]
         return self.classify_many(image)
 
     def classify_many(self, images: Iterable[ImageLike]) -> list[list[ClassifiedLabel]]:
         """Return the labels of each image; see `classify`."""
+        from curation_features.photos.inputs import read_pixels
+
         labels: list[list[ClassifiedLabel]] = []
         for group in batched(images, IMAGES_AT_ONCE):
             for prediction in self.label(self.embed([read_pixels(image, self.settings) for image in group])):
@@ -168,3 +171,9 @@ class CLIPClassifier:
         label_embeddings.write(self.label_file, built, self.vocabulary)
         logger.info("Built and cached embeddings for %d labels", count)
         return built
+
+
+def _clip_model(settings: Settings) -> LazyModel[ClipEngine]:
+    from curation_features.clip.engine import clip_model
+
+    return clip_model(settings)

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curation_features import atomic_files
-from curation_features.clip.engine import ClipEngine
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.concurrency import batched
 from curation_features.errors import InvalidWeightsError
@@ -32,6 +31,8 @@ from curation_features.schema import UNIT_NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from curation_features.clip.engine import ClipEngine
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from curation_features.errors import CurationError, InputError
 
 LOCATION = "curation_features"
@@ -175,6 +173,8 @@ class DagsterServer:
 
     def _query(self, text: str, **variables: Any) -> dict[str, Any]:
         """Run a query for one field and return its value."""
+        import requests  # not at the top: a run does not need it
+
         try:
             with requests.Session() as session:
                 session.trust_env = not self._direct

@@ -12,7 +12,6 @@ import dagster as dg
 from pydantic import Field
 
 from curation_features.events.outbox import EventSink, Outbox
-from curation_features.events.webhook import WebhookSink
 from curation_features.inbox.folders import Inbox
 from curation_features.pipeline import FeatureStages, Models
 from curation_features.settings import ENV_PREFIX, Settings, expand_home, load_settings
@@ -87,7 +86,11 @@ class EventSinkResource(dg.ConfigurableResource["EventSinkResource"]):
     def sink(self, settings: Settings) -> EventSink | None:
         """The remote sink, or None. Override this method to replace it."""
         url = self.webhook or settings.event_webhook
-        return WebhookSink(url, self.token or settings.event_webhook_token) if url else None
+        if not url:
+            return None
+        from curation_features.events.webhook import WebhookSink  # imported here, since requests takes a while
+
+        return WebhookSink(url, self.token or settings.event_webhook_token)
 
 
 @dg.resource(required_resource_keys={"settings", "device", "models", "cache"})

@@ -12,14 +12,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 
-from PIL import ExifTags
-
-from curation_features.photos.colour.conversion import MAX_PROFILE_BYTES
-from curation_features.photos.colour.matrix_profile import is_srgb
-from curation_features.photos.decoders.pillow import quiet_pillow
+from curation_features.photos.colour.matrix_profile import MAX_PROFILE_BYTES, is_srgb
 from curation_features.photos.formats import identify
 from curation_features.photos.jpeg_segments import START_OF_SCAN, segments
-from curation_features.photos.limits import open_image
 
 FIRST, PRESENT = 1, 2
 
@@ -28,10 +23,10 @@ _ICC_SEGMENT, _ICC_HEAD = b"ICC_PROFILE\0", 14  # then number and count
 _WEBP_HAS_PROFILE = 0x20
 _AVIF_START = 1 << 16  # bytes that hold the properties of an image
 _PLAIN_TIFF: Mapping[int, tuple[object, ...]] = {
-    ExifTags.Base.BitsPerSample: ((8,), (8, 8, 8)),
-    ExifTags.Base.PhotometricInterpretation: (1, 2),  # black is zero; RGB
-    ExifTags.Base.PlanarConfiguration: (None, 1),  # chunky
-    ExifTags.Base.SampleFormat: (None, (1,), (1, 1, 1)),  # unsigned
+    258: ((8,), (8, 8, 8)),  # BitsPerSample
+    262: (1, 2),  # PhotometricInterpretation: black is zero; RGB
+    284: (None, 1),  # PlanarConfiguration: chunky
+    339: (None, (1,), (1, 1, 1)),  # SampleFormat: unsigned
 }
 """TIFF tag -> values of the photos that are decoded as before."""
 
@@ -96,6 +91,9 @@ def _is_altered_avif(data: bytes) -> bool:
 
 
 def _is_altered_tiff(data: bytes) -> bool:
+    from curation_features.photos.decoders.pillow import quiet_pillow
+    from curation_features.photos.limits import open_image
+
     with quiet_pillow(), open_image(data, formats=("TIFF",)) as image:
         tags = image.tag_v2  # type: ignore[attr-defined]
         profile = image.info.get("icc_profile")

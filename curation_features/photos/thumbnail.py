@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from curation_features.photos.decode import decode
-from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
-from curation_features.photos.reduction import reduced_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from curation_features.photos.limits import DecodeLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ def make_thumbnail(file: PhotoFile, kind: ThumbnailKind, limits: DecodeLimits) -
     Returns:
         None if the photo cannot be decoded (see `photos.decode`), or the thumbnail exceeds `kind.max_bytes`.
     """
+    from PIL import Image  # not at the top: to show a thumbnail of the cache needs no decoder
+
+    from curation_features.photos.decode import decode
+    from curation_features.photos.reduction import reduced_size
+
     try:
         photo = decode(file, limits, side=2 * kind.side, scaled=True)
         size = reduced_size(photo.info.width, photo.info.height, kind.side)

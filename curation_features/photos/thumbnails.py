@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from curation_features.atomic_files import open_regular, write_bytes
-from curation_features.photos.decoders.pillow import quiet_pillow
-from curation_features.photos.limits import DecodeLimits, check_before_pixels, open_image
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader, is_remote
 from curation_features.photos.thumbnail import ICON, ThumbnailKind
@@ -64,6 +62,9 @@ class Thumbnails:
 
 def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
     """Return the thumbnail in a file. None if it is missing, damaged or of another kind."""
+    from curation_features.photos.decoders.pillow import quiet_pillow
+    from curation_features.photos.limits import DecodeLimits, check_before_pixels, open_image
+
     try:
         with open_regular(path) as file:
             data = file.read(kind.max_bytes + 1)

@@ -18,7 +18,6 @@ from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
-from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 
 class FeatureStages:
@@ -52,8 +51,7 @@ class FeatureStages:
         self.classifier = self._create_classifier(vocabulary)
         self._is_fixed = vocabulary is not None
         self._named: dict[str, CLIPClassifier] = {}
-        technical = TechnicalQualityAnalyzer(settings, brisque=self.models.brisque, clip_iqa=self.models.clip_iqa)
-        self._pixels = PixelPass(settings, self.models, self.cache, technical, self.observer)
+        self._pixels = PixelPass(settings, self.models, self.cache, self.observer)
         self._reported: set[str] = set()
 
     def for_batch(self, batch: Batch) -> FeatureStages:

@@ -22,7 +22,6 @@ from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PARTS, UNIT_NORM_TOLERANCE, Embedding, FeatureError, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
-from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,15 +58,13 @@ class PixelPass:
         settings: Settings,
         models: Models,
         cache: FeatureCache,
-        technical: TechnicalQualityAnalyzer,
         observer: Observer,
     ) -> None:
         self._settings = settings
         self._models = models
         self._cache = cache
-        self._technical = technical
         self._observer = observer
-        self._prepare = Preparation(settings, models, cache, technical)
+        self._prepare = Preparation(settings, models, cache)
         self._runners = {part: BatchRunner() for part in MODEL_PARTS}
         self._device = ""  # of the models; selected on first use
 
@@ -211,10 +208,10 @@ class PixelPass:
         return self._save(items, stats)
 
     def _brisque(self, inputs: Sequence[ModelInput]) -> list[Result]:
-        return [*self._technical.measure_brisque(inputs)]
+        return [*self._prepare.technical().measure_brisque(inputs)]
 
     def _clip_iqa(self, inputs: Sequence[ModelInput]) -> list[Result]:
-        return [*self._technical.measure_clip_iqa(stacked(inputs))]
+        return [*self._prepare.technical().measure_clip_iqa(stacked(inputs))]
 
     def _embed(self, inputs: Sequence[ModelInput]) -> list[Result]:
         vectors = self._models.clip.get().encode_images(stacked(inputs))

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from curation_features.clip.engine import ClipEngine, clip_model
 from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.pipeline.observer import Observer, SilentObserver
 from curation_features.schema import METRIC_NAMES, PARTS, FeatureError
 from curation_features.settings import Settings
-from curation_features.technical.brisque.index import Brisque
-from curation_features.technical.brisque.loading import brisque_model
-from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.versions import combined, part_version, text_version
 from curation_features.weights import LazyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from curation_features.clip.engine import ClipEngine
     from curation_features.devices.transfer import ModelInput
+    from curation_features.technical.brisque.index import Brisque
+    from curation_features.technical.clip_iqa import QualityModel
 
 TECHNICAL_PARTS = frozenset(METRIC_NAMES)
 EMBEDDING_PARTS = frozenset({"embedding"})
@@ -52,6 +51,10 @@ class Models:
             observer: notified of downloads and loading.
             fetch: whether missing weights are downloaded.
         """
+        from curation_features.clip.engine import clip_model
+        from curation_features.technical.brisque.loading import brisque_model
+        from curation_features.technical.clip_iqa import clip_iqa_model
+
         observer = observer or SilentObserver()
         clip, clip_iqa, brisque = (partial(observer.model_loading, name) for name in ("CLIP", "CLIP-IQA", "BRISQUE"))
         return cls(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,13 +25,13 @@ from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PARTS, Embedding, FeatureError, Measurement, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.cache import CacheEntry, FeatureCache
-from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from curation_features.devices.transfer import ModelInput
+    from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,24 @@ class Item:
 class Preparation:
     """Prepares photos one by one. Thread-safe."""
 
-    def __init__(
-        self, settings: Settings, models: Models, cache: FeatureCache, technical: TechnicalQualityAnalyzer
-    ) -> None:
+    def __init__(self, settings: Settings, models: Models, cache: FeatureCache) -> None:
         self.reader = PhotoReader(settings)
         self._decoder = Decoder(settings)
         self._settings = settings
         self._models = models
         self._cache = cache
-        self._technical = technical
+        self._lock = threading.Lock()
+        self._technical: TechnicalQualityAnalyzer | None = None
+
+    def technical(self) -> TechnicalQualityAnalyzer:
+        """Return the metrics; they are created for the first photo that is not cached, since they import OpenCV."""
+        from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+
+        with self._lock:
+            if self._technical is None:
+                brisque, clip_iqa = self._models.brisque, self._models.clip_iqa
+                self._technical = TechnicalQualityAnalyzer(self._settings, brisque=brisque, clip_iqa=clip_iqa)
+            return self._technical
 
     def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats) -> Item:
         """Use valid cached results, measure the parts that need no batch, and prepare model inputs.
@@ -138,7 +148,7 @@ class Preparation:
                     item.add(part, failed(part, error), plan)
         if one_by_one:
             with stats.timing("cpu_metrics"):
-                for part, measurement in self._technical.measure_cpu(rgb, one_by_one).items():
+                for part, measurement in self.technical().measure_cpu(rgb, one_by_one).items():
                     item.add(part, measurement, plan)
 
 

@@ -26,7 +26,6 @@ from curation_features.atomic_files import FEATURES_AGAIN, cannot_write, reading
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import PhotoError
 from curation_features.photos.formats import SUFFIXES
-from curation_features.photos.limits import open_image
 from curation_features.photos.reader import is_remote, local_path
 from curation_features.photos.thumbnail import PREVIEW
 from curation_features.photos.thumbnails import Thumbnails
@@ -222,6 +221,8 @@ def _encode_picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | 
     data = thumbnails(record)
     if data is None:
         return None
+    from curation_features.photos.limits import open_image
+
     return [PREVIEW.mime, base64.b64encode(data).decode(), *open_image(data, formats=(PREVIEW.format,)).size]
 
 

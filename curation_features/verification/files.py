@@ -284,4 +284,9 @@ def _feature_columns(features: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_stored(value: Any) -> Any:
     """Return a JSON value as Arrow stores it: without lone surrogates."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-8", "replace"))
+    return value

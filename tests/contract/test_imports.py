@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import builtins
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from projects import project_at
 
 import curation_features
 from curation_features import errors, testing
 
-HEAVY = {"cv2", "dagster", "open_clip", "pandas", "piq", "pyarrow", "skimage", "torch", "torchvision"}
 MODELS = {"open_clip", "piq", "skimage", "torch", "torchvision"}
+DECODERS = {"cv2", "simplejpeg"}
+CACHED = MODELS | DECODERS | {"fsspec", "pandas", "requests"}
+"""Not needed by a run whose photos are all cached. Pillow is, but only to check thumbnails and by `clip.engine`."""
+HEAVY = CACHED | {"PIL", "dagster", "numpy", "pyarrow"}
 PUBLIC_NAMES = f"from curation_features import {', '.join(curation_features.__all__)}"
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,12 +43,13 @@ def test_the_measurement_sees_a_heavy_import() -> None:
     ("statement", "unwanted"),
     [
         ("import curation_features", HEAVY),
+        ("import curation_features.testing", HEAVY - {"numpy"}),
         ("import curation_features.cli", MODELS | {"dagster", "pandas"}),
         ("import curation_features.orchestration.backfill", HEAVY),
         pytest.param(PUBLIC_NAMES, MODELS | {"dagster", "pandas"}, marks=pytest.mark.long, id="public names"),
         *(
-            pytest.param(f"import curation_features.{module}", MODELS, marks=pytest.mark.long)
-            for module in ("definitions", "pipeline", "service", "testing")
+            pytest.param(f"import curation_features.{module}", CACHED, marks=pytest.mark.long)
+            for module in ("definitions", "pipeline", "service")
         ),
     ],
 )
@@ -50,6 +57,67 @@ def test_an_import_loads_no_unneeded_library(statement: str, unwanted: set[str])
     loaded = loaded_by(statement)
     assert "curation_features" in loaded
     assert loaded & unwanted == set()
+
+
+COMMAND = """
+import sys
+from curation_features.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as error:  # of --help
+    code = error.code
+print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+sys.exit(code)
+"""
+WITH_FAKES = """
+from curation_features.pipeline import Models
+from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
+from curation_features.weights import LazyModel
+fakes = (FakeClipEngine(), FakeQualityModel(), FakeBrisque())
+Models.from_settings = lambda *_: Models(*(LazyModel.ready(fake, type(fake).__name__) for fake in fakes))
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose batch `trip` is finished and cached with its thumbnails, by the same fakes as in `WITH_FAKES`."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "photos").mkdir()
+    Image.effect_noise((96, 64), 40).save(root / "photos" / "one.png")
+    with project_at(root) as project:
+        assert project.command("ingest", str(root / "photos"), "--batch-id", "trip") == 0, project.terminal.getvalue()
+        assert project.command("materialize", "trip") == 0, project.terminal.getvalue()
+    return root
+
+
+def modules_of(code: str, root: Path, *arguments: str) -> tuple[set[str], str]:
+    """Top-level modules that a command has loaded at its end, and its standard output."""
+    command = [sys.executable, "-c", code, "--root", str(root), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.splitlines()[-1].split()), run.stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "config show", "models list", "process --help"])
+def test_a_small_command_loads_nothing_heavy(command: str, tmp_path: Path) -> None:
+    assert modules_of(COMMAND, tmp_path, *command.split())[0] & HEAVY == set()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("process trip", {"numpy", "pyarrow"}),
+        ("process trip --output again.json", {"numpy"}),
+        ("report trip", {"PIL", "numpy", "pyarrow"}),
+        ("batches list", {"numpy", "pyarrow"}),
+        ("materialize trip", {"PIL", "dagster", "fsspec", "numpy", "pyarrow"}),
+    ],
+)
+def test_a_command_on_cached_photos_loads_no_decoder(command: str, needed: set[str], finished: Path) -> None:
+    loaded, output = modules_of(WITH_FAKES + COMMAND, finished, *command.split(), "--json")
+    assert json.loads(output).get("cached", 1) == 1
+    assert loaded & HEAVY == needed
 
 
 @pytest.mark.parametrize("name", curation_features.__all__)

@@ -37,8 +37,8 @@ from skimage import data as bundled
 
 from curation_features import TechnicalQualityAnalyzer
 from curation_features.photos.colour import conversion as colour
-from curation_features.photos.colour.conversion import MAX_PROFILE_BYTES, to_srgb
-from curation_features.photos.colour.matrix_profile import _linearise, is_srgb
+from curation_features.photos.colour.conversion import to_srgb
+from curation_features.photos.colour.matrix_profile import MAX_PROFILE_BYTES, _linearise, is_srgb
 from curation_features.photos.colour.srgb_profile import SRGB_PROFILE
 from curation_features.photos.decoding_version import decoding_version
 from curation_features.settings import Settings

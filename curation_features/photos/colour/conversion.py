@@ -17,16 +17,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from curation_features.photos.colour.matrix_profile import is_srgb, read_tags
+from curation_features.photos.colour.matrix_profile import MAX_PROFILE_BYTES, is_srgb, read_tags
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageCms import ImageCmsTransform
 
     Pixels: TypeAlias = NDArray[np.uint8]
-
-MAX_PROFILE_BYTES = 4_000_000
-"""A larger profile is ignored. Tables of printing conditions have up to 2.7 MB (PSO Coated v3), of cameras about 1."""
 
 _CLASSES = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})  # input, display, output, colour space
 _MODES = {(b"RGB ", 3): "RGB", (b"GRAY", 3): "L", (b"CMYK", 4): "CMYK"}  # space and channels -> mode of PIL

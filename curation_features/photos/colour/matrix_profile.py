@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
+MAX_PROFILE_BYTES = 4_000_000
+"""A larger profile is ignored. Tables of printing conditions have up to 2.7 MB (PSO Coated v3), of cameras about 1."""
+
 MAX_TAGS = 100
 """Tags of a profile that are read, as in littlecms."""
 

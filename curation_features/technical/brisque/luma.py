@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def piq_luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Args:
         rgb: (H, W, 3).
     """
+    import cv2
+
     thousandths = cv2.transform(rgb.astype(np.float32), _THOUSANDTHS)
     levels = np.asarray(cv2.convertScaleAbs(thousandths, alpha=1 / 1000), np.uint8)
     half_way = np.abs(cv2.addWeighted(thousandths, 1, levels, -1000, 0, dtype=cv2.CV_32F)) == 500

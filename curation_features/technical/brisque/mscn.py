@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def mscn_sums(gray: Gray, weigh: Weigh) -> MscnSums:
         gray: (H, W).
         weigh: exact means, used if a coefficient is only rounding error: counts of signs depend on its last bit.
     """
+    import cv2
+
     height, width = gray.shape
     padded = np.asarray(cv2.copyMakeBorder(gray, REACH, REACH, REACH, REACH, cv2.BORDER_CONSTANT), gray.dtype)
     # Padded by one row above and one column on either side, wrapped around.
@@ -144,12 +145,16 @@ def _exact_means(around: Gray, indices: tuple[NDArray[np.intp], ...], weigh: Wei
 
 def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weighted mean of each neighbourhood, without the padding rows."""
+    import cv2
+
     blurred = cv2.sepFilter2D(values, cv2.CV_64F, GAUSSIAN, GAUSSIAN, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred, np.float64)[REACH:-REACH]
 
 
 def _strip_sums(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sum a strip: a row of magnitude and energy, then the `ProductSums` of each neighbour."""
+    import cv2
+
     pixels, signs = coefficients[_PIXELS], np.sign(coefficients).astype(np.int8)
     size = np.abs(coefficients)
     factors = (size, size * size, size * coefficients)
