@@ -20,7 +20,7 @@ from measure import Report, arguments
 Rows = Mapping[str, Mapping[str, Any]]
 """The rows of a benchmark by name."""
 
-BENCHMARKS = ("throughput", "cpu_metrics", "cached", "start_up", "materialize")
+BENCHMARKS = ("throughput", "cpu_metrics", "cached", "contact_sheet", "start_up", "materialize")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ MEASURES = (
     ),
     Measure("cached photos/s, one core", "cached", cell("second run", "photos/s"), "at least", 1000),
     Measure("relabelled photos/s, one core", "cached", cell("new labels from", "photos/s"), "at least", 50_000),
+    Measure(
+        "a contact sheet of 2,000 adds, CPU s", "contact_sheet", cell("a contact sheet adds", "median"), "at most", 3
+    ),
     Measure("import curation_features, s", "start_up", cell("import curation_features", "seconds"), "at most", 0.2),
     Measure(
         "import definitions beyond dagster, s",
@@ -106,7 +109,11 @@ def main() -> None:
     options = parser.parse_args()
     few, many = (["--rounds", str(factor * options.rounds)] for factor in (1, 4))
     # Many short rounds: within a long one the machine's speed drifts more than the ways differ.
-    special = {"throughput": [*many, "--photos", options.photos], "materialize": many}
+    special = {
+        "throughput": [*many, "--photos", options.photos],
+        "materialize": many,
+        "contact_sheet": [*few, "--only", "pass"],
+    }
     rows = {name: rows_of(name, special.get(name, few)) for name in options.only}
     report = Report("Targets, and the figures of this machine")
     for measure in MEASURES:

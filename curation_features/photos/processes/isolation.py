@@ -65,7 +65,8 @@ class Decoder:
     def make_thumbnail(self, file: PhotoFile, kind: ThumbnailKind) -> bytes | None:
         """Make a thumbnail; see `photos.thumbnail.make_thumbnail`."""
         if not self._isolated:
-            return make_thumbnail(file, kind, self._limits)
+            with ExitStack() as large:
+                return make_thumbnail(file, kind, self._in_process(large))
         return thumbnail_from(*self._run("make_thumbnail", file, kind.max_bytes, kind=asdict(kind)))
 
     def _in_process(self, large: ExitStack) -> DecodeLimits:
