@@ -32,12 +32,17 @@ PEAK_COUNTS = (200, 2000)
 
 def service(settings: Settings) -> FeaturesService:
     """Return a service as a new process would create it."""
+    return FeaturesService(stages=stages(settings))
+
+
+def stages(settings: Settings) -> FeatureStages:
+    """Return the stages with stand-in models."""
     models = Models(
         clip=LazyModel.ready(FakeClipEngine(DIMENSION), "fake-clip"),
         clip_iqa=LazyModel.ready(FakeQualityModel(), "fake-clip-iqa"),
         brisque=LazyModel.ready(FakeBrisque(), "fake-brisque"),
     )
-    return FeaturesService(stages=FeatureStages(settings, models=models))
+    return FeatureStages(settings, models=models)
 
 
 def batch_of(paths: Sequence[Path]) -> dict[str, Any]:

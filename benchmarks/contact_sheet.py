@@ -1,10 +1,13 @@
-"""Measure the contact sheet of a large batch: seconds to write it, its size, and latency in a browser.
+"""Measure the contact sheet of a large batch: what it adds to a pass, seconds to write it, and latency in a browser.
 
+    a contact sheet adds    CPU seconds of a first pass with a sheet, less those of one without: thumbnails and page.
+                            The models are stand-ins, and photos are decoded in this process, whose CPU seconds count
     first grid    from the start of navigation until the page is usable
     pictures      until every picture of the first screen is decoded
     sort, filter  from the event until the grid is laid out again
 
-Needs Chromium. The pictures are synthetic, with the detail of photos, so that their JPEGs have the same size.
+All but the first need Chromium. Their pictures are synthetic, with the detail of photos, so that their JPEGs have the
+same size.
 """
 
 from __future__ import annotations
@@ -15,23 +18,35 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cached import batch_of, stages
 from measure import Report, arguments, elapsed
+from photos import write_photos
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
 
+from curation_features import Settings
+from curation_features.concurrency import batched
+from curation_features.events.outbox import Outbox
+from curation_features.manifest import batch_from
+from curation_features.processing import accept_without_dagster, process_batch
 from curation_features.report.page import render
 from curation_features.schema import METRICS
+from curation_features.storage.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 LABELS = [f"label {number}" for number in range(50)]
+BLOCK = 200  # photos of a pass
 PICTURES = 50  # synthetic; the photos share them
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ACTIONS = {
@@ -144,33 +159,96 @@ def opened(browser: Browser, path: Path) -> tuple[float, float, dict[str, list[f
     return ready, pictures, actions
 
 
-def main() -> None:
-    parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--photos", type=int, default=2000, help="photos in the batch (%(default)s)")
-    parser.add_argument("--side", type=int, default=320, help="long side of a picture, px (%(default)s)")
-    parser.add_argument("--quality", type=int, default=75, help="of its JPEG (%(default)s)")
-    options = parser.parse_args()
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        sys.exit("no chromium on this machine: install it (apt install chromium)")
+class Pass:
+    """A first pass over photos from manifest to event, with or without a contact sheet."""
+
+    def __init__(self, folder: str, *, contact_sheet: bool) -> None:
+        self.settings = Settings(
+            root=Path(folder),
+            data_dir=f"data-{contact_sheet}",
+            contact_sheet=contact_sheet,
+            device="cpu",
+            workers=1,
+            isolate_decoders=False,
+        )
+        self.stages = stages(self.settings)
+        self.store = ArtifactStore(self.settings.data_path)
+
+    def cpu_seconds(self, paths: Sequence[Path]) -> float:
+        """Measure photos with nothing but label embeddings in the cache; return the CPU seconds."""
+        self.stages.cache.clear()
+        shutil.rmtree(self.settings.data_path / "cache" / "thumbnails", ignore_errors=True)
+        batch = batch_from(batch_of(paths))
+        self.page.unlink(missing_ok=True)
+        accept_without_dagster(batch, self.store)
+        start = time.process_time()
+        process_batch(batch, self.stages, self.store, Outbox(self.settings.data_path))
+        return time.process_time() - start
+
+    @property
+    def page(self) -> Path:
+        """Return the contact sheet."""
+        return self.settings.data_path / "features" / "benchmark.html"
+
+
+def report_pass(report: Report, folder: str, photos: int, rounds: int) -> None:
+    """Report what contact sheets add to passes over blocks of photos, with and without them in turn.
+
+    The median of the differences of all blocks and rounds does not depend on the few that other load disturbs.
+    """
+    blocks = list(batched(write_photos(Path(folder) / "photos", photos), BLOCK))
+    ways = {name: Pass(folder, contact_sheet=name == "with") for name in ("without", "with")}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for one in ways.values():  # a warm-up
+        one.cpu_seconds(blocks[0])
+    for number, block in enumerate(blocks * rounds):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            found[name].append(ways[name].cpu_seconds(block) * photos / len(block))
+    pairs = zip(found["with"], found["without"], strict=True)
+    report.add("pass without a contact sheet, CPU s", median=median(found["without"]))
+    report.add("a contact sheet adds, CPU s", median=median(one - other for one, other in pairs))
+    report.add("file of the pass, MB", median=ways["with"].page.stat().st_size / 1e6 * photos / len(blocks[-1]))
+
+
+def report_page(report: Report, folder: str, options: argparse.Namespace, chromium: str) -> None:
+    """Report the time to render a page of synthetic pictures, and its latency in a browser."""
+    from playwright.sync_api import sync_playwright
+
     pictures = [picture(number, options.side, options.quality) for number in range(PICTURES)]
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        path = Path(folder) / "sheet.html"
+    path = Path(folder) / "sheet.html"
+    with sync_playwright() as playwright:
         seconds = median(elapsed(lambda: write(path, sheet(options, pictures))) for _ in range(options.rounds))
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
         opened(browser, path)  # warm up the disk's cache
         found = [opened(browser, path) for _ in range(options.rounds)]
         browser.close()
-        report = Report(f"Contact sheet of {options.photos:,} photos ({options.rounds} rounds)")
-        report.add("render, s", median=seconds)
-        report.add("picture, kB", median=sum(len(p[1]) * 3 / 4 for p in pictures) / len(pictures) / 1000)
-        report.add("file, MB", median=path.stat().st_size / 1e6)
-        report.add("first grid, ms", median=median(ready for ready, _, _ in found))
-        report.add("its pictures, ms", median=median(seen for _, seen, _ in found))
-        for name in ACTIONS:
-            times = [time for _, _, actions in found for time in actions[name]]
-            report.add(f"{name}, ms", median=median(times), longest=max(times))
-        report.show(options.json)
+    report.add("render, s", median=seconds)
+    report.add("picture, kB", median=sum(len(p[1]) * 3 / 4 for p in pictures) / len(pictures) / 1000)
+    report.add("file, MB", median=path.stat().st_size / 1e6)
+    report.add("first grid, ms", median=median(ready for ready, _, _ in found))
+    report.add("its pictures, ms", median=median(seen for _, seen, _ in found))
+    for name in ACTIONS:
+        times = [time for _, _, actions in found for time in actions[name]]
+        report.add(f"{name}, ms", median=median(times), longest=max(times))
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--photos", type=int, default=2000, help="photos in the batch (%(default)s)")
+    parser.add_argument("--side", type=int, default=320, help="long side of a picture, px (%(default)s)")
+    parser.add_argument("--quality", type=int, default=75, help="of its JPEG (%(default)s)")
+    parser.add_argument("--only", choices=("pass", "page"), nargs="+", default=("pass", "page"))
+    options = parser.parse_args()
+    chromium = shutil.which("chromium")
+    if chromium is None and "page" in options.only:
+        sys.exit("no chromium on this machine: install it (apt install chromium), or choose --only pass")
+    report = Report(f"Contact sheet of {options.photos:,} photos ({options.rounds} rounds)")
+    with tempfile.TemporaryDirectory() as folder:
+        if "pass" in options.only:
+            report_pass(report, folder, options.photos, options.rounds)
+        if "page" in options.only:
+            report_page(report, folder, options, str(chromium))
+    report.show(options.json)
 
 
 if __name__ == "__main__":

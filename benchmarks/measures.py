@@ -23,7 +23,7 @@ from processor import Processor, this_processor
 Rows = Mapping[str, Mapping[str, Any]]
 """The rows of a benchmark by name."""
 
-BENCHMARKS = ("throughput", "peers", "loading", "cpu_metrics", "cached", "start_up", "materialize")
+BENCHMARKS = ("throughput", "peers", "loading", "cpu_metrics", "cached", "contact_sheet", "start_up", "materialize")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,9 @@ MEASURES = (
     ),
     Measure("cached photos/s, one core", "cached", cell("second run", "photos/s"), "at least", 1000),
     Measure("relabelled photos/s, one core", "cached", cell("new labels from", "photos/s"), "at least", 50_000),
+    Measure(
+        "a contact sheet of 2,000 adds, CPU s", "contact_sheet", cell("a contact sheet adds", "median"), "at most", 3
+    ),
     Measure("import curation_features, s", "start_up", cell("import curation_features", "seconds"), "at most", 0.2),
     Measure(
         "import definitions beyond dagster, s",
@@ -168,6 +171,7 @@ def main() -> None:
         "peers": ["--rounds", str(2 * options.rounds)],
         "loading": ["--rounds", "1", "--memory"],
         "materialize": many,
+        "contact_sheet": [*few, "--only", "pass"],
     }
     left_out = set() if all(map(find_spec, PEERS)) else {"peers"}
     rows = {name: {} if name in left_out else rows_of(name, special.get(name, few)) for name in options.only}

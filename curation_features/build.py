@@ -132,6 +132,7 @@ def _pixel_pass(
         stats: of the measurements; labels, which are computed from the embeddings in memory, have separate ones.
     """
     plan = stages.plan([name for name, part in PARTS.items() if part.asset in assets])
+    plan = replace(plan, thumbnails=stages.settings.contact_sheet)
     pixel_plan, label_plan = plan.only(TECHNICAL_PARTS | EMBEDDING_PARTS), plan.only(LABEL_PARTS)
     versions = {name: plan.only(_PARTS[name]).versions for name in PHOTO_ASSETS if name in assets}
     earlier = _read_earlier(batch, versions, store) if retry_failed else None

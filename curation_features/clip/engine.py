@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
-from PIL import Image
 
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
@@ -155,6 +154,8 @@ class OpenClipEngine:
             on_device = run_on_device(self._transfer, middle, lambda pixels: transform(pixels.permute(2, 0, 1)))
             if on_device is not None:
                 return on_device
+        from PIL import Image
+
         return np.ascontiguousarray(self._transform(Image.fromarray(middle)).numpy(), dtype=np.float32)
 
     def encode_images(self, batch: ModelInput) -> NDArray[np.float32]:

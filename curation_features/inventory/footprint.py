@@ -109,6 +109,8 @@ def footprint_of(
     for place in places.TABLES:
         with suppress(StoreError):
             footprint.add_rows(place.path(data_path, batch_id), photos)
+    cache = FeatureCache(settings.cache_path)  # a run that ended early has written no table, but thumbnails
+    footprint.digests.update(filter(None, map(cache.image_digest, footprint.photos)))
     footprint.copies = _copies(settings, selected, footprint.photos)
     return footprint
 

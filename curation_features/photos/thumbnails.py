@@ -1,28 +1,33 @@
 """The cache of thumbnails, small enough to embed in a page as base64. A photo without a thumbnail is not an error.
 
-data/cache/thumbnails/{sha256 of the photo's file}-{side}.{format}    may be deleted at any time
+data/cache/thumbnails/{sha256 of the photo's file}-{side}.jpeg    may be deleted at any time
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curation_features.atomic_files import open_regular, write_bytes
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader, is_remote
-from curation_features.photos.thumbnail import ICON, ThumbnailKind
+from curation_features.photos.thumbnail import ICON, ThumbnailKind, encode_thumbnail, thumbnail_size
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings
+
+if TYPE_CHECKING:
+    from curation_features.photos.decode import Photo
 
 log = logging.getLogger(__name__)
 
 
 class Thumbnails:
-    """Creates and caches thumbnails of records; safe for use by several threads.
+    """Creates and caches thumbnails; safe for use by several threads.
 
-    A photo is opened once; its thumbnail is cached by the digest of its file. `PhotoReader` reads the files, from the
+    Thumbnails are cached by the digest of the photo's file. A pass over photos makes them from the pixels that it
+    decodes (`make_missing`, `keep`). For other photos they are made from the file: `PhotoReader` reads it, from the
     allowed roots only; remote photos are not fetched.
 
     Args:
@@ -39,14 +44,42 @@ class Thumbnails:
         """Return the thumbnail of a record's photo. None if not cached and the photo is unreadable."""
         if record.info is None:
             return None
-        path = self._folder / f"{record.info.sha256}-{self._kind.side}.{self._kind.format.lower()}"
         try:
-            return _read_cached(path, self._kind) or self._create(record.image_uri, record.info.sha256, path)
+            return self._read(record.info.sha256) or self._create(record.image_uri, record.info.sha256)
         except Exception as error:
             log.debug("No thumbnail: %s", error)
             return None
 
-    def _create(self, uri: str, sha256: str, path: Path) -> bytes | None:
+    def make_missing(self, photo: Photo) -> bytes | None:
+        """Return the thumbnail of a decoded photo. None if a file is cached, or the photo has none; never raises."""
+        try:
+            if os.path.lexists(self._path(photo.info.sha256)):  # a damaged one is replaced when it is read
+                return None
+            return encode_thumbnail(photo, self._kind)
+        except Exception as error:
+            log.debug("No thumbnail: %s", error)
+            return None
+
+    def keep(self, sha256: str, data: bytes) -> None:
+        """Cache a thumbnail. If it cannot be written, the next call for its photo makes it again; never raises."""
+        try:
+            write_bytes(self._path(sha256), data, durable=False)
+        except OSError as error:
+            log.debug("A thumbnail is not cached: %s", error)
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}-{self._kind.side}.jpeg"
+
+    def _read(self, sha256: str) -> bytes | None:
+        """Return a cached thumbnail. None if it is missing, cut or of another kind."""
+        try:
+            with open_regular(self._path(sha256)) as file:
+                data = file.read(self._kind.max_bytes + 1)
+        except OSError:
+            return None
+        return data if thumbnail_size(data, self._kind) else None
+
+    def _create(self, uri: str, sha256: str) -> bytes | None:
         """Create and cache a thumbnail. None if the photo is remote or has another digest."""
         if is_remote(uri):
             return None
@@ -55,26 +88,5 @@ class Thumbnails:
             return None
         data = self._decoder.make_thumbnail(file, self._kind)
         if data is not None:
-            with suppress(OSError):  # the next run opens the photo again
-                write_bytes(path, data, durable=False)
+            self.keep(sha256, data)
         return data
-
-
-def _read_cached(path: Path, kind: ThumbnailKind) -> bytes | None:
-    """Return the thumbnail in a file. None if it is missing, damaged or of another kind."""
-    from curation_features.photos.decoders.pillow import quiet_pillow
-    from curation_features.photos.limits import DecodeLimits, check_before_pixels, open_image
-
-    try:
-        with open_regular(path) as file:
-            data = file.read(kind.max_bytes + 1)
-        if len(data) > kind.max_bytes:
-            return None
-        with quiet_pillow(), open_image(data, formats=(kind.format,)) as image:
-            if max(image.size) > kind.side:
-                return None
-            check_before_pixels(image, data, DecodeLimits(kind.side * kind.side))
-            image.load()
-    except Exception:  # hostile bytes can raise any exception
-        return None
-    return data

@@ -218,11 +218,17 @@ class PixelPass:
         return [_check_embedding(vector) for vector in vectors]
 
     def _save(self, items: list[Item], stats: RunStats) -> list[Item]:
-        """Save new results of the photos in the cache; return the photos."""
+        """Save new results and thumbnails of the photos in the cache; return the photos.
+
+        A thumbnail follows the entry of its photo, by which a removal finds it if the run ends early.
+        """
         for item in items:
             if item.entry is not None and item.changed:
                 with stats.timing("cache"):
-                    self._cache.save(item.record.photo_id, item.entry)
+                    is_saved = self._cache.save(item.record.photo_id, item.entry)
+                if is_saved and item.thumbnail:
+                    with stats.timing("thumbnails"):
+                        self._prepare.thumbnails.keep(item.entry.info.sha256, item.thumbnail)
         return items
 
 

@@ -108,14 +108,16 @@ class Plan:
         versions: version of every part that can be computed.
         missing: error of every other part.
         failures: the distinct errors of `missing`, with remedies.
+        thumbnails: make the thumbnails of photos that are decoded.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, FeatureError] = field(default_factory=dict)
     failures: tuple[WeightsError, ...] = ()
+    thumbnails: bool = False
 
     def only(self, parts: Collection[str]) -> Plan:
-        """Return the plan of these parts, without `failures`."""
+        """Return the plan of these parts, without `failures` and thumbnails."""
         return Plan(
             {part: version for part, version in self.versions.items() if part in parts},
             {part: error for part, error in self.missing.items() if part in parts},

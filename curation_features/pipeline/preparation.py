@@ -20,6 +20,8 @@ from curation_features.errors import (
 from curation_features.photos.decoding_version import decoding_version
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
+from curation_features.photos.thumbnail import PREVIEW
+from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PARTS, Embedding, FeatureError, Measurement, PhotoRecord
@@ -40,10 +42,11 @@ Result: TypeAlias = Measurement | Embedding
 
 @dataclass(slots=True)
 class Item:
-    """A photo in progress: its record, its cache entry and its pending model inputs."""
+    """A photo in progress: its record, its cache entry, its thumbnail if it is not cached, and its model inputs."""
 
     record: PhotoRecord
     entry: CacheEntry | None = None
+    thumbnail: bytes | None = None
     inputs: dict[str, ModelInput] = field(default_factory=dict)
     changed: bool = False
 
@@ -63,6 +66,7 @@ class Preparation:
 
     def __init__(self, settings: Settings, models: Models, cache: FeatureCache) -> None:
         self.reader = PhotoReader(settings)
+        self.thumbnails = Thumbnails(settings, PREVIEW)
         self._decoder = Decoder(settings)
         self._settings = settings
         self._models = models
@@ -123,6 +127,9 @@ class Preparation:
             with stats.timing("decode"):
                 photo = self._decoder.decode(file)
             item.entry = entry = entry or CacheEntry(photo.info, decoding=decoding)
+            if plan.thumbnails:
+                with stats.timing("thumbnails"):
+                    item.thumbnail = self.thumbnails.make_missing(photo)
             self._measure(item, photo.rgb, todo, plan, stats)
         record.info = entry.info
         _fill(record, entry, valid, plan)

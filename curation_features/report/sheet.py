@@ -27,7 +27,7 @@ from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import PhotoError
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.reader import is_remote, local_path
-from curation_features.photos.thumbnail import PREVIEW
+from curation_features.photos.thumbnail import MIME, PREVIEW, thumbnail_size
 from curation_features.photos.thumbnails import Thumbnails
 from curation_features.report.page import render
 from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
@@ -219,11 +219,8 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
 
 def _encode_picture(record: PhotoRecord, thumbnails: Thumbnails) -> list[Any] | None:
     data = thumbnails(record)
-    if data is None:
-        return None
-    from curation_features.photos.limits import open_image
-
-    return [PREVIEW.mime, base64.b64encode(data).decode(), *open_image(data, formats=(PREVIEW.format,)).size]
+    size = thumbnail_size(data, PREVIEW) if data else None
+    return [MIME, base64.b64encode(data).decode(), *size] if data and size else None
 
 
 def _link(uris: Iterable[Any], folder: Path, root: Path) -> str | None:

@@ -110,8 +110,16 @@ class FeatureCache:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
-    def save(self, photo_id: str, entry: CacheEntry) -> None:
-        """Replace a photo's entry. If the cache cannot be written, one warning is logged."""
+    def image_digest(self, photo_id: str) -> str | None:
+        """Return the sha256 of the file that a photo's entry was measured on. None without a readable entry."""
+        try:
+            with open_regular(self.path(photo_id)) as file:
+                return str(json.loads(file.read())["version"]["image"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def save(self, photo_id: str, entry: CacheEntry) -> bool:
+        """Replace a photo's entry. Return False, and log one warning, if the cache cannot be written."""
         if not self._swept:
             self._swept = True
             sweep(self.folder)
@@ -121,6 +129,8 @@ class FeatureCache:
             if not self._warned:
                 self._warned = True
                 log.warning("The feature cache cannot be written (%s); results are not kept for the next run", error)
+            return False
+        return True
 
     def stats(self) -> CacheStats:
         """Return number and size of the entries."""

@@ -81,7 +81,8 @@ class Decoder:
         from curation_features.photos.thumbnail import make_thumbnail
 
         if not self._isolated:
-            return make_thumbnail(file, kind, self._limits())
+            with ExitStack() as large:
+                return make_thumbnail(file, kind, self._in_process(large))
         return thumbnail_from(*self._run("make_thumbnail", file, kind.max_bytes, kind=asdict(kind)))
 
     def _limits(self) -> DecodeLimits:

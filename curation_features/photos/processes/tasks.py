@@ -118,7 +118,7 @@ def preload(extras: Sequence[str]) -> None:
             image.save(buffer, kind)
             file = PhotoFile(buffer.getvalue(), "")
             make_copies(file, DecodeLimits(max_pixels=256))
-            make_thumbnail(file, ThumbnailKind(8, 5000, "WEBP", (50,)), DecodeLimits(max_pixels=256))
+            make_thumbnail(file, ThumbnailKind(8, 5000, is_exact=True), DecodeLimits(max_pixels=256))
     for extra in extras:
         with suppress(PhotoError):  # the task reports it
             load_library(extra, extra)
