@@ -77,7 +77,7 @@ def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 
 def in_rounds(actions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """What each action returns in each of `rounds`, after one warm-up round; see `interleaved`."""
+    """Results of each action in each of `rounds`, after one warm-up round; see `interleaved`."""
     results: dict[str, list[T]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name in list(actions)[:: -1 if number % 2 else 1]:

@@ -1,4 +1,4 @@
-"""What torch can do beyond its plain layers, written apart from the package: packed linear layers, folded ones.
+"""Layers faster than torch's plain ones, written apart from the package: packed linear, folded batch normalisation.
 
 On AMD processors oneDNN multiplies float32 matrices faster than MKL, which torch calls by default.
 """
