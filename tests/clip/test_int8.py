@@ -142,6 +142,6 @@ def test_the_version_of_all_but_texts_changes(settings, precision):
 
 
 def test_int8_of_one_range_for_all_rows_is_another_version(settings):
-    """Such vectors depended on the photo beside them."""
+    """Their vectors depended on the photo beside them."""
     earlier = settings.constants("embedding") | {"precision": "int8"}
     assert settings.replace(precision="int8").constants("embedding") != earlier

@@ -18,8 +18,8 @@ from skimage.metrics import structural_similarity
 
 from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoReader
-from curation_features.photos.thumbnail import ICON, PREVIEW, ThumbnailKind, make_thumbnail
 from curation_features.photos.reduction import reduce_by_halves, reduced_size
+from curation_features.photos.thumbnail import ICON, PREVIEW, ThumbnailKind, make_thumbnail
 from curation_features.photos.thumbnails import Thumbnails
 from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
