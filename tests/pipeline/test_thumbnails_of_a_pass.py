@@ -149,9 +149,10 @@ def test_a_removal_finds_those_of_a_killed_run(library, monkeypatch: pytest.Monk
         list(records)  # every photo is measured, and no table written
         raise KilledError
 
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
+    with monkeypatch.context() as patched:
         patched.setattr(ArtifactStore, "write_stages", killed)
-        library.command("process", str(manifest))
+        with pytest.raises(KilledError):
+            library.command("process", str(manifest))
     assert len(set(folder.iterdir()) - before) == 2
     given = ["--photo", library.photo_id(8)] if removed == "photo" else ["third"]
     assert library.command("batches", "rm", *given, "--yes") == 0, library.output
