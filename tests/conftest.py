@@ -15,7 +15,7 @@ from worlds import World
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.settings import Settings
 
-pytest_plugins = ["checkpoints", "hubs", "libraries", "webhooks"]
+pytest_plugins = ["checkpoints", "databases", "hubs", "libraries", "webhooks"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -27,12 +27,14 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set a separate folder for weights, for this process and its children.
+    """Set a separate folder for weights, for this process and its children, and the path of the children.
 
     A `make` that a test starts must not act as a child of the `make` that runs the tests: its output would differ.
     """
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         os.environ.pop(name, None)
+    paths = [str(REPOSITORY / "tests" / "impatient"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     folder = tempfile.TemporaryDirectory(prefix="weights-")
     config.add_cleanup(folder.cleanup)
     os.environ["HF_HOME"] = folder.name

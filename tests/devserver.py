@@ -50,14 +50,13 @@ def wait_for(found: Callable[[], Any], seconds: float) -> Any:
 @contextmanager
 def process(command: list[str], log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a new process group, which is stopped at the end. A daemon polls backfills often."""
-    path = os.pathsep.join(filter(None, [str(REPOSITORY / "tests" / "impatient"), os.environ.get("PYTHONPATH")]))
     with log.open("ab") as stream:
         running = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=stream,
             stderr=stream,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path, **environ},
+            env={**os.environ, **environ},
         )
     try:
         yield running

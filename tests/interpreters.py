@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_IMPORTABLE = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tools" / "kills")))
+_FOLDERS = (".", "tests", "tests/impatient", "tools/kills")
+_IMPORTABLE = os.pathsep.join(str(REPOSITORY / folder) for folder in _FOLDERS)
 
 
 def run_python(*arguments: object, given: str = "") -> str:

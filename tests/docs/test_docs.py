@@ -48,8 +48,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     path = f"{tmp_path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    path_of_packages = os.pathsep.join(map(str, (REPOSITORY / "tests" / "impatient", REPOSITORY)))
     without_weights = {"CURATION_FEATURES_ON_MISSING_WEIGHTS": "degrade", "HF_HUB_OFFLINE": "1"}
-    for name, value in {**without_weights, "PATH": path, "PYTHONPATH": str(REPOSITORY)}.items():
+    for name, value in {**without_weights, "PATH": path, "PYTHONPATH": path_of_packages}.items():
         monkeypatch.setenv(name, value)
     return tmp_path
 
@@ -128,26 +129,23 @@ def test_the_walk_through_of_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "my photos").mkdir()
     for number in range(3):
         Image.effect_noise((96, 64), 20 + number).convert("RGB").save(tmp_path / "my photos" / f"{number}.png")
-    with launch.project_instance(load_settings(tmp_path)):
-        pass
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "labels.json").write_text(json.dumps({"labels": ["a", "b", "c", "d", "e", "f"]}))
     port = free_port()
 
     def succeeded() -> int:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            runs = instance.get_runs()
-            assert not any(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
-            return len([run for run in runs if run.is_success])
+        runs = instance.get_runs()
+        assert not any(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
+        return len([run for run in runs if run.is_success])
 
     outputs = []
-    with dagster_dev(tmp_path, port):
+    with launch.project_instance(load_settings(tmp_path)) as instance, dagster_dev(tmp_path, port):
         for command in commands("dagster.md"):
             with_url = command.replace("features backfill", f"features backfill --url http://127.0.0.1:{port}")
             outputs.append(run("bash", "-c", with_url))
             if " submit " in command:
                 wait_for(succeeded, 400)
-    assert succeeded() == 4  # the sensor's run, and three backfills
+        assert succeeded() == 4  # the sensor's run, and three backfills
     backfills = [text for text in outputs if " made, 0 failed" in text]
     assert [text.rsplit("\n", 2)[-2] for text in backfills] == [
         "3 made, 0 failed, of 1 batches x 3 assets",

@@ -25,6 +25,7 @@ from curation_features.settings import load_settings
 pytestmark = pytest.mark.long
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PATH = (EXAMPLES, EXAMPLES.parent, EXAMPLES.parent / "tests" / "impatient")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 NO_WEIGHTS = {
@@ -44,7 +45,7 @@ def run(tmp_path: Path, small_models: dict[str, str]) -> Run:
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**inherited, **small_models, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}", **environment},
+            env={**inherited, **small_models, "PYTHONPATH": os.pathsep.join(map(str, PATH)), **environment},
             capture_output=True,
             text=True,
         )

@@ -14,12 +14,7 @@ from unittest import mock
 
 import dagster as dg
 import pytest
-from alembic.script import ScriptDirectory
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.tags import RUN_KEY_TAG
-from sqlalchemy import Engine, create_engine
 from worlds import World
 
 from curation_features.errors import MissingWeightsError
@@ -174,26 +169,6 @@ class Pipeline:
         before = self.data_versions()
         action()
         return {name for name, version in self.data_versions().items() if version != before[name]}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def reused_engines() -> Iterator[None]:
-    """Keep Dagster's SQLite engines, with their compiled statements, and the scripts of its schema migrations.
-
-    Dagster creates both for each connection, which takes a third of a short run.
-    """
-    engines: dict[str, Engine] = {}
-
-    def engine(url: str, **options: Any) -> Engine:
-        if url not in engines:
-            engines[url] = create_engine(url, **options)
-        return engines[url]
-
-    with pytest.MonkeyPatch.context() as patched:
-        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-            patched.setattr(module, "create_engine", engine)
-        patched.setattr(ScriptDirectory, "from_config", functools.cache(ScriptDirectory.from_config))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from devserver import Query, dagster_dev, project, wait_for
 
 from curation_features.cli import main
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ASSETS = "{ assetNodes { assetKey { path } partitionKeys isObservable opVersion } }"
 LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
@@ -37,7 +37,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[s
         yield query
 
 
-@pytest.mark.long
 def test_the_ui_launches_a_run_with_other_settings(server: Query, tmp_path: Path) -> None:
     nodes = {node["assetKey"]["path"][0]: node for node in server(ASSETS)["assetNodes"]}
     assert set(nodes) == {

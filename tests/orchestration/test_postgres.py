@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -33,23 +34,29 @@ SOURCE = dg.AssetKey("preprocess_batches")
 KEEPER = 'cat; "$0/pg_ctl" stop -m immediate -D "$1/data"; rm -rf "$1"'
 """Stops the server once its standard input is closed, which is at any end of the tests."""
 
-WRITER = """
-import sys
+WRITERS = """
+import json, multiprocessing, os, sys
 from pathlib import Path
+import dagster_postgres
 from curation_features.manifest import batch_from
 from curation_features.orchestration import launch
-from curation_features.settings import Settings, packaged_file
+from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 
+given = json.loads(sys.argv[2])
+everyone = multiprocessing.get_context("fork").Barrier(len(given))
+number = next((number for number in range(1, len(given)) if not os.fork()), 0)
+os.environ["DAGSTER_HOME"] += f"_{number}"
 settings = Settings(root=Path(sys.argv[1]))
 store = ArtifactStore(settings.data_path)
 with launch.project_instance(settings, "dagster-postgres.yaml") as instance:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for batch_id in sys.argv[2:]:
+    everyone.wait(200)
+    for batch_id in given[number]:
         batch = batch_from({"batch_id": batch_id, "artifacts": [{"photo_id": "1", "original_uri": "1.jpg"}]})
         launch.accept(batch, store, instance)
-        print(batch_id, flush=True)
+        os.write(1, f"{number} {batch_id}\\n".encode())  # whole lines: all write to one pipe
+if number == 0:
+    sys.exit(any(os.wait()[1] for _ in given[1:]))
 """
 
 
@@ -161,29 +168,21 @@ def on_sqlite(pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def start_writers(pipeline: Any) -> Iterator[Callable[..., list[Any]]]:
+def start_writers(pipeline: Any) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts processes over an initialised database, each with its own DAGSTER_HOME, like on other machines.
 
-    Each opens the instance, waits for the others, then accepts its batches, and names each when that is done.
+    Each opens the instance, waits for the others, then accepts its batches, and prints its number and the name of each
+    when that is done. The first process has imported everything, and the others are its forks.
     """
     with ExitStack() as stack:
 
-        def start(*batch_ids: list[str]) -> list[Any]:
-            writers = [
-                stack.enter_context(subprocess.Popen(
-                    [sys.executable, "-c", WRITER, str(pipeline.world.root), *given],
-                    env={**os.environ, "DAGSTER_HOME": str(pipeline.world.root / f"home_{number}")},
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                ))
-                for number, given in enumerate(batch_ids)
-            ]  # fmt: skip
-            for writer in writers:
-                stack.callback(writer.kill)
-            for writer in writers:
-                assert writer.stdout.readline() == "ready\n", writer.communicate()[1]
-            for writer in writers:
-                writer.stdin.write("\n")
-                writer.stdin.flush()
+        def start(*batch_ids: list[str]) -> subprocess.Popen[str]:
+            writers = stack.enter_context(subprocess.Popen(
+                [sys.executable, "-c", WRITERS, str(pipeline.world.root), json.dumps(batch_ids)],
+                env={**os.environ, "DAGSTER_HOME": str(pipeline.world.root / "home")},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            ))  # fmt: skip
+            stack.callback(writers.kill)
             return writers
 
         yield start
@@ -240,9 +239,11 @@ def test_a_sensor_tick_launches_once_and_reports_bad_files(daemon, pipeline, wor
 def test_four_processes_write_at_once(pipeline, start_writers) -> None:
     shared = [f"shared_{number}" for number in range(5)]
     given = [[*shared, *(f"own_{writer}_{number}" for number in range(5))] for writer in range(4)]
-    for writer, batch_ids in zip(start_writers(*given), given, strict=True):
-        output, errors = writer.communicate(timeout=240)
-        assert output.split() == batch_ids, errors
+    writers = start_writers(*given)
+    output, errors = writers.communicate(timeout=240)
+    assert writers.returncode == 0, errors
+    done = [line.split() for line in output.splitlines()]
+    assert [[batch_id for number, batch_id in done if number == str(writer)] for writer in range(4)] == given
     everything = sorted(itertools.chain(["batch_1"], *given))
     assert sorted(pipeline.instance.get_dynamic_partitions(DIMENSION)) == sorted(set(everything))
     found = Counter(observed(pipeline.instance))
@@ -253,11 +254,11 @@ def test_four_processes_write_at_once(pipeline, start_writers) -> None:
 def test_nothing_that_was_done_is_lost_when_the_server_crashes(pipeline, server, start_writers) -> None:
     assert pipeline.run().success
     versions, checks = pipeline.data_versions(), pipeline.checks()
-    [writer] = start_writers([f"b{number}" for number in range(2000)])
+    writer = start_writers([f"b{number}" for number in range(2000)])
     done = [writer.stdout.readline() for _ in range(20)]
     server.crash()
     writer.kill()
-    done = "".join([*done, writer.communicate()[0]]).split()
+    done = "".join([*done, writer.communicate()[0]]).split()[1::2]
     assert 20 <= len(done) < 2000
     assert set(done) <= set(pipeline.instance.get_dynamic_partitions(DIMENSION))
     assert set(done) <= set(observed(pipeline.instance))

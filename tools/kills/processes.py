@@ -31,6 +31,12 @@ from curation_features.weights import LazyModel
 
 for name in (
     *("dagster", "pyarrow.parquet", "pywt", "requests", "rich.progress", "rich.table", "torch"),
+    # Dagster imports these when an instance is opened and when a run begins: half of the time of a run.
+    *("dagster._core.execution.execute_in_process", "dagster._core.execution.plan.active", "upath"),
+    *("dagster._core.executor.in_process", "dagster._core.instance.factory", "dagster._core.instance.runs.run_domain"),
+    *("dagster._core.storage.local_compute_log_manager", "dagster._core.storage.root", "fsspec.implementations.local"),
+    *("dagster._core.storage.sqlite_storage", "huggingface_hub.constants", "numpy.ma", "pyarrow.compute"),
+    *("dagster._core.secrets.loader", "curation_features.cli.results", "curation_features.processing"),
     *("curation_features.orchestration.launch", "curation_features.orchestration.project", "curation_features.service"),
 ):
     importlib.import_module(name)
