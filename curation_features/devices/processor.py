@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
+
+_LINUX = Path("/proc/cpuinfo")
 
 
 def computes_bf16() -> bool:
@@ -19,3 +22,12 @@ def computes_bf16() -> bool:
     if platform.machine().lower() in ("aarch64", "arm64"):
         return has(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # on x86 it includes processors that emulate
     return any(has(torch.cpu, name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def is_amd() -> bool:
+    """Whether the processor is one of AMD; False if the system does not tell (on Linux and Windows it does)."""
+    try:
+        text = _LINUX.read_text() if _LINUX.exists() else platform.processor()
+    except OSError:
+        return False
+    return "AuthenticAMD" in text

@@ -566,7 +566,7 @@ def test_settings_are_shown_with_their_origin(project: Project, capsys, monkeypa
     output = capsys.readouterr().out
     assert "hidden" not in shown + output
     settings = {setting["name"]: setting for setting in json.loads(output)["settings"]}
-    assert settings["precision"]["recomputes"] == ["embedding", "labels"]
+    assert settings["precision"]["recomputes"] == ["embedding", "clip_iqa", "labels"]
     assert settings["workers"]["origin"] == f"{project.root / 'config' / 'settings.toml'}:1"
     assert (settings["event_webhook_token"]["value"], settings["event_webhook"]["value"]) == ("(set)", None)
 

@@ -29,6 +29,11 @@ def folder(tmp_path):
     return write_checkpoint(tmp_path, WIDE)
 
 
+def need(monkeypatch, gain: float) -> None:
+    for name in ("GAIN", "GAIN_ON_AMD"):
+        monkeypatch.setattr(onednn, name, gain)
+
+
 def pictures(engine: OpenClipEngine, count: int) -> np.ndarray:
     """Inputs of random pictures, each with its own contrast."""
     random = np.random.default_rng(0)
@@ -46,7 +51,7 @@ def reference(folder, inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("is_faster", [True, False])
 def test_fp32_vectors_are_open_clips_with_either(folder, monkeypatch, is_faster):
-    monkeypatch.setattr(onednn, "GAIN", 0 if is_faster else float("inf"))
+    need(monkeypatch, 0 if is_faster else float("inf"))
     engine = OpenClipEngine(weights_in(folder), Device("cpu", "fp32"))
     inputs = pictures(engine, 4)
     images, texts = reference(folder, inputs)
@@ -76,7 +81,7 @@ def test_bf16_vectors_are_close_and_texts_exact(folder):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_photo_has_the_same_bits_alone(folder, monkeypatch, precision):
-    monkeypatch.setattr(onednn, "GAIN", 0)
+    need(monkeypatch, 0)
     engine = OpenClipEngine(weights_in(folder), Device("cpu", precision))
     inputs = pictures(engine, 5)
     inputs[1] = inputs[0]
@@ -105,7 +110,7 @@ class Broken(PackedLinear):
 
 @pytest.mark.parametrize("operator", [missing, refusing, Wrong, Broken])
 def test_a_changed_operator_is_not_used(folder, monkeypatch, operator):
-    monkeypatch.setattr(onednn, "GAIN", 0)
+    need(monkeypatch, 0)
     monkeypatch.setattr(onednn, "PackedLinear", operator)
     assert packed_linear() is None
     assert loading._linear_layer("fp32") is None
@@ -114,8 +119,14 @@ def test_a_changed_operator_is_not_used(folder, monkeypatch, operator):
     torch.testing.assert_close(torch.from_numpy(engine.encode_images(inputs)), reference(folder, inputs)[0])
 
 
-@pytest.mark.parametrize(("times", "is_used"), [([1.0, 1.0], False), ([1.0, 0.95], False), ([1.0, 0.5], True)])
-def test_onednn_is_used_only_if_it_is_faster(monkeypatch, times, is_used):
-    clock = iter(times * 100)
-    monkeypatch.setattr(onednn, "_seconds", lambda product: next(clock))
-    assert (packed_linear() is not None) == is_used
+@pytest.mark.parametrize(
+    ("onednn_seconds", "elsewhere", "on_amd"),
+    [(2.0, False, False), (1.0, False, True), (0.9, False, True), (0.5, True, True)],
+)
+def test_the_vendor_decides_if_both_are_about_as_fast(monkeypatch, onednn_seconds, elsewhere, on_amd):
+    for is_amd, expected in ((False, elsewhere), (True, on_amd)):
+        packed_linear.cache_clear()
+        clock = iter([1.0, onednn_seconds] * 100)
+        monkeypatch.setattr(onednn, "_seconds", lambda product, clock=clock: next(clock))
+        monkeypatch.setattr(onednn, "is_amd", lambda is_amd=is_amd: is_amd)
+        assert (packed_linear() is not None) == expected

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from curation_features.devices import processor
 from curation_features.devices.processor import computes_bf16
 from curation_features.devices.selection import (
     Device,
@@ -93,6 +94,15 @@ def test_bf16_is_what_the_processor_says():
     if platform.machine() != "x86_64" or not flags:
         pytest.skip("only x86 on Linux lists its instructions so")
     assert computes_bf16() == any(flag in flags for flag in ("avx512_bf16", "amx_tile"))
+
+
+def test_the_vendor_is_what_the_system_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD")
+    assert processor.is_amd()
+    for text, expected in (("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False), ("", False)):
+        (tmp_path / "cpuinfo").write_text(text)
+        assert processor.is_amd() == expected
 
 
 def test_the_real_probes_agree_with_torch():
