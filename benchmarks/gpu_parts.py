@@ -153,7 +153,7 @@ def machine(part: Part) -> None:
     """Print what was measured on."""
     import torch
 
-    part.show("machine", **measure.machine(), node=platform.platform(), load=os.getloadavg()[0])
+    part.show("machine", **{**measure.machine(), "node": platform.platform(), "load": os.getloadavg()[0]})
     if part.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         part.show("GPU", device=properties.name, GiB=properties.total_memory / 2**30, cuda=torch.version.cuda)
