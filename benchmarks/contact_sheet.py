@@ -39,7 +39,9 @@ from curation_features.events.outbox import Outbox
 from curation_features.manifest import batch_from
 from curation_features.processing import accept_without_dagster, process_batch
 from curation_features.report.page import render
+from curation_features.report.signals import SHOWN
 from curation_features.schema import METRICS
+from curation_features.signals.flags import FLAGS, HINTS
 from curation_features.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -115,6 +117,10 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "status": "degraded" if is_degraded else "ok",
             "scores": [*scores[:4], None] if is_degraded else scores,
             "raw": {raw.name: round(chance.random(), 6) for metric in METRICS for raw in metric.raw},
+            "signals": [round(chance.random(), digits) for digits in SHOWN.values()],
+            "flags": [["blurred", "edges 0.93 px wide at 512 px, limit 0.85"]] if position % 20 == 0 else [],
+            "hints": [["soft", "edges 0.70 px wide at 512 px, limit 0.6"]] if position % 8 == 1 else [],
+            "focus": [round(chance.random() / 2, 3) for _ in range(4)],
             "labels": [
                 [label, round(share / 5, 6), round(share / 3, 6)] for label, share in zip(labels, shares, strict=True)
             ],
@@ -127,6 +133,7 @@ def photos(number: int, pictures: list[list[Any]]) -> Iterator[dict[str, Any]]:
             "taken": str(datetime(2024, 5, 17) + timedelta(minutes=7 * position)),
             "iso": chance.choice([100, 200, 400, 800]),
             "href": f"../rankingInput/{position}_1024.jpg",
+            "original": f"../../photos/DSC_{position:05}.jpg",
             "thumbnail": pictures[position % len(pictures)],
         }
 
@@ -137,6 +144,9 @@ def sheet(options: argparse.Namespace, pictures: list[list[Any]]) -> dict[str, A
         "batch_id": "benchmark",
         "version": {"technical": "t", "clip": "c"},
         "metrics": [asdict(metric) for metric in METRICS],
+        "signals": list(SHOWN),
+        "flags": list(FLAGS),
+        "hints": list(HINTS),
         "labels": LABELS,
         "digest": "d",
         "photos": photos(options.photos, pictures),

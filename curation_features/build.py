@@ -11,7 +11,14 @@ from curation_features.errors import StorageAwayError, StoreError
 from curation_features.finish import FinishedBatch, finish_batch
 from curation_features.manifest import Batch
 from curation_features.pipeline import Earlier, FeatureStages, Plan, RunStats, log_batch, merge
-from curation_features.pipeline.plan import EMBEDDING_PARTS, LABEL_PARTS, TECHNICAL_PARTS, UNMEASURED, technical_version
+from curation_features.pipeline.plan import (
+    EMBEDDING_PARTS,
+    LABEL_PARTS,
+    TECHNICAL_PARTS,
+    UNMEASURED,
+    signals_version,
+    technical_version,
+)
 from curation_features.schema import (
     ASSETS,
     PARTS,
@@ -190,10 +197,11 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: 
     version = {
         "technical": technical_version(technical["versions"]),
         "clip": labelled["versions"].get("labels", UNMEASURED),
+        "signals": signals_version(technical["versions"], stages.settings),
     }
     labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the current vocabulary may differ
     records = list(_join_labels(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
-    merged = merge(batch, records, version, labels, stages.settings.fallback_labels)
+    merged = merge(batch, records, version, labels, stages.settings)
     with store.stored_embeddings(batch, records) as embeddings:
         finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)

@@ -129,6 +129,66 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A measurement in a physical unit, beside the scores; None if it is undefined for a photo.
+
+    Attributes:
+        part: the part of a photo's result that it belongs to.
+        low: least value.
+        high: largest value; None without a limit.
+        best: the better direction; None if neither is.
+        digits: decimals to which it is rounded.
+        description: a short explanation.
+    """
+
+    name: str
+    part: str
+    unit: str
+    low: float
+    high: float | None
+    best: Literal["low", "high"] | None
+    digits: int
+    description: str
+
+
+SIGNALS: tuple[Signal, ...] = (
+    Signal("blur_px", "edges", "px at 512 px", 0, 50, "low", 3, "radius of the edges, in the worst direction"),
+    Signal("streak", "edges", "ratio", 1, None, "low", 3, "how much wider edges are in one direction than across it"),
+    Signal("noise_luma", "grain", "gray level at 1024 px", 0, None, "low", 3, "noise of brightness"),
+    Signal("noise_chroma", "grain", "gray level at 256 px", 0, None, "low", 3, "blotches of colour"),
+    Signal("headroom_ev", "tones", "EV", 0, 13.3, "low", 3, "EV by which the photo could be brightened"),
+    Signal("clipped_centre", "tones", "share of pixels", 0, 1, "low", 4, "clipped to white in the middle"),
+    Signal("clipped_centre_red", "tones", "share of pixels", 0, 1, "low", 4, "red clipped in the middle"),
+    Signal("clipped_centre_green", "tones", "share of pixels", 0, 1, "low", 4, "green clipped in the middle"),
+    Signal("clipped_centre_blue", "tones", "share of pixels", 0, 1, "low", 4, "blue clipped in the middle"),
+    Signal("contrast", "tones", "share of full scale", 0, 1, None, 4, "99th minus 1st percentile of luma"),
+    Signal("blocks", "blocking", "ratio", 0, None, "low", 3, "steps at the 8 x 8 blocks of JPEG over steps elsewhere"),
+    Signal("entropy", "facts", "bit", 0, 8, None, 3, "entropy of the histogram of luma"),
+    Signal("colourfulness", "facts", "Hasler-Suesstrunk M3", 0, None, None, 2, "0 gray, 45 average, 109 extreme"),
+    Signal("is_gray", "facts", "yes or no", 0, 1, None, 0, "without colour"),
+    Signal("aspect", "facts", "width / height", 0, None, None, 4, "shape of the photo"),
+    Signal("megapixels", "facts", "million pixels", 0, None, None, 3, "size of the photo"),
+    Signal("border_top", "facts", "share of height", 0, 0.25, None, 4, "plain border at the top"),
+    Signal("border_bottom", "facts", "share of height", 0, 0.25, None, 4, "plain border at the bottom"),
+    Signal("border_left", "facts", "share of width", 0, 0.25, None, 4, "plain border at the left"),
+    Signal("border_right", "facts", "share of width", 0, 0.25, None, 4, "plain border at the right"),
+    Signal("focus_px", "focus", "px of the original", 0, None, "low", 3, "radius of the edges in the sharpest place"),
+    Signal("focus_median_px", "focus", "px of the original", 0, None, None, 3, "median radius over the frame"),
+    Signal("focus_left", "focus", "share of width", 0, 1, None, 4, "left edge of one of the sharpest places"),
+    Signal("focus_top", "focus", "share of height", 0, 1, None, 4, "its top edge"),
+    Signal("focus_width", "focus", "share of width", 0, 1, None, 4, "its width"),
+    Signal("focus_height", "focus", "share of height", 0, 1, None, 4, "its height"),
+)
+"""Every signal, in the order of tables. See `signals` for the formulas."""
+
+FOCUS_VERSION = 1
+"""Version of the focus in a manifest; increment it when a change of `signals.focus` alters the numbers."""
+
+SIGNAL: Mapping[str, Signal] = MappingProxyType({signal.name: signal for signal in SIGNALS})
+SIGNAL_PARTS = tuple(dict.fromkeys(signal.part for signal in SIGNALS))
+
 METRIC: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})
 METRIC_NAMES = tuple(METRIC)
 CPU_METRICS = tuple(name for name in METRIC_NAMES if name != "clip_iqa")
@@ -149,7 +209,7 @@ class Part(NamedTuple):
 
 
 PARTS: Mapping[str, Part] = MappingProxyType(
-    {name: Part(name, name, "technical_metrics") for name in METRIC_NAMES}
+    {name: Part(name, name, "technical_metrics") for name in (*METRIC_NAMES, *SIGNAL_PARTS)}
     | {
         "embedding": Part("embedding", "image_embedding", "image_embeddings"),
         "labels": Part("labels", "clip_labels", "clip_labels"),
@@ -177,7 +237,7 @@ class FeatureError:
     """Why a value is a default.
 
     Attributes:
-        stage: `photo`, the name of a metric, `image_embedding` or `clip_labels`.
+        stage: `photo`, the name of a metric or of signals, `image_embedding` or `clip_labels`.
         reason: short and stable, for programs.
         message: for users.
     """
@@ -203,6 +263,17 @@ class Measurement:
 
     score: float | None = None
     raw: Mapping[str, float] = field(default_factory=dict)
+    error: FeatureError | None = None
+
+
+SignalValue: TypeAlias = "float | bool | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The signals of one part by name, None where undefined; or an error."""
+
+    values: Mapping[str, SignalValue] = field(default_factory=dict)
     error: FeatureError | None = None
 
 
@@ -251,6 +322,7 @@ class PhotoRecord:
 
     Attributes:
         failure: why the photo could not be read; all measurements are missing then.
+        signals: by part.
         cached: whether all parts that are computed from pixels came from the cache.
         partly_cached: whether only some of them did.
         labels_cached: whether the labels came from the cache; None: not labelled.
@@ -261,6 +333,7 @@ class PhotoRecord:
     info: PhotoInfo | None = None
     failure: FeatureError | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    signals: dict[str, Signals] = field(default_factory=dict)
     embedding: Embedding | None = None
     prediction: LabelPrediction | None = None
     cached: bool = False
@@ -275,6 +348,6 @@ class PhotoRecord:
     @property
     def is_retryable(self) -> bool:
         """Whether an error of this photo may not occur in another run."""
-        results = (*self.measurements.values(), self.embedding, self.prediction)
+        results = (*self.measurements.values(), *self.signals.values(), self.embedding, self.prediction)
         errors = (self.failure, *(result.error for result in results if result is not None))
         return any(error is not None and error.reason in RETRYABLE_REASONS for error in errors)

@@ -52,6 +52,11 @@ def _setting(
     return field(default=default, repr=not secret, metadata=metadata)
 
 
+def _limit(default: float, help: str) -> Any:
+    """Declare the limit of a signal from which a photo has a flag."""
+    return _setting(default, help, affects=("flags",), minimum=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of a run. Relative paths are relative to `root`; `~` and `~user` are home folders."""
@@ -132,6 +137,9 @@ class Settings:
     warn_label_shift: float = _setting(
         0.4, "warn if the distance of a batch's labels from those of the last batches (0 to 1) is larger", minimum=0
     )
+    warn_flag_shift: float = _setting(
+        0.2, "warn if the share of flagged photos differs by more from that of the last batches", minimum=0
+    )
     warn_cached_share: float = _setting(
         0.9, "warn if a smaller fraction of photos comes from the cache although all could", minimum=0
     )
@@ -145,6 +153,20 @@ class Settings:
     noise_sigma_max: float = _setting(0.08, "noise sigma that scores 1", affects=("noise",), above=0)
     clip_iqa_side: int = _setting(336, "side of CLIP-IQA's square input, px", affects=("clip_iqa",), minimum=32)
     brisque_side: int = _setting(1024, "long side of BRISQUE's reduced input, px", affects=("brisque",), minimum=16)
+
+    limit_blurred: float = _limit(0.85, "a photo is blurred if blur_px is higher")
+    limit_shaken_blur: float = _limit(
+        0.6, "a photo is blurred and shaken if blur_px is higher, and streak than limit_shaken_streak"
+    )
+    limit_shaken_streak: float = _limit(
+        1.5, "a photo is blurred and shaken if streak is higher, and blur_px than limit_shaken_blur"
+    )
+    limit_noisy_luma: float = _limit(4.0, "a photo is noisy if noise_luma is higher")
+    limit_noisy_chroma: float = _limit(1.3, "a photo is noisy if noise_chroma is higher")
+    limit_dark: float = _limit(1.4, "a photo is dark if headroom_ev is higher")
+    limit_soft: float = _limit(0.6, "hint soft if blur_px is higher and the photo is not blurred")
+    limit_bright: float = _limit(0.28, "hint bright if clipped_centre is higher")
+    limit_blocky: float = _limit(1.7, "hint blocky if blocks is higher")
 
     def __post_init__(self) -> None:
         if not isinstance(self.root, Path):
@@ -173,7 +195,7 @@ class Settings:
         return self.data_path / "cache" / "features"
 
     def constants(self, part: str) -> dict[str, Any]:
-        """The settings that change the numbers of `part` (a metric, `embedding` or `labels`)."""
+        """The settings that change `part`: a metric, `embedding`, `labels` or `flags`."""
         names = [name for name, spec in SPECS.items() if part in spec.metadata["affects"]]
         values = {name: getattr(self, name) for name in names}
         # With an automatic device it stays `auto`: results of all devices agree to about 1e-3 and count as equal,
@@ -280,7 +302,7 @@ def legal_values(spec: dataclasses.Field[Any]) -> str:
 
 
 def recomputed(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """The parts that a change of a setting recomputes: metrics, `embedding`, `labels`."""
+    """The parts that a change of a setting recomputes: metrics, `embedding`, `labels`, `flags`."""
     parts: tuple[str, ...] = (*spec.metadata["affects"], *spec.metadata["through"])
     return (*parts, "labels") if "embedding" in parts else parts
 

@@ -1,4 +1,4 @@
-"""Measure photos with a metric that the package does not have: colourfulness.
+"""Measure photos with a metric of your own; here colourfulness, as the paper has it.
 
     python examples/custom_metric.py beach.jpg forest.jpg
 

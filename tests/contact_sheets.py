@@ -16,6 +16,13 @@ from PIL import Image
 
 from curation_features.schema import METRICS
 
+SIGNALS = (
+    *("blur_px", "streak", "noise_luma", "noise_chroma", "headroom_ev", "clipped_centre", "contrast", "blocks"),
+    *("focus_px", "focus_median_px"),
+)
+BLURRED = ["blurred", "edges 0.93 px wide at 512 px, limit 0.85"]
+DARK = ["dark", "could be 2.00 EV brighter before highlights clip, limit 1.4"]
+SOFT = ["soft", "edges 0.70 px wide at 512 px, limit 0.6"]
 LABELS = ("landscape", "portrait", "beach", "night", "forest", "street photography", "architecture", "macro")
 
 
@@ -25,6 +32,9 @@ def sheet(photos: Iterable[dict[str, Any]], **replaced: Any) -> dict[str, Any]:
         "batch_id": "trip",
         "version": {"technical": "8c1f", "clip": "1-5d0e"},
         "metrics": json.loads(json.dumps([asdict(metric) for metric in METRICS])),
+        "signals": list(SIGNALS),
+        "flags": ["blurred", "noisy", "dark"],
+        "hints": ["shaken", "soft", "bright", "blocky"],
         "labels": list(LABELS),
         "digest": "d" * 64,
         "photos": photos,
@@ -44,6 +54,8 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         [label, round(share / sum(shares), 6), round(0.3 - 0.02 * place, 6)]
         for place, (label, share) in enumerate(zip(chosen, shares, strict=False))
     ]
+    signals = [round(chance.uniform(low, high), 3) for low, high in ((0.35, 0.6), (1, 1.4), (0, 3), (0, 1), (0, 1))]
+    signals += [0.012, 0.86, None, None if position % 5 == 4 else round(chance.uniform(0.5, 4), 3), 3.25]
     taken = datetime(2024, 5, 17, 18, 3) + timedelta(hours=7 * position)
     camera, lens = ("Canon EOS R6", "FUJIFILM X-T3")[position % 2], (None, "RF 35mm", "XF 18-55mm")[position % 3]
     iso = (400, 100, 3200, None)[position % 4]
@@ -54,6 +66,10 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "status": "ok",
         "scores": scores,
         "raw": {"tenengrad": 1234.5 + position, "p1": 0.02, "p50": 0.45, "p99": 0.97, "noise_sigma": 0.0041},
+        "signals": signals,
+        "flags": [],
+        "hints": [],
+        "focus": None,
         "labels": labels,
         "margin": labels[0][1] - labels[1][1],
         "errors": [],
@@ -70,6 +86,7 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "taken": str(taken),
         "iso": iso,
         "href": f"../rankingInput/{position}_1024.jpg",
+        "original": None,
         "thumbnail": None,
     }
     return made | {"path": replaced.get("name", made["name"])} | replaced
@@ -90,7 +107,7 @@ def degraded(position: int, *stages: str, reason: str = "missing_weights", **rep
 def failed(position: int, reason: str = "truncated", **replaced: Any) -> dict[str, Any]:
     """A failed photo."""
     unknown = dict.fromkeys(("margin", "width", "height", "format", "href", "thumbnail", "taken", "iso"))
-    nothing = unknown | {"scores": [None] * len(METRICS), "raw": {}, "labels": [], "facts": []}
+    nothing = unknown | {"scores": [None] * len(METRICS), "raw": {}, "signals": [], "labels": [], "facts": []}
     errors = [["photo", reason, "the file ends early"]]
     return photo(position) | nothing | {"status": "failed", "errors": errors} | replaced
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from curation_features.manifest import Batch, batch_from
 from curation_features.pipeline.merge import merge
 from curation_features.schema import (
     METRICS,
+    SIGNAL_PARTS,
+    SIGNALS,
     Embedding,
     FeatureError,
     LabelPrediction,
@@ -17,9 +20,12 @@ from curation_features.schema import (
     Measurement,
     PhotoInfo,
     PhotoRecord,
+    Signals,
 )
+from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
 
+SETTINGS = Settings(root=Path())
 LABELS = [f"label {n}" for n in range(9)]
 
 
@@ -28,12 +34,20 @@ def batch(*ids: str, batch_id: str = "b", **more: object) -> Batch:
     return batch_from({"batch_id": batch_id, "artifacts": artifacts, **more})
 
 
+def signals(**values: float | bool | None) -> dict[str, Signals]:
+    """Every signal, by part: those given, and 0.5 (not gray) for the others."""
+    found = {one.name: values.get(one.name, one.name != "is_gray" and 0.5) for one in SIGNALS}
+    return {part: Signals({one.name: found[one.name] for one in SIGNALS if one.part == part}) for part in SIGNAL_PARTS}
+
+
 def measured(name: str, vector: Sequence[float] = (0.5,) * 4) -> PhotoRecord:
     scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
     labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
     prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
     embedding = Embedding(np.array(vector, np.float32))
-    return PhotoRecord(name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, embedding, prediction)
+    return PhotoRecord(
+        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, signals(), embedding, prediction
+    )
 
 
 def degraded(name: str) -> PhotoRecord:
@@ -58,7 +72,7 @@ def write_features(
 ) -> FeatureArtifact:
     """Write finished features of `records`, and the embeddings of `vectors`, by default of the same records."""
     manifest = manifest or batch(*(record.photo_id for record in records))
-    merged = merge(manifest, records, {"technical": "t", "clip": clip}, labels, ())
+    merged = merge(manifest, records, {"technical": "t", "clip": clip, "signals": "s"}, labels, SETTINGS)
     with store.embeddings(manifest.batch_id, "1-abc", "a/model") as file:
         for item in records if vectors is None else vectors:
             file.add(item)

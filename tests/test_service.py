@@ -42,7 +42,7 @@ def lenient(world):
 def test_the_output_has_the_specifications_fields(world, batch) -> None:
     found, _ = world.run(batch)
     for record in found:
-        assert list(record) == ["tech", "clip_labels", "status", "errors", "version"]
+        assert list(record) == ["tech", "clip_labels", "status", "errors", "version", "signals", "flags"]
         assert tuple(record["tech"]) == METRIC_NAMES
         assert all(isinstance(value, float) and 0 <= value <= 1 for value in record["tech"].values())
         assert [list(label) for label in record["clip_labels"]] == [["label", "confidence", "cosine_score"]] * 5
@@ -231,6 +231,7 @@ def test_one_structured_line_per_batch(world, batch, caplog) -> None:
     fields = record.curation_features
     assert fields["batch_id"] == "batch_1"
     assert (fields["photos"], fields["ok"], fields["cached"]) == (4, 4, 0)
+    assert fields["flagged"] == 4  # faint noise: dark
     assert fields["seconds_decode"] > 0
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from curation_features.cli import main
 from curation_features.errors import SettingsError
-from curation_features.schema import METRICS
+from curation_features.schema import METRICS, SIGNAL_PARTS
 from curation_features.settings import SPECS, Settings, legal_values, load_settings, load_with_origins, recomputed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -250,6 +250,8 @@ def test_settings_made_in_python_are_checked_too(tmp_path: Path) -> None:
         ("brisque", {"brisque_side"}),
         ("embedding", {"model", "precision"}),
         ("labels", {"temperature"}),
+        ("flags", {name for name in SPECS if name.startswith("limit_")}),
+        *((part, set()) for part in SIGNAL_PARTS),
     ],
 )
 def test_a_part_depends_on_its_constants_only(part: str, names: set[str]) -> None:
@@ -259,7 +261,7 @@ def test_a_part_depends_on_its_constants_only(part: str, names: set[str]) -> Non
 
 def test_every_part_that_a_setting_names_exists() -> None:
     parts = {part for spec in SPECS.values() for part in spec.metadata["affects"]}
-    assert parts == {metric.name for metric in METRICS} | {"embedding", "labels"}
+    assert parts == {metric.name for metric in METRICS} | {"embedding", "labels", "flags"}
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,7 @@ def test_every_part_that_a_setting_names_exists() -> None:
         ("labels_file", ("labels",)),
         ("brisque_weights", ("brisque",)),
         ("workers", ()),
+        ("limit_dark", ("flags",)),
     ],
 )
 def test_recomputed_parts_of_a_setting(name: str, parts: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curation_features.cli import removals
 from curation_features.cli.command import Outcome, add_group, declare
 from curation_features.cli.manifests import check_known
-from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, doing, make_table, say, size
+from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, doing, flag_line, make_table, say, size
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ SHOW_FIELDS = {
     "finished": "time when its features were written, in UTC",
     "bytes": "size of its manifests, stage tables and features",
     "stale": "[{reason, message}]: why a run now would give another result",
+    "flags": "[{name, kind, artifacts}]: flags and hints, flags first; null if they are not known",
     "files": "[{kind, path, bytes}]: its files, and the files of its photos",
 }
 
@@ -71,15 +72,18 @@ def batches_list(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def batches_show(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show one batch: its files, their sizes, and why it is stale."""
-    from curation_features.inventory import footprint_of, photo_files, show_batch
+    from curation_features.inventory import flag_counts, footprint_of, photo_files, show_batch
 
     check_known([args.batch], settings)
     with doing("reading the batch"):
         entry, own = show_batch(settings, args.batch)
         incoming = [file.path for file in own if file.kind == "incoming"]
         files = [*own, *photo_files(settings, footprint_of(settings, args.batch, incoming))]
+        counts = flag_counts(settings, args.batch)
+    flags = None if counts is None else [asdict(count) for count in counts]
     listed = [{"kind": file.kind, "path": file.path, "bytes": file.bytes} for file in files]
-    return Outcome({**_entry_fields(entry), "files": listed}, partial(_show_batch, entry, files, settings))
+    fields = {**_entry_fields(entry), "flags": flags, "files": listed}
+    return Outcome(fields, partial(_show_batch, entry, flags or (), files, settings))
 
 
 def _entry_fields(entry: BatchEntry) -> dict[str, Any]:
@@ -117,7 +121,9 @@ def _format_time(time: datetime | None) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
 
 
-def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Settings) -> None:
+def _show_batch(
+    entry: BatchEntry, flags: Sequence[Mapping[str, Any]], files: Sequence[BatchFile], settings: Settings
+) -> None:
     from curation_features.inventory import total_bytes
 
     def relative(path: Path) -> str:
@@ -126,6 +132,8 @@ def _show_batch(entry: BatchEntry, files: Sequence[BatchFile], settings: Setting
     statuses = ", ".join(f"{count} {status}" for status, count in (entry.statuses or {}).items() if count)
     photos = "an unknown number of photos" if entry.photos is None else count_of(entry.photos, "photo")
     say(f"batch {entry.batch_id}: {entry.state}, {photos}{f': {statuses}' if statuses else ''}", style="bold")
+    if flags:
+        say(flag_line(flags))
     if entry.finished:
         say(f"finished {_format_time(entry.finished)}")
     for stale in entry.stale:

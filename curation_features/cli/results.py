@@ -15,10 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from curation_features.cli.command import Outcome, format_speed, speed, with_make_dev
-from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, make_table, printable, say
+from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, flag_line, make_table, printable, say
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.pipeline import EnrichedBatch
-from curation_features.pipeline.summary import error_counts, extremes, label_distribution, score_percentiles
+from curation_features.pipeline.summary import (
+    error_counts,
+    extremes,
+    flag_counts,
+    label_distribution,
+    score_percentiles,
+)
 from curation_features.report.text import display_paths
 from curation_features.schema import METRIC_NAMES, LabelPrediction, LabelScore, PhotoRecord
 from curation_features.storage.tables import STAGE_TABLES, read_rows, record_of
@@ -27,7 +33,7 @@ FEW = 20
 """Batches with at most this many photos are listed completely."""
 
 _FAULTY, _EXTREMES, _LABELS = 10, 3, 5  # rows of a large batch
-_LABEL, _REASON, _BAR = 13, 26, 12  # minimum widths in columns of the terminal
+_LABEL, _REASON, _FLAG, _BAR = 13, 26, 50, 12  # minimum widths in columns of the terminal
 
 
 def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
@@ -74,6 +80,7 @@ def outcome_of(
         "partly_cached": partly_cached,
         "statuses": merged.statuses(),
         "errors": [{"stage": e.stage, "reason": e.reason, "artifacts": e.artifacts} for e in error_counts(merged)],
+        "flags": [asdict(flag) for flag in flag_counts(merged)],
         "labels": [asdict(label) for label in label_distribution(merged)],
         "scores": score_percentiles(merged),
         "files": files,
@@ -97,6 +104,8 @@ def _show(merged: EnrichedBatch, fields: Mapping[str, Any]) -> None:
     terminal.print(Columns([table for table in tables if table.row_count], padding=(0, 4)))
     for error in fields["errors"]:
         say(f"{error['artifacts']} x {error['stage']}: {error['reason']}", style="yellow")
+    if flags := flag_line(fields["flags"]):
+        say(flags)
     statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
     artifacts = f"{fields['artifacts']:,} artifacts of " if fields["artifacts"] != fields["photos"] else ""
     photos = count_of(fields["photos"], "photo")
@@ -114,7 +123,7 @@ _Photo = tuple[str, Mapping[str, Any], PhotoRecord]
 
 
 def _photo_tables(merged: EnrichedBatch, width: int) -> Iterator[tuple[str, Table]]:
-    """Tables of photos; of a large batch failed and degraded ones and extremes, each with a title."""
+    """Tables of photos; of a large batch failed, degraded and flagged ones and extremes, each with a title."""
     artifacts = merged.document["artifacts"]
     paths = display_paths(artifacts)
     by_status: dict[str, list[_Photo]] = {"failed": [], "degraded": [], "ok": []}
@@ -131,6 +140,10 @@ def _photo_tables(merged: EnrichedBatch, width: int) -> Iterator[tuple[str, Tabl
         if photos:
             more = f", the first {_FAULTY}" if len(photos) > _FAULTY else ""
             yield f"{status}: {len(photos)}{more}", make(photos[:_FAULTY], width)
+    flagged = [photo for photo in (*degraded, *ok) if _flags_of(photo)]
+    if flagged:
+        more = f", the first {_FAULTY}" if len(flagged) > _FAULTY else ""
+        yield f"flagged: {len(flagged)}{more}", _flag_table(flagged[:_FAULTY], width)
     found = extremes(merged, _EXTREMES)
     if found:
         room = width - len("sharpness") - max(len(extreme.description) for extreme in found) - 2
@@ -156,12 +169,33 @@ def _score_table(photos: Sequence[_Photo], width: int) -> Table:
         rows.append(
             (
                 _shorten(path, 2 * names),
-                Text(features["status"], "yellow" if features["status"] == "degraded" else ""),
+                _status_of(features),
                 *("-" if score is None else f"{score:.3f}" for score in scores),
                 f"{label.confidence:.2f} {label.label}" if label else Text("-", "yellow"),
             )
         )
     return make_table(columns, rows)
+
+
+def _status_of(features: Mapping[str, Any]) -> Text:
+    """The status of a photo, and each of its flags in a line below."""
+    text = Text(features["status"], "yellow" if features["status"] == "degraded" else "")
+    for flag in features["flags"]:
+        if flag["kind"] == "flag":
+            text.append(f"\n{printable(flag['name'])}", "yellow")
+    return text
+
+
+def _flags_of(photo: _Photo) -> list[str]:
+    """The flags of a photo with their reasons, without hints."""
+    return [f"{flag['name']}: {flag['reason']}" for flag in photo[1]["flags"] if flag["kind"] == "flag"]
+
+
+def _flag_table(photos: Sequence[_Photo], width: int) -> Table:
+    """Photos with their flags and the reasons."""
+    names = min(max(16, width - _FLAG - 1), 40)
+    rows = [(_shorten(photo[0], names), "\n".join(map(printable, _flags_of(photo)))) for photo in photos]
+    return make_table({"photo": {"max_width": names}, "flag": FOLD}, [(name, Text(flags)) for name, flags in rows])
 
 
 def _failure_table(photos: Sequence[_Photo], width: int) -> Table:

@@ -82,6 +82,18 @@ def make_table(
     return table
 
 
+def flag_line(counts: Iterable[Mapping[str, Any]]) -> str:
+    """Flags and hints with their numbers: "flags: 3 blurred, 1 dark; hints: 5 soft". Empty without any.
+
+    Args:
+        counts: `signals.flags.FlagCount` as dicts.
+    """
+    kinds: dict[str, list[str]] = {}
+    for count in counts:
+        kinds.setdefault(f"{count['kind']}s", []).append(f"{count['artifacts']:,} {count['name']}")
+    return "; ".join(f"{kind}: {', '.join(parts)}" for kind, parts in kinds.items())
+
+
 class Bar:
     """A progress bar with the pace and the time left.
 

@@ -25,9 +25,10 @@ from curation_features.photos.decoding_version import FIRST, decoding_version
 from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, PhotoFile
+from curation_features.schema import FOCUS_VERSION
 from curation_features.settings import Settings
 
-_RECORD_VERSION = 1  # increment it when a change alters the images or the fields of an artifact
+_RECORD_VERSION = 2  # increment it when a change alters the images or the fields of an artifact
 
 
 class Images:
@@ -138,6 +139,8 @@ def _fields(copies: Copies) -> dict[str, Any]:
     }
     if copies.source != "image":
         processing["decoded_from"] = copies.source
+    if copies.focus is not None:
+        processing["focus"] = {"version": FOCUS_VERSION, **copies.focus}
     if copies.notes:
         processing["notes"] = list(copies.notes)
     return {"format": SUFFIXES[copies.info.format][0], "processing_metadata": processing}

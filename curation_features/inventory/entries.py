@@ -17,6 +17,7 @@ from curation_features.inventory.staleness import CurrentVersions, Stale, Stalen
 from curation_features.manifest import is_batch_id
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings
+from curation_features.signals.flags import FlagCount, Kind, count_flags
 from curation_features.storage.tables import read_metadata
 
 _VERSIONS = ("technical", "clip")
@@ -74,6 +75,18 @@ def show_batch(settings: Settings, batch_id: str) -> tuple[BatchEntry, list[Batc
     return entry, batch_files(settings, batch_id)
 
 
+def flag_counts(settings: Settings, batch_id: str) -> list[FlagCount] | None:
+    """Count the flags and hints of a batch; None if it is unfinished, or its table has none or cannot be read."""
+    kinds: Mapping[str, Kind] = {"flags": "flag", "hints": "hint"}
+    try:
+        rows = list(table_rows(places.TABLE.path(settings.data_path, batch_id), list(kinds)))
+    except StoreError:
+        return None
+    if not rows or not kinds.keys() <= rows[0].keys():
+        return None
+    return count_flags((name, kinds[column]) for row in rows for column in kinds for name in row[column] or ())
+
+
 def _entry(
     settings: Settings,
     batch_id: str,
@@ -125,7 +138,8 @@ def _summarize(
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
         version = read_metadata(table)["version"]
-        return Summary({status: counts[status] for status in STATUSES}, {part: version[part] for part in _VERSIONS})
+        known = {part: version[part] for part in (*_VERSIONS, "signals") if part in version}
+        return Summary({status: counts[status] for status in STATUSES}, known)
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         return None
 

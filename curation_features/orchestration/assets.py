@@ -87,7 +87,7 @@ next to it, and shared by all batches; recomputed when labels, templates or the 
         "technical_metrics",
         [SOURCE],
         {"python", "opencv", "parquet"},
-        """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements.
+        """Sharpness, exposure, noise, CLIP-IQA and BRISQUE of every photo, with the raw measurements, and the signals.
 
 Computed in one pass with `image_embeddings`, which decodes each photo once. A changed constant recomputes only its
 metric.""",
@@ -112,7 +112,8 @@ A run that selects both computes them in the same pass as `image_embeddings`."""
         {"python", "json", "parquet"},
         """Every artifact of the batch with its features; fields of ingest and preprocess are unchanged.
 
-Read back and checked before `features.completed` is published.""",
+Read back and checked before `features.completed` is published.
+A changed limit of a flag recomputes only this asset.""",
     ),
 ]
 

@@ -17,7 +17,7 @@ from curation_features.orchestration.provenance import recent_metadata
 from curation_features.report.text import one_line
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings
-from curation_features.verification import CHECKS, cached_share, degraded_share, label_shift
+from curation_features.verification import CHECKS, cached_share, degraded_share, flag_shift, label_shift
 
 _ASSETS = {"cache_effective": "technical_metrics"}
 """The asset of a check, if it is not `features`."""
@@ -99,8 +99,13 @@ class BatchChecks:
             return
         statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in STATUSES}
         yield self._compare("few_degraded", degraded_share(statuses), self.settings.warn_degraded_share, statuses)
-        shift = label_shift(_value(metadata, "labels", {}), self._label_history(metadata))
+        recent = recent_metadata(self.instance, dg.AssetKey("features"), _HISTORY)
+        recent.pop(self.batch.batch_id, None)
+        labels = [_value(other, "labels", {}) for other in _comparable(metadata, recent, "clip_version")]
+        shift = label_shift(_value(metadata, "labels", {}), labels)
         yield self._compare("labels_as_usual", shift, self.settings.warn_label_shift)
+        flags = [_flagged(other) for other in _comparable(metadata, recent, "signals_version")]
+        yield self._compare("flags_as_usual", flag_shift(*_flagged(metadata), flags), self.settings.warn_flag_shift)
 
     def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
         """Result of the cache check; `before`: metadata of the previous materialization."""
@@ -110,16 +115,6 @@ class BatchChecks:
         readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
         share = cached_share(_value(metadata, "cached", 0), readable, comparable)
         yield self._compare("cache_effective", share, self.settings.warn_cached_share, at_least=True)
-
-    def _label_history(self, metadata: Metadata) -> Sequence[Mapping[str, int]]:
-        """Label counts of the latest other batches with the same `clip_version`."""
-        recent = recent_metadata(self.instance, dg.AssetKey("features"), _HISTORY)
-        return [
-            _value(other, "labels", {})
-            for batch_id, other in recent.items()
-            if batch_id != self.batch.batch_id
-            and _value(other, "clip_version", "") == _value(metadata, "clip_version", None)
-        ][:_BATCHES_COMPARED]
 
     def _compare(
         self, name: str, value: float | None, limit: float, details: Mapping[str, Any] | None = None, *,
@@ -150,3 +145,15 @@ class BatchChecks:
 
 def _value(metadata: Metadata, name: str, default: Any) -> Any:
     return metadata[name].value if name in metadata else default
+
+
+def _comparable(metadata: Metadata, recent: Mapping[str, Metadata], version: str) -> list[Metadata]:
+    """The latest other batches with the same version, such as `clip_version`."""
+    wanted = _value(metadata, version, None)
+    return [other for other in recent.values() if _value(other, version, "") == wanted][:_BATCHES_COMPARED]
+
+
+def _flagged(metadata: Metadata) -> tuple[int, int]:
+    """Number of artifacts with a flag, and of those that were measured."""
+    measured = sum(_value(metadata, f"artifacts_{status}", 0) for status in ("ok", "degraded"))
+    return _value(metadata, "flagged", 0), measured

@@ -23,15 +23,21 @@ from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline import EnrichedBatch, FeatureStages, Plan, RunStats
 from curation_features.pipeline.summary import (
     Extreme,
+    Percentiles,
     Photo,
     error_counts,
     extremes,
     failed_photos,
+    flag_counts,
+    flagged_count,
     label_distribution,
     score_percentiles,
+    signal_percentiles,
+    signal_values,
 )
 from curation_features.report.text import display_paths, one_line
-from curation_features.schema import METRIC, Measurement, PhotoRecord
+from curation_features.schema import METRIC, SIGNAL, Measurement, PhotoRecord
+from curation_features.signals.flags import FLAGS, HINTS
 from curation_features.storage.artifacts import FeatureArtifact, StageArtifact
 from curation_features.storage.tables import FEATURE_COLUMNS, Column, Columns
 from curation_features.text import escape_markdown
@@ -69,6 +75,14 @@ _TABLES: Mapping[str, Columns] = {
         "p50": Column("string", "median"),
         "p95": Column("string", "95th percentile"),
         "measured": Column("int", "number of artifacts that have the score"),
+    },
+    "signals": {
+        "signal": Column("string", "name of the signal"),
+        "unit": Column("string", "its unit"),
+        "p05": Column("string", "5th percentile over the artifacts that have the signal"),
+        "p50": Column("string", "median"),
+        "p95": Column("string", "95th percentile"),
+        "measured": Column("int", "number of artifacts that have the signal"),
     },
     "label_distribution": {
         "label": Column("string", "most probable label of an artifact"),
@@ -145,12 +159,13 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
 
 
 def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: None) -> dict[str, Any]:
-    """Counts by status, extreme photos, labels, scores and errors; less than 60 kB.
+    """Counts by status and flag, extreme photos, labels, scores, signals and errors; less than 65 kB.
 
     Args:
         thumbnail: makes a small JPEG of an extreme photo, or returns None, as it does by default.
     """
-    extreme_photos, percentiles = extremes(merged, _EXTREMES), score_percentiles(merged)
+    extreme_photos = extremes(merged, _EXTREMES)
+    percentiles, signals = score_percentiles(merged), signal_percentiles(merged)
     names = display_paths(merged.document["artifacts"], _NAME_LENGTH)
     measured = Counter(name for record in merged.records for name in METRIC if _score(record, name) is not None)
     tables: dict[str, Sequence[tuple[str | int, ...]]] = {
@@ -167,12 +182,15 @@ def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: Non
             (metric, METRIC[metric].best, *(f"{value:.3f}" for value in values.values()), measured[metric])
             for metric, values in percentiles.items()
         ],
+        "signals": [*_signal_rows(merged, signals)],
         "label_distribution": [*_label_rows(merged)],
     }
-    numbers = {f"{metric}_{name}": round(value, 4) for metric, by in percentiles.items() for name, value in by.items()}
+    measures = {**percentiles, **signals}
+    numbers = {f"{measure}_{name}": round(value, 4) for measure, by in measures.items() for name, value in by.items()}
     return {
         "artifacts": len(merged.records),
         **{f"artifacts_{status}": count for status, count in merged.statuses().items()},
+        **_flag_numbers(merged),
         **{name: _table(name, rows) for name, rows in tables.items() if rows},
         **({"extremes_in_pictures": _gallery(extreme_photos, names, thumbnail)} if extreme_photos else {}),
         **{f"{part}_version": version for part, version in merged.version.items()},
@@ -180,6 +198,22 @@ def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: Non
         "labels": dg.MetadataValue.json(_limit_size(merged.label_counts())),
         "dagster/partition_row_count": len(merged.records),
     }
+
+
+def _flag_numbers(merged: EnrichedBatch) -> dict[str, int]:
+    """Number of artifacts with any flag, and with each flag and hint; also zeros, so that a plot has no gaps."""
+    counts = {flag.name: flag.artifacts for flag in flag_counts(merged)}
+    return {
+        "flagged": flagged_count(merged),
+        **{f"flag_{name}": counts.get(name, 0) for name in FLAGS},
+        **{f"hint_{name}": counts.get(name, 0) for name in HINTS},
+    }
+
+
+def _signal_rows(merged: EnrichedBatch, percentiles: Percentiles) -> Iterator[tuple[str | int, ...]]:
+    for name, values in percentiles.items():
+        measured = sum(value is not None for value in signal_values(merged, name))
+        yield name, SIGNAL[name].unit, *(f"{value:.3f}" for value in values.values()), measured
 
 
 def _table(name: str, rows: Sequence[tuple[str | int, ...]]) -> dg.TableMetadataValue:

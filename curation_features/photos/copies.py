@@ -14,7 +14,7 @@ from curation_features.photos.exif.fields import read_exif
 from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
-from curation_features.schema import PhotoInfo
+from curation_features.schema import PhotoInfo, SignalValue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,7 @@ class Copies:
         standard: a JPEG of at most `STANDARD_SIDE` px like it; empty if `ranking` is small enough for both.
         ranking_size, standard_size: width and height of the images, px.
         source, notes: see `photos.stored.StoredImage`.
+        focus: see `photos.decode.Photo`.
     """
 
     info: PhotoInfo
@@ -50,6 +51,7 @@ class Copies:
     standard_size: tuple[int, int]
     source: str
     notes: tuple[str, ...]
+    focus: Mapping[str, SignalValue] | None = None
 
 
 def make_copies(file: PhotoFile, limits: DecodeLimits) -> Copies:
@@ -59,7 +61,7 @@ def make_copies(file: PhotoFile, limits: DecodeLimits) -> Copies:
         PhotoError: see `decode`.
         ResourceError: the process has too many open files.
     """
-    photo = decode(file, limits, side=RANKING_SIDE)
+    photo = decode(file, limits, side=RANKING_SIDE, with_focus=True)
     standard = reduce(photo.rgb, STANDARD_SIDE)
     return Copies(
         photo.info,
@@ -70,6 +72,7 @@ def make_copies(file: PhotoFile, limits: DecodeLimits) -> Copies:
         _size(standard),
         photo.source,
         photo.notes,
+        photo.focus,
     )
 
 

@@ -25,7 +25,9 @@ from curation_features.photos.limits import LARGE_PIXELS, DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.reduction import reduce
 from curation_features.photos.stored import StoredImage
-from curation_features.schema import PhotoInfo
+from curation_features.schema import PhotoInfo, SignalValue
+from curation_features.signals.focus import focus
+from curation_features.signals.table import rounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,15 +52,19 @@ class Photo:
         rgb: (height, width, 3), uint8, 0..255, upright sRGB, C-contiguous. No side is 0.
         source: see `StoredImage.source`.
         notes: see `StoredImage.notes`.
+        focus: the signals of `signals.focus` at full size; None if they were not wanted, or are undefined.
     """
 
     info: PhotoInfo
     rgb: NDArray[np.uint8]
     source: str = "image"
     notes: tuple[str, ...] = ()
+    focus: Mapping[str, SignalValue] | None = None
 
 
-def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool = False) -> Photo:
+def decode(
+    file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool = False, with_focus: bool = False
+) -> Photo:
     """Decode the first frame of a photo as upright 8-bit sRGB.
 
     The EXIF or XMP orientation and the colour profile are applied. Transparency is composited on white, 16 bits are
@@ -71,6 +77,7 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
         side: if above 0, the long side is reduced by area to at most this many px.
         scaled: the decoder may give a smaller image of at least `side` px, which is faster and less exact. A large
             JPEG (`limits.LARGE_PIXELS`) is always decoded so if `side` is given.
+        with_focus: also measure the focus, if the decoder gives all pixels, in RGB or gray.
 
     Raises:
         PhotoError: `too_large`, `too_slow`, `truncated`, `unsupported_format` or `unreadable`.
@@ -83,6 +90,7 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
                 stored = read_jpeg(file.data, limits, min_side=side if scaled or _is_large(file.data) else 0)
             else:
                 stored = READERS.get(kind, read_with_pillow)(file.data, limits)
+            in_focus = _measure_focus(stored) if with_focus else None
             pixels = reduce(stored.pixels, side) if side else stored.pixels
             rgb, colour_notes = to_srgb(pixels, stored.profile)
             rgb = upright(rgb, stored.orientation)
@@ -95,7 +103,18 @@ def decode(file: PhotoFile, limits: DecodeLimits, *, side: int = 0, scaled: bool
                 raise ResourceError(f"{error}; {TOO_MANY_FILES}") from error
             raise explain(file.data, error) from error
     width, height = stored.size if stored.orientation < 5 else stored.size[::-1]
-    return Photo(PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, (*stored.notes, *colour_notes))
+    return Photo(
+        PhotoInfo(file.sha256, kind, width, height), rgb, stored.source, (*stored.notes, *colour_notes), in_focus
+    )
+
+
+def _measure_focus(stored: StoredImage) -> Mapping[str, SignalValue] | None:
+    """Measure the focus of a stored image, if these are all its pixels; the place is that in the upright photo."""
+    width, height = stored.size
+    if stored.pixels.shape != (height, width, 3):
+        return None
+    found = focus(stored.pixels)
+    return rounded(found.values(width, height, stored.orientation)) if found else None
 
 
 def _is_large(data: bytes) -> bool:

@@ -7,6 +7,7 @@ import logging
 from curation_features.manifest import Batch
 from curation_features.pipeline.merge import EnrichedBatch
 from curation_features.pipeline.stats import RunStats
+from curation_features.pipeline.summary import flagged_count
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ def log_batch(batch: Batch, merged: EnrichedBatch, stats: RunStats) -> None:
         "batch_id": batch.batch_id,
         "artifacts": len(batch.artifacts),
         **merged.statuses(),
+        "flagged": flagged_count(merged),
         **stats.summary(),
         "labels": list(merged.label_counts())[:3],
     }

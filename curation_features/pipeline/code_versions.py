@@ -24,7 +24,9 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
         "image_embeddings": parts["embedding"],
         "label_embeddings": combined({"embedding": text_version(settings, weights["embedding"]), **vocabularies}),
         "clip_labels": parts["labels"],
-        "features": digest({"algorithm": 1, "fallback_labels": settings.fallback_labels})[:16],
+        "features": digest(
+            {"algorithm": 2, "fallback_labels": settings.fallback_labels, "flags": settings.constants("flags")}
+        )[:16],
     }
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from curation_features.clip.labels import fallback_prediction
 from curation_features.manifest import Batch, distinct_photos, enrich
+from curation_features.pipeline.signals_of_photo import signals_of_photo
 from curation_features.schema import (
     METRICS,
     RETRYABLE_REASONS,
+    SIGNAL_PARTS,
     STATUSES,
     FeatureError,
     LabelPrediction,
     Measurement,
     PhotoRecord,
+    Signals,
 )
+from curation_features.settings import Settings
+from curation_features.signals.flags import Limits, flags
 from curation_features.storage.tables import Row, feature_row
+
+_MISSING = Signals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +77,43 @@ def merge(
     records: Sequence[PhotoRecord],
     version: Mapping[str, str],
     labels: Sequence[str],
-    fallback: Sequence[str],
+    settings: Settings,
 ) -> EnrichedBatch:
     """Add the features of each photo to its artifacts; all other fields stay unchanged.
 
     Args:
         records: one per distinct photo of the batch, in order.
-        version: `{"technical": ..., "clip": ...}`.
+        version: `{"technical": ..., "clip": ..., "signals": ...}`.
         labels: the vocabulary; its first labels are the default labels.
-        fallback: default labels instead, if any.
+        settings: the limits of the flags, and other default labels, if any.
     """
     by_position: dict[int, PhotoRecord] = {}
     for record, positions in zip(records, distinct_photos(batch).values(), strict=True):
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
-    features = [features_of(record, version, labels, fallback) for record in ordered]
+    features = [
+        features_of(record, artifact, version, labels, settings)
+        for record, artifact in zip(ordered, batch.document["artifacts"], strict=True)
+    ]
     return EnrichedBatch(enrich(batch, features), ordered, version, labels)
 
 
 def features_of(
-    record: PhotoRecord, version: Mapping[str, str], labels: Sequence[str], fallback: Sequence[str] = ()
+    record: PhotoRecord,
+    artifact: Mapping[str, Any],
+    version: Mapping[str, str],
+    labels: Sequence[str],
+    settings: Settings,
 ) -> dict[str, Any]:
     """Build the feature record of a photo: measurements, or defaults with an error."""
     measured = {metric.name: record.measurements.get(metric.name, Measurement()) for metric in METRICS}
     prediction = record.prediction or LabelPrediction()
     if not prediction.labels:
         prediction = fallback_prediction(
-            tuple(labels), prediction.error or _not_computed("clip_labels"), tuple(fallback)
+            tuple(labels), prediction.error or _not_computed("clip_labels"), settings.fallback_labels
         )
-    errors = [record.failure] if record.failure else _collect_errors(measured, prediction)
+    errors = [record.failure] if record.failure else _collect_errors(measured, record.signals, prediction)
+    signals = signals_of_photo(record, artifact)
     scores = {name: measurement.score for name, measurement in measured.items()}
     is_measured = any(score is not None for score in scores.values()) or prediction.error is None
     return {
@@ -109,13 +124,24 @@ def features_of(
         "status": "ok" if not errors else "degraded" if is_measured else "failed",
         "errors": [asdict(error) for error in errors],
         "version": dict(version),
+        "signals": signals,
+        "flags": [asdict(flag) for flag in flags(signals, limits_of(settings))],
     }
 
 
-def _collect_errors(measured: Mapping[str, Measurement], prediction: LabelPrediction) -> list[FeatureError]:
+def limits_of(settings: Settings) -> Limits:
+    """The limits of the flags that settings name."""
+    return Limits(**{limit.name: getattr(settings, f"limit_{limit.name}") for limit in fields(Limits)})
+
+
+def _collect_errors(
+    measured: Mapping[str, Measurement], signals: Mapping[str, Signals], prediction: LabelPrediction
+) -> list[FeatureError]:
     errors = [
         measurement.error or _not_computed(name) for name, measurement in measured.items() if measurement.score is None
     ]
+    missing = ((part, signals.get(part, _MISSING)) for part in SIGNAL_PARTS)
+    errors += [found.error or _not_computed(part) for part, found in missing if not found.values]
     return [*errors, prediction.error] if prediction.error else errors
 
 

@@ -13,9 +13,9 @@ from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.pipeline.observer import Observer, SilentObserver
-from curation_features.schema import METRIC_NAMES, PARTS, FeatureError
+from curation_features.schema import METRIC_NAMES, PARTS, SIGNAL_PARTS, FeatureError
 from curation_features.settings import Settings
-from curation_features.versions import combined, part_version, text_version
+from curation_features.versions import combined, digest, part_version, text_version
 from curation_features.weights import LazyModel
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from curation_features.technical.brisque.index import Brisque
     from curation_features.technical.clip_iqa import QualityModel
 
-TECHNICAL_PARTS = frozenset(METRIC_NAMES)
+SCORE_PARTS = frozenset(METRIC_NAMES)
+TECHNICAL_PARTS = SCORE_PARTS | frozenset(SIGNAL_PARTS)
 EMBEDDING_PARTS = frozenset({"embedding"})
 LABEL_PARTS = frozenset({"labels"})
 MODEL_PARTS = ("brisque", "clip_iqa", "embedding")
@@ -137,6 +138,12 @@ class Plan:
 def technical_version(versions: Mapping[str, str]) -> str:
     """Combine the versions of the five scores."""
     return combined({name: versions.get(name, UNMEASURED) for name in METRIC_NAMES})
+
+
+def signals_version(versions: Mapping[str, str], settings: Settings) -> str:
+    """Combine the versions of the signals and the limits of the flags."""
+    parts = {name: versions.get(name, UNMEASURED) for name in SIGNAL_PARTS}
+    return combined({**parts, "flags": digest(settings.constants("flags"))})
 
 
 def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts: Collection[str]) -> Plan:

@@ -22,9 +22,17 @@ from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoReader
 from curation_features.photos.thumbnail import PREVIEW
 from curation_features.photos.thumbnails import Thumbnails
-from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, TECHNICAL_PARTS, Models, Plan, tolerated
+from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, SCORE_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import PARTS, Embedding, FeatureError, Measurement, PhotoRecord
+from curation_features.schema import (
+    PARTS,
+    SIGNAL_PARTS,
+    Embedding,
+    FeatureError,
+    Measurement,
+    PhotoRecord,
+    Signals,
+)
 from curation_features.settings import Settings
 from curation_features.storage.cache import CacheEntry, FeatureCache
 
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Result: TypeAlias = Measurement | Embedding
+Result: TypeAlias = Measurement | Signals | Embedding
 
 
 @dataclass(slots=True)
@@ -54,6 +62,8 @@ class Item:
         """Add a new result to the record and to the cache entry, which ignores transient errors."""
         if isinstance(result, Embedding):
             self.record.embedding = result
+        elif isinstance(result, Signals):
+            self.record.signals[part] = result
         else:
             self.record.measurements[part] = result
         if self.entry is not None:
@@ -137,7 +147,7 @@ class Preparation:
 
     def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Set[str], plan: Plan, stats: RunStats) -> None:
         """Measure the metrics that need no batch, and prepare the model inputs."""
-        one_by_one = todo - set(MODEL_PARTS)
+        one_by_one = todo - set(MODEL_PARTS) - set(SIGNAL_PARTS)
         for part in (part for part in MODEL_PARTS if part in todo):
             try:
                 model = self._models.load(part)
@@ -157,6 +167,12 @@ class Preparation:
             with stats.timing("cpu_metrics"):
                 for part, measurement in self.technical().measure_cpu(rgb, one_by_one).items():
                     item.add(part, measurement, plan)
+        if parts := [part for part in SIGNAL_PARTS if part in todo]:
+            from curation_features.signals.table import measure_signals  # OpenCV loads with the first photo
+
+            with stats.timing("signals"):
+                for part, signals in measure_signals(rgb, parts).items():
+                    item.add(part, signals, plan)
 
 
 def failed(part: str, error: Exception) -> Result:
@@ -172,9 +188,10 @@ def failed(part: str, error: Exception) -> Result:
 
 def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: Plan) -> None:
     """Add the valid cached results, and the errors of missing models, to a record."""
-    record.measurements.update({name: entry.measurements[name] for name in TECHNICAL_PARTS & set(valid)})
+    record.measurements.update({name: entry.measurements[name] for name in SCORE_PARTS & set(valid)})
+    record.signals.update({part: entry.signals[part] for part in SIGNAL_PARTS if part in valid})
     for part, error in plan.missing.items():
-        if part in TECHNICAL_PARTS:
+        if part in SCORE_PARTS:
             record.measurements[part] = Measurement(error=error)
         elif part == "embedding":
             record.embedding = Embedding(error=error)

@@ -1,4 +1,4 @@
-"""Summary of a finished batch: score percentiles, labels, errors and photos to review.
+"""Summary of a finished batch: percentiles, flags, labels, errors and photos to review.
 
 Pure functions of an `EnrichedBatch`. Each artifact counts; only `extremes` and `failed_photos` list a photo once.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,11 @@ import numpy as np
 
 from curation_features.pipeline.merge import EnrichedBatch
 from curation_features.schema import METRIC_NAMES, Measurement, PhotoRecord
+from curation_features.signals.flags import FlagCount, count_flags
 
 PERCENTILES = {"p05": 5, "p50": 50, "p95": 95}
+MAIN_SIGNALS = ("blur_px", "noise_luma", "headroom_ev", "focus_px")
+"""The signals of which percentiles are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +76,38 @@ class Extreme:
 
 
 Percentiles = dict[str, dict[str, float]]
-"""Percentiles by metric and name."""
+"""Percentiles by metric or signal, and name."""
 
 
 def score_percentiles(merged: EnrichedBatch) -> Percentiles:
     """Compute the `PERCENTILES` of each metric that has scores, with linear interpolation."""
+    scores = {metric: [_score(record, metric) for record in merged.records] for metric in METRIC_NAMES}
+    return _percentiles(scores)
+
+
+def signal_values(merged: EnrichedBatch, name: str) -> list[float | None]:
+    """The values of a signal, of each artifact in order; None where undefined."""
+    return [artifact["features"]["signals"][name] for artifact in merged.document["artifacts"]]
+
+
+def signal_percentiles(merged: EnrichedBatch) -> Percentiles:
+    """Compute the `PERCENTILES` of each of `MAIN_SIGNALS` that was measured, with linear interpolation."""
+    return _percentiles({name: signal_values(merged, name) for name in MAIN_SIGNALS})
+
+
+def _percentiles(values: Mapping[str, Sequence[float | None]]) -> Percentiles:
     percentiles: Percentiles = {}
-    for metric in METRIC_NAMES:
-        scores = [score for record in merged.records if (score := _score(record, metric)) is not None]
-        if scores:
-            values = np.percentile(scores, [*PERCENTILES.values()])
-            percentiles[metric] = {name: float(value) for name, value in zip(PERCENTILES, values, strict=True)}
+    for name, given in values.items():
+        if known := [value for value in given if value is not None]:
+            found = np.percentile(known, [*PERCENTILES.values()])
+            percentiles[name] = {key: float(value) for key, value in zip(PERCENTILES, found, strict=True)}
     return percentiles
+
+
+def flagged_count(merged: EnrichedBatch) -> int:
+    """Count the artifacts with at least one flag; hints do not count."""
+    artifacts = merged.document["artifacts"]
+    return sum(any(flag["kind"] == "flag" for flag in artifact["features"]["flags"]) for artifact in artifacts)
 
 
 def label_distribution(merged: EnrichedBatch) -> list[LabelShare]:
@@ -104,6 +127,12 @@ def error_counts(merged: EnrichedBatch) -> list[ErrorCount]:
         messages = errors | messages
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [ErrorCount(*kind, count, messages[kind]) for kind, count in ordered]
+
+
+def flag_counts(merged: EnrichedBatch) -> list[FlagCount]:
+    """Count the flags and hints, flags first."""
+    artifacts = merged.document["artifacts"]
+    return count_flags((flag["name"], flag["kind"]) for artifact in artifacts for flag in artifact["features"]["flags"])
 
 
 def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:

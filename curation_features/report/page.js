@@ -23,7 +23,23 @@
   const count = (number, one = "photo") => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
   const two = (number) => (number === null ? "\u2013" : number.toFixed(2));
   const percent = (share) => (share > 0 && share < 0.005 ? "<1 %" : `${Math.round(share * 100)} %`);
+  const pixels = (radius) => `${radius.toFixed(2)} px`;
   const reasonWords = (reason) => sheet.reasons[reason] ?? words(reason);
+
+  /** By signal: name, its value in words, and how a photo with more or less of it compares. */
+  const SIGNALS = {
+    blur_px: ["edges", (value) => `edges ${pixels(value)} wide at 512 px`, "softer", "sharper"],
+    streak: ["streaks", (value) => `edges ${value.toFixed(2)} times as wide in one direction as across it`, "higher", "lower"],
+    noise_luma: ["noise", (value) => `noise of ${value.toFixed(2)} gray levels at 1024 px`, "noisier", "less noisy"],
+    noise_chroma: ["blotches of colour", (value) => `blotches of colour of ${value.toFixed(2)} levels at 256 px`, "higher", "lower"],
+    headroom_ev: ["headroom", (value) => `could be ${value.toFixed(2)} EV brighter before highlights clip`, "higher", "lower"],
+    clipped_centre: ["clipped white", (value) => `${(value * 100).toFixed(1)} % of the middle is clipped to white`, "higher", "lower"],
+    contrast: ["contrast", (value) => `contrast over ${Math.round(value * 100)} % of the range`, "higher", "lower"],
+    blocks: ["JPEG blocks", (value) => `steps at JPEG blocks ${value.toFixed(2)} times those elsewhere`, "higher", "lower"],
+    focus_px: ["sharpest place", (value) => `sharpest place: edges ${pixels(value)} wide in the original`, "softer", "sharper"],
+    focus_median_px: ["whole frame", (value) => `whole frame: edges ${pixels(value)} wide in the original`, "softer", "sharper"],
+  };
+  const signalOf = (photo, name) => photo.signals[sheet.signals.indexOf(name)] ?? null;
 
   const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const KEY_LENGTH = 8;
@@ -56,6 +72,8 @@
     const { Camera = null, Lens = null } = Object.fromEntries(photo.facts);
     Object.assign(photo, { camera: Camera, lens: Lens, day: photo.taken && photo.taken.slice(0, 10) });
     photo.reasons = photo.errors.map(([stage, reason]) => JSON.stringify([stage, reason]));
+    photo.flagged = [...photo.flags, ...photo.hints].map(([name]) => name);
+    if (photo.signals.length && !photo.flags.length) photo.flagged.push(""); // measured, and without a flag
   });
 
   // An error of every readable photo is shown once, and not as a problem of each photo.
@@ -67,6 +85,7 @@
   }
   const known = (valueOf) => photos.some((photo) => valueOf(photo) !== null);
   const measured = metrics.map((_, i) => known((photo) => photo.scores[i]));
+  const signals = sheet.signals.filter((name) => known((photo) => signalOf(photo, name)));
 
   /** An element with properties (`class` and names with `-` are attributes; `--x` a property of its style). */
   function make(tag, properties = {}, ...children) {
@@ -77,6 +96,14 @@
       else element[name] = value;
     }
     element.append(...children.filter((child) => child !== null));
+    return element;
+  }
+
+  /** An SVG element with attributes. */
+  function svg(tag, attributes, ...children) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
     return element;
   }
 
@@ -92,12 +119,15 @@
 
   const AZ = ["A to Z", "Z to A"];
   const BEST = ["best first", "worst first"];
+  const SOFT = ["softest first", "sharpest first"];
   /** By key: title, value to sort by (null is last in both directions), whether the first direction descends, directions. */
   const ORDERS = new Map([
     ["problems", ["problems", (photo) => STATUSES.indexOf(photo.state), false, ["first", "last"]]],
     ["taken", ["capture time", ranked((photo) => photo.taken), false, ["earliest first", "latest first"]]],
     ...metrics.map(({ name, best }, i) => [name, [words(name), (photo) => photo.scores[i], best === 1, BEST]]),
     ["tenengrad", ["sharpness (tenengrad)", (photo) => photo.raw.tenengrad ?? null, true, BEST]],
+    ["blur_px", ["blur (edges at 512 px)", (photo) => signalOf(photo, "blur_px"), true, SOFT]],
+    ["focus_px", ["focus (edges in the original)", (photo) => signalOf(photo, "focus_px"), true, SOFT]],
     ["confidence", ["confidence", (photo) => photo.labels[0]?.[1] ?? null, true, ["surest first", "least sure first"]]],
     ["margin", ["lead of the first label", (photo) => photo.margin, true, ["largest first", "smallest first"]]],
     ["folder", ["folder", ranked((photo) => photo.folder || null), false, AZ]],
@@ -125,6 +155,7 @@
   const ORIGINS = { day: "day", folder: "folder", camera: "camera", lens: "lens", iso: "ISO" };
   const FACETS = {
     status: [(photo) => [photo.status], plain],
+    flag: [(photo) => photo.flagged, (name) => plain(name) || "no flag"],
     reason: [(photo) => photo.reasons, errorWords],
     ...Object.fromEntries(Object.keys(ORIGINS).map((name) => [name, [(photo) => [String(photo[name] ?? "")], (value) => originWords(name, value)]])),
     label: [(photo) => labelsInScope(photo).filter(([, confidence]) => confidence >= view.confidence).map(([label]) => label), plain],
@@ -388,7 +419,11 @@
     $("batch").textContent = plain(sheet.batch_id);
     const parts = STATUSES.map((status) => [status, photos.filter(({ state }) => state === status).length]);
     const summary = parts.filter(([, number]) => number).map(([status, number]) => `${whole(number)} ${status === "ok" && shared.length ? "measured" : status}`);
-    $("summary").textContent = photos.length ? `${count(photos.length)}: ${summary.join(", ")}` : "no photos";
+    const flags = sheet.flags.map((name) => [name, photos.filter(({ flagged }) => flagged.includes(name)).length]);
+    const flagged = flags.filter(([, number]) => number).map(([name, number]) => `${whole(number)} ${plain(name)}`);
+    const all = [summary.join(", "), flagged.length && `flags: ${flagged.join(", ")}`].filter(Boolean);
+    $("summary").textContent = photos.length ? `${count(photos.length)}: ${all.join("; ")}` : "no photos";
+    $("flags-group").hidden = $("help-flags").hidden = !signals.length;
     showShared();
     for (const [key, [title]] of ORDERS) $("sort").append(make("option", { value: key, textContent: title }));
     $("vocabulary-size").textContent = sheet.labels.length || "";
@@ -521,7 +556,8 @@
     if (view.text) chip(`name: ${plain(view.text)}`, () => (view.text = ""));
     for (const [name, [, said]] of Object.entries(FACETS))
       for (const value of view.chosen[name]) {
-        const before = name in ORIGINS ? `${ORIGINS[name]}: ` : "";
+        const kind = sheet.hints.includes(value) ? "hint: " : "flag: ";
+        const before = name in ORIGINS ? `${ORIGINS[name]}: ` : name === "flag" && value ? kind : "";
         const after = name === "label" && view.any ? " (any of five)" : "";
         chip(`${before}${said(value)}${after}`, () => view.chosen[name].delete(value));
       }
@@ -537,7 +573,7 @@
 
   const focusChip = () => ($("chips").firstElementChild ?? $("sort")).focus();
 
-  // ---- facets: statuses, reasons, labels with their counts -----------------------------------------------------------
+  // ---- facets: statuses, flags, reasons, labels with their counts ----------------------------------------------------
 
   function errorWords(key) {
     try {
@@ -560,13 +596,19 @@
     };
     const byCount = ([a, many], [b, more]) => (a === "") - (b === "") || more - many;
     const byValue = ([a], [b]) => (a === "") - (b === "") || collator.compare(a, b);
+    const always = { status: STATUSES, flag: [...sheet.flags, "", ...sheet.hints] };
+    const inList = (list) => ([a], [b]) => list.indexOf(a) - list.indexOf(b);
     const show = (name, box, order, keep = () => true) => {
       const [valuesOf, said] = FACETS[name];
       const counts = counted(BIT[name], valuesOf);
-      for (const value of [...view.chosen[name], ...(name === "status" ? STATUSES : [])]) if (!counts.has(value)) counts.set(value, 0);
+      for (const value of [...view.chosen[name], ...(always[name] ?? [])]) if (!counts.has(value)) counts.set(value, 0);
       facets(box, [...counts].filter(([value]) => keep(value)).sort(order), view.chosen[name], said);
     };
-    show("status", $("statuses"), ([a], [b]) => STATUSES.indexOf(a) - STATUSES.indexOf(b));
+    show("status", $("statuses"), inList(STATUSES));
+    if (signals.length) {
+      show("flag", $("flags"), inList(always.flag), (name) => !sheet.hints.includes(name));
+      show("flag", $("hints"), inList(always.flag), (name) => sheet.hints.includes(name));
+    }
     show("reason", $("reasons"), byCount, (reason) => !shared.includes(reason));
     show("label", $("labels"), byCount);
     for (const name in ORIGINS) {
@@ -620,12 +662,6 @@
 
   function makeHistogram({ name, best, description }, i) {
     const scores = photos.map((photo) => photo.scores[i]).filter((score) => score !== null);
-    const svg = (tag, attributes, ...children) => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      element.append(...children);
-      return element;
-    };
     const bins = binned(scores);
     const missing = photos.length - scores.length;
     const [all, some] = [svg("path", { class: "all" }), svg("path", { class: "some" })];
@@ -745,6 +781,8 @@
       card.tabIndex = i === active ? 0 : -1;
       card.setAttribute("aria-posinset", i + 1);
       card.setAttribute("aria-setsize", shown.length);
+      const by = card.querySelector(".sorted-by");
+      if (by.textContent !== sortedBy(shown[i])) by.textContent = sortedBy(shown[i]);
       return card;
     });
     place(grid, wanted);
@@ -757,13 +795,27 @@
     const card = make(
       "div",
       { class: `card ${photo.state}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": isMarked(photo) },
-      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), photo.state === "ok" ? null : make("span", { class: "badge", textContent: photo.state })),
+      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), badges(photo), make("span", { class: "sorted-by" })),
       nameOf(photo),
       make("div", { class: "said" }, ...labelsOrReasons(photo)),
       make("div", { class: "scores" }, ...metrics.map((metric, i) => (measured[i] ? smallScore(metric, photo.scores[i], i) : ""))),
     );
     cards.set(photo, card);
     return card;
+  }
+
+  function badges(photo) {
+    const state = photo.state === "ok" ? [] : [make("span", { class: "badge", textContent: photo.state })];
+    const flags = photo.flags.map(([name, reason]) => make("span", { class: "badge flag", title: plain(reason), textContent: plain(name) }));
+    return make("span", { class: "badges" }, ...state, ...flags);
+  }
+
+  /** The signal by which photos are sorted; empty in another order. */
+  function sortedBy(photo) {
+    const title = { blur_px: "edges", focus_px: "focus" }[view.order];
+    if (!title) return "";
+    const value = signalOf(photo, view.order);
+    return value === null ? "not measured" : `${title} ${pixels(value)}`;
   }
 
   function nameOf(photo) {
@@ -773,7 +825,7 @@
 
   function spoken(photo) {
     const [label] = photo.labels;
-    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.state, label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo.problems)];
+    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.state, ...photo.flags.map(([name]) => `flag ${plain(name)}`), ...photo.hints.map(([name]) => `hint ${plain(name)}`), label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo.problems)];
     const scores = metrics.map(({ name }, i) => photo.scores[i] !== null && `${words(name)} ${two(photo.scores[i])}`);
     return [...parts, ...scores].filter(Boolean).join(", ");
   }
@@ -915,15 +967,35 @@
     $("next").disabled = active === shown.length - 1;
     $("detail-body").replaceChildren(
       make("div", { class: "side" }, figure(photo), factsOf(photo)),
-      make("div", { class: "numbers" }, ...errorsOf(photo), labelTable(photo), scoreTable(photo)),
+      make("div", { class: "numbers" }, ...errorsOf(photo), ...flagsOf(photo), labelTable(photo), ...signalTable(photo), scoreTable(photo)),
     );
     $("detail-body").scrollTop = 0;
     showPictures($("detail-body"));
   }
 
   function figure(photo) {
-    const link = photo.href && make("a", { href: photo.href, target: "_blank", rel: "noopener noreferrer", textContent: "Open the picture" });
-    return make("figure", {}, make("div", { class: "frame" }, pictureOf(photo)), link && make("figcaption", {}, link));
+    const link = (href, text) => href && make("p", {}, make("a", { href, target: "_blank", rel: "noopener noreferrer", textContent: text }));
+    const lines = [placeWords(photo), link(photo.href, "Open the picture"), link(photo.original, "Open the original")].filter(Boolean);
+    return make("figure", {}, make("div", { class: "frame" }, pictureOf(photo), placeFrame(photo)), lines.length ? make("figcaption", {}, ...lines) : null);
+  }
+
+  function placeWords(photo) {
+    if (!photo.focus) return null;
+    const [left, top, width, height] = photo.focus;
+    const where = `${percent(left + width / 2)} from the left, ${percent(top + height / 2)} from the top`.replaceAll(" %", "\u00a0%");
+    return make("p", { class: "muted", textContent: `${photo.thumbnail ? "Framed: one" : "One"} of the sharpest places, ${where}.` });
+  }
+
+  /** A frame around the sharpest place, large enough to be visible, over the picture. */
+  function placeFrame(photo) {
+    if (!photo.focus || !photo.thumbnail) return null;
+    const [width, height] = photo.thumbnail;
+    const least = Math.max(width, height) / 16;
+    const [x, y, w, h] = photo.focus.map((share, i) => share * [width, height][i % 2]);
+    const [wide, high] = [Math.max(w, least), Math.max(h, least)];
+    const box = { x: x + (w - wide) / 2, y: y + (h - high) / 2, width: wide, height: high };
+    const frame = { viewBox: `0 0 ${width} ${height}`, class: "sharpest", "aria-hidden": "true" };
+    return svg("svg", frame, svg("rect", { ...box, class: "under" }), svg("rect", box));
   }
 
   function factsOf(photo) {
@@ -942,6 +1014,13 @@
     return [make("h3", { textContent: "Not measured" }), make("ul", { class: "errors" }, ...items)];
   }
 
+  /** The flags and hints of a photo, with their reasons in words. */
+  function flagsOf(photo) {
+    const item = (kind) => ([name, reason]) => make("li", {}, make("strong", { textContent: plain(name) }), kind, make("bdi", { textContent: plain(reason) }));
+    const items = [...photo.flags.map(item(": ")), ...photo.hints.map(item(" (hint): "))];
+    return items.length ? [make("h3", { textContent: "Flags and hints" }), make("ul", { class: "flags" }, ...items)] : [];
+  }
+
   function table(title, heads, rows) {
     const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col", textContent: text })));
     return make("table", {}, make("caption", { textContent: title }), make("thead", {}, head), make("tbody", {}, ...rows));
@@ -956,6 +1035,30 @@
     );
     const lead = photo.margin === null ? null : make("p", { class: "muted", textContent: `The first label leads by ${(photo.margin * 100).toFixed(1)} %.` });
     return make("div", {}, table("Labels", ["label", "confidence", "cosine"], rows), lead);
+  }
+
+  function signalTable(photo) {
+    const rows = signals.filter((name) => SIGNALS[name]).map((name) => {
+      const value = signalOf(photo, name);
+      const [title, said, more, less] = SIGNALS[name];
+      const text = value === null ? title : said(value);
+      const rank = value === null ? cell("not measured", { class: "muted" }) : cell(rankOf(name, value, more, less));
+      return make("tr", {}, make("th", { scope: "row", textContent: text }), rank);
+    });
+    return rows.length ? [make("div", {}, table("Signals", ["signal", "in this batch"], rows))] : [];
+  }
+
+  /** How a photo compares with the others of the batch, in the direction in which it differs from more of them. */
+  function rankOf(name, value, more, less) {
+    const others = photos.map((photo) => signalOf(photo, name)).filter((other) => other !== null);
+    const all = others.length - 1; // without this photo
+    const [below, above] = [others.filter((other) => other < value).length, others.filter((other) => other > value).length];
+    const [word, number] = below >= above ? [more, below] : [less, above];
+    if (!all) return "";
+    if (!number) return "like all others";
+    if (number === all) return `${word} than all others`;
+    const share = Math.floor((100 * number) / all);
+    return all <= 100 || !share ? `${word} than ${whole(number)} of ${whole(all)}` : `${word} than ${share} of 100`;
   }
 
   function scoreTable(photo) {
@@ -1073,10 +1176,11 @@
 
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
-    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), ...numbered("label"), ...numbered("confidence")];
+    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), "flags", "hints", ...signals, ...numbered("label"), ...numbered("confidence")];
+    const names = (flags) => flags.map(([name]) => name).join(" ") || null;
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, isMarked(photo) ? 1 : 0, ...photo.scores, ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, isMarked(photo) ? 1 : 0, ...photo.scores, names(photo.flags), names(photo.hints), ...signals.map((name) => signalOf(photo, name)), ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;

@@ -104,10 +104,10 @@ def _render_photos(photos: Any, pictures: IO[bytes]) -> Iterator[bytes]:
         if mime:
             block = f'<script type="application/json" id="t{number}">{_json([mime, text])}</script>\n'
             pictures.write(block.encode())
-        href = photo["href"]
+        links = {name: photo[name] for name in ("href", "original")}
         shown = {
             **photo,
-            "href": href if href and _LOCAL_LINK.fullmatch(href) else None,
+            **{name: link if link and _LOCAL_LINK.fullmatch(link) else None for name, link in links.items()},
             "thumbnail": [width, height] if mime else None,
         }
         yield f"{',' if number else ''}\n{_json(shown)}".encode()

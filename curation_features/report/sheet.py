@@ -29,10 +29,12 @@ from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.reader import is_remote, local_path
 from curation_features.photos.thumbnail import MIME, PREVIEW, thumbnail_size
 from curation_features.photos.thumbnails import Thumbnails
+from curation_features.report import signals
 from curation_features.report.page import render
 from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
 from curation_features.schema import METRICS, PhotoRecord
 from curation_features.settings import Settings
+from curation_features.signals.flags import FLAGS, HINTS
 from curation_features.storage.artifacts import FeatureArtifact
 from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of, row_count
 
@@ -49,6 +51,7 @@ _COLUMNS = (
     *("status", "errors"),
     *(metric.name for metric in METRICS),
     *(raw.name for metric in METRICS for raw in metric.raw),
+    *signals.COLUMNS,
     *("clip_labels", "label_margin", "artifact"),
 )
 
@@ -163,6 +166,9 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
         "batch_id": table.stem,
         "version": version,
         "metrics": [asdict(metric) for metric in METRICS],
+        "signals": list(signals.SHOWN),
+        "flags": list(FLAGS),
+        "hints": list(HINTS),
         "labels": labels,
         "digest": digest,
         "photos": _read_photos(table, folders, folder, settings),
@@ -193,6 +199,9 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
     record = record_of(row)
     STAGE_TABLES["technical_metrics"].restore(record, row)
     artifact = json.loads(row["artifact"])
+    original, place = artifact.get("original_uri"), signals.place_of(row)
+    href = _link((record.image_uri, original), folder, root)
+    full_size = _link((original,), folder, root) if place else None
     return {
         "name": file_name(artifact, record),
         "path": path_within(_uri(row), folders),
@@ -201,6 +210,10 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "status": row["status"],
         "scores": [row[metric.name] for metric in METRICS],
         "raw": {name: value for metric in METRICS for name, value in record.measurements[metric.name].raw.items()},
+        "signals": signals.signals_of(row),
+        "flags": signals.flags_of(row, "flags"),
+        "hints": signals.flags_of(row, "hints"),
+        "focus": place,
         "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [
@@ -212,7 +225,8 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "facts": facts(artifact),
         "taken": row["taken"] and row["taken"].isoformat(" "),
         "iso": row["iso"],
-        "href": _link((record.image_uri, artifact.get("original_uri")), folder, root),
+        "href": href,
+        "original": full_size if full_size != href else None,
         "thumbnail": _encode_picture(record, thumbnails),
     }
 

@@ -31,6 +31,8 @@ from curation_features.schema import (
     LabelScore,
     Measurement,
     PhotoInfo,
+    Signals,
+    SignalValue,
 )
 from curation_features.versions import digest
 
@@ -50,11 +52,12 @@ class CacheEntry:
     info: PhotoInfo
     versions: dict[str, str] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    signals: dict[str, Signals] = field(default_factory=dict)
     embedding: Embedding | None = None
     prediction: LabelPrediction | None = None
     decoding: int = 1
 
-    def add(self, part: str, version: str, result: Measurement | Embedding | LabelPrediction) -> None:
+    def add(self, part: str, version: str, result: Measurement | Signals | Embedding | LabelPrediction) -> None:
         """Keep a result, except an error that may not recur."""
         if result.error is not None and not (
             isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
@@ -63,6 +66,8 @@ class CacheEntry:
         self.versions[part] = version
         if isinstance(result, Measurement):
             self.measurements[part] = result
+        elif isinstance(result, Signals):
+            self.signals[part] = result
         elif isinstance(result, Embedding):
             self.embedding = result
             self.versions.pop("labels", None)  # they belong to another embedding
@@ -168,6 +173,8 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
         "photo": {"format": entry.info.format, "width": entry.info.width, "height": entry.info.height},
         "tech": {name: _to_json(measurement) for name, measurement in entry.measurements.items()},
     }
+    if entry.signals:
+        features["signals"] = {part: dict(signals.values) for part, signals in entry.signals.items()}
     if entry.embedding is not None and entry.embedding.vector is not None:
         vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
@@ -210,11 +217,12 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         PhotoInfo(image_sha256, str(photo["format"]), int(photo["width"]), int(photo["height"])),
         {str(part): str(value) for part, value in version["parts"].items()},
         {name: _parse_measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
+        {part: _parse_signals(values) for part, values in features.get("signals", {}).items()},
         _parse_embedding(features["embedding"]) if "embedding" in features else None,
         _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
         int(version.get("decoding", 1)),
     )
-    present = {*entry.measurements} | ({"embedding"} if entry.embedding else set())
+    present = {*entry.measurements, *entry.signals} | ({"embedding"} if entry.embedding else set())
     present |= {"labels"} if entry.prediction else set()
     return entry if present == set(entry.versions) else None
 
@@ -225,6 +233,13 @@ def _parse_measurement(fields: Mapping[str, Any]) -> Measurement:
     if (error is None) == (score is None) or (score is not None and not 0 <= score <= 1):
         raise ValueError("a measurement holds a score in [0, 1] or an error")
     return Measurement(score, dict(fields["raw"]), FeatureError(**error) if error else None)
+
+
+def _parse_signals(values: Mapping[str, SignalValue]) -> Signals:
+    """Parse the signals of a part; an older part may have other signals, and another version."""
+    if not all(value is None or math.isfinite(value) for value in values.values()):
+        raise ValueError("a signal is finite, or None")
+    return Signals(dict(values))
 
 
 def _parse_embedding(encoded: str) -> Embedding:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip")
+_CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip", "version_signals")
 _JOIN_KEYS = ("batch_id", "photo_id", "sha256")
 _REMEDY = "recompute the batch: curation-features process MANIFEST"
 
@@ -187,6 +187,8 @@ def _to_pandas(name: str, values: pa.ChunkedArray) -> pd.Series[Any]:
         return pd.Series(values.to_pylist(), dtype=object)
     if kind == "string":
         return pd.Series(values.to_pylist(), dtype="string")
+    if kind == "bool":
+        return pd.Series(values.to_pylist(), dtype="boolean")
     if kind == "int32" and name != "position":
         return pd.Series(values.to_pylist(), dtype="Int32")
     return pd.Series(values.to_numpy())

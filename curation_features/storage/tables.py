@@ -7,6 +7,7 @@ metadata of each field describes the column. Rows are in batch order.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import numpy as np
 from curation_features.atomic_files import replacing, writing
 from curation_features.schema import (
     METRICS,
+    SIGNAL_PARTS,
+    SIGNALS,
     Embedding,
     FeatureError,
     LabelPrediction,
@@ -27,6 +30,7 @@ from curation_features.schema import (
     Measurement,
     PhotoInfo,
     PhotoRecord,
+    Signals,
 )
 from curation_features.storage.arrow import arrow_array
 
@@ -48,14 +52,14 @@ class Column:
         type: the Arrow type, as text.
         unit: unit of the numbers.
         range: minimum and maximum.
-        best: the value of a good photo: a number of the range, or `low`.
+        best: the value of a good photo: a number of the range, `low` or `high`.
     """
 
     type: str
     description: str
     unit: str | None = None
     range: tuple[float, float] | None = None
-    best: float | Literal["low"] | None = None
+    best: float | Literal["low", "high"] | None = None
 
     @property
     def facts(self) -> dict[str, str]:
@@ -63,7 +67,7 @@ class Column:
         best = self.best if self.best is None or isinstance(self.best, str) else f"{self.best:g}"
         facts = {
             "unit": self.unit,
-            "range": self.range and "[{:g}, {:g}]".format(*self.range),
+            "range": self.range and "[{:g}, {:g}]".format(*self.range).replace("inf]", "inf)"),
             "direction": best and f"{best} is best",
         }
         return {name: text for name, text in facts.items() if text}
@@ -111,6 +115,16 @@ _SCORES = {
         **{raw.name: Column("double", raw.description, raw.unit, raw.range, raw.best) for raw in metric.raw},
     }.items()
 }
+_SIGNALS = {
+    signal.name: Column(
+        "bool" if signal.name == "is_gray" else "double",
+        signal.description,
+        signal.unit,
+        (signal.low, math.inf if signal.high is None else signal.high),
+        signal.best,
+    )
+    for signal in SIGNALS
+}
 _LABELS = {
     "clip_labels": Column(
         "list<struct<label: string, confidence: double, cosine_score: double>>",
@@ -149,9 +163,18 @@ def _score_columns(record: PhotoRecord) -> Row:
     return row
 
 
+def _signal_columns(record: PhotoRecord) -> Row:
+    """The signals as they were measured on the photo's pixels."""
+    parts = {part: signals.values for part, signals in record.signals.items()}
+    return {signal.name: parts.get(signal.part, {}).get(signal.name) for signal in SIGNALS}
+
+
 def _technical_row(record: PhotoRecord) -> Row:
-    errors = (record.measurements[metric.name].error for metric in METRICS if metric.name in record.measurements)
-    return {**_photo_row(record, errors), **_score_columns(record)}
+    errors = [
+        *(record.measurements[metric.name].error for metric in METRICS if metric.name in record.measurements),
+        *(record.signals[part].error for part in SIGNAL_PARTS if part in record.signals),
+    ]
+    return {**_photo_row(record, errors), **_score_columns(record), **_signal_columns(record)}
 
 
 def _restore_technical(record: PhotoRecord, row: Row) -> None:
@@ -159,6 +182,10 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
     for metric in METRICS:
         raw = {item.name: row[item.name] for item in metric.raw if row[item.name] is not None}
         record.measurements[metric.name] = Measurement(row[metric.name], raw, errors.get(metric.name))
+    for part in SIGNAL_PARTS:
+        names = [signal.name for signal in SIGNALS if signal.part == part]
+        if all(name in row for name in names):  # a table of an earlier release has none
+            record.signals[part] = Signals({name: row[name] for name in names}, errors.get(part))
 
 
 def _embedding_row(record: PhotoRecord) -> Row:
@@ -193,7 +220,7 @@ def _restore_labels(record: PhotoRecord, row: Row) -> None:
 
 
 STAGE_TABLES: Mapping[str, StageTable] = {
-    "technical_metrics": StageTable({**_PHOTO, **_SCORES}, _technical_row, _restore_technical),
+    "technical_metrics": StageTable({**_PHOTO, **_SCORES, **_SIGNALS}, _technical_row, _restore_technical),
     "image_embeddings": StageTable(
         {
             **_PHOTO,
@@ -219,11 +246,16 @@ FEATURE_COLUMNS: Columns = {
     "status": Column("string", "ok, degraded (some value is missing) or failed (no value was measured)"),
     "errors": _PHOTO["errors"],
     **_SCORES,
+    **_SIGNALS,
+    "flags": Column("list<string>", "blurred, noisy, dark: what the signals say clearly"),
+    "hints": Column("list<string>", "shaken, soft, bright, blocky: worth a look, and often no fault"),
+    "flag_reasons": Column("list<string>", "each flag and hint with its measurement and limit, in words"),
     "label": Column("string", "the most probable label"),
     "confidence": Column("double", "softmax over all labels, of the most probable one", "probability", _SHARE),
     **_LABELS,
     "version_technical": Column("string", "version of the technical scores"),
     "version_clip": Column("string", "version of the labels"),
+    "version_signals": Column("string", "version of the signals"),
     "artifact": Column("string", "the artifact as it came in, as JSON: every field of ingest and preprocess"),
 }
 
@@ -285,12 +317,24 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
         "status": features["status"],
         "errors": features["errors"],
         **_score_columns(record),
+        **features["signals"],
+        **flag_columns(features["flags"]),
         "label": best["label"],
         "confidence": best["confidence"],
         **labels,
         "version_technical": features["version"]["technical"],
         "version_clip": features["version"]["clip"],
+        "version_signals": features["version"]["signals"],
         "artifact": _PLAIN.encode(plain),
+    }
+
+
+def flag_columns(flags: Sequence[Mapping[str, str]]) -> Row:
+    """Return the columns of the flags of a feature record."""
+    return {
+        "flags": [flag["name"] for flag in flags if flag["kind"] == "flag"],
+        "hints": [flag["name"] for flag in flags if flag["kind"] == "hint"],
+        "flag_reasons": [f"{flag['name']}: {flag['reason']}" for flag in flags],
     }
 
 

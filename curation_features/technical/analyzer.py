@@ -13,12 +13,12 @@ from curation_features.errors import UndefinedMetricError, WeightsError
 from curation_features.photos.inputs import check_rgb, is_image, read_pixels
 from curation_features.schema import CPU_METRICS, METRIC, METRIC_NAMES, FeatureError, Measurement, round_score
 from curation_features.settings import Settings, load_settings
+from curation_features.signals.preview import luma, preview
 from curation_features.technical.brisque.index import Brisque, brisque_measurement
 from curation_features.technical.brisque.loading import brisque_model
 from curation_features.technical.clip_iqa import QualityModel, clip_iqa_model
 from curation_features.technical.exposure import exposure
 from curation_features.technical.noise import noise
-from curation_features.technical.preview import luma, preview
 from curation_features.technical.sharpness import sharpness
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any
 from curation_features.manifest import Batch, document_digest
 from curation_features.verification.files import Key, verify_document, verify_embeddings, verify_table
 from curation_features.verification.report import CHECKS, UNCHANGED, Check, Report
-from curation_features.verification.usual import cached_share, degraded_share, label_shift
+from curation_features.verification.usual import cached_share, degraded_share, flag_shift, label_shift
 
-__all__ = ["CHECKS", "Check", "cached_share", "degraded_share", "label_shift", "verify"]
+__all__ = ["CHECKS", "Check", "cached_share", "degraded_share", "flag_shift", "label_shift", "verify"]
 
 
 def verify(batch: Batch, json_path: Path, table_path: Path, embeddings_path: Path) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from curation_features.storage.tables import (
     Columns,
     Row,
     arrow_schema,
+    flag_columns,
     read_rows,
     taken_columns,
 )
@@ -279,6 +280,9 @@ def _feature_columns(features: Mapping[str, Any]) -> dict[str, Any]:
         "clip_labels": labels,
         "version_technical": features["version"]["technical"],
         "version_clip": features["version"]["clip"],
+        "version_signals": features["version"]["signals"],
+        **features["signals"],
+        **flag_columns(features["flags"]),
     }
 
 

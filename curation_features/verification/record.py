@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from curation_features.schema import LABELS_PER_PHOTO, METRIC_NAMES, METRICS
+from curation_features.schema import LABELS_PER_PHOTO, METRIC_NAMES, METRICS, SIGNAL_PARTS, SIGNALS, Signal
 from curation_features.verification.values import format_value
 
 _VALUES_OF_STAGE: Mapping[str, tuple[str, ...]] = {
-    "photo": (*METRIC_NAMES, "clip_labels"),
-    **{name: (name,) for name in METRIC_NAMES},
+    "photo": (*METRIC_NAMES, *SIGNAL_PARTS, "clip_labels"),
+    **{name: (name,) for name in (*METRIC_NAMES, *SIGNAL_PARTS)},
     "image_embedding": ("clip_labels",),
     "clip_labels": ("clip_labels",),
 }
+_SCORES_AND_LABELS = frozenset({*METRIC_NAMES, "clip_labels"})
 # Every float is in [0, 1]; a tuple lists the texts that are possible.
 _RECORD = {
     "tech": dict.fromkeys(METRIC_NAMES, float),
     "clip_labels": [{"label": str, "confidence": float, "cosine_score": float}],
     "status": str,
     "errors": [{"stage": tuple(_VALUES_OF_STAGE), "reason": str, "message": str}],
-    "version": {"technical": str, "clip": str},
+    "version": {"technical": str, "clip": str, "signals": str},
+    "signals": {signal.name: signal for signal in SIGNALS},
+    "flags": [{"name": str, "kind": ("flag", "hint"), "reason": str}],
 }
 
 
@@ -47,6 +51,9 @@ def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
             return
         for index, item in enumerate(value):
             yield from _shape_problems(item, shape[0], f"{path}[{index}]")
+    elif isinstance(shape, Signal):
+        if not _is_legal(shape, value):
+            yield f"{path}: {format_value(value)} is neither null nor a number of its range"
     elif isinstance(shape, tuple):
         if value not in shape:
             yield f"{path}: {format_value(value)} is none of {', '.join(shape)}"
@@ -56,12 +63,23 @@ def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
         yield f"{path}: {value} is not in [0, 1]"
 
 
+def _is_legal(signal: Signal, value: Any) -> bool:
+    """Whether a value of a signal is null, or finite and within its range; `is_gray` is a boolean."""
+    if value is None or signal.name == "is_gray":
+        return value is None or isinstance(value, bool)
+    high = math.inf if signal.high is None else signal.high
+    return type(value) in (int, float) and math.isfinite(value) and signal.low <= value <= high
+
+
 def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
     """Yield the problems of a record in which every field has its type."""
     defaults = defaults_of(features["errors"])
     for metric in METRICS:
         if metric.name in defaults and features["tech"][metric.name] != metric.default:
             yield f"features.tech.{metric.name}: has an error, so it should be the default {metric.default}"
+    for signal in SIGNALS:
+        if signal.part in defaults and features["signals"][signal.name] is not None:
+            yield f"features.signals.{signal.name}: has an error, so it should be null"
     labels = features["clip_labels"]
     confidences = [label["confidence"] for label in labels]
     if len(labels) != LABELS_PER_PHOTO:
@@ -72,6 +90,6 @@ def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
         yield "features.clip_labels: is not sorted by confidence, descending"
     if "clip_labels" in defaults and any(label["confidence"] or label["cosine_score"] for label in labels):
         yield "features.clip_labels: has an error, so all numbers should be the default 0.0"
-    status = "ok" if not defaults else "failed" if len(defaults) == len(_VALUES_OF_STAGE["photo"]) else "degraded"
+    status = "ok" if not defaults else "failed" if defaults >= _SCORES_AND_LABELS else "degraded"
     if features["status"] != status:
         yield f"features.status: is {format_value(features['status'])}, should be {status} by the errors"

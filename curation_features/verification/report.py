@@ -49,6 +49,7 @@ CHECKS: tuple[Check, ...] = (
     FINITE,
     Check("few_degraded", "Few photos of the batch are degraded or failed (`warn_degraded_share`).", blocking=False),
     Check("labels_as_usual", "Labels are distributed as in the last batches (`warn_label_shift`).", blocking=False),
+    Check("flags_as_usual", "As many photos are flagged as in the last batches (`warn_flag_shift`).", blocking=False),
     Check("cache_effective", "Photos measured before came from the cache (`warn_cached_share`).", blocking=False),
 )
 

@@ -43,6 +43,19 @@ def label_shift(counts: Mapping[str, int], history: Sequence[Mapping[str, int]])
     return max(0.0, distance - sum(math.sqrt(2 / math.pi * variance) for variance in variances) / 2)
 
 
+def flag_shift(flagged: int, photos: int, history: Sequence[tuple[int, int]]) -> float | None:
+    """Difference of a batch's share of flagged photos from the last batches', 0 to 1.
+
+    In either direction, minus its expectation for random batches of this size; None for few photos (see `label_shift`).
+
+    Args:
+        flagged: photos of the batch with a flag, of `photos` that were measured.
+        history: the same two numbers for the last batches; pooled, so that large batches weigh more.
+    """
+    counts, *before = ({"flagged": some, "clear": every - some} for some, every in ((flagged, photos), *history))
+    return label_shift(counts, before)
+
+
 def cached_share(cached: int, photos: int, comparable: bool) -> float | None:
     """Fraction of photos that came from the cache; None if not comparable.
 

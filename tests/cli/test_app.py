@@ -83,6 +83,8 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
         ("report a --output={}", "output"),
         ("backfill {}", "batches"),
         ("labels check {}", "vocabulary"),
+        ("flags list {}", "batch"),
+        ("flags calibrate {}", "batches"),
         ("models pull --from={}", "from_folder"),
     ],
 )
@@ -274,6 +276,7 @@ def test_wrong_usage_shows_the_usage_and_a_hint(failed, arguments: str, named: s
 COMMANDS = (
     *("ingest", "run", "process", "materialize", "report", "submit", "backfill", "gc", "config show"),
     *("models pull", "models list", "models status", "cache stats", "cache clear", "labels check", "labels list"),
+    *("flags list", "flags calibrate"),
     *("batches list", "batches show", "batches rm"),
 )
 
@@ -288,7 +291,7 @@ def test_help_shows_an_example_that_parses(command: str, capsys) -> None:
     assert callable(parser().parse_args(shlex.split(example)[1:]).command)
 
 
-@pytest.mark.parametrize("group", [[], ["models"], ["labels"], ["cache"], ["config"], ["batches"]])
+@pytest.mark.parametrize("group", [[], ["models"], ["labels"], ["cache"], ["config"], ["batches"], ["flags"]])
 def test_without_a_command_the_help_is_shown_and_the_code_is_2(capsys, group: list[str]) -> None:
     assert main(group) == 2
     shown = capsys.readouterr()

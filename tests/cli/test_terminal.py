@@ -21,7 +21,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
+from skimage import data as bundled
 
 from curation_features.cli import main
 from curation_features.cli.terminal import doing, downloads, progress
@@ -349,6 +350,38 @@ def test_labels_scores_and_files_are_summarised(project: Project, capsys) -> Non
     (folder / "trip.html").write_text("a page")
     assert main(PROCESS) == 0
     assert f"{folder / 'trip.html'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("others", [0, 20])
+def test_flags_are_listed_and_counted(project: Project, capsys, others: int) -> None:
+    cat = Image.fromarray(bundled.chelsea())
+    blurred = cat.filter(ImageFilter.GaussianBlur(4))
+    photos = {"a sharp": cat, "blurred": blurred, "both": blurred.point(lambda level: level // 3)}
+    (project.root / "photos").mkdir()
+    for name, image in photos.items():
+        image.save(project.root / "photos" / f"{name}.png")
+    project.ingested(others, prefix="tiny ")
+    assert main(PROCESS) == 0
+    shown = capsys.readouterr().out
+    flags = re.compile("^flags: 2 blurred, 1 dark(;|$)", re.MULTILINE)
+    assert flags.search(shown), shown
+    if others:
+        listed = shown[shown.index("flagged: 2\n") : shown.index("look at these first")]
+        for name, flag in (("blurred", "blurred"), ("both", "blurred"), ("", "dark")):
+            assert re.search(rf"^{name}\S* +{flag}: \w.*, limit", listed, re.MULTILINE)
+    else:
+        rows = shown.splitlines()
+        [place] = (number for number, line in enumerate(rows) if line.startswith("both.png"))
+        assert [line.split() for line in rows[place + 1 : place + 3]] == [["blurred"], ["dark"]]
+    assert max(len(line) for line in shown.splitlines() if not line.startswith(str(project.root))) <= 80
+    assert main([*PROCESS, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["flags"]
+    assert {one["name"]: one["artifacts"] for one in counts if one["kind"] == "flag"} == {"blurred": 2, "dark": 1}
+    assert main(["batches", "show", "trip"]) == 0
+    assert flags.search(capsys.readouterr().out)
+    assert main(["batches", "show", "trip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["flags"] == counts
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

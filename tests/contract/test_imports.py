@@ -111,6 +111,7 @@ def test_a_small_command_loads_nothing_heavy(command: str, tmp_path: Path) -> No
         ("process trip --output again.json", {"numpy"}),
         ("report trip", {"numpy", "pyarrow"}),
         ("batches list", {"numpy", "pyarrow"}),
+        ("flags list trip", {"numpy", "pyarrow"}),
         ("materialize trip", {"dagster", "fsspec", "numpy", "pyarrow"}),
     ],
 )

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import duckdb
 import numpy as np
 import pandas as pd
@@ -80,12 +81,13 @@ def block(heading: str, language: str) -> str:
     return found
 
 
-def photo(world: World, name: str, colour: str, seed: int, contrast: int, **exif: Any) -> Document:
-    """A photo in a colour; more contrast makes it sharper."""
-    noise = np.random.default_rng(seed).integers(-contrast, contrast + 1, (64, 96, 1)) if contrast else 0
-    artifact = world.photo(name, seed)
+def photo(world: World, name: str, colour: str, contrast: int, radius: float, **exif: Any) -> Document:
+    """A photo in a colour: a chessboard, blurred by a Gaussian; without contrast flat."""
+    board = np.kron(np.indices((8, 12)).sum(0) % 2 * 2.0 - 1, np.ones((8, 8))) * contrast
+    blurred = cv2.GaussianBlur(board, (0, 0), radius)[..., None]
+    artifact = world.photo(name)
     path = world.root / "photos" / name
-    Image.fromarray(np.clip(np.full((64, 96, 3), COLOURS[colour]) + noise, 0, 255).astype(np.uint8)).save(path)
+    Image.fromarray(np.clip(np.full((64, 96, 3), COLOURS[colour]) + blurred, 0, 255).astype(np.uint8)).save(path)
     return {**artifact, "photo_id": f"id of {name}", "exif": {"iso": 64, **exif}}
 
 
@@ -96,12 +98,15 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
     (world.root / "config" / "labels.json").write_text(json.dumps({"labels": LABELS}))
     (world.root / "config" / "templates.json").write_text(json.dumps({"templates": ["a photo of {}"]}))
     days = ("2024:05:01 08:00:00", "2024:05:01 21:00:00", "2024:05:02 00:00:00", "0000:00:00 00:00:00")
-    first = [photo(world, f"{n}.png", "landscape", n, 5 + 4 * n, datetime=days[n], camera="@X") for n in range(4)]
-    again = photo(world, "0 again.png", "landscape", 0, 6, datetime="2024:05:01 08:00:01")
-    flat = photo(world, "-flat.png", "=food", 7, 0, datetime=days[0])
+    first = [
+        photo(world, f"{n}.png", "landscape", 15 + 4 * n, 1.6 - 0.2 * n, datetime=days[n], camera="@X")
+        for n in range(4)
+    ]
+    again = photo(world, "0 again.png", "landscape", 15, 1.5, datetime="2024:05:01 08:00:01")
+    flat = photo(world, "-flat.png", "=food", 0, 1, datetime=days[0])
     gone = {"photo_id": "gone", "original_uri": "photos/none.png", "exif": None}
-    second = [photo(world, f"p{n}.png", "portrait", 20 + n, 9 + n, datetime=days[2]) for n in range(2)]
-    late = photo(world, "late.png", "landscape", 30, 30, datetime="2024:05:02 23:59:59")
+    second = [photo(world, f"p{n}.png", "portrait", 20, 1.1 - 0.2 * n, datetime=days[2]) for n in range(2)]
+    late = photo(world, "late.png", "landscape", 35, 0.6, datetime="2024:05:02 23:59:59")
     store = ArtifactStore(world.root / "data")
     stages = world.stages()
     for name, artifacts in {"trip": [*first, flat, gone, again, first[0]], "walk": [*second, late]}.items():
@@ -116,9 +121,9 @@ def _in_the_project(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(guide.root)
 
 
-def tenengrad(artifact: Document) -> float:
-    """The raw measurement behind a sharpness score, which is `tanh(T / 2000)` rounded to six decimals."""
-    return 2000 * math.atanh(artifact["features"]["tech"]["sharpness"])
+def blur(artifact: Document) -> float | None:
+    radius: float | None = artifact["features"]["signals"]["blur_px"]
+    return radius
 
 
 # --- Columns ---
@@ -154,15 +159,15 @@ def test_the_metadata_of_fields_and_files(guide: Guide) -> None:
 
 
 def test_the_first_examples(guide: Guide) -> None:
-    best = sorted(guide.measured("sharpness"), key=lambda a: -tenengrad(a))[:3]
+    best = sorted((a for a in guide.artifacts if blur(a)), key=blur)[:3]
     frame = guide.python("Tables")["best"]
     for rows in ([tuple(row) for row in frame.itertuples(index=False)], guide.sql("Tables")):
         assert [row[:2] for row in rows] == [(a["batch_id"], a["original_uri"]) for a in best]
-        assert [row[2] for row in rows] == pytest.approx([tenengrad(a) for a in best], rel=1e-3)
+        assert [row[2] for row in rows] == [blur(a) for a in best]
 
 
 def test_sharp_photos_tie_by_the_score() -> None:
-    """The reason to order by `tenengrad`."""
+    """The reason to order by `blur_px`."""
     assert not re.findall(r'(idxmax|nlargest|sort_values)\([^)]*"sharpness"|"sharpness"\]\.idx|BY sharpness', DOCUMENT)
     assert round(math.tanh(20_000 / 2000), 6) == round(math.tanh(25_000 / 2000), 6)
 
@@ -172,21 +177,21 @@ def test_sharp_photos_tie_by_the_score() -> None:
 
 def test_the_sharpest_landscape_of_each_day(guide: Guide) -> None:
     expected: dict[str, tuple[float, str]] = {}
-    for artifact in guide.measured("clip_labels"):
+    for artifact in filter(blur, guide.measured("clip_labels")):
         moment = (artifact["exif"] or {}).get("datetime", "0000")
         if artifact["features"]["clip_labels"][0]["label"] == "landscape" and not moment.startswith("0000"):
             day = moment[:10].replace(":", "-")
-            energy = (tenengrad(artifact), artifact["original_uri"])
-            expected[day] = max(expected.get(day, energy), energy)
+            radius = (blur(artifact) or math.inf, artifact["original_uri"])
+            expected[day] = min(expected.get(day, radius), radius)
     assert len(expected) == 2
     frame = guide.python("The sharpest landscape of each day")["sharpest"]
     days = [f"{moment:%Y-%m-%d}" for moment in frame["taken"]]
     found = guide.sql("The sharpest landscape of each day")
     assert dict(zip(days, frame["original_uri"], strict=True)) == {day: uri for day, (_, uri) in expected.items()}
     assert {str(day): uri for day, uri, _ in found} == {day: uri for day, (_, uri) in expected.items()}
-    energies = {day: energy for day, (energy, _) in expected.items()}
-    assert dict(zip(days, frame["tenengrad"], strict=True)) == pytest.approx(energies, rel=1e-3)
-    assert {str(day): energy for day, _, energy in found} == pytest.approx(energies, rel=1e-3)
+    radii = {day: radius for day, (radius, _) in expected.items()}
+    assert dict(zip(days, frame["blur_px"], strict=True)) == radii
+    assert {str(day): radius for day, _, radius in found} == radii
     assert [str(row[0]) for row in found] == sorted(expected)
 
 
@@ -204,7 +209,7 @@ def test_the_photos_that_went_wrong(guide: Guide) -> None:
 
 
 def test_near_duplicates(guide: Guide) -> None:
-    score = {(a["batch_id"], a["photo_id"]): a["features"]["tech"]["sharpness"] for a in guide.artifacts}
+    radius = {(a["batch_id"], a["photo_id"]): blur(a) or math.inf for a in guide.artifacts}
     uri = {(a["batch_id"], a["photo_id"]): a["original_uri"] for a in guide.artifacts}
     vectors = {key: np.array(vector, np.float64) for key, vector in guide.vectors.items() if vector is not None}
     close = {
@@ -220,13 +225,13 @@ def test_near_duplicates(guide: Guide) -> None:
     groups = {frozenset(keys) for keys in group.values() if len(keys) > 1}
     heading = "Near-duplicates, and the best of each group"
     frame = guide.python(heading)["best_of_each"]
-    best = {max(keys, key=lambda key: score[key]) for keys in groups}
+    best = {min(keys, key=lambda key: radius[key]) for keys in groups}
     assert set(zip(frame["batch_id"], frame["photo_id"], strict=True)) == best
     assert len(frame) == len(groups)
     rows = guide.sql(heading)
     assert {frozenset(row[:2]) for row in rows} == {frozenset((uri[one], uri[other])) for one, other in close}
-    by_uri = {uri[key]: score[key] for key in vectors}
-    assert all(by_uri[keep] == max(by_uri[one], by_uri[other]) for one, other, _, keep in rows)
+    by_uri = {uri[key]: radius[key] for key in vectors}
+    assert all(by_uri[keep] == min(by_uri[one], by_uri[other]) for one, other, _, keep in rows)
 
 
 def test_label_counts(guide: Guide) -> None:

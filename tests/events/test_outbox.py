@@ -38,7 +38,7 @@ def facts_of(batch_id: str = "trip", content: bytes = b"{}", **changes: Any) -> 
         "embeddings": ROOT / "data" / "features" / "embeddings" / f"{batch_id}.parquet",
         "root": ROOT,
         "statuses": STATUSES,
-        "version": {"technical": "t1", "clip": "c1"},
+        "version": {"technical": "t1", "clip": "c1", "signals": "s1"},
     }
     return {**facts, **changes}
 
@@ -73,7 +73,7 @@ def test_the_event_is_a_cloudevent_of_the_result() -> None:
         "artifacts": 10,
         "statuses": STATUSES,
         "retryable": 0,
-        "version": {"technical": "t1", "clip": "c1"},
+        "version": {"technical": "t1", "clip": "c1", "signals": "s1"},
         "sequence": 1,
         "supersedes": None,
     }
@@ -166,7 +166,8 @@ def test_a_return_to_an_earlier_version_is_a_new_event(receiver: Receiver, tmp_p
 
 
 @pytest.mark.parametrize(
-    "changes", [{"manifest": "n" * 64}, {"retryable": 1}, {"version": {"technical": "t2", "clip": "c1"}}]
+    "changes",
+    [{"manifest": "n" * 64}, {"retryable": 1}, {"version": {"technical": "t2", "clip": "c1", "signals": "s1"}}],
 )
 def test_any_other_difference_is_a_new_version(tmp_path: Path, changes: dict[str, Any]) -> None:
     outbox = Outbox(tmp_path)

@@ -27,6 +27,7 @@ from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.report.text import display_paths
+from curation_features.schema import SIGNALS
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 
@@ -107,6 +108,9 @@ def test_a_photo_becomes_an_artifact(settings: Settings) -> None:
     assert list(artifact) == FIELDS
     assert list(artifact["exif"]) == EXIF_FIELDS
     assert artifact["exif"]["camera"] == "Camera"
+    focus = artifact["processing_metadata"].pop("focus")
+    assert list(focus) == ["version", *(signal.name for signal in SIGNALS if signal.part == "focus")]
+    assert 0.3 < focus["focus_px"] <= focus["focus_median_px"]
     assert {name: artifact[name] for name in FIELDS if name != "exif"} == {
         "photo_id": photo_id,
         "original_uri": "./data/input/holiday 1.jpeg",

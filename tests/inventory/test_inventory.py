@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given as given_any
 from hypothesis import settings as examples
@@ -23,6 +24,7 @@ from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.cache import FeatureCache
+from curation_features.storage.tables import METADATA_KEY, read_metadata
 from curation_features.weights import LazyModel
 
 
@@ -164,12 +166,48 @@ def test_a_file_that_is_missing(library, name) -> None:
 def test_other_constants_labels_and_models(library) -> None:
     assert reasons(library) == []
     assert reasons(library, given=library.settings.replace(noise_sigma_max=0.1)) == ["technical"]
+    assert reasons(library, given=library.settings.replace(limit_dark=9.0)) == ["signals"]
     (library.root / "config").mkdir()
     (library.root / "config/labels.json").write_text(json.dumps({"labels": ["cat", "dog", "owl", "fox", "bee"]}))
     assert reasons(library) == ["labels"]
     models = library.project.models
     library.project.models = replace(models, clip=LazyModel.ready(models.clip.get(), "another"))
     assert reasons(library) == ["model"]
+
+
+def test_after_a_changed_limit_only_flags_are_computed(library, monkeypatch) -> None:
+    before = [artifact["features"] for artifact in library.features("holiday")["artifacts"]]
+    monkeypatch.setenv("CURATION_FEATURES_LIMIT_DARK", "0.001")
+    listed = library.run_json("batches", "list", "--stale")["batches"]
+    reason = "a signal, or a limit of the flags, has changed, or is new"
+    assert {entry["batch_id"]: entry["stale"] for entry in listed} == {
+        batch_id: [{"reason": "signals", "message": reason}] for batch_id in ("holiday", "holiday-two")
+    }
+    monkeypatch.setattr("curation_features.photos.processes.isolation.Decoder.decode", killed)
+    result = library.run_json("process", "holiday")
+    assert (result["photos"], result["cached"]) == (3, 3)
+    after = [artifact["features"] for artifact in library.features("holiday")["artifacts"]]
+    assert reasons(library, given=library.settings.replace(limit_dark=0.001)) == []
+    for old, new in zip(before, after, strict=True):
+        changed = {name for name in old if old[name] != new[name]}
+        assert changed == {"version"}  # photos under 96 px have no flags
+        assert {name for name in old["version"] if old["version"][name] != new["version"][name]} == {"signals"}
+
+
+def test_features_of_an_earlier_release_lack_signals(library) -> None:
+    """Both without and with an event."""
+    table = library.data / "features/holiday.parquet"
+    metadata = read_metadata(table)
+    del metadata["version"]["signals"]
+    stored = pq.read_table(table)
+    pq.write_table(stored.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()}), table)
+    path = library.data / "events/latest/holiday.json"
+    event = json.loads(path.read_bytes())
+    del event["data"]["version"]["signals"]
+    path.write_text(json.dumps(event))
+    assert reasons(library) == ["signals"]
+    shutil.rmtree(library.data / "events")
+    assert reasons(library) == ["signals"]
 
 
 def test_without_weights_versions_are_unknown(library) -> None:

@@ -95,8 +95,9 @@ def test_each_asset_can_be_materialized_separately(pipeline, world) -> None:
     [
         ({}, {*LABEL_ASSETS}, {"clip_texts": 36}),
         ({"sharpness_scale": 5.0}, {"technical_metrics", "features"}, {"decoded": 3}),
+        ({"limit_dark": 9.0}, {"features"}, {}),
     ],
-    ids=["labels", "constant"],
+    ids=["labels", "constant", "limit"],
 )
 def test_a_change_recomputes_only_what_depends_on_it(finished, world, settings, changed, work) -> None:
     if settings:
@@ -128,6 +129,7 @@ def test_features_alone_keep_the_labels_of_their_cosines(finished, world, predic
         ({"temperature": 10.0}, {"clip_labels"}),
         ({"model": "local-dir:x"}, {"image_embeddings", "label_embeddings"}),
         ({"fallback_labels": tuple("abcde")}, {"features"}),
+        ({"limit_dark": 0.5}, {"features"}),
         ({"workers": 7, "data_dir": "elsewhere", "max_pixels": 10}, set()),
     ],
 )

@@ -163,7 +163,7 @@ def finish(root: Path, batch_id: str, retryable: int) -> None:
     paths = dict.fromkeys(("features", "table", "embeddings", "root"), root)
     Outbox(root / "data").announce(
         batch_id=batch_id, manifest=batch.digest, digest="0" * 64, statuses={"ok": 1, "degraded": 0, "failed": 0},
-        version={"technical": "", "clip": ""}, retryable=retryable, **paths,
+        version={"technical": "", "clip": "", "signals": ""}, retryable=retryable, **paths,
     )  # fmt: skip
 
 

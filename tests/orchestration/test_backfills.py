@@ -65,6 +65,10 @@ def test_partitions_are_stale_exactly_after_a_change(pipeline, world) -> None:
     assert stale(pipeline, "b01") == set()
     pipeline.settings = pipeline.settings.replace(noise_sigma_max=0.1)
     assert stale(pipeline, "b00") == {"technical_metrics"} | ({"features"} & stale(pipeline, "b00"))
+    pipeline.settings = world.settings.replace(limit_dark=9.0)
+    assert [stale(pipeline, batch_id) for batch_id in batch_ids] == [{"features"}] * 2
+    assert world.done_by(lambda: pipeline.run("b00", "features")) == {}
+    assert [stale(pipeline, batch_id) for batch_id in batch_ids] == [set(), {"features"}]
 
 
 def test_a_run_with_other_settings_leaves_its_partition_stale(pipeline, world) -> None:

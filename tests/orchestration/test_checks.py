@@ -6,6 +6,7 @@ import json
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from curation_features.service import FeaturesService
 from curation_features.verification import CHECKS
@@ -142,6 +143,28 @@ def test_the_quarantine_can_be_checked_again(pipeline) -> None:
     assert not look()
     (quarantine / "bad.json").unlink()
     assert look()
+
+
+def test_unusually_many_flags_are_reported(pipeline, world) -> None:
+    def run(batch_id: str, count: int = 10, **limits: float) -> bool:
+        pipeline.settings = world.settings.replace(**limits)
+        artifacts = [world.photo(f"{batch_id}{n}.png", n) for n in range(count)]
+        if batch_id == "dark":
+            for artifact in artifacts:
+                path = world.root / artifact["original_uri"]
+                Image.open(path).point(lambda value: value // 6).save(path)
+        pipeline.accept(world.batch([{**one, "photo_id": one["original_uri"]} for one in artifacts], batch_id))
+        assert pipeline.run(batch_id).success
+        return pipeline.checks(batch_id)["flags_as_usual"]
+
+    limits = {"limit_dark": 3.0, "limit_noisy_luma": 99.0, "limit_noisy_chroma": 99.0, "limit_blurred": 99.0}
+    limits["limit_shaken_blur"] = 99.0
+    assert run("usual", 30, **limits)
+    assert pipeline.materialization("features", "usual").metadata["flagged"].value == 0
+    assert run("dark", **limits) is False
+    assert run("dark", **limits, warn_flag_shift=0.8) is False  # its own flags do not count
+    assert pipeline.materialization("features", "dark").metadata["flagged"].value == 10
+    assert run("dark", **{**limits, "limit_dark": 2.9})  # other limits than of earlier batches: not comparable
 
 
 def test_unusual_labels_are_reported(pipeline, world) -> None:

@@ -18,6 +18,7 @@ import pytest
 from dagster_shared.serdes import serialize_value
 from markdown_it import MarkdownIt
 from PIL import Image
+from records import SETTINGS, signals
 
 from curation_features.manifest import batch_from
 from curation_features.orchestration.metadata import (
@@ -63,6 +64,7 @@ def measured(name: str, score: float, labels: tuple[LabelScore, ...] = (LabelSco
             metric: Measurement(1 - score if metric == "noise" else score, RAW.get(metric, {}))
             for metric in METRIC_NAMES
         },
+        signals=signals(),
         prediction=LabelPrediction(labels, (0.3,) * 6, 0.5),
     )
 
@@ -70,7 +72,7 @@ def measured(name: str, score: float, labels: tuple[LabelScore, ...] = (LabelSco
 def merged_of(records: list[PhotoRecord], **fields: Any) -> EnrichedBatch:
     artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri, **fields} for record in records]
     batch = batch_from({"batch_id": "b", "artifacts": artifacts})
-    return merge(batch, records, {"technical": "t1", "clip": "c1"}, LABELS, ())
+    return merge(batch, records, {"technical": "t1", "clip": "c1", "signals": "s1"}, LABELS, SETTINGS)
 
 
 def stored(metadata: Mapping[str, Any]) -> str:
@@ -112,7 +114,8 @@ def test_a_batch_shows_counts_scores_labels_and_errors(world) -> None:
     }  # fmt: skip
     assert shown["dagster/partition_row_count"] == 4
     assert shown["labels"].data == merged.label_counts()
-    assert (shown["technical_version"], shown["clip_version"]) == tuple(merged.version.values())
+    names = ("technical", "clip", "signals")
+    assert {name: shown[f"{name}_version"] for name in names} == merged.version
     assert [row["score"] for row in records_of(shown, "scores")] == list(METRIC_NAMES)
     assert [(row["stage"], row["reason"], row["artifacts"]) for row in records_of(shown, "errors")] == [
         ("photo", "missing", 1)
@@ -139,8 +142,28 @@ def test_numbers_are_pythons_own_and_finite() -> None:
     assert "exposure_p50" not in shown
     assert shown["sharpness_p05"] < 0.5
     plain = numbers(shown)
-    assert len(plain) == 4 + 1 + 4 * 3
+    assert len(plain) == 4 + 1 + 4 * 3 + 1 + 3 + 4 + 4 * 3
     assert all(type(value) in (int, float) and math.isfinite(value) for value in plain.values())
+
+
+def test_flags_and_signals_are_numbers_to_plot() -> None:
+    records = [measured(str(n), 0.5) for n in range(5)]
+    for n, record in enumerate(records):
+        record.signals = signals(blur_px=n / 4, headroom_ev=2.0 if n > 2 else 0.0, clipped_centre=0.0, focus_px=None)
+    shown = feature_metadata(merged_of(records))
+    plain = numbers(shown)
+    flags = {name: value for name, value in plain.items() if name.startswith(("flag", "hint_"))}
+    assert flags == {
+        "flagged": 2, "flag_blurred": 1, "flag_noisy": 0, "flag_dark": 2,
+        "hint_shaken": 0, "hint_soft": 1, "hint_bright": 0, "hint_blocky": 0,
+    }  # fmt: skip
+    assert (plain["blur_px_p05"], plain["blur_px_p50"], plain["blur_px_p95"]) == (0.05, 0.5, 0.95)
+    assert not any(name.startswith("focus_px") for name in shown)
+    assert [(row["signal"], row["unit"], row["p50"], row["measured"]) for row in records_of(shown, "signals")] == [
+        ("blur_px", "px at 512 px", "0.500", 5),
+        ("noise_luma", "gray level at 1024 px", "0.500", 5),
+        ("headroom_ev", "EV", "0.000", 5),
+    ]
 
 
 def test_an_empty_batch_and_one_that_failed_can_be_shown() -> None:
@@ -285,7 +308,7 @@ def test_metadata_stays_small() -> None:
         if n % 5 == 0:
             records[n] = PhotoRecord(record.photo_id, record.image_uri, failure=FeatureError("photo", wide, wide))
     shown = feature_metadata(merged_of(records), lambda _: b"\xff" * ICON.max_bytes)
-    assert len(stored(shown)) < 60_000
+    assert len(stored(shown)) < 65_000
     assert records_of(shown, "label_distribution")[-1]["label"].endswith("more")
     assert sum(row["artifacts"] for row in records_of(shown, "label_distribution")) == 1600
     assert records_of(shown, "failed_photos")[-1]["photo"] == "390 more"

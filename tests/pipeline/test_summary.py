@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import SETTINGS, signals
 
 from curation_features.manifest import batch_from
 from curation_features.pipeline import EnrichedBatch, merge
@@ -15,8 +16,11 @@ from curation_features.pipeline.summary import (
     error_counts,
     extremes,
     failed_photos,
+    flag_counts,
+    flagged_count,
     label_distribution,
     score_percentiles,
+    signal_percentiles,
 )
 from curation_features.schema import (
     METRIC_NAMES,
@@ -49,6 +53,7 @@ def photo(
         f"{name}.jpg",
         PhotoInfo(sha256 or name, "JPEG", 3, 2),
         measurements=measurements,
+        signals=signals(),
         embedding=Embedding(np.ones(4, np.float32)),
         prediction=LabelPrediction((LabelScore(label, 0.9, 0.3), LabelScore("f", 0.1, 0.2)), (0.3,) * 6, 0.8),
     )
@@ -61,7 +66,7 @@ def unread(name: str) -> PhotoRecord:
 def merged(records: Sequence[PhotoRecord]) -> EnrichedBatch:
     artifacts = [{"photo_id": record.photo_id, "original_uri": record.image_uri} for record in records]
     batch = batch_from({"batch_id": "b", "artifacts": artifacts})
-    return merge(batch, records, {"technical": "1", "clip": "1"}, LABELS, ())
+    return merge(batch, records, {"technical": "1", "clip": "1", "signals": "1"}, LABELS, SETTINGS)
 
 
 def test_percentiles_are_of_what_was_measured() -> None:
@@ -73,6 +78,39 @@ def test_percentiles_are_of_what_was_measured() -> None:
     assert all(type(value) is float for value in found["sharpness"].values())
     assert score_percentiles(merged([unread("gone")])) == {}
     assert score_percentiles(merged([])) == {}
+
+
+def with_signals(name: str, **values: float | bool | None) -> PhotoRecord:
+    """A photo with these signals, and no flag from the others."""
+    record = photo(name)
+    record.signals = signals(**{"clipped_centre": 0.0, **values})
+    return record
+
+
+def test_signals_have_percentiles_of_what_was_measured() -> None:
+    records = [with_signals(str(n), blur_px=n / 100, focus_px=None if n else 2.0, noise_luma=None) for n in range(101)]
+    found = signal_percentiles(merged([*records, unread("gone")]))
+    assert found == {
+        "blur_px": pytest.approx({"p05": 0.05, "p50": 0.5, "p95": 0.95}),
+        "headroom_ev": {"p05": 0.5, "p50": 0.5, "p95": 0.5},
+        "focus_px": {"p05": 2.0, "p50": 2.0, "p95": 2.0},
+    }
+    assert signal_percentiles(merged([unread("gone")])) == {}
+
+
+def test_flags_are_counted_before_hints_without_zeros() -> None:
+    records = [
+        with_signals("1", clipped_centre=0.5),
+        with_signals("2", blur_px=0.7, clipped_centre=0.5),
+        with_signals("3", headroom_ev=3.0),
+        with_signals("4", headroom_ev=3.0, blur_px=0.9),
+        with_signals("5"),
+        unread("gone"),
+    ]
+    counts = [(flag.name, flag.artifacts) for flag in flag_counts(merged(records))]
+    assert counts == [("blurred", 1), ("dark", 2), ("soft", 1), ("bright", 2)]
+    assert flagged_count(merged(records)) == 2
+    assert flag_counts(merged([])) == []
 
 
 def test_labels_are_counted_over_photos_that_have_some() -> None:
@@ -197,7 +235,9 @@ def test_the_same_bytes_are_named_once_for_each_metric() -> None:
     assert (of_metric(found, "noise"), of_metric(found, "sharpness")) == ("ac", "a")
     artifact = {"photo_id": "a", "original_uri": "a.jpg"}
     batch = batch_from({"batch_id": "b", "artifacts": [artifact, artifact]})
-    both = merge(batch, [raw("a", "sharpness", tenengrad=3.0)], {"technical": "1", "clip": "1"}, LABELS, ())
+    both = merge(
+        batch, [raw("a", "sharpness", tenengrad=3.0)], {"technical": "1", "clip": "1", "signals": "1"}, LABELS, SETTINGS
+    )
     assert of_metric(extremes(both), "sharpness") == "a"
 
 

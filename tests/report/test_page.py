@@ -109,8 +109,9 @@ def test_only_relative_encoded_links_are_kept() -> None:
         "http://evil.example/a.jpg", "//evil.example/a.jpg", "\\\\evil\\share", "a b.jpg", "a.jpg?x", "caf\u00e9.jpg",
         "a.jpg\n", "", None,
     ]  # fmt: skip
-    found = rendered(sheet(photo(0, href=href) for href in kept + dropped)).json("photos")
-    assert [item["href"] for item in found] == kept + [None] * len(dropped)
+    found = rendered(sheet(photo(0, href=href, original=href) for href in kept + dropped)).json("photos")
+    for name in ("href", "original"):
+        assert [item[name] for item in found] == kept + [None] * len(dropped)
 
 
 def test_a_number_that_json_cannot_hold_is_an_error() -> None:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from contact_sheets import degraded, failed, many, photo, sheet, thumbnail
+from contact_sheets import BLURRED, DARK, SIGNALS, SOFT, degraded, failed, many, photo, sheet, thumbnail
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from curation_features.report.page import REASONS, render
@@ -231,6 +231,8 @@ ORIGINS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 BEST_FIRST: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tenengrad": lambda item: item["raw"].get("tenengrad"),
+    "blur_px": lambda item: item["signals"][0] if item["signals"] else None,  # the softest first
+    "focus_px": lambda item: item["signals"][8] if item["signals"] else None,
     "confidence": lambda item: item["labels"][0][1] if item["labels"] else None,
     "margin": lambda item: item["margin"],
     **{name: partial(goodness, place=place) for place, name in enumerate(METRIC_NAMES)},
@@ -262,11 +264,92 @@ def test_every_order_puts_missing_values_last(view: Open) -> None:
 
 def test_an_order_without_values_is_not_offered(view: Open) -> None:
     nothing = {"taken": None, "facts": [], "iso": None, "raw": {}, "labels": [], "margin": None}
-    page = view(sheet([photo(n, **nothing) for n in range(3)]), "sort=taken")
+    page = view(sheet([photo(n, signals=[], **nothing) for n in range(3)]), "sort=taken&flag=blurred")
+    expect(page.locator("#flags-group")).to_be_hidden()  # like a batch of an earlier release
+    expect(page.locator("#nothing")).to_be_visible()
+    page.locator(".chip").click()
+    assert page.locator(".badge").count() == 0
     options = page.locator("#sort option").evaluate_all("(options) => options.map((option) => option.value)")
     assert options == ["problems", *METRIC_NAMES, "name", "position"]
     assert page.input_value("#sort") == "problems"
     assert page.locator("#origins details:visible").count() == 0
+
+
+def flagged() -> list[dict[str, Any]]:
+    """The photos; some have flags, hints and a known sharpest place."""
+    given = photos()
+    for place, flags, hints in ((1, [BLURRED], []), (4, [BLURRED, DARK], []), (5, [], [SOFT]), (8, [DARK], [])):
+        given[place] |= {"flags": flags, "hints": hints}
+    given[4]["signals"][0], given[5]["signals"][0] = 0.934, 0.7
+    given[4] |= {"focus": [0.5, 0.25, 0.02, 0.03], "original": "../../photos/5.jpg"}
+    return given
+
+
+FLAG_COUNTS = {"blurred": 2, "noisy": 0, "dark": 2, "": 19, "shaken": 0, "soft": 1, "bright": 0, "blocky": 0}
+
+
+def test_flags_and_hints_are_filters(view: Open) -> None:
+    given = flagged()
+    page = view(sheet(given), "sort=position")
+    expect(page.locator("#summary")).to_have_text(re.compile(r"18 ok; flags: 2 blurred, 2 dark$"))
+    buttons = page.locator("#flags button, #hints button").all()
+    assert {b.get_attribute("value"): int(b.locator(".count").inner_text()) for b in buttons} == FLAG_COUNTS
+    assert card(page, 4).locator(".badge").all_inner_texts() == ["blurred", "dark"]
+    assert card(page, 8).locator(".badge").all_inner_texts() == ["degraded", "dark"]
+    assert card(page, 5).locator(".badge").count() == 0  # a hint has no badge
+    assert "flag blurred, flag dark" in str(card(page, 4).get_attribute("aria-label"))
+    page.locator("#flags button").first.focus()
+    page.keyboard.press("Enter")
+    assert names(page) == ["IMG_2.jpg", "IMG_5.jpg"]
+    for _ in ("noisy", "dark", "no flag", "shaken", "soft"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert names(page) == ["IMG_2.jpg", "IMG_5.jpg", "IMG_6.jpg"]
+    assert page.locator(".chip").all_inner_texts() == ["flag: blurred", "hint: soft", "clear all"]
+    page.click("#labels button:not(.none)")
+    assert 0 < len(names(page)) <= 3
+    wait_for(page, "/flag=blurred&flag=soft&label=/.test(location.hash)")
+    assert names(view(sheet(given), urlsplit(page.url).fragment, beside=page)) == names(page)
+    page.locator(".chip.all").click()
+    page.click("#flags button[value='']")
+    assert set(names(page)) == expected(given, lambda item: bool(item["signals"]) and not item["flags"])
+    page.click("#open-export")
+    page.check("input[value=shown]", force=True)
+    rows = {row["id"]: row for row in exported(page)}
+    assert {row["flags"] for row in rows.values()} == {""}
+    soft = rows["id-5"]
+    assert (soft["hints"], float(soft["blur_px"]), float(soft["noise_luma"])) == ("soft", 0.7, given[5]["signals"][2])
+
+
+def test_details_show_signals_in_words(view: Open) -> None:
+    given = flagged()
+    page = view(sheet(given), "sort=blur_px")
+    assert names(page)[:2] == ["IMG_5.jpg", "IMG_6.jpg"]
+    expect(card(page, 0).locator(".sorted-by")).to_have_text("edges 0.93 px")
+    page.select_option("#sort", "focus_px")
+    expect(page.locator(".card .sorted-by").last).to_have_text("not measured")
+    page.select_option("#sort", "position")
+    expect(card(page, 4).locator(".sorted-by")).to_be_empty()
+    card(page, 4).click()
+    detail = page.locator("#detail")
+    assert detail.locator("ul.flags li").all_inner_texts() == [": ".join(flag) for flag in (BLURRED, DARK)]
+    table = detail.locator("table", has_text="Signals")
+    rows = dict(tuple(row.locator("th, td").all_inner_texts()) for row in table.locator("tbody tr").all())
+    assert rows["edges 0.93 px wide at 512 px"] == "softer than all others"
+    assert rows["1.2 % of the middle is clipped to white"] == "like all others"
+    assert rows["sharpest place"] == "not measured"
+    assert len(rows) == len(SIGNALS) - 1  # no photo has JPEG blocks
+    box = detail.locator(".sharpest rect").last
+    image = thumbnail(4)
+    assert [float(str(box.get_attribute(name))) for name in ("x", "y", "width", "height")] == pytest.approx(
+        [0.51 * image[2] - 1.5, 0.265 * image[3] - 1.5, 3, 3]
+    )
+    expect(detail.locator("figcaption")).to_contain_text("51 % from the left, 27 % from the top")
+    assert detail.get_by_role("link", name="Open the original").get_attribute("href") == "../../photos/5.jpg"
+    page.keyboard.press("ArrowRight")
+    expect(detail.locator("ul.flags li")).to_have_text("soft (hint): edges 0.70 px wide at 512 px, limit 0.6")
+    expect(table).to_contain_text("softer than 20 of 21")
+    assert detail.locator(".sharpest").count() == 0
 
 
 CHOICES = {"day": ("2036-05-17", ""), "folder": ("day 9", ""), "camera": ("FUJIFILM X-T3", "Canon EOS R6")}
@@ -1037,6 +1120,7 @@ def test_hostile_texts_are_plain_text(view: Open) -> None:
     for number, text in enumerate(HOSTILE):
         labels, made = [[text, 0.6, 0.2], ["<b>bold</b>", 0.2, 0.1]], {"labels": [], "thumbnail": thumbnail(number)}
         made |= {**dict.fromkeys(("name", "id", "format"), text), "labels": labels, "facts": [[text, text]]}
+        made |= {"flags": [[text, text]], "hints": [[text, text]]}
         given.append(photo(number, status="degraded", errors=[[text, text, text]], href=None, **made))
     version = {"technical": HOSTILE[0], "clip": HOSTILE[3]}
     page = view(sheet(given, labels=HOSTILE, batch_id=HOSTILE[0], digest=HOSTILE[1], version=version))
@@ -1140,7 +1224,7 @@ def test_an_empty_result_has_a_message(view: Open) -> None:
 
 def test_axe_finds_no_violation(view: Open) -> None:
     axe = Axe()
-    page = view(sheet(photos()), "sort=noise&status=ok&status=degraded&range=sharpness:0.2-1", **SEPARATE)
+    page = view(sheet(flagged()), "sort=blur_px&status=ok&status=degraded&range=sharpness:0.2-1", **SEPARATE)
     card(page, 2).locator(".ring").click()
 
     def check(where: str) -> None:

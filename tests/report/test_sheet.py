@@ -18,15 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFilter
 from skimage import data as bundled
 
 from curation_features.errors import MissingWeightsError, StoreError
 from curation_features.photos.exif.fields import read_exif
 from curation_features.report import sheet as sheets
+from curation_features.report import signals
 from curation_features.report.sheet import contents, facts, photo_count, refresh, sheet_path, write_sheet
 from curation_features.report.text import file_name, one_line
-from curation_features.schema import METRIC_NAMES, METRICS, PhotoRecord
+from curation_features.schema import METRIC_NAMES, METRICS, SIGNAL, PhotoRecord
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
@@ -87,6 +88,50 @@ def test_the_page_has_the_numbers_of_the_features(world) -> None:
         assert photo["raw"] == {raw.name: row[raw.name] for metric in METRICS for raw in metric.raw}
         assert (photo["status"], photo["errors"]) == ("ok", [])
         assert (photo["width"], photo["height"], photo["format"]) == (96, 64, "PNG")
+
+
+def shot(world, name: str, image: Image.Image) -> dict[str, Any]:
+    """The artifact of a saved photo."""
+    path = world.root / "photos" / name
+    path.parent.mkdir(exist_ok=True)
+    image.save(path)
+    return {"photo_id": name, "original_uri": f"photos/{name}"}
+
+
+def test_the_page_has_signals_flags_and_their_reasons(world) -> None:
+    copy = shot(world, "cat.png", CAT) | {"std_uri": "photos/copy.png"}
+    shot(world, "copy.png", CAT)
+    dark_and_blurred = CAT.point(lambda level: level // 6).filter(ImageFilter.GaussianBlur(4))
+    features = finish(world, [copy, shot(world, "dim.png", dark_and_blurred), world.photo("tiny.png", size=(64, 48))])
+    sheet = shown(features, world.settings)
+    good, dim, tiny = sheet["photos"]
+    assert sheet["signals"] == list(signals.SHOWN)
+    rows = pq.read_table(features.table_path).to_pylist()
+    document = json.loads(features.json_path.read_bytes())
+    for photo, row, artifact in zip((good, dim), rows, document["artifacts"], strict=False):
+        for name, value in zip(sheet["signals"], photo["signals"], strict=True):
+            assert value == (None if row[name] is None else pytest.approx(row[name], abs=0.0051))
+        for kind in ("flag", "hint"):
+            found = [flag for flag in artifact["features"]["flags"] if flag["kind"] == kind]
+            assert photo[f"{kind}s"] == [[flag["name"], flag["reason"]] for flag in found]
+    assert [name for name, _ in dim["flags"]] == ["blurred", "dark"]
+    assert good["flags"] == []
+    assert good["focus"] == pytest.approx([rows[0][name] for name in signals.PLACE], abs=0.0006)
+    assert good["href"] == "../../photos/copy.png"
+    assert (good["original"], dim["original"]) == ("../../photos/cat.png", None)
+    assert [tiny[name] for name in ("signals", "flags", "hints", "focus")] == [[], [], [], None]
+
+
+def test_a_table_of_an_earlier_release_makes_a_page(world) -> None:
+    features = finish(world, [shot(world, "cat.png", CAT.filter(ImageFilter.GaussianBlur(4)))])
+    table = pq.read_table(features.table_path)
+    later = [name for name in table.column_names if name in {*SIGNAL, "flags", "hints", "flag_reasons"}]
+    assert len(later) > 20
+    pq.write_table(table.drop_columns([*later, "version_signals"]), features.table_path)
+    [photo] = shown(features, world.settings)["photos"]
+    assert [photo[name] for name in ("signals", "flags", "hints", "focus", "original")] == [[], [], [], None, None]
+    assert None not in photo["scores"]
+    assert refresh(features, world.settings)
 
 
 def test_missing_values_are_none(world) -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation_features.schema import Embedding, FeatureError, LabelPrediction, LabelScore, Measurement, PhotoInfo
+from curation_features.schema import (
+    Embedding,
+    FeatureError,
+    LabelPrediction,
+    LabelScore,
+    Measurement,
+    PhotoInfo,
+    Signals,
+)
 from curation_features.storage.cache import CacheEntry, FeatureCache
 from curation_features.versions import digest
 
@@ -24,6 +32,7 @@ def entry() -> CacheEntry:
     found = CacheEntry(INFO)
     found.add("sharpness", "1-s", Measurement(0.5, {"tenengrad": 1098.6}))
     found.add("brisque", "1-b", Measurement(error=FeatureError("brisque", "flat_image", "no variation")))
+    found.add("edges", "1-d", Signals({"blur_px": 0.5, "streak": None}))
     found.add("embedding", "1-e", Embedding(vector))
     found.add("labels", "1-l", LabelPrediction((LabelScore("sky", 0.9, 0.3),), (0.3, -0.1), 0.8))
     return found
@@ -43,6 +52,7 @@ def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
     assert loaded is not None
     assert loaded.info == INFO
     assert loaded.measurements == entry().measurements
+    assert loaded.signals == {"edges": Signals({"blur_px": 0.5, "streak": None})}
     assert loaded.prediction == entry().prediction
     assert loaded.embedding is not None
     assert loaded.embedding.vector is not None
@@ -50,7 +60,7 @@ def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
 
 
 def test_parts_are_valid_one_by_one(cache: FeatureCache) -> None:
-    wanted = {"sharpness": "1-s", "brisque": "2-b", "noise": "1-n", "embedding": "1-e"}
+    wanted = {"edges": "2-d", "sharpness": "1-s", "brisque": "2-b", "noise": "1-n", "embedding": "1-e"}
     assert entry().valid(wanted) == {"sharpness", "embedding"}
 
 

@@ -16,7 +16,7 @@ from curation_features import read_features
 from curation_features.atomic_files import publish
 from curation_features.errors import StoreError
 from curation_features.manifest import batch_from
-from curation_features.schema import METRIC_NAMES, PhotoInfo
+from curation_features.schema import METRIC_NAMES, SIGNALS, PhotoInfo
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import FEATURE_COLUMNS
@@ -105,15 +105,26 @@ def test_column_types_do_not_depend_on_missing_values(project, batch_ids) -> Non
     write_features(store, [failed("x")], batch("x", batch_id="null"))
     frame = read_features(*batch_ids, settings=project)
     found = {name: kind.name for name, kind in frame.dtypes.items()}
-    categories = ("batch_id", "format", "camera", "lens", "status", "label", "version_technical", "version_clip")
+    categories = (
+        "batch_id",
+        "format",
+        "camera",
+        "lens",
+        "status",
+        "label",
+        "version_technical",
+        "version_clip",
+        "version_signals",
+    )
     texts = ("photo_id", "original_uri", "image_uri", "sha256", "artifact")
     assert {name: found.pop(name) for name in categories} == dict.fromkeys(categories, "category")
     assert {name: found.pop(name) for name in texts} == dict.fromkeys(texts, "string")
-    nested = ("errors", "clip_labels", "label_cosines")
+    nested = ("errors", "clip_labels", "label_cosines", "flags", "hints", "flag_reasons")
     assert {name: found.pop(name) for name in nested} == dict.fromkeys(nested, "object")
     whole = ("width", "height", "iso")
     assert {name: found.pop(name) for name in whole} == dict.fromkeys(whole, "Int32")
     assert (found.pop("position"), found.pop("taken")) == ("int32", "datetime64[ms]")
+    assert found.pop("is_gray") == "boolean"
     assert set(found.values()) == {"float64"}
     assert set(METRIC_NAMES) <= set(found)
     assert frame["status"].cat.ordered
@@ -140,6 +151,7 @@ def test_attrs_document_columns_and_vocabularies(project) -> None:
         **dict.fromkeys(("sharpness", "exposure", "clip_iqa", "brisque"), "1 is best"),
         "noise": "0 is best",
         **dict.fromkeys(("noise_sigma", "brisque_raw", "clipped_low", "clipped_high"), "low is best"),
+        **{signal.name: f"{signal.best} is best" for signal in SIGNALS if signal.best},
     }
     assert attrs["units"]["tenengrad"] == "gray level squared"
     assert attrs["ranges"]["label_cosines"] == (-1, 1)

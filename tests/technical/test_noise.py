@@ -13,8 +13,8 @@ from scipy.stats import norm
 from skimage.restoration import estimate_sigma
 
 from curation_features.errors import UndefinedMetricError
+from curation_features.signals.preview import luma
 from curation_features.technical.noise import DB2_HIGH_PASS, NORMAL_UPPER_QUARTILE, diagonal_detail, noise, noise_sigma
-from curation_features.technical.preview import luma
 
 GOLDEN = {
     "astronaut": 0.006657,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from curation_features.technical.preview import luma
+from curation_features.signals.preview import luma
 from curation_features.technical.sharpness import sharpness, tenengrad
 
 GOLDEN = {

@@ -19,15 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 from PIL import Image
 from worlds import World
 
 from curation_features.manifest import Batch, batch_from
 from curation_features.schema import METRIC_NAMES
 from curation_features.service import FeaturesService
+from curation_features.settings import Settings
 from curation_features.storage import tables
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.verification import CHECKS, cached_share, degraded_share, files, label_shift, verify
+from curation_features.verification import CHECKS, cached_share, degraded_share, files, flag_shift, label_shift, verify
 
 COMPLETE, UNCHANGED, IN_RANGE, FINITE = "artifacts_complete", "metadata_unchanged", "schema_and_ranges", "values_finite"
 Damages = dict[str, tuple[Callable[[Any], Any], set[str], str]]
@@ -181,7 +183,7 @@ def test_rows_are_counted_over_row_groups(finished, monkeypatch) -> None:
 def test_the_checks_and_which_of_them_block() -> None:
     assert {check.name: check.blocking for check in CHECKS} == {
         **dict.fromkeys((COMPLETE, UNCHANGED, IN_RANGE, FINITE), True),
-        **dict.fromkeys(("few_degraded", "labels_as_usual", "cache_effective"), False),
+        **dict.fromkeys(("few_degraded", "labels_as_usual", "flags_as_usual", "cache_effective"), False),
     }
     assert all(check.description for check in CHECKS)
 
@@ -590,6 +592,33 @@ def test_label_shift_of_a_usual_batch_is_near_0(photos: int, labels: int) -> Non
 )
 def test_label_shift_of_few_photos_or_batches(counts, history, shift) -> None:
     assert label_shift(counts, history) == shift
+
+
+@pytest.mark.parametrize(
+    ("flagged", "photos", "history", "shift"),
+    [
+        (30_000, 100_000, [(10_000, 100_000)], 0.2),
+        (10_000, 100_000, [(30_000, 100_000)], 0.2),  # fewer than usual
+        (50_000, 100_000, [(100_000, 100_000), (0, 300_000)], 0.25),  # pooled
+        (0, 1000, [(0, 1000)], 0.0),
+        (4, 20, [(20, 100)], 0.0),
+        (9, 9, [(0, 100)], None),
+        (10, 10, [(0, 20), (0, 9)], None),
+        (10, 10, [], None),
+        (0, 0, [(0, 100)], None),
+    ],
+)
+def test_flag_shift_is_the_difference_of_shares(flagged, photos, history, shift) -> None:
+    assert flag_shift(flagged, photos, history) == (shift if shift is None else pytest.approx(shift, abs=0.005))
+
+
+@pytest.mark.parametrize(("photos", "share"), [(10, 0.1), (10, 0.3), (20, 0.1), (200, 0.5)])
+def test_flag_shift_seldom_warns_of_a_usual_batch(photos: int, share: float) -> None:
+    counts = np.arange(photos + 1)
+    chances = scipy.stats.binom.pmf(counts, photos, share)
+    shifts = np.array([flag_shift(count, photos, [(round(2000 * share), 2000)]) for count in counts.tolist()])
+    assert chances @ shifts < 0.05
+    assert chances[shifts > Settings().warn_flag_shift].sum() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from curation_features.photos.limits import DecodeLimits
 from curation_features.photos.reader import PhotoFile
 from curation_features.photos.thumbnail import ThumbnailKind, make_thumbnail
 from curation_features.schema import PhotoInfo
+from curation_features.signals.focus import focus
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +48,7 @@ def _make_copies(file: PhotoFile, limits: DecodeLimits, arguments: Arguments) ->
         "sizes": [copies.ranking_size, copies.standard_size],
         "source": copies.source,
         "notes": copies.notes,
+        "focus": copies.focus,
     }
     return fields, [copies.ranking, copies.standard]
 
@@ -88,6 +90,7 @@ def copies_from(fields: Mapping[str, Any], buffers: Sequence[bytearray]) -> Copi
         standard_size,
         fields["source"],
         tuple(fields["notes"]),
+        fields["focus"],
     )
 
 
@@ -111,6 +114,7 @@ def preload(extras: Sequence[str]) -> None:
     """
     Image.init()
     import_module("PIL.ImageCms")  # `colour` imports it for the first profile
+    focus(np.kron(np.indices((16, 16)).sum(0) % 2, np.full((8, 8), 255)).astype(np.uint8)[..., None].repeat(3, 2))
     image = Image.new("RGB", (16, 16))
     with quiet_pillow():
         for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF"):

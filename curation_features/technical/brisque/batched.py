@@ -19,10 +19,10 @@ from curation_features.concurrency import batched
 from curation_features.devices.fallback import first_that_runs
 from curation_features.devices.transfer import HostToDevice, stacked
 from curation_features.errors import UndefinedMetricError
+from curation_features.signals.preview import preview
 from curation_features.technical.brisque.index import Brisque, check_size, flat_image
 from curation_features.technical.brisque.luma import half_size, piq_luma
 from curation_features.technical.brisque.mscn import GAUSSIAN, REACH, ROUNDING, WINDOW, MscnSums, ProductSums
-from curation_features.technical.preview import preview
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

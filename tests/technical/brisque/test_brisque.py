@@ -16,12 +16,12 @@ import torch
 
 from curation_features.devices.transfer import HostToDevice
 from curation_features.errors import InvalidWeightsError, UndefinedMetricError
+from curation_features.signals.preview import preview
 from curation_features.technical.brisque import batched as batched_module
 from curation_features.technical.brisque.batched import BatchedBrisque, batched_brisque
 from curation_features.technical.brisque.index import brisque_measurement
 from curation_features.technical.brisque.loading import load_brisque, read_regressor
 from curation_features.technical.brisque.mscn import MscnSums, ProductSums
-from curation_features.technical.preview import preview
 from curation_features.weights import Weights, brisque_file
 
 REPOSITORY = Path(__file__).resolve().parents[3]

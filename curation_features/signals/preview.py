@@ -1,4 +1,4 @@
-"""Luma and preview: the input of the technical metrics."""
+"""Luma and preview: the reduced photo that metrics and signals measure."""
 
 from __future__ import annotations
 

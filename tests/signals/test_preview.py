@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation_features.technical.preview import luma, preview
+from curation_features.signals.preview import luma, preview
 
 
 def area_weights(size: int, reduced: int) -> np.ndarray:
