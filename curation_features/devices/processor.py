@@ -15,19 +15,26 @@ def computes_bf16() -> bool:
     """
     import torch
 
-    def has(namespace: object, name: str) -> bool:
-        test = getattr(namespace, name, None)  # private in torch, so a release may lack it
-        return bool(test is not None and test())
-
     if platform.machine().lower() in ("aarch64", "arm64"):
-        return has(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # on x86 it includes processors that emulate
-    return any(has(torch.cpu, name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return _has(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # on x86 it includes processors that emulate
+    return any(_has(torch.cpu, name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
-def is_amd() -> bool:
-    """Whether the processor is one of AMD; False if the system does not tell (on Linux and Windows it does)."""
+def is_avx512_amd() -> bool:
+    """Whether the processor is one of AMD with AVX-512; False if the system does not tell (Linux and Windows do).
+
+    Imports torch.
+    """
+    import torch
+
     try:
         text = _LINUX.read_text() if _LINUX.exists() else platform.processor()
     except OSError:
         return False
-    return "AuthenticAMD" in text
+    return "AuthenticAMD" in text and _has(torch.cpu, "_is_avx512_supported")
+
+
+def _has(namespace: object, name: str) -> bool:
+    """Whether a private function of torch exists and returns True."""
+    test = getattr(namespace, name, None)
+    return bool(test is not None and test())

@@ -128,5 +128,5 @@ def test_the_vendor_decides_if_both_are_about_as_fast(monkeypatch, onednn_second
         packed_linear.cache_clear()
         clock = iter([1.0, onednn_seconds] * 100)
         monkeypatch.setattr(onednn, "_seconds", lambda product, clock=clock: next(clock))
-        monkeypatch.setattr(onednn, "is_amd", lambda is_amd=is_amd: is_amd)
+        monkeypatch.setattr(onednn, "is_avx512_amd", lambda is_amd=is_amd: is_amd)
         assert (packed_linear() is not None) == expected

@@ -99,10 +99,14 @@ def test_bf16_is_what_the_processor_says():
 def test_the_vendor_is_what_the_system_says(monkeypatch, tmp_path):
     monkeypatch.setattr(processor, "_LINUX", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD")
-    assert processor.is_amd()
+    monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: True)
+    assert processor.is_avx512_amd()
     for text, expected in (("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False), ("", False)):
         (tmp_path / "cpuinfo").write_text(text)
-        assert processor.is_amd() == expected
+        assert processor.is_avx512_amd() == expected
+    (tmp_path / "cpuinfo").write_text("vendor_id\t: AuthenticAMD\n")
+    monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: False)
+    assert not processor.is_avx512_amd()
 
 
 def test_the_real_probes_agree_with_torch():
