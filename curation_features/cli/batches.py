@@ -247,7 +247,7 @@ def _disable_gc() -> Iterator[None]:
 
 @contextmanager
 def _rare_gc() -> Iterator[None]:
-    """Collect garbage less often in a run, of which collections take 4%: reference counts free almost all of it."""
+    """Collect garbage less often in a run: reference counts free almost all of it."""
     before = gc.get_threshold()
     gc.set_threshold(_GC_THRESHOLD, *before[1:])
     try:

@@ -91,8 +91,9 @@ def merge(
     for record, positions in zip(records, distinct_photos(batch).values(), strict=True):
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
+    limits = limits_of(settings)
     features = [
-        features_of(record, artifact, version, labels, settings)
+        features_of(record, artifact, version, labels, limits, settings.fallback_labels)
         for record, artifact in zip(ordered, batch.document["artifacts"], strict=True)
     ]
     return EnrichedBatch(enrich(batch, features), ordered, version, labels)
@@ -103,14 +104,15 @@ def features_of(
     artifact: Mapping[str, Any],
     version: Mapping[str, str],
     labels: Sequence[str],
-    settings: Settings,
+    limits: Limits,
+    fallback: Sequence[str],
 ) -> dict[str, Any]:
     """Build the feature record of a photo: measurements, or defaults with an error."""
     measured = {metric.name: record.measurements.get(metric.name, Measurement()) for metric in METRICS}
     prediction = record.prediction or LabelPrediction()
     if not prediction.labels:
         prediction = fallback_prediction(
-            tuple(labels), prediction.error or _not_computed("clip_labels"), settings.fallback_labels
+            tuple(labels), prediction.error or _not_computed("clip_labels"), tuple(fallback)
         )
     errors = [record.failure] if record.failure else _collect_errors(measured, record.signals, prediction)
     signals = signals_of_photo(record, artifact)
@@ -125,7 +127,7 @@ def features_of(
         "errors": [asdict(error) for error in errors],
         "version": dict(version),
         "signals": signals,
-        "flags": [asdict(flag) for flag in flags(signals, limits_of(settings))],
+        "flags": [asdict(flag) for flag in flags(signals, limits)],
     }
 
 
