@@ -105,8 +105,9 @@ class Measurement:
         timer.start()
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                yield line.rstrip("\n")
+            with process.stdout:
+                for line in process.stdout:
+                    yield line.rstrip("\n")
             code = process.wait()
         finally:
             timer.cancel()

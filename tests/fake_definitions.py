@@ -1,17 +1,23 @@
-"""Dagster definitions of the current project with fake models: a run starts in a tenth of the time that torch needs."""
+"""Dagster definitions of the current project with fake models: a run starts in a tenth of the time that torch needs.
+
+A backfill takes few batches per run, so that a small one has several runs.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from unittest.mock import patch
 
 import dagster as dg
 
-from curation_features.orchestration.project import build_definitions
+from curation_features.orchestration import project
 from curation_features.pipeline import FeatureStages, Models
 from curation_features.settings import load_settings
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 from curation_features.weights import LazyModel, Weights
+
+BATCHES_PER_RUN = 4
 
 
 def models() -> Models:
@@ -31,4 +37,7 @@ def models() -> Models:
 def definitions() -> dg.Definitions:
     """The entry point of a workspace."""
     settings = load_settings()
-    return build_definitions(settings, resources={"stages": FeatureStages(settings, models=models())})
+    stages = FeatureStages(settings, models=models())
+    policy = dg.BackfillPolicy.multi_run(BATCHES_PER_RUN)
+    with patch.object(project, "photo_features", project.photo_features.with_attributes(backfill_policy=policy)):
+        return project.build_definitions(settings, resources={"stages": stages})

@@ -80,19 +80,17 @@ def test_the_table_holds_the_raw_measurements_behind_the_scores(project: Project
     np.testing.assert_allclose([max(row[0]["cosine_score"], 0) for row in frame["clip_labels"]], cosines.max(axis=1))
 
 
-def test_a_cached_service_run_needs_no_torch(project: Project, processed) -> None:
+def test_a_cached_run_is_the_same_without_asserts_and_torch(project: Project, processed) -> None:
     modules, written = processed
     assert "torch" in modules
     assert len(written) == 6
-    assert project.run(COMMAND, "process", "data/batches/b.json", "--output", "again.json") == "[]"
+    again = project.run(COMMAND, "process", "data/batches/b.json", "--output", "again.json", PYTHONOPTIMIZE="1")
+    assert again == "[]"
     assert (project.root / "again.json").read_bytes() == written["features/b.json"]
 
 
-def test_the_results_are_the_same_without_asserts(project: Project, processed) -> None:
-    """Service and pipeline write the same bytes: the pipeline with `-O`, first without a cache, then with one."""
+def test_service_and_dagster_write_the_same_bytes(project: Project, processed) -> None:
     for folder in ("features", "events", "cache"):
         shutil.rmtree(project.root / "data" / folder)
-    for is_cached in (False, True):
-        modules = project.run(COMMAND, "materialize", "data/batches/b.json", PYTHONOPTIMIZE="1")
-        assert "torch" not in modules if is_cached else "torch" in modules
-        assert project.outputs() == processed[1]
+    assert "torch" in project.run(COMMAND, "materialize", "data/batches/b.json")
+    assert project.outputs() == processed[1]

@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+BRISQUE = "CURATION_FEATURES_BRISQUE_WEIGHTS"
 
 
 @pytest.fixture
@@ -49,14 +50,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     path = f"{tmp_path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     path_of_packages = os.pathsep.join(map(str, (REPOSITORY / "tests" / "impatient", REPOSITORY)))
-    without_weights = {"CURATION_FEATURES_ON_MISSING_WEIGHTS": "degrade", "HF_HUB_OFFLINE": "1"}
+    without_weights = {"CURATION_FEATURES_ON_MISSING_WEIGHTS": "degrade", "HF_HUB_OFFLINE": "1", BRISQUE: "nowhere"}
     for name, value in {**without_weights, "PATH": path, "PYTHONPATH": path_of_packages}.items():
         monkeypatch.setenv(name, value)
     return tmp_path
 
 
 def test_the_quick_start(checkout: Path, monkeypatch: pytest.MonkeyPatch, small_models: dict[str, str]) -> None:
-    for name, value in {**small_models, "CURATION_FEATURES_ON_MISSING_WEIGHTS": "fail"}.items():
+    for name, value in {**small_models, "CURATION_FEATURES_ON_MISSING_WEIGHTS": "fail", BRISQUE: ""}.items():
         monkeypatch.setenv(name, value)
     for line in commands("quickstart.md"):
         run_line(line)
@@ -81,7 +82,7 @@ def test_the_guide_to_orchestrators(checkout: Path) -> None:
     assert len(json.loads(result.read_bytes())["artifacts"]) == 3
 
 
-def test_the_readme(checkout: Path) -> None:
+def test_the_readme(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands in their order; its example prints the scores that it shows."""
     readme = REPOSITORY / "README.md"
     for block in blocks(readme, "sh"):
@@ -89,6 +90,7 @@ def test_the_readme(checkout: Path) -> None:
             run("bash", "-c", line)
     assert (checkout / "data" / "features" / "trip.html").exists()
     (example,) = blocks(readme, "python")
+    monkeypatch.delenv(BRISQUE)
     printed = run(sys.executable, "-c", example).splitlines()
     assert len(printed) == 5
     assert all(score in example for score in printed[:3])

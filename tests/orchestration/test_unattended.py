@@ -40,6 +40,7 @@ START = """mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $se
 TICKS = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
   sensorState { ticks(limit: 1, statuses: [SUCCESS, SKIPPED]) { id } } } } }"""
 LABELS = {"one", "two", "three", "four", "five"}
+OTHER_LABELS = {"sea", "sky", "sand", "sun", "ship"}
 RUN_EVENTS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) { ... on EventConnection {
   events { __typename ... on MessageEvent { message } } } } }"""
 
@@ -84,11 +85,8 @@ def runs(root: Path) -> list[dg.DagsterRun]:
     return list(INSTANCES[root].get_runs())
 
 
-def idle(root: Path, finished: int) -> bool:
-    """Whether so many runs have succeeded and none is active."""
-    found = runs(root)
-    assert not [run for run in found if run.status is dg.DagsterRunStatus.FAILURE], "a run failed"
-    return len([run for run in found if run.is_success]) >= finished and all(run.is_finished for run in found)
+def succeeded(root: Path) -> list[dg.DagsterRun]:
+    return [run for run in runs(root) if run.is_success]
 
 
 def a_tick_more(root: Path, sensor: str) -> None:
@@ -113,46 +111,6 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 def events(root: Path) -> list[str]:
     return sorted(name for name in outputs(root) if name.startswith("data/events/"))
-
-
-def test_manifests_are_processed_unattended(root: Path) -> None:
-    documents = [manifest(root, f"batch_{number:02}") for number in range(4)]
-    slow = json.dumps(documents[1])
-    with process(["dagster._daemon", "run", "-w", "workspace.yaml"], root / "daemon.log"):
-        for document in documents[:1] + documents[2:]:
-            drop(root, document)
-        drop(root, documents[2], name="delivered-twice")
-        incoming = root / "data" / "incoming"
-        (incoming / "half.json").write_text(slow[:50])
-        (incoming / "broken.json").write_text('{"batch_id": "x" "artifacts": []}')
-        (incoming / "wrong.json").write_text('{"batch_id": "../x", "artifacts": []}')
-        wait_for(lambda: idle(root, 3), 1000)
-        assert (incoming / "half.json").exists()
-        with (incoming / "half.json").open("a") as file:
-            file.write(slow[50:])
-        changed = manifest(root, "batch_03", photos=2, seed=1)
-        drop(root, changed)
-        wait_for(lambda: idle(root, 5), 400)
-        drop(root, documents[0], name="and-once-more")
-        wait_for(lambda: not list(incoming.glob("*.json")), 400)
-        a_tick_more(root, "preprocess_outputs")
-    found = runs(root)
-    assert len(found) == 5
-    assert all(run.is_success for run in found)
-    instance = INSTANCES[root]  # the pool: one run at a time holds the models
-    spans = sorted((record.start_time, record.end_time) for record in instance.get_run_records())
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    quarantined = {path.name for path in (root / "data" / "quarantine").glob("*.json")}
-    assert quarantined == {"broken.json", "broken.reason.json", "wrong.json", "wrong.reason.json"}
-    finished = {path.stem for path in (root / "data" / "features").glob("*.json")}
-    assert finished == {document["batch_id"] for document in documents}
-    named = [json.loads(outputs(root)[name]) for name in events(root)]
-    assert sorted(event["subject"] for event in named) == sorted([*finished, "batch_03"])
-    assert len({event["id"] for event in named}) == 5
-    changed_features = json.loads((root / "data" / "features" / "batch_03.json").read_bytes())
-    assert [artifact["photo_id"] for artifact in changed_features["artifacts"]] == [
-        artifact["photo_id"] for artifact in changed["artifacts"]
-    ]
 
 
 DIES_ONCE = """
@@ -200,15 +158,15 @@ def dying(root: Path, *moments: str) -> dict[str, str]:
     return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die")}
 
 
-MOMENTS = ("image_embeddings", "artifacts", "features", "event")
+MOMENTS = ("artifacts", "features", "event")
 
 
-def test_retries_of_killed_runs_give_the_same_bytes(
+def test_manifests_are_processed_unattended(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon is killed between adding partitions and launching their runs; then the machine restarts in a run.
+    """First with kills: of the daemon between adding partitions and launching their runs, of a machine, of runs.
 
-    Each batch is named after the moment at which its first run is killed.
+    Each of these batches is named after the moment at which its first run is killed.
     """
     documents = {moment: manifest(root, moment, photos=3) for moment in MOMENTS}
     for document in documents.values():
@@ -223,22 +181,66 @@ def test_retries_of_killed_runs_give_the_same_bytes(
         wait_for(lambda: daemon.poll() is not None, 400)
     assert [run.status for run in runs(root)].count(dg.DagsterRunStatus.STARTED) == 1
     with process(command, root / "daemon.log", **patched):
-        wait_for(lambda: len([run for run in runs(root) if run.is_success]) == len(MOMENTS), 1000)
+        wait_for(lambda: len(succeeded(root)) == len(MOMENTS), 1000)
         a_tick_more(root, "preprocess_outputs")
+        retried = outputs(root)
+        statuses = sorted((run.tags[PARTITION_NAME_TAG], run.status.value) for run in runs(root))
+        _deliveries(root)
     assert not list((root / "die").iterdir())
-    statuses = sorted((run.tags[PARTITION_NAME_TAG], run.status.value) for run in runs(root))
     assert statuses == sorted((moment, status) for moment in MOMENTS for status in ("FAILURE", "SUCCESS"))
+    assert retried == _undisturbed(documents, tmp_path_factory.mktemp("undisturbed"), monkeypatch)
+    assert len([name for name in retried if name.startswith("data/events/")]) == len(MOMENTS)
 
-    undisturbed = tmp_path_factory.mktemp("undisturbed")
-    monkeypatch.chdir(undisturbed)
+
+def _deliveries(root: Path) -> None:
+    """A batch delivered twice, again, and changed; and a file that is written slowly, beside two that are invalid."""
+    before, incoming = len(succeeded(root)), root / "data" / "incoming"
+    twice, slow = manifest(root, "twice"), manifest(root, "slow")
+    drop(root, twice)
+    drop(root, twice, name="delivered-twice")
+    text = json.dumps(slow)
+    (incoming / "half.json").write_text(text[:50])
+    (incoming / "broken.json").write_text('{"batch_id": "x" "artifacts": []}')
+    (incoming / "wrong.json").write_text('{"batch_id": "../x", "artifacts": []}')
+    wait_for(lambda: len(succeeded(root)) == before + 1, 400)
+    assert (incoming / "half.json").exists()
+    with (incoming / "half.json").open("a") as file:
+        file.write(text[50:])
+    changed = manifest(root, "twice", photos=2, seed=1)
+    drop(root, changed)
+    wait_for(lambda: len(succeeded(root)) == before + 3, 400)
+    drop(root, changed, name="and-once-more")
+    wait_for(lambda: not list(incoming.glob("*.json")), 400)
+    a_tick_more(root, "preprocess_outputs")
+    assert len(succeeded(root)) == before + 3
+    assert all(run.is_finished for run in runs(root))
+    ids = {run.run_id for run in succeeded(root)}  # the pool: one run at a time holds the models
+    records = [record for record in INSTANCES[root].get_run_records() if record.dagster_run.run_id in ids]
+    spans = sorted((record.start_time, record.end_time) for record in records)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    quarantined = {path.name for path in (root / "data" / "quarantine").glob("*.json")}
+    assert quarantined == {"broken.json", "broken.reason.json", "wrong.json", "wrong.reason.json"}
+    named = [json.loads(outputs(root)[name]) for name in events(root)]
+    assert sorted(event["subject"] for event in named) == sorted([*MOMENTS, "twice", "twice", "slow"])
+    assert len({event["id"] for event in named}) == len(named)
+    features = json.loads((root / "data" / "features" / "twice.json").read_bytes())
+    assert [artifact["photo_id"] for artifact in features["artifacts"]] == [
+        artifact["photo_id"] for artifact in changed["artifacts"]
+    ]
+
+
+def _undisturbed(
+    documents: dict[str, dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """What the same batches become without a kill."""
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("DAGSTER_HOME")
     monkeypatch.setattr(Models, "from_settings", lambda *_: fake_definitions.models())
     for moment, document in documents.items():
-        manifest(undisturbed, moment, photos=3)
-        (undisturbed / "manifest.json").write_text(json.dumps(document))
+        manifest(folder, moment, photos=3)
+        (folder / "manifest.json").write_text(json.dumps(document))
         assert main(["materialize", "manifest.json"]) == 0
-    assert outputs(root) == outputs(undisturbed)
-    assert len(events(root)) == len(MOMENTS)
+    return outputs(folder)
 
 
 def backfill(query: Query, batch_ids: list[str], assets: list[str]) -> dict[str, Any]:
@@ -262,42 +264,44 @@ def messages(query: Query, run_id: str) -> list[str]:
     return [event.get("message") or "" for event in query(RUN_EVENTS, run=run_id)["logsForRun"]["events"]]
 
 
-def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
-    batch_ids = [f"batch_{number:02}" for number in range(52)]
-    settings = load_settings(root)
-    store = ArtifactStore(settings.data_path)
-    instance = INSTANCES[root]
+def test_backfills_and_reconciliation(root: Path) -> None:
+    """One server for all: starting it takes as long as a test."""
+    batch_ids = [f"batch_{number:02}" for number in range(fake_definitions.BATCHES_PER_RUN + 2)]
+    store = ArtifactStore(load_settings(root).data_path)
     for batch_id in batch_ids:
-        launch.accept(batch_from(manifest(root, batch_id)), store, instance)
-    store.manifest_path("batch_33").write_text("{")
-    everything = ["label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features"]
+        launch.accept(batch_from(manifest(root, batch_id)), store, INSTANCES[root])
+    store.manifest_path("batch_03").write_text("{")
     with dagster_dev(root) as query:
-        ended = backfill(query, batch_ids, everything)
-        assert ended["status"] == "COMPLETED_FAILED"
-        assert len(ended["runs"]) == 2
-        told = {run["id"]: messages(query, run["id"]) for run in ended["runs"]}
-        for lines in told.values():
-            assert len([line for line in lines if line.startswith("Loading the fake CLIP")]) == 1
-        [failed] = [run["id"] for run in ended["runs"] if run["status"] == "FAILURE"]
-        assert any("batch_33" in line and "manifest" in line for line in told[failed])
-        instance = INSTANCES[root]
-        assert instance.get_materialized_partitions(FEATURES) == set(batch_ids) - {"batch_33"}
-        assert len(events(root)) == 51
+        _all_but_the_poisoned_batch(root, query, store, batch_ids)
+        _new_labels_without_photos(root, query, store, batch_ids)
+        _reconciliation_relabels_once(root, query, store, batch_ids)
 
-        store.put_manifest(batch_from(manifest(root, "batch_33")))
-        assert backfill(query, ["batch_33"], everything)["status"] == "COMPLETED_SUCCESS"
-        before = {batch_id: _features(store, batch_id) for batch_id in batch_ids}
 
-        for photo in (root / "photos").iterdir():  # a run that opened a photo would fail
-            photo.unlink()
-        store_cache = settings.cache_path
-        for entry in store_cache.glob("*.json"):  # and the cache would not help it
-            entry.unlink()
-        (root / "config").mkdir()
-        (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
-        assert query(RELOAD)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
-        ended = backfill(query, batch_ids, ["label_embeddings", "clip_labels", "features"])
-        assert ended["status"] == "COMPLETED_SUCCESS"
+def _all_but_the_poisoned_batch(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
+    everything = ["label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features"]
+    ended = backfill(query, batch_ids, everything)
+    assert ended["status"] == "COMPLETED_FAILED"
+    assert len(ended["runs"]) == 2
+    told = {run["id"]: messages(query, run["id"]) for run in ended["runs"]}
+    for lines in told.values():
+        assert len([line for line in lines if line.startswith("Loading the fake CLIP")]) == 1
+    [failed] = [run["id"] for run in ended["runs"] if run["status"] == "FAILURE"]
+    assert any("batch_03" in line and "manifest" in line for line in told[failed])
+    assert INSTANCES[root].get_materialized_partitions(FEATURES) == set(batch_ids) - {"batch_03"}
+    assert len(events(root)) == len(batch_ids) - 1
+    store.put_manifest(batch_from(manifest(root, "batch_03")))
+    assert backfill(query, ["batch_03"], everything)["status"] == "COMPLETED_SUCCESS"
+
+
+def _new_labels_without_photos(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
+    before = {batch_id: _features(store, batch_id) for batch_id in batch_ids}
+    for photo in (root / "photos").iterdir():  # a run that opened a photo would fail
+        photo.unlink()
+    for entry in load_settings(root).cache_path.glob("*.json"):  # and the cache would not help it
+        entry.unlink()
+    _change_labels(root, query, LABELS)
+    ended = backfill(query, batch_ids, ["label_embeddings", "clip_labels", "features"])
+    assert ended["status"] == "COMPLETED_SUCCESS"
     for batch_id in batch_ids:
         for old, new in zip(before[batch_id], _features(store, batch_id), strict=True):
             assert new["tech"] == old["tech"]
@@ -305,33 +309,34 @@ def test_a_backfill_finishes_all_but_the_poisoned_batch(root: Path) -> None:
             assert {label["label"] for label in new["clip_labels"]} == LABELS
 
 
-def test_reconciliation_relabels_once_after_new_labels(root: Path) -> None:
-    batch_ids = ["batch_0", "batch_1", "batch_2"]
-    store = ArtifactStore(load_settings(root).data_path)
-    with dagster_dev(root) as query:
-        for batch_id in batch_ids:
-            drop(root, manifest(root, batch_id))
-        wait_for(lambda: idle(root, 3), 400)
-        selector = {**SELECTOR, "sensorName": "reconcile"}
-        assert query(START, sensor=selector)["startSensor"]["__typename"] == "Sensor"
-        wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 400)
-        (root / "config").mkdir()
-        (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(LABELS)}))
-        query(RELOAD)
+def _reconciliation_relabels_once(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
+    earlier = {run.run_id for run in runs(root)}
+    selector = {**SELECTOR, "sensorName": "reconcile"}
+    assert query(START, sensor=selector)["startSensor"]["__typename"] == "Sensor"
+    wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 400)
+    _change_labels(root, query, OTHER_LABELS)
 
-        def relabelled() -> bool:
-            return all(_features(store, batch_id)[0]["clip_labels"][0]["label"] in LABELS for batch_id in batch_ids)
+    def relabelled() -> bool:
+        found = (_features(store, batch_id)[0]["clip_labels"] for batch_id in batch_ids)
+        return all({label["label"] for label in labels} == OTHER_LABELS for labels in found)
 
-        wait_for(relabelled, 400)
-        wait_for(lambda: all(run.is_finished for run in runs(root)), 400)
-        launched = [run for run in runs(root) if "dagster/backfill" in run.tags]
-        a_tick_more(root, "reconcile")
-        instance = INSTANCES[root]
-        wait_for(lambda: all(found.status.value.startswith("COMPLETED") for found in instance.get_backfills()), 400)
-        assert len(runs(root)) == 3 + len(launched)
-    assert len(launched) == 1
-    assert {key.path[-1] for key in launched[0].asset_selection} == {"label_embeddings", "clip_labels", "features"}
-    assert len(events(root)) == 6
+    wait_for(relabelled, 400)
+    wait_for(lambda: all(run.is_finished for run in runs(root)), 400)
+    launched = [run for run in runs(root) if run.run_id not in earlier]
+    a_tick_more(root, "reconcile")
+    instance = INSTANCES[root]
+    wait_for(lambda: all(found.status.value.startswith("COMPLETED") for found in instance.get_backfills()), 400)
+    assert len(runs(root)) == len(earlier) + len(launched)
+    assert len(launched) == 2  # each takes some of the batches
+    for run in launched:
+        assert {key.path[-1] for key in run.asset_selection or ()} == {"label_embeddings", "clip_labels", "features"}
+    assert len(events(root)) == 3 * len(batch_ids)
+
+
+def _change_labels(root: Path, query: Query, labels: set[str]) -> None:
+    (root / "config").mkdir(exist_ok=True)
+    (root / "config" / "labels.json").write_text(json.dumps({"labels": sorted(labels)}))
+    assert query(RELOAD)["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
 
 
 def _features(store: ArtifactStore, batch_id: str) -> list[dict[str, Any]]:
