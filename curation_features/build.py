@@ -200,9 +200,9 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: 
         "signals": signals_version(technical["versions"], stages.settings),
     }
     labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the current vocabulary may differ
-    records = list(_join_labels(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch)))
-    merged = merge(batch, records, version, labels, stages.settings)
-    with store.stored_embeddings(batch, records) as embeddings:
+    joined = _join_labels(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch))
+    with store.stored_embeddings(batch, joined) as (embeddings, records):
+        merged = merge(batch, records, version, labels, stages.settings)
         finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)
     return AssetResult("features", finished.artifact.digest, Plan(), finished=finished)

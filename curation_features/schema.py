@@ -186,6 +186,18 @@ SIGNALS: tuple[Signal, ...] = (
 FOCUS_VERSION = 1
 """Version of the focus in a manifest; increment it when a change of `signals.focus` alters the numbers."""
 
+EMBEDDING_NORM = Signal(
+    "embedding_norm",
+    "embedding",
+    "unit of the model",
+    0,
+    None,
+    None,
+    SCORE_DECIMALS,
+    "norm of the image vector before it is normalised",
+)
+"""Norm of the image embedding. It belongs to the embedding, which names its model, and not to `SIGNALS`."""
+
 SIGNAL: Mapping[str, Signal] = MappingProxyType({signal.name: signal for signal in SIGNALS})
 SIGNAL_PARTS = tuple(dict.fromkeys(signal.part for signal in SIGNALS))
 
@@ -279,10 +291,16 @@ class Signals:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A photo's CLIP image embedding (float32, unit norm), or an error."""
+    """A photo's CLIP image embedding, or an error.
+
+    Attributes:
+        vector: float32, unit norm; None, too, once it is labelled and written.
+        norm: Euclidean norm before normalisation; None: unknown.
+    """
 
     vector: NDArray[np.float32] | None = None
     error: FeatureError | None = None
+    norm: float | None = None
 
 
 class LabelScore(NamedTuple):

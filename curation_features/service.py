@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from curation_features.manifest import Batch, batch_from
@@ -66,7 +67,8 @@ class FeaturesService:
         for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
             if each is not None:
                 each(record)
-            record.embedding = None  # labelled; frees memory in long batches
+            if record.embedding is not None:
+                record.embedding = replace(record.embedding, vector=None)  # labelled; frees memory in long batches
             records.append(record)
         with stats.timing("merge"):
             version = {

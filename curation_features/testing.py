@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.clip.embeddings import Embeddings
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ class FakeClipEngine:
 
     Attributes:
         context_length: words per prompt; further ones are ignored.
-        images_encoded: number of images passed to `encode_images` so far.
+        images_encoded: number of images passed to `encode_images` and `embed_images` so far.
         texts_encoded: number of prompts passed to `encode_texts` so far.
     """
 
@@ -49,10 +51,15 @@ class FakeClipEngine:
 
     def encode_images(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit vectors (N, D); each depends on its image only."""
+        return self.embed_images(batch).vectors
+
+    def embed_images(self, batch: NDArray[np.float32]) -> Embeddings:
+        """Unit vectors (N, D), and their norms (N,) before normalisation."""
         with _COUNTING:
             self.images_encoded += len(batch)
-        vectors = [_normalize((image.astype(np.float64).ravel() + 1.0) @ self._projection) for image in batch]
-        return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+        raw = [(image.astype(np.float64).ravel() + 1.0) @ self._projection for image in batch]
+        vectors = np.stack([*map(_normalize, raw)]) if raw else np.empty((0, self.dimension), np.float32)
+        return Embeddings(vectors, np.array([np.linalg.norm(vector) for vector in raw], np.float32))
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors (N, D), one per prompt."""

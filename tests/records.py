@@ -26,6 +26,7 @@ from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
 
 SETTINGS = Settings(root=Path())
+NORM = 12.5  # of every embedding, before it was normalised
 LABELS = [f"label {n}" for n in range(9)]
 
 
@@ -44,7 +45,7 @@ def measured(name: str, vector: Sequence[float] = (0.5,) * 4) -> PhotoRecord:
     scores = {metric.name: Measurement(0.25, {raw.name: 1.5 for raw in metric.raw}) for metric in METRICS}
     labels = tuple(LabelScore(f"label {n}", 0.5 / (n + 1), 0.1) for n in range(5))
     prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
-    embedding = Embedding(np.array(vector, np.float32))
+    embedding = Embedding(np.array(vector, np.float32), norm=NORM)
     return PhotoRecord(
         name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, signals(), embedding, prediction
     )

@@ -42,7 +42,16 @@ def lenient(world):
 def test_the_output_has_the_specifications_fields(world, batch) -> None:
     found, _ = world.run(batch)
     for record in found:
-        assert list(record) == ["tech", "clip_labels", "status", "errors", "version", "signals", "flags"]
+        assert list(record) == [
+            "tech",
+            "clip_labels",
+            "status",
+            "errors",
+            "version",
+            "signals",
+            "flags",
+            "embedding_norm",
+        ]
         assert tuple(record["tech"]) == METRIC_NAMES
         assert all(isinstance(value, float) and 0 <= value <= 1 for value in record["tech"].values())
         assert [list(label) for label in record["clip_labels"]] == [["label", "confidence", "cosine_score"]] * 5
@@ -297,6 +306,23 @@ def test_a_stored_vector_of_another_length_harms_no_neighbour(world, batch) -> N
     found, _ = world.run(batch)
     assert reasons(found[0]) == [("clip_labels", "invalid_embedding")]
     assert found[1:] == expected[1:]
+
+
+def test_norms_are_measured_with_their_vectors_only(world, batch) -> None:
+    """An entry of an earlier release keeps its vector and labels; its norm stays unknown."""
+    pixels = [np.asarray(Image.open(world.root / one["original_uri"])) for one in batch["artifacts"]]
+    norms = world.clip.embed_images(np.stack([world.clip.preprocess(rgb) for rgb in pixels])).norms
+    sound, _ = world.run(batch)
+    assert [record["embedding_norm"] for record in sound] == pytest.approx(norms, abs=5e-7)
+    first, cache = batch["artifacts"][0]["photo_id"], world.stages().cache
+    entry = cache.load(first, first)
+    entry.embedding = Embedding(entry.embedding.vector)
+    cache.save(first, entry)
+    found, done = world.run(batch)
+    assert done == {}
+    assert found == [sound[0] | {"embedding_norm": None}, *sound[1:]]
+    (world.root / "photos" / "1.png").write_bytes(b"")
+    assert world.run(batch)[0][1]["embedding_norm"] is None
 
 
 def test_settings_and_stages_are_not_mixed(world) -> None:

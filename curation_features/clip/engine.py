@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
+from curation_features.clip.embeddings import Embeddings
 from curation_features.clip.loading import ClipModel, Tower, load_tokenizer
 from curation_features.clip.tensor_transform import on_tensor
 from curation_features.devices.fallback import first_sentence, first_that_runs, run_on_device
@@ -53,7 +54,10 @@ _PAIR = BATCH_SIZES["cpu"]
 
 
 class ClipEngine(Protocol):
-    """A model that embeds images and texts in one space. Thread-safe."""
+    """A model that embeds images and texts in one space. Thread-safe.
+
+    With `embed_images` (`embeddings.NormedImageEncoder`), it also reports the norms of its image vectors.
+    """
 
     @property
     def dimension(self) -> int:
@@ -160,11 +164,15 @@ class OpenClipEngine:
 
     def encode_images(self, batch: ModelInput) -> NDArray[np.float32]:
         """See `ClipEngine.encode_images`."""
+        return self.embed_images(batch).vectors
+
+    def embed_images(self, batch: ModelInput) -> Embeddings:
+        """See `NormedImageEncoder.embed_images`; norms are computed in fp32."""
         return self._encode("image", batch)
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """See `ClipEngine.encode_texts`. All prompts form one batch."""
-        return self._encode("text", self._tokens(prompts) if len(prompts) else np.empty(0))
+        return self._encode("text", self._tokens(prompts) if len(prompts) else np.empty(0)).vectors
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """See `ClipEngine.tokenize`: a prompt is truncated if it fills a context of L + 1, too."""
@@ -176,23 +184,24 @@ class OpenClipEngine:
         tokens: NDArray[np.int64] = self._tokenizer.get()(list(prompts), length).numpy()
         return tokens
 
-    def _encode(self, tower: Tower, inputs: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
-        """Compute unit embeddings; recompute those that overflow fp16 in fp32."""
+    def _encode(self, tower: Tower, inputs: NDArray[Any] | torch.Tensor) -> Embeddings:
+        """Compute unit embeddings and norms; recompute those that overflow fp16 in fp32."""
         if not len(inputs):
-            return np.empty((0, self.dimension), np.float32)
+            return Embeddings(np.empty((0, self.dimension), np.float32), np.empty(0, np.float32))
         device = self._towers[tower].get()
-        vectors = self._embed(tower, device, inputs)
-        overflown = np.logical_not(np.isfinite(vectors).all(axis=1))
+        found = self._embed(tower, device, inputs)
+        overflown = np.logical_not(np.isfinite(found.vectors).all(axis=1))
         if overflown.any() and device.precision == "fp16":
             logger.warning(
                 "%d of %d inputs overflow CLIP in fp16 and are computed in fp32", overflown.sum(), len(inputs)
             )
             indices = overflown.nonzero()[0].tolist()
-            vectors[overflown] = self._embed(tower, Device(device.name, "fp32"), inputs[indices])
-        return vectors
+            again = self._embed(tower, Device(device.name, "fp32"), inputs[indices])
+            found.vectors[overflown], found.norms[overflown] = again
+        return found
 
-    def _embed(self, tower: Tower, device: Device, inputs: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
-        """Compute unit embeddings of one or more inputs, NaN on overflow."""
+    def _embed(self, tower: Tower, device: Device, inputs: NDArray[Any] | torch.Tensor) -> Embeddings:
+        """Compute unit embeddings of one or more inputs, NaN on overflow, and their norms."""
         import torch
 
         model = self._load_tower(tower, device)
@@ -207,8 +216,8 @@ class OpenClipEngine:
                     tensor = tensor.contiguous(memory_format=torch.channels_last)
                 is_cpu = device.name == "cpu"
                 vectors = self._forward_on_cpu(model, tensor) if is_cpu else _forward(model, tensor, len(tensor))
-            unit: NDArray[np.float32] = (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
-        return unit
+            norms = vectors.norm(dim=1, keepdim=True)
+            return Embeddings((vectors / norms).cpu().numpy(), norms.squeeze(1).cpu().numpy())
 
     def _forward_on_cpu(self, model: Any, photos: torch.Tensor) -> torch.Tensor:
         """Embed photos on a CPU, not normalised; for the batch size see the class."""
@@ -242,20 +251,20 @@ class OpenClipEngine:
         """Raise if a tower gives no usable embeddings."""
         self._load_tower(tower, device)
         if tower == "text":
-            vectors = self._embed(tower, device, self._tokens(["a photo"]))
+            vectors = self._embed(tower, device, self._tokens(["a photo"])).vectors
             self._compare_with_published(device)
         elif device == Device("cpu", "fp32"):
             return  # no fallback is left, and a photo takes seconds: the first one is the test
         else:
             gray = self.preprocess(np.full((64, 64, 3), 127, np.uint8))
-            vectors = self._embed(tower, device, stacked([gray]))
+            vectors = self._embed(tower, device, stacked([gray])).vectors
         if not np.isclose(np.linalg.norm(vectors), 1.0, atol=UNIT_NORM_TOLERANCE):
             raise ArithmeticError("a plain gray photo or a short text has no finite embedding")
 
     def _compare_with_published(self, device: Device) -> None:
         """Raise InvalidWeightsError if the cosine of two prompts differs from the published model's."""
         for one, other, published in self._weights.text_cosines:
-            vectors = self._embed("text", device, self._tokens([one, other]))
+            vectors = self._embed("text", device, self._tokens([one, other])).vectors
             cosine = float(vectors[0] @ vectors[1])
             if abs(cosine - published) > COSINE_TOLERANCE:
                 cause = f"it gives {one!r} and {other!r} the cosine {cosine:.3f}, and the published model {published}"

@@ -128,6 +128,7 @@ def features_of(
         "version": dict(version),
         "signals": signals,
         "flags": [asdict(flag) for flag in flags(signals, limits)],
+        "embedding_norm": record.embedding.norm if record.embedding else None,
     }
 
 

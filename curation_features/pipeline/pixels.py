@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.clip.embeddings import embed_images
 from curation_features.concurrency import BatchRunner, at_once, bounded_map, in_order, worker_count
 from curation_features.devices.transfer import stacked
 from curation_features.errors import ManifestError, PhotoError, WeightsError
@@ -19,7 +21,7 @@ from curation_features.pipeline.observer import Observer
 from curation_features.pipeline.plan import MODEL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.preparation import Item, Preparation, Result, failed
 from curation_features.pipeline.stats import RunStats
-from curation_features.schema import PARTS, UNIT_NORM_TOLERANCE, Embedding, FeatureError, PhotoRecord
+from curation_features.schema import PARTS, UNIT_NORM_TOLERANCE, Embedding, FeatureError, PhotoRecord, round_score
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
 
@@ -214,8 +216,8 @@ class PixelPass:
         return [*self._prepare.technical().measure_clip_iqa(stacked(inputs))]
 
     def _embed(self, inputs: Sequence[ModelInput]) -> list[Result]:
-        vectors = self._models.clip.get().encode_images(stacked(inputs))
-        return [_check_embedding(vector) for vector in vectors]
+        vectors, norms = embed_images(self._models.clip.get(), stacked(inputs))
+        return [_check_embedding(*pair) for pair in zip(vectors, norms, strict=True)]
 
     def _save(self, items: list[Item], stats: RunStats) -> list[Item]:
         """Save new results and thumbnails of the photos in the cache; return the photos.
@@ -239,11 +241,21 @@ def _merge_failures(failure: FeatureError | None, ingest_error: FeatureError | N
     return replace(ingest_error, message=f"{ingest_error.message}; ingest the folder again once it is repaired")
 
 
-def _check_embedding(vector: NDArray[np.float32]) -> Embedding:
+def _check_embedding(vector: NDArray[np.float32], norm: float | None) -> Embedding:
+    """Return a photo's embedding, or an error if its numbers are impossible.
+
+    Args:
+        norm: before normalisation; None: unknown.
+    """
     if not np.isfinite(vector).all():
         message = "the model gave an embedding that is not finite"
         return Embedding(error=FeatureError("image_embedding", "not_finite", message))
     if abs(float(np.linalg.norm(vector)) - 1) > UNIT_NORM_TOLERANCE:
         message = f"the model gave an embedding of norm {np.linalg.norm(vector):g}, which is not 1"
         return Embedding(error=FeatureError("image_embedding", "out_of_range", message))
-    return Embedding(np.ascontiguousarray(vector, dtype=np.float32))
+    if norm is None:
+        return Embedding(np.ascontiguousarray(vector, dtype=np.float32))
+    if not (math.isfinite(norm) and norm > 0):
+        message = f"the model gave an embedding whose norm before normalisation is {norm:g}"
+        return Embedding(error=FeatureError("image_embedding", "out_of_range", message))
+    return Embedding(np.ascontiguousarray(vector, dtype=np.float32), norm=round_score(norm))

@@ -298,7 +298,8 @@ def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
 
 
 def _embedded_records(path: Path) -> Iterator[PhotoRecord]:
-    """Read records that have only embeddings."""
-    for row in table_rows(path, ("photo_id", "sha256", "embedding")):
+    """Read records that have only embeddings; the file of an earlier release has no norms."""
+    for row in table_rows(path, ("photo_id", "sha256", "embedding", "embedding_norm")):
         info = PhotoInfo(row["sha256"], "", 0, 0) if row["sha256"] else None
-        yield PhotoRecord(row["photo_id"], "", info, embedding=Embedding(row["embedding"]))
+        embedding = Embedding(row["embedding"], norm=row.get("embedding_norm"))
+        yield PhotoRecord(row["photo_id"], "", info, embedding=embedding)

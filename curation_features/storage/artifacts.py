@@ -24,12 +24,13 @@ from filelock import FileLock, Timeout
 from curation_features.atomic_files import publish, reading, staged, store_bytes, sweep, writing
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
-from curation_features.schema import PhotoRecord
+from curation_features.schema import Embedding, PhotoRecord
 from curation_features.storage.embeddings import EmbeddingsWriter
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
     STAGE_TABLES,
     Row,
+    column_names,
     digested,
     read_metadata,
     read_rows,
@@ -271,7 +272,9 @@ class ArtifactStore:
         with reading(path, f"delete it, or materialize {stage} again"):
             metadata = read_metadata(path)
             metadata["manifest"] = digests.get(metadata["manifest"], metadata["manifest"])
-            with table_writer(path, STAGE_TABLES[stage].columns, metadata) as add:
+            stored = column_names(path)  # a table of an earlier release keeps its columns
+            columns = {name: column for name, column in STAGE_TABLES[stage].columns.items() if name in stored}
+            with table_writer(path, columns, metadata) as add:
                 for row in read_rows(path):
                     if row["photo_id"] != photo_id:
                         add(row)
@@ -308,8 +311,12 @@ class ArtifactStore:
             yield stack.enter_context(closing(EmbeddingsWriter(path, temporary, batch_id, source)))
 
     @contextmanager
-    def stored_embeddings(self, batch: Batch, records: Iterable[PhotoRecord]) -> Iterator[EmbeddingsWriter]:
-        """Yield a writer filled from `image_embeddings`. Photos with other bytes have null.
+    def stored_embeddings(
+        self, batch: Batch, records: Iterable[PhotoRecord]
+    ) -> Iterator[tuple[EmbeddingsWriter, list[PhotoRecord]]]:
+        """Yield a writer filled from `image_embeddings`, and the records with the norms of their embeddings.
+
+        Photos with other bytes have neither.
 
         Args:
             records: the records of the batch's distinct photos, in order.
@@ -319,11 +326,13 @@ class ArtifactStore:
         version = metadata.get("versions", {}).get("embedding")
         with self.embeddings(batch.batch_id, version, metadata.get("model")) as writer:
             stored = self._read_stage_safely(stage, batch)
+            normed = []
             for record in records:
                 other = next(stored, None)
-                embedding = other.embedding if other and other.info == record.info else None
+                embedding = (other.embedding if other and other.info == record.info else None) or Embedding()
                 writer.add(replace(record, embedding=embedding))
-            yield writer
+                normed.append(replace(record, embedding=Embedding(norm=embedding.norm)))
+            yield writer, normed
 
     def _read_stage_safely(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """Yield the records of a stage up to the first unreadable one."""

@@ -178,6 +178,8 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
     if entry.embedding is not None and entry.embedding.vector is not None:
         vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
+        if entry.embedding.norm is not None:
+            features["embedding_norm"] = entry.embedding.norm
     if entry.prediction is not None:
         features["clip_labels"] = _to_json(entry.prediction)
     text = json.dumps(features, allow_nan=False).encode()
@@ -218,7 +220,7 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         {str(part): str(value) for part, value in version["parts"].items()},
         {name: _parse_measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
         {part: _parse_signals(values) for part, values in features.get("signals", {}).items()},
-        _parse_embedding(features["embedding"]) if "embedding" in features else None,
+        _parse_embedding(features["embedding"], features.get("embedding_norm")) if "embedding" in features else None,
         _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
         int(version.get("decoding", 1)),
     )
@@ -242,11 +244,14 @@ def _parse_signals(values: Mapping[str, SignalValue]) -> Signals:
     return Signals(dict(values))
 
 
-def _parse_embedding(encoded: str) -> Embedding:
+def _parse_embedding(encoded: str, norm: float | None) -> Embedding:
+    """Parse an embedding; an entry of an earlier release has no norm."""
     vector = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     if not math.isclose(math.sqrt(vector.dot(vector)), 1.0, abs_tol=UNIT_NORM_TOLERANCE):
         raise ValueError("an embedding has unit norm")
-    return Embedding(vector)
+    if norm is not None and not 0 <= norm < math.inf:
+        raise ValueError("the norm before normalisation is finite, and not negative")
+    return Embedding(vector, norm=norm)
 
 
 def _parse_prediction(fields: Mapping[str, Any]) -> LabelPrediction:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from curation_features.atomic_files import writing
-from curation_features.schema import PhotoRecord
+from curation_features.schema import Embedding, PhotoRecord
 from curation_features.storage.tables import EMBEDDING_COLUMNS, Row, rows_writer
 
 _OPTIONS = {"use_dictionary": ["batch_id"], "compression": "none"}  # compression saves no space here, only costs time
@@ -42,18 +41,17 @@ class EmbeddingsWriter:
     def add(self, record: PhotoRecord) -> None:
         """Write a photo's embedding. The first embedding of a `photo_id` counts."""
         sha256 = record.info.sha256 if record.info else None
-        vector = record.embedding.vector if record.embedding else None
-        if vector is None:
+        if record.embedding is None or record.embedding.vector is None:
             self._missing.setdefault(record.photo_id, sha256)
         elif record.photo_id not in self._written:
             self._written.add(record.photo_id)
-            self._write(record.photo_id, sha256, vector)
+            self._write(record.photo_id, sha256, record.embedding)
 
     def finish(self) -> None:
         """Write the photos without an embedding, and close the file."""
         for photo_id, sha256 in self._missing.items():
             if photo_id not in self._written:
-                self._write(photo_id, sha256, None)
+                self._write(photo_id, sha256, Embedding())
         with writing(self.path):
             self._open(None)
             self._file.close()
@@ -63,10 +61,16 @@ class EmbeddingsWriter:
         with suppress(OSError):
             self._file.close()
 
-    def _write(self, photo_id: str, sha256: str | None, vector: Any) -> None:
-        row = {"batch_id": self._batch_id, "photo_id": photo_id, "sha256": sha256, "embedding": vector}
+    def _write(self, photo_id: str, sha256: str | None, embedding: Embedding) -> None:
+        row = {
+            "batch_id": self._batch_id,
+            "photo_id": photo_id,
+            "sha256": sha256,
+            "embedding": embedding.vector,
+            "embedding_norm": embedding.norm,
+        }
         with writing(self.path):
-            self._open(None if vector is None else len(vector))(row)
+            self._open(None if embedding.vector is None else len(embedding.vector))(row)
 
     def _open(self, dimension: int | None) -> Callable[[Row], None]:
         """Open the file with the first row, which gives the `dimension`."""

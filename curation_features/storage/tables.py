@@ -20,6 +20,7 @@ import numpy as np
 
 from curation_features.atomic_files import replacing, writing
 from curation_features.schema import (
+    EMBEDDING_NORM,
     METRICS,
     SIGNAL_PARTS,
     SIGNALS,
@@ -30,6 +31,7 @@ from curation_features.schema import (
     Measurement,
     PhotoInfo,
     PhotoRecord,
+    Signal,
     Signals,
 )
 from curation_features.storage.arrow import arrow_array
@@ -115,16 +117,16 @@ _SCORES = {
         **{raw.name: Column("double", raw.description, raw.unit, raw.range, raw.best) for raw in metric.raw},
     }.items()
 }
-_SIGNALS = {
-    signal.name: Column(
-        "bool" if signal.name == "is_gray" else "double",
-        signal.description,
-        signal.unit,
-        (signal.low, math.inf if signal.high is None else signal.high),
-        signal.best,
-    )
-    for signal in SIGNALS
-}
+
+
+def _signal_column(signal: Signal) -> Column:
+    high = math.inf if signal.high is None else signal.high
+    kind = "bool" if signal.name == "is_gray" else "double"
+    return Column(kind, signal.description, signal.unit, (signal.low, high), signal.best)
+
+
+_SIGNALS = {signal.name: _signal_column(signal) for signal in SIGNALS}
+_NORM = {EMBEDDING_NORM.name: _signal_column(EMBEDDING_NORM)}
 _LABELS = {
     "clip_labels": Column(
         "list<struct<label: string, confidence: double, cosine_score: double>>",
@@ -190,12 +192,18 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
 
 def _embedding_row(record: PhotoRecord) -> Row:
     embedding = record.embedding or Embedding()
-    columns = {"embedding": embedding.vector, "has_embedding": embedding.vector is not None}
+    columns = {
+        "embedding": embedding.vector,
+        "has_embedding": embedding.vector is not None,
+        "embedding_norm": embedding.norm,
+    }
     return {**_photo_row(record, [embedding.error]), **columns}
 
 
 def _restore_embedding(record: PhotoRecord, row: Row) -> None:
-    record.embedding = Embedding(row["embedding"], _parse_errors(row).get("image_embedding"))
+    """Restore an embedding; the table of an earlier release has no norms."""
+    error = _parse_errors(row).get("image_embedding")
+    record.embedding = Embedding(row["embedding"], error, row.get("embedding_norm"))
 
 
 def _label_columns(record: PhotoRecord) -> Row:
@@ -226,6 +234,7 @@ STAGE_TABLES: Mapping[str, StageTable] = {
             **_PHOTO,
             "embedding": Column("list<float>", "CLIP image vector, of norm 1"),
             "has_embedding": Column("bool", "whether there is a vector"),
+            **_NORM,
         },
         _embedding_row,
         _restore_embedding,
@@ -247,6 +256,7 @@ FEATURE_COLUMNS: Columns = {
     "errors": _PHOTO["errors"],
     **_SCORES,
     **_SIGNALS,
+    **_NORM,
     "flags": Column("list<string>", "blurred, noisy, dark: what the signals say clearly"),
     "hints": Column("list<string>", "shaken, soft, bright, blocky: worth a look, and often no fault"),
     "flag_reasons": Column("list<string>", "each flag and hint with its measurement and limit, in words"),
@@ -264,7 +274,11 @@ EMBEDDING_COLUMNS: Columns = {
     "photo_id": _PHOTO["photo_id"],
     "sha256": _PHOTO["sha256"],
     "embedding": Column("list<float>", "CLIP image vector, of norm 1; null if there is none"),
+    **_NORM,
 }
+
+LATER_COLUMNS = frozenset(_NORM)
+"""Columns that tables of an earlier release lack; such a table stays valid."""
 
 # Shared by all rows: `json.dumps` creates an encoder for each call with options.
 _PLAIN = json.JSONEncoder(allow_nan=False)
@@ -318,6 +332,7 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
         "errors": features["errors"],
         **_score_columns(record),
         **features["signals"],
+        "embedding_norm": features.get("embedding_norm"),  # features of an earlier release have none
         **flag_columns(features["flags"]),
         "label": best["label"],
         "confidence": best["confidence"],
@@ -427,6 +442,13 @@ def vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
     return [numbers[begin:end] if is_valid else None for begin, end, is_valid in parts]
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of a table's columns, in order."""
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(path).names)
+
+
 def row_count(path: Path) -> int:
     """Return the number of rows of a table."""
     import pyarrow.parquet as pq
@@ -444,9 +466,10 @@ def record_of(row: Row) -> PhotoRecord:
 def digested(row: Row) -> bytes:
     """Return the content of a stage's row for the digest that is the table's data version.
 
-    The last bits of an embedding depend on the device, so the digest covers the photo and the model instead.
+    The last bits of an embedding and its norm depend on the device, so the digest covers the photo and the model
+    instead.
     """
-    content = {name: value for name, value in row.items() if name not in ("image_uri", "embedding")}
+    content = {name: value for name, value in row.items() if name not in ("image_uri", "embedding", "embedding_norm")}
     return _SORTED.encode(content).encode() + b"\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 
 from curation_features.atomic_files import open_regular
 from curation_features.manifest import Artifact, Batch, parse_json
-from curation_features.schema import METRIC_NAMES, UNIT_NORM_TOLERANCE
+from curation_features.schema import EMBEDDING_NORM, METRIC_NAMES, UNIT_NORM_TOLERANCE
 from curation_features.storage.tables import (
     EMBEDDING_COLUMNS,
     FEATURE_COLUMNS,
+    LATER_COLUMNS,
     ROWS_PER_GROUP,
     Columns,
     Row,
@@ -97,16 +99,19 @@ def verify_embeddings(batch: Batch, path: Path, report: Report) -> None:
         OSError, ValueError, RuntimeError: it cannot be read to its end.
     """
     needed = ["batch_id", "photo_id", "embedding"]
-    if not _usable_columns(path, EMBEDDING_COLUMNS, needed, "embeddings", report):
+    usable = _usable_columns(path, EMBEDDING_COLUMNS, needed, "embeddings", report)
+    if not usable:
         return
     photos = _PhotosOfFile("embeddings, row {}", report)
     measured: set[Key] = set()
     dimension = 0
-    for row in read_rows(path, needed):
+    for row in read_rows(path, [*needed, *usable.intersection([EMBEDDING_NORM.name])]):
         key = photos.add(row["photo_id"])
         if row["batch_id"] != batch.batch_id:
             photos.report(COMPLETE, "batch_id: differs from the manifest")
         vector = row["embedding"]
+        for check, problem in _norm_problems(row.get(EMBEDDING_NORM.name), vector is not None):
+            photos.report(check, problem)
         if vector is None:
             continue
         measured.add(key)
@@ -120,6 +125,18 @@ def verify_embeddings(batch: Batch, path: Path, report: Report) -> None:
             photos.report(IN_RANGE, f"embedding: has norm {norm:.6g} instead of 1")
     keys = _keys_of(dict.fromkeys(artifact.photo_id for artifact in batch.artifacts))
     photos.check_order(sorted(keys, key=lambda key: key not in measured))
+
+
+def _norm_problems(norm: float | None, has_vector: bool) -> Iterator[tuple[Check, str]]:
+    """Yield the problems of the norm of an embedding before it was normalised; None: unknown."""
+    if norm is None:
+        return
+    if not math.isfinite(norm):
+        yield FINITE, "embedding_norm: is not finite"
+    elif norm < EMBEDDING_NORM.low:
+        yield IN_RANGE, f"embedding_norm: is {norm:.6g}, which is negative"
+    elif not has_vector:
+        yield IN_RANGE, "embedding_norm: belongs to no vector"
 
 
 def _metadata_of(artifact: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +212,10 @@ def _usable_columns(path: Path, columns: Columns, needed: Collection[str], name:
     import pyarrow.parquet as pq
 
     open_regular(path).close()  # pyarrow would block on a FIFO
-    found, expected = pq.read_schema(path), arrow_schema(columns)
+    found = pq.read_schema(path)
+    later = LATER_COLUMNS.difference(found.names)  # a table of an earlier release
+    columns = {name: column for name, column in columns.items() if name not in later}
+    expected = arrow_schema(columns)
     problems = {}
     for column in dict.fromkeys([*expected.names, *found.names]):
         count = found.names.count(column)
@@ -282,6 +302,7 @@ def _feature_columns(features: Mapping[str, Any]) -> dict[str, Any]:
         "version_clip": features["version"]["clip"],
         "version_signals": features["version"]["signals"],
         **features["signals"],
+        "embedding_norm": features.get("embedding_norm"),
         **flag_columns(features["flags"]),
     }
 

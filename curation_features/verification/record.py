@@ -6,11 +6,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from curation_features.schema import LABELS_PER_PHOTO, METRIC_NAMES, METRICS, SIGNAL_PARTS, SIGNALS, Signal
+from curation_features.schema import (
+    EMBEDDING_NORM,
+    LABELS_PER_PHOTO,
+    METRIC_NAMES,
+    METRICS,
+    SIGNAL_PARTS,
+    SIGNALS,
+    Signal,
+)
 from curation_features.verification.values import format_value
 
 _VALUES_OF_STAGE: Mapping[str, tuple[str, ...]] = {
-    "photo": (*METRIC_NAMES, *SIGNAL_PARTS, "clip_labels"),
+    "photo": (*METRIC_NAMES, *SIGNAL_PARTS, "clip_labels", "embedding_norm"),
     **{name: (name,) for name in (*METRIC_NAMES, *SIGNAL_PARTS)},
     "image_embedding": ("clip_labels",),
     "clip_labels": ("clip_labels",),
@@ -25,11 +33,13 @@ _RECORD = {
     "version": {"technical": str, "clip": str, "signals": str},
     "signals": {signal.name: signal for signal in SIGNALS},
     "flags": [{"name": str, "kind": ("flag", "hint"), "reason": str}],
+    "embedding_norm": EMBEDDING_NORM,
 }
+_LATER_FIELDS = {"embedding_norm"}  # features of an earlier release lack them, and stay valid
 
 
 def defaults_of(errors: Iterable[Mapping[str, str]]) -> frozenset[str]:
-    """Return the names of the values that are defaults because of `errors`: metrics, and `clip_labels`."""
+    """Return the names of the values that `errors` make defaults or null: metrics, `clip_labels`, `embedding_norm`."""
     return frozenset(name for error in errors for name in _VALUES_OF_STAGE[error["stage"]])
 
 
@@ -40,11 +50,11 @@ def feature_problems(features: Any) -> list[str]:
 
 def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
     if isinstance(shape, dict):
-        if not isinstance(value, dict) or value.keys() != shape.keys():
+        if not isinstance(value, dict) or not shape.keys() - _LATER_FIELDS <= value.keys() <= shape.keys():
             yield f"{path}: needs exactly the fields {', '.join(shape)}"
             return
-        for name, part in shape.items():
-            yield from _shape_problems(value[name], part, f"{path}.{name}")
+        for name, item in value.items():
+            yield from _shape_problems(item, shape[name], f"{path}.{name}")
     elif isinstance(shape, list):
         if not isinstance(value, list):
             yield f"{path}: is not a list"
@@ -80,6 +90,8 @@ def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
     for signal in SIGNALS:
         if signal.part in defaults and features["signals"][signal.name] is not None:
             yield f"features.signals.{signal.name}: has an error, so it should be null"
+    if "embedding_norm" in defaults and features.get("embedding_norm") is not None:
+        yield "features.embedding_norm: has an error, so it should be null"
     labels = features["clip_labels"]
     confidences = [label["confidence"] for label in labels]
     if len(labels) != LABELS_PER_PHOTO:

@@ -535,6 +535,24 @@ def test_a_deleted_photo_leaves_the_others_their_exact_values(library) -> None:
     assert is_unchanged(others)
 
 
+def test_a_photo_leaves_a_batch_of_an_earlier_release(library) -> None:
+    """Its files have no norms, which stay unknown."""
+    document, gone = library.features("holiday"), library.photo_id(1)
+    for artifact in document["artifacts"]:
+        del artifact["features"]["embedding_norm"]
+    (library.data / "features/holiday.json").write_bytes(to_json(document))
+    folders = ("features", "features/embeddings", "stages/image_embeddings")
+    for path in (library.data / folder / "holiday.parquet" for folder in folders):
+        pq.write_table(pq.read_table(path).drop_columns("embedding_norm"), path)
+    assert library.command("batches", "rm", "--photo", gone, "--yes") == 0  # the rest is verified and announced
+    kept = [artifact for artifact in document["artifacts"] if artifact["photo_id"] != gone]
+    assert library.features("holiday") == {**document, "artifacts": kept}
+    for folder in folders[:2]:
+        assert [row["embedding_norm"] for row in table(library, "holiday", folder)] == [None, None]
+    assert all(row["embedding"] for row in table(library, "holiday", "features/embeddings"))
+    assert "embedding_norm" not in table(library, "holiday", folders[2])[0]
+
+
 def test_a_batch_without_a_photo_is_announced_and_verified(library) -> None:
     sent = library.data / "events/features.completed"
     before, before_it = set(sent.iterdir()), latest_event(library, "holiday")

@@ -57,13 +57,36 @@ def test_vectors_are_open_clips_own(request, checkpoint):
     tensors = [transform(Image.fromarray(image)) for image in images]
     with torch.no_grad():
         expected = torch.cat([model.encode_image(tensor[None], normalize=True) for tensor in tensors]).numpy()
+        raw = torch.cat([model.encode_image(tensor[None], normalize=False) for tensor in tensors]).numpy()
         texts = model.encode_text(open_clip.tokenize(prompts), normalize=True).numpy()
     batch = np.stack([engine.preprocess(image) for image in images])
     assert all(np.array_equal(ours, theirs.numpy()) for ours, theirs in zip(batch, tensors, strict=True))
     np.testing.assert_allclose(engine.encode_images(batch), expected, atol=1e-6)
+    norms = engine.embed_images(batch).norms
+    np.testing.assert_allclose(norms, np.linalg.norm(raw.astype(np.float64), axis=1), rtol=1e-5)
+    assert np.ptp(norms) > 0
     np.testing.assert_allclose(engine.encode_texts(prompts), texts, atol=1e-6)
     assert engine.logit_scale == pytest.approx(100, rel=1e-6)
     assert engine.dimension == 32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_vectors_are_divided_by_their_norms_in_fp32(clip_checkpoint, precision):
+    """Bit for bit; an fp16 norm would be off by up to 5e-4."""
+    import torch
+
+    device = Device("cpu", precision)
+    engine = OpenClipEngine(weights_in(clip_checkpoint), device, at_once=1)
+    batch = np.stack([engine.preprocess(image) for image in photos(3)])
+    found = engine.embed_images(batch)
+    assert engine.device == device
+    inputs = torch.from_numpy(batch).to(torch.float16 if precision == "fp16" else torch.float32)
+    with torch.inference_mode():
+        raw = torch.cat([engine._load_tower("image", device).encode_image(one[None]) for one in inputs]).float()
+        assert np.array_equal(found.vectors, (raw / raw.norm(dim=1, keepdim=True)).numpy())
+    np.testing.assert_allclose(found.norms, np.linalg.norm(raw.double().numpy(), axis=1), rtol=1e-6)
+    assert found.vectors.dtype == found.norms.dtype == np.float32
+    assert np.array_equal(engine.encode_images(batch), found.vectors)
 
 
 def test_preprocessing_is_that_of_openais_clip(shared_data, tmp_path, make_checkpoint):
@@ -158,6 +181,8 @@ def test_a_photo_the_device_cannot_resize_uses_the_cpu(engine, monkeypatch):
 def test_an_embedding_does_not_depend_on_its_batch(engine):
     batch = np.stack([engine.preprocess(image) for image in photos(5)])
     alone = np.concatenate([engine.encode_images(one[None]) for one in batch])
+    norms = np.concatenate([engine.embed_images(one[None]).norms for one in batch])
+    assert np.array_equal(engine.embed_images(batch).norms, norms)
     assert alone.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-6)
     with ThreadPoolExecutor(4) as pool:
@@ -167,7 +192,8 @@ def test_an_embedding_does_not_depend_on_its_batch(engine):
 
 
 def test_an_empty_batch_gives_an_empty_result(engine):
-    assert engine.encode_images(np.empty((0, 3, 32, 32), np.float32)).shape == (0, 32)
+    vectors, norms = engine.embed_images(np.empty((0, 3, 32, 32), np.float32))
+    assert (vectors.shape, norms.shape) == ((0, 32), (0,))
     assert engine.encode_texts([]).shape == (0, 32)
 
 
@@ -218,9 +244,11 @@ def test_a_photo_that_overflows_fp16_is_recomputed_in_fp32(make_checkpoint, capl
     edge[:, :8] = edge[:, 16:24] = 255
     batch = np.stack([half.preprocess(flat), half.preprocess(edge)])
     assert half.device.precision == "fp16"
-    found = half.encode_images(batch)
-    assert np.array_equal(found[1], exact.encode_images(batch)[1])
-    assert np.isfinite(found).all()
+    found, expected = half.embed_images(batch), exact.embed_images(batch)
+    assert np.array_equal(found.vectors[1], expected.vectors[1])
+    assert found.norms[1] == expected.norms[1]
+    assert np.isfinite(found.vectors).all()
+    assert np.isfinite(found.norms).all()
     assert "1 of 2 inputs overflow CLIP in fp16 and are computed in fp32" in caplog.messages
 
 

@@ -49,13 +49,22 @@ def reference(folder, inputs) -> tuple[torch.Tensor, torch.Tensor]:
         return model.encode_image(torch.from_numpy(inputs), normalize=True), texts
 
 
+def raw_norms(folder, inputs) -> np.ndarray:
+    """Norms of open_clip's image vectors before normalisation."""
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    with torch.inference_mode():
+        return model.eval().encode_image(torch.from_numpy(inputs), normalize=False).norm(dim=1).numpy()
+
+
 @pytest.mark.parametrize("is_faster", [True, False])
 def test_fp32_vectors_are_open_clips_with_either(folder, monkeypatch, is_faster):
     need(monkeypatch, 0 if is_faster else float("inf"))
     engine = OpenClipEngine(weights_in(folder), Device("cpu", "fp32"))
     inputs = pictures(engine, 4)
     images, texts = reference(folder, inputs)
-    torch.testing.assert_close(torch.from_numpy(engine.encode_images(inputs)), images, atol=2e-6, rtol=0)
+    vectors, norms = engine.embed_images(inputs)
+    torch.testing.assert_close(torch.from_numpy(vectors), images, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(norms, raw_norms(folder, inputs), rtol=1e-5)
     found = torch.from_numpy(engine.encode_texts(["a cat", "a very old house by the sea"]))
     torch.testing.assert_close(found, texts, atol=2e-6, rtol=0)
     model = engine._load_tower("image", engine.device)
@@ -68,9 +77,11 @@ def test_bf16_vectors_are_close_and_texts_exact(folder):
     engine = OpenClipEngine(weights_in(folder), Device("cpu", "bf16"))
     inputs = pictures(engine, 4)
     images, texts = reference(folder, inputs)
-    found = torch.from_numpy(engine.encode_images(inputs))
+    vectors, norms = engine.embed_images(inputs)
+    found = torch.from_numpy(vectors)
     cosines = torch.cosine_similarity(found, images)
     assert cosines.min() > 0.9999
+    np.testing.assert_allclose(norms, raw_norms(folder, inputs), rtol=0.01)
     assert (found - images).abs().max() > 1e-6  # it is another computation
     found = torch.from_numpy(engine.encode_texts(["a cat", "a very old house by the sea"]))
     torch.testing.assert_close(found, texts, atol=2e-6, rtol=0)
@@ -85,9 +96,11 @@ def test_a_photo_has_the_same_bits_alone(folder, monkeypatch, precision):
     engine = OpenClipEngine(weights_in(folder), Device("cpu", precision))
     inputs = pictures(engine, 5)
     inputs[1] = inputs[0]
-    together = engine.encode_images(inputs)
+    together = engine.embed_images(inputs)
     for index in range(5):
-        assert (engine.encode_images(inputs[index : index + 1])[0] == together[index]).all()
+        alone = engine.embed_images(inputs[index : index + 1])
+        assert (alone.vectors[0] == together.vectors[index]).all()
+        assert alone.norms[0] == together.norms[index]
 
 
 def missing(*arguments):

@@ -56,7 +56,7 @@ def is_bad(world) -> Callable[[np.ndarray], bool]:
 
 def method_of(world, part: str) -> tuple[Any, str]:
     """The model of a part, and the name of its method that computes the part."""
-    return (world.clip, "encode_images") if part == "image_embedding" else (getattr(world, part), "score")
+    return (world.clip, "embed_images") if part == "image_embedding" else (getattr(world, part), "score")
 
 
 def spoil(patch: pytest.MonkeyPatch, world, part: str, value: Any) -> None:
@@ -68,11 +68,12 @@ def spoil(patch: pytest.MonkeyPatch, world, part: str, value: Any) -> None:
     def spoiled(inputs: np.ndarray) -> Any:
         if part == "brisque":
             return value if bad(inputs) else sound(inputs)
-        results = np.array(sound(inputs))
+        found = sound(inputs)
+        results = np.array(found.vectors if part == "image_embedding" else found)
         for row, one in enumerate(inputs):
             if bad(one):
                 results[row] = value
-        return results
+        return found._replace(vectors=results) if part == "image_embedding" else results
 
     patch.setattr(model, method, spoiled)
 
@@ -111,6 +112,21 @@ def test_an_invalid_model_output_is_a_default_and_not_cached(world, batch, monke
         numbers = [*row.values(), *(row["label_cosines"] or ())]
         assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
     assert run(world, batch) == sound
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf, 0.0, -1.0])
+def test_a_vector_of_an_impossible_norm_is_refused(world, batch, monkeypatch, norm) -> None:
+    sound, embed, bad = run(world, batch), world.clip.embed_images, is_bad(world)
+    world.stages().cache.clear()
+
+    def spoiled(inputs: np.ndarray) -> Any:
+        found = embed(inputs)
+        return found._replace(norms=[norm if bad(one) else kept for one, kept in zip(inputs, found.norms, strict=True)])
+
+    monkeypatch.setattr(world.clip, "embed_images", spoiled)
+    found = run(world, batch)
+    assert errors(found[BAD]) == [("image_embedding", "out_of_range")]
+    assert [one for n, one in enumerate(found) if n != BAD] == [one for n, one in enumerate(sound) if n != BAD]
 
 
 def test_a_score_just_out_of_range_is_clipped(world, batch, monkeypatch) -> None:

@@ -54,9 +54,11 @@ def test_vectors_are_those_of_the_cpu(clip_checkpoint: Path, precision) -> None:
     found = []
     for device in (Device("cpu", "fp32"), Device("cuda", precision)):
         engine = OpenClipEngine(weights_in(clip_checkpoint), device)
-        found.append(engine.encode_images(stacked([engine.preprocess(photo) for photo in PHOTOS])))
+        found.append(engine.embed_images(stacked([engine.preprocess(photo) for photo in PHOTOS])))
         assert engine.device == device
-    assert (found[0] * found[1]).sum(axis=1).min() > 0.999
+        assert found[-1].norms.dtype == np.float32
+    assert (found[0].vectors * found[1].vectors).sum(axis=1).min() > 0.999
+    np.testing.assert_allclose(found[1].norms, found[0].norms, rtol=0.01)
 
 
 def test_the_classifier_gives_the_labels_of_the_cpu(tmp_path: Path, clip_checkpoint: Path) -> None:

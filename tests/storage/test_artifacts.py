@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from records import batch, degraded, failed, measured, write_features
+from records import NORM, batch, degraded, failed, measured, write_features
 
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import batch_from
@@ -51,8 +52,27 @@ def test_records_survive_their_tables(store: ArtifactStore) -> None:
     for before, technical, embedded, labelled in zip(records[:2], *back.values(), strict=False):
         assert technical.measurements == before.measurements
         np.testing.assert_array_equal(embedded.embedding.vector, before.embedding.vector, strict=True)
+        assert embedded.embedding.norm == NORM
         assert labelled.prediction == before.prediction
     assert back["image_embeddings"][2].embedding.vector is None
+
+
+def test_embeddings_of_an_earlier_release_have_no_norm(store: ArtifactStore) -> None:
+    """Their table has no such column; it is served, shortened, and has the same data version."""
+    before, after, stages = batch("x", "y"), batch("x"), {"image_embeddings": {"embedding": "1"}}
+    records = [measured(name, np.random.default_rng(0).normal(size=8)) for name in ("x", "y")]
+    digest = store.write_stages(before, records, stages)["image_embeddings"].digest
+    path = store.stage_path("image_embeddings", "b")
+    pq.write_table(pq.read_table(path).drop_columns("embedding_norm"), path)
+    for made_of, photos in ((before, records), (after, records[:1])):
+        for found, record in zip(store.read_stage("image_embeddings", made_of), photos, strict=True):
+            assert found.embedding.norm is None
+            np.testing.assert_array_equal(found.embedding.vector, record.embedding.vector)
+        store.remove_from_stage("image_embeddings", "b", "y", {before.digest: after.digest})
+    assert "embedding_norm" not in pq.read_schema(path).names
+    for record in records:
+        record.embedding = replace(record.embedding, norm=None)
+    assert store.write_stages(before, records, stages)["image_embeddings"].digest == digest
 
 
 def test_a_stage_of_another_manifest_is_refused(store: ArtifactStore) -> None:

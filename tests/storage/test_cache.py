@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def entry() -> CacheEntry:
     found.add("sharpness", "1-s", Measurement(0.5, {"tenengrad": 1098.6}))
     found.add("brisque", "1-b", Measurement(error=FeatureError("brisque", "flat_image", "no variation")))
     found.add("edges", "1-d", Signals({"blur_px": 0.5, "streak": None}))
-    found.add("embedding", "1-e", Embedding(vector))
+    found.add("embedding", "1-e", Embedding(vector, norm=10.434171))
     found.add("labels", "1-l", LabelPrediction((LabelScore("sky", 0.9, 0.3),), (0.3, -0.1), 0.8))
     return found
 
@@ -56,6 +57,7 @@ def test_an_entry_comes_back_as_it_went_in(cache: FeatureCache) -> None:
     assert loaded.prediction == entry().prediction
     assert loaded.embedding is not None
     assert loaded.embedding.vector is not None
+    assert loaded.embedding.norm == 10.434171
     np.testing.assert_array_equal(loaded.embedding.vector, np.eye(8, dtype=np.float32)[3])
 
 
@@ -101,6 +103,26 @@ def test_an_entry_of_an_older_version_is_read(cache: FeatureCache) -> None:
     loaded = cache.load("photo", INFO.sha256)
     assert loaded is not None
     assert loaded.prediction == entry().prediction
+
+
+@pytest.mark.parametrize("norm", [None, -1.0, float("inf"), float("nan"), "10", 0.0, 2])
+def test_a_norm_is_finite_or_unknown(cache: FeatureCache, norm: Any) -> None:
+    """Entries of an earlier release have none."""
+    cache.save("photo", entry())
+    path = cache.path("photo")
+    document = json.loads(path.read_bytes())
+    document["features"]["embedding_norm"] = norm
+    if norm is None:
+        del document["features"]["embedding_norm"]
+    text = json.dumps(document["features"])
+    document["version"]["content"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(f'{{"version": {json.dumps(document["version"])}, "features": {text}}}')
+    loaded = cache.load("photo", INFO.sha256)
+    assert (loaded is not None) == (norm in (None, 0.0, 2))
+    if loaded is not None:
+        assert loaded.embedding is not None
+        assert loaded.embedding.norm == norm
+        assert loaded.prediction == entry().prediction
 
 
 def test_the_digest_covers_what_is_read_and_nothing_else(cache: FeatureCache) -> None:

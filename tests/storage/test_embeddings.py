@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from records import LABELS, batch, failed, measured, write_features
+from records import LABELS, NORM, batch, failed, measured, write_features
 
 from curation_features.cli import main
 from curation_features.manifest import Batch, to_json
 from curation_features.pipeline import Models
-from curation_features.schema import PhotoRecord
+from curation_features.schema import Embedding, PhotoRecord
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import EMBEDDING_COLUMNS, read_metadata, read_rows
 
@@ -52,6 +52,7 @@ def test_embeddings_are_stored_bit_for_bit_with_their_source(store: ArtifactStor
     assert [row["sha256"] for row in read_rows(path)] == ["a" * 64, "a" * 64, None]
     assert {row["batch_id"] for row in read_rows(path)} == {"b"}
     assert read_metadata(path) == {"model": "a/model", "version": "1-abc", "dimension": 8}
+    assert [row["embedding_norm"] for row in read_rows(path)] == [NORM, NORM, None]
     assert pq.read_schema(path).names == list(EMBEDDING_COLUMNS)
 
 
@@ -137,7 +138,7 @@ def test_the_json_comes_last(store: ArtifactStore, monkeypatch: pytest.MonkeyPat
 
 def stored(store: ArtifactStore, made_of: Batch, records: list[PhotoRecord]) -> dict[str, list[float] | None]:
     """Return the embeddings that the pipeline writes for `records`."""
-    with store.stored_embeddings(made_of, records) as file:
+    with store.stored_embeddings(made_of, records) as (file, _):
         store.write_features(batch().document, (), {}, LABELS, file)
     return stored_in(store.embeddings_path("b"))
 
@@ -147,6 +148,8 @@ def test_only_embeddings_of_the_same_bytes_are_taken(store: ArtifactStore) -> No
     store.write_stages(batch("a", "b", "c"), records, {"image_embeddings": {"embedding": "1-x"}}, "a/model")
     bare = [measured("a"), measured("b"), failed("c")]
     bare[1].info = None
+    with store.stored_embeddings(batch("a", "b", "c"), bare) as (_, found):
+        assert [item.embedding for item in found] == [Embedding(norm=NORM), Embedding(), Embedding()]
     assert stored(store, batch("a", "b", "c"), bare) == {"a": vector(records[0]), "b": None, "c": None}
     assert read_metadata(store.embeddings_path("b")) == {"model": "a/model", "version": "1-x", "dimension": 8}
 
@@ -188,7 +191,8 @@ def test_the_cache_gives_the_same_file_as_the_model(project: Path, world) -> Non
     assert [first["photo_id"], first["sha256"]] == list(pixels[0].values())
     assert first["embedding"].shape == (world.clip.dimension,)
     assert np.linalg.norm(first["embedding"]) == pytest.approx(1)
-    assert list(broken.values()) == ["trip", "broken", None, None]
+    assert list(broken.values()) == ["trip", "broken", None, None, None]
+    assert first["embedding_norm"] > 0
     assert read_metadata(path)["model"] == world.settings.model
     data = path.read_bytes()
     path.unlink()

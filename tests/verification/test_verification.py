@@ -253,8 +253,19 @@ JSON_DAMAGE: Damages = {
         features(1, "errors", [{"stage": "weather", "reason": "", "message": ""}]), {IN_RANGE}, "weather is none of",
     ),
     "an error without a message": (features(1, "errors", [{"stage": "noise", "reason": "r"}]), {IN_RANGE}, "errors[0]"),
+    "a negative norm": (features(1, "embedding_norm", -1.0), {IN_RANGE}, "features.embedding_norm: -1.0 is neither"),
+    "a norm of no vector": (features(3, "embedding_norm", 9.0), {IN_RANGE}, "embedding_norm: has an error, so it"),
     "a version that is a number": (features(1, "version", {"technical": "t", "clip": 1}), {IN_RANGE}, "version"),
 }  # fmt: skip
+
+
+def test_files_of_an_earlier_release_have_no_norms(finished) -> None:
+    finished.edit_json(lambda found: [artifact["features"].pop("embedding_norm") for artifact in found["artifacts"]])
+    finished.edit_table(lambda table: table.drop_columns("embedding_norm"), finished.embeddings_path)
+    found = finished.problems()[IN_RANGE]
+    assert len(found) == 5  # of the table, which has norms that the JSON has not
+    finished.edit_table(lambda table: table.drop_columns("embedding_norm"))
+    assert finished.problems() == {}
 
 
 @pytest.mark.long
@@ -357,7 +368,7 @@ ANOTHER: dict[str, dict[str, Any]] = {  # other values of the columns that are c
         "artifact": "{}",
     },
     IN_RANGE: {
-        **dict.fromkeys((*METRIC_NAMES, "confidence"), 0.5),
+        **dict.fromkeys((*METRIC_NAMES, "confidence", "embedding_norm"), 0.5),
         **dict.fromkeys(("status", "label", "version_technical", "version_clip"), "x"),
         "errors": [{"stage": "noise", "reason": "r", "message": ""}],
         "clip_labels": NO_LABELS,
@@ -399,11 +410,14 @@ EMBEDDINGS_DAMAGE: Damages = {
     "a row twice": (rows(0, 1, 2, 2, 3, 4), {COMPLETE}, "embeddings, row 3 (photo flat)"),
     "another photo_id": (cell("photo_id", 1, "z"), {COMPLETE}, "embeddings, row 1 (photo z)"),
     "another batch": (cell("batch_id", 1, "b"), {COMPLETE}, "row 1 (photo "),
-    "a vector lost": (cell("embedding", 0, None), {COMPLETE}, "row 0 ("),
+    "a vector lost": (cell("embedding", 0, None), {COMPLETE, IN_RANGE}, "row 0 ("),
     "a vector too long": (scaled(1.01), {IN_RANGE}, "embedding: has norm 1.01"),
     "a vector of another model": (cell("embedding", 2, [0.6, 0.8]), {IN_RANGE}, "row 2 (photo flat): embedding: has 2"),
     "NaN in a vector": (cell("embedding", 2, [math.nan] * 8), {FINITE, IN_RANGE}, "embedding: is not finite"),
     "infinity in a vector": (scaled(math.inf), {FINITE}, "embedding: is not finite"),
+    "a negative norm": (cell("embedding_norm", 1, -1.0), {IN_RANGE}, "embedding_norm: is -1, which is negative"),
+    "a norm without a vector": (cell("embedding_norm", 4, 1.0), {IN_RANGE}, "embedding_norm: belongs to no vector"),
+    "a norm that is not finite": (cell("embedding_norm", 1, math.nan), {FINITE}, "embedding_norm: is not finite"),
     "the ids missing": (lambda table: table.drop_columns("photo_id"), {IN_RANGE, COMPLETE}, "rows cannot be checked"),
     "the vectors missing": (lambda table: table.drop_columns("embedding"), {IN_RANGE, COMPLETE}, "rows cannot be"),
     "vectors in double precision": (cast("embedding", pa.list_(pa.float64())), {IN_RANGE, COMPLETE}, "of type list"),
