@@ -91,16 +91,17 @@ def parts(rgb: Pixels) -> Iterator[Pixels]:
 def top_octave(rgb: Pixels) -> float:
     """Energy of the highest octave of spatial frequencies (1/4 to 1/2 per px) over that of the next one.
 
-    About 1 for sharp pictures, whose amplitude falls with 1/f (D. J. Field, "Relations between the statistics of
-    natural images and the response properties of cortical cells", JOSA A 4, 1987); 0.41 of that if blurred by a
-    Gaussian of 0.5 px, 0.02 by 1 px.
+    White noise is taken out: its density is the median of the corners of the spectrum, over 1/2 per px. The ratio is
+    about 1 for sharp pictures, whose amplitude falls with 1/f (D. J. Field, "Relations between the statistics of
+    natural images and the response properties of cortical cells", JOSA A 4, 1987), and 0 for noise.
     """
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
     window = np.outer(np.hanning(luma.shape[0]), np.hanning(luma.shape[1]))
     energy = np.abs(np.fft.fft2((luma - luma.mean()) * window)) ** 2
     frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in luma.shape), indexing="ij"))
-    octaves = [energy[(frequency > low) & (frequency <= 2 * low)].sum() for low in (1 / 4, 1 / 8)]
-    return float(octaves[0] / octaves[1])
+    noise = np.median(energy[frequency > 1 / 2]) / np.log(2)  # energies of noise are exponential: the mean
+    octaves = [(energy - noise)[(frequency > low) & (frequency <= 2 * low)].sum() for low in (1 / 4, 1 / 8)]
+    return float(max(octaves[0], 0) / octaves[1]) if octaves[1] > 0 else 0.0
 
 
 # --- Light ---
@@ -201,7 +202,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "silhouettes": (),
     "high key": (),
 }
-"""Names of scenes, or beginnings of them, by group; the real ones."""
+"""Real pictures by group, whole: of `BUNDLED`, and of the shared photos."""
 
 ELECTRONS = 24_000
 READ_NOISE = 12.0
@@ -263,10 +264,11 @@ MODELS: Mapping[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 def groups(folder: Path | None = None) -> dict[str, dict[str, Pixels]]:
     """Real photos of each of `GROUPS`, by name; those of a folder are in subfolders with the groups' names."""
-    everything = scenes()
+    shared = {path.stem: path for path in shared_photos()}
     found = {}
     for group, names in GROUPS.items():
-        photos = {name: rgb for name, rgb in everything.items() if name.partition(",")[0] in names}
+        photos = {name: rgb_of(getattr(skimage.data, name)()) for name in names if name in BUNDLED}
+        photos |= {name: reduced(rgb_of(shared[name])) for name in names if name in shared}
         if folder and (folder / group).is_dir():
             photos |= {path.stem: reduced(rgb_of(path)) for path in photos_in(folder / group)}
         found[group] = photos

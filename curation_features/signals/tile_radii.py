@@ -111,7 +111,7 @@ def _energies_at_once(tiles: NDArray[np.float32]) -> _Energies:
 def _mean_products(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean of the product of two planes for each tile, (N,)."""
     products = np.array([np.vdot(*pair) for pair in zip(one, other, strict=True)], np.float64)
-    return products / one[0].size
+    return np.asarray(products / one[0].size)
 
 
 def _symmetric(
