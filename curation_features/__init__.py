@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from curation_features.storage.frames import read_features
     from curation_features.storage.frames import read_features as load
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
+    from curation_features.technical.image_signals import PhotoSignals, measure_signals
     from curation_features.weights import LazyModel
 
 __version__ = "0.2.0"
@@ -65,6 +66,7 @@ __all__ = [
     "MissingWeightsError",
     "Models",
     "PhotoError",
+    "PhotoSignals",
     "ReasonedError",
     "ResourceError",
     "Settings",
@@ -80,6 +82,7 @@ __all__ = [
     "ingest_photos",
     "load",
     "load_settings",
+    "measure_signals",
     "new_batch_id",
     "packaged_file",
     "read_features",
@@ -94,12 +97,14 @@ _HOME = {
     "LazyModel": "weights",
     "METRIC_NAMES": "schema",
     "Models": "pipeline",
+    "PhotoSignals": "technical.image_signals",
     "Settings": "settings",
     "TechnicalQualityAnalyzer": "technical.analyzer",
     "find_photos": "ingest.folder",
     "ingest_photos": "ingest.folder:ingest",  # `curation_features.ingest` is the package
     "load": "storage.frames:read_features",  # earlier name
     "load_settings": "settings",
+    "measure_signals": "technical.image_signals",
     "new_batch_id": "ingest.folder",
     "packaged_file": "settings",
     "read_features": "storage.frames",

@@ -2,8 +2,8 @@
 
     python examples/folder_to_pandas.py ~/Pictures/trip
 
-For large folders prefer batches: `curation-features process` caches each photo, and `curation_features.load()` reads
-the result as a DataFrame.
+It prints the photos, the sharpest first, with their flags. For large folders prefer batches:
+`curation-features process` caches each photo, and `curation_features.load()` reads the result as a DataFrame.
 """
 
 from __future__ import annotations
@@ -14,26 +14,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from curation_features import CurationError, PhotoError, TechnicalQualityAnalyzer, find_photos, load_settings
+from curation_features import CurationError, PhotoError, find_photos, load_settings, measure_signals
 
 
 def measure(folder: Path) -> pd.DataFrame:
-    """Return one row for each readable photo, indexed by path: scores (NaN if missing) and raw measurements."""
-    analyzer = TechnicalQualityAnalyzer(load_settings().replace(on_missing_weights="degrade"))
+    """Return one row for each readable photo, indexed by path: its signals (NaN if undefined) and its flags."""
+    settings = load_settings()
 
-    def row(path: Path) -> dict[str, float | None]:
+    def row(path: Path) -> dict[str, float | str | None]:
         try:
-            found = analyzer.measure(path)
+            found = measure_signals(path, settings)
         except PhotoError as error:
             print(f"skipped {path}: {error}", file=sys.stderr)
             return {}
-        raw = {name: value for measured in found.values() for name, value in measured.raw.items()}
-        return {name: measured.score for name, measured in found.items()} | raw
+        return {**found.values, "flags": ", ".join(flag.name for flag in found.flags if flag.kind == "flag")}
 
     paths = find_photos(folder)
     with ThreadPoolExecutor() as pool:
         rows = {str(path.relative_to(folder)): row for path, row in zip(paths, pool.map(row, paths), strict=True)}
-    return pd.DataFrame.from_dict({path: row for path, row in rows.items() if row}, orient="index", dtype=float)
+    return pd.DataFrame.from_dict({path: row for path, row in rows.items() if row}, orient="index")
 
 
 if __name__ == "__main__":
@@ -43,4 +42,5 @@ if __name__ == "__main__":
         photos = measure(Path(sys.argv[1]))
     except CurationError as error:
         sys.exit(f"error: {error}")
-    print(photos.sort_values("tenengrad", ascending=False)[["tenengrad", "sharpness", "exposure", "noise"]].to_string())
+    shown = ["blur_px", "focus_px", "noise_luma", "headroom_ev", "flags"]
+    print(photos.sort_values("blur_px")[shown].to_string())

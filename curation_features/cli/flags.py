@@ -99,9 +99,9 @@ def _show_photos(fields: Mapping[str, Any]) -> None:
 
 def flags_calibrate(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Show what each limit flags, and offer limits from your own photos; changes nothing."""
-    from curation_features.pipeline.merge import limits_of
     from curation_features.settings import load_with_origins
     from curation_features.signals.calibration import flagged_photos, offered_limits, offers
+    from curation_features.signals.flags import limits_of
     from curation_features.storage.artifacts import ArtifactStore
 
     loaded, store = load_with_origins(getattr(args, "root", None)), ArtifactStore(settings.data_path)

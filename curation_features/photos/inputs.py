@@ -20,6 +20,7 @@ from curation_features.photos.decoders.tiff.reader import read_tiff_image
 from curation_features.photos.limits import DecodeLimits, check_before_pixels
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.photos.reader import PhotoFile, PhotoReader
+from curation_features.schema import PhotoInfo
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,17 +53,23 @@ def read_pixels(image: ImageLike, settings: Settings) -> NDArray[np.uint8]:
         PhotoError: the file cannot be read as a photo (names it), or the pixels of the PIL image have no known meaning.
         TypeError: the image has an unsupported type, shape or dtype.
     """
+    return read_image(image, settings)[0]
+
+
+def read_image(image: ImageLike, settings: Settings) -> tuple[NDArray[np.uint8], PhotoInfo | None]:
+    """Return the same as `read_pixels`, with the format, size and digest of the file if the image is a path."""
     if isinstance(image, np.ndarray) or _is_tensor(image):
-        return check_rgb(image)
+        return check_rgb(image), None
     if not isinstance(image, (Image.Image, Path, str)):
         raise TypeError(f"{_ACCEPTED}, not {type(image).__name__}")
     if isinstance(image, Image.Image):
-        return _convert(image, DecodeLimits(settings.max_pixels, settings.max_decode_seconds))
+        return _convert(image, DecodeLimits(settings.max_pixels, settings.max_decode_seconds)), None
     file = _read(str(image), settings)
     try:
-        return Decoder(settings).decode(file).rgb
+        photo = Decoder(settings).decode(file)
     except PhotoError as error:
         raise PhotoError(error.reason, f"{str(image)!r}: {error}") from error
+    return photo.rgb, photo.info
 
 
 def check_rgb(rgb: Any) -> NDArray[np.uint8]:

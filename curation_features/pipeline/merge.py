@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from curation_features.clip.labels import fallback_prediction
@@ -22,7 +22,7 @@ from curation_features.schema import (
     Signals,
 )
 from curation_features.settings import Settings
-from curation_features.signals.flags import Limits, flags
+from curation_features.signals.flags import Limits, flags, limits_of
 from curation_features.storage.tables import Row, feature_row
 
 _MISSING = Signals()
@@ -130,11 +130,6 @@ def features_of(
         "flags": [asdict(flag) for flag in flags(signals, limits)],
         "embedding_norm": record.embedding.norm if record.embedding else None,
     }
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The limits of the flags that settings name."""
-    return Limits(**{limit.name: getattr(settings, f"limit_{limit.name}") for limit in fields(Limits)})
 
 
 def _collect_errors(

@@ -168,10 +168,10 @@ class Preparation:
                 for part, measurement in self.technical().measure_cpu(rgb, one_by_one).items():
                     item.add(part, measurement, plan)
         if parts := [part for part in SIGNAL_PARTS if part in todo]:
-            from curation_features.signals.table import measure_signals  # OpenCV loads with the first photo
+            from curation_features.signals.table import measure_parts  # OpenCV loads with the first photo
 
             with stats.timing("signals"):
-                for part, signals in measure_signals(rgb, parts).items():
+                for part, signals in measure_parts(rgb, parts).items():
                     item.add(part, signals, plan)
 
 

@@ -1,6 +1,6 @@
 """Flags and hints from signals, each with its reason in words.
 
-A flag is a verdict that holds for about 99 of 100 clean photos; a hint only helps to sort. Neither names a cause or a
+A flag is a verdict, which about 1 of 100 clean photos has, too; a hint only helps to sort. Neither names a cause or a
 fault: panning, low key and white grounds are intended. None comes from BRISQUE or from a single quality number.
 """
 
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Literal
+
+from curation_features.settings import Settings
 
 Kind = Literal["flag", "hint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Values over which a photo has a flag or a hint.
-
-    The defaults flag about 1 % of 520 clean photos for each flag.
+    """Values over which a photo has a flag or a hint; each is the setting `limit_` and its name.
 
     Attributes:
         blurred: `blur_px`.
@@ -32,15 +33,24 @@ class Limits:
         blocky: `blocks`.
     """
 
-    blurred: float = 0.85
-    shaken_blur: float = 0.6
-    shaken_streak: float = 1.5
-    noisy_luma: float = 4.0
-    noisy_chroma: float = 1.3
-    dark: float = 1.4
-    soft: float = 0.6
-    bright: float = 0.28
-    blocky: float = 1.7
+    blurred: float
+    shaken_blur: float
+    shaken_streak: float
+    noisy_luma: float
+    noisy_chroma: float
+    dark: float
+    soft: float
+    bright: float
+    blocky: float
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits that settings have."""
+    return Limits(**{limit.name: getattr(settings, f"limit_{limit.name}") for limit in fields(Limits)})
+
+
+DEFAULT_LIMITS = limits_of(Settings(root=Path()))
+"""The calibrated limits: each flag holds for about 1 % of 520 clean photos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +132,6 @@ class FlagCount:
     name: str
     kind: Kind
     artifacts: int
-
-
-DEFAULT_LIMITS = Limits()
 
 
 def flags(signals: Mapping[str, float | None], limits: Limits = DEFAULT_LIMITS) -> list[Flag]:

@@ -16,25 +16,20 @@ measured at a half, a quarter and an eighth of its size; the finest size counts 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from curation_features.signals.grain import CLIPPED_HIGH, CLIPPED_LOW, CLIPPED_SHARE, LEAST_TILES
-from curation_features.signals.views import LEAST_SIDE, gray, tile_means
+from curation_features.signals.tile_radii import tile_radii
+from curation_features.signals.views import LEAST_SIDE, gray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-SECOND_DIFFERENCE = np.array([1, -2, 1], np.float32)
-"""Immerkaer's mask is its outer product with itself, over 6."""
-
-MASK_GAIN = 6.0
-"""Standard deviation of that product for white noise of sigma 1."""
 
 MARGIN = 0.1
 """Share of each side that does not count: borders, captions, date stamps, and seldom a subject."""
@@ -56,30 +51,6 @@ DETAIL_LIMIT = 64
 
 SPECKLE = 24
 """Gray levels by which a hot pixel differs from all its neighbours."""
-
-SIZES = (1, 2, 4, 8)
-"""Reductions at which a tile is measured."""
-
-LEAST_TILE = 14
-"""Shortest side of a reduced tile, px."""
-
-NOISE_TILE = 16
-"""px; smaller for small tiles."""
-
-ROUNDING = 1 / 12
-"""Variance of rounding to whole levels, gray levels squared."""
-
-GRADIENT_GAIN, HESSIAN_GAIN = 0.5, 6.25
-"""Energy of white noise of variance 1 in each diagonal element of J and K."""
-
-LEAST_OVER_NOISE = 4.0
-"""K of edges over K of noise from which edges are above the noise."""
-
-LEAST_EDGES = 1.0
-"""Variance of the gradient within a tile from which it has edges, gray levels squared; see `edges.LEAST_EDGES`."""
-
-UNSEEN = 1e-3
-"""Added to K in all directions, as a share of its larger eigenvalue: no edge along a direction is not a wide edge."""
 
 SHARPEST = 16
 """The sharpest one in this many tiles decides, at least 3 tiles."""
@@ -146,15 +117,6 @@ class Focus:
         }
 
 
-class _Tile(NamedTuple):
-    """Energies of one tile: J and K (2, 2), variance of the gradient, and noise variances in its parts."""
-
-    gradient: NDArray[np.float64]
-    hessian: NDArray[np.float64]
-    edges: float
-    noise: NDArray[np.float32]
-
-
 def focus(rgb: NDArray[np.uint8]) -> Focus | None:
     """Measure the sharpest place of a photo at full size.
 
@@ -175,8 +137,8 @@ def focus(rgb: NDArray[np.uint8]) -> Focus | None:
         return None
     detail = _detail(rgb[top - 1 : top + rows * side + 1, left - 1 : left + columns * side + 1], side)
     corners = [(top + row * side, left + column * side) for row, column in _promising(detail)]
-    radii = _radii([_cut(rgb, corner, side) for corner in corners])
-    found = sorted((radius, corner) for radius, corner in zip(radii, corners, strict=True) if radius is not None)
+    radii = tile_radii(_cut(rgb, corners, side)).tolist()
+    found = sorted((radius, corner) for radius, corner in zip(radii, corners, strict=True) if not math.isnan(radius))
     if not found:
         return None
     sharpest = found[: max(3, len(found) // SHARPEST)]
@@ -221,79 +183,12 @@ def _promising(detail: NDArray[np.float32]) -> list[tuple[int, int]]:
     return sorted([*chosen, *more])
 
 
-def _cut(rgb: NDArray[np.uint8], corner: tuple[int, int], side: int) -> NDArray[np.float32]:
-    """Luma of a tile with 1 px around it, without hot pixels, (side + 2, side + 2)."""
-    top, left = corner
-    luma = gray(rgb[top - 2 : top + side + 2, left - 2 : left + side + 2])
+def _cut(rgb: NDArray[np.uint8], corners: Sequence[tuple[int, int]], side: int) -> NDArray[np.float32]:
+    """Luma of tiles with 1 px around each, without hot pixels, (N, side + 2, side + 2)."""
+    cuts = [rgb[top - 2 : top + side + 2, left - 2 : left + side + 2] for top, left in corners]
+    luma = gray(np.concatenate(cuts))  # one above the other: neighbours meet only in pixels that are cut off below
     ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
     brightest, darkest = (np.asarray(find(luma, ring)) for find in (cv2.dilate, cv2.erode))
     cool = np.where(cv2.subtract(luma, brightest) > SPECKLE, brightest, luma)
     calm = np.where(cv2.subtract(darkest, luma) > SPECKLE, darkest, cool)
-    return calm[1:-1, 1:-1].astype(np.float32)
-
-
-def _radii(tiles: Sequence[NDArray[np.float32]]) -> list[float | None]:
-    """Radius of each tile, px; None without edges. A tile is reduced as long as its edges are not above the noise."""
-    radii: list[float | None] = [None] * len(tiles)
-    left = dict(enumerate(tiles))
-    for size in SIZES:
-        if not left or min(next(iter(left.values())).shape) < LEAST_TILE:
-            break
-        measured = {index: _measured(tile) for index, tile in left.items()}
-        noise = _noise([tile.noise for tile in measured.values()], ROUNDING / size**2)
-        for index, tile in measured.items():
-            radius = _radius(tile, noise)
-            if radius is not None:
-                radii[index] = size * radius
-        left = {index: _half(tile) for index, tile in left.items() if radii[index] is None}
-    return radii
-
-
-def _half(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-    height, width = tile.shape
-    return np.asarray(cv2.resize(tile, (width // 2, height // 2), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _measured(tile: NDArray[np.float32]) -> _Tile:
-    """Energies of a tile with 1 px around it."""
-    here, up, down, left, right = tile[1:-1, 1:-1], tile[:-2, 1:-1], tile[2:, 1:-1], tile[1:-1, :-2], tile[1:-1, 2:]
-    gx, gy, twice = (right - left) * 0.5, (down - up) * 0.5, here * 2
-    hxx, hyy = left + right - twice, up + down - twice
-    hxy = (tile[2:, 2:] + tile[:-2, :-2] - tile[2:, :-2] - tile[:-2, 2:]) * 0.25
-
-    def mean(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-        return float(np.vdot(one, other)) / one.size
-
-    mixed, cross = mean(hxy, hxy), mean(gx, gy)
-    gradient = np.array([[mean(gx, gx), cross], [cross, mean(gy, gy)]])
-    cross = mean(hxy, hxx) + mean(hxy, hyy)
-    hessian = np.array([[mean(hxx, hxx) + mixed, cross], [cross, mean(hyy, hyy) + mixed]])
-    edges = float(np.trace(gradient)) - float(gx.mean()) ** 2 - float(gy.mean()) ** 2
-    return _Tile(gradient, hessian, edges, _noise_parts(tile))
-
-
-def _noise_parts(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Variance of white noise by Immerkaer's mask, in each part of a tile that is free of clipping."""
-    filtered = np.asarray(cv2.sepFilter2D(tile, cv2.CV_32F, SECOND_DIFFERENCE, SECOND_DIFFERENCE))[1:-1, 1:-1]
-    side = min(NOISE_TILE, max(4, filtered.shape[0] // 2))
-    is_clipped = np.logical_or(tile < CLIPPED_LOW, tile > CLIPPED_HIGH)[1:-1, 1:-1]
-    clipped = tile_means(is_clipped.astype(np.float32), side)
-    return tile_means(filtered * filtered, side)[clipped < CLIPPED_SHARE] / MASK_GAIN**2
-
-
-def _noise(parts: Sequence[NDArray[np.float32]], least: float) -> float:
-    """Variance of the noise: the 5th percentile over all parts, at least that of rounding."""
-    variances = np.concatenate(parts)
-    return max(least, float(np.percentile(variances, 5))) if variances.size >= LEAST_TILES else least
-
-
-def _radius(tile: _Tile, noise: float) -> float | None:
-    """Radius of a tile's edges in the worst direction, px of the tile; None if edges are not above the noise."""
-    gradient = tile.gradient - GRADIENT_GAIN * noise * np.eye(2)
-    hessian = tile.hessian - HESSIAN_GAIN * noise * np.eye(2)
-    has_edges = 2 * tile.edges >= LEAST_EDGES + 6 * noise
-    if not has_edges or np.trace(hessian) < LEAST_OVER_NOISE * 2 * HESSIAN_GAIN * noise:
-        return None
-    values, vectors = np.linalg.eigh(hessian)
-    whitening = vectors / np.sqrt(2 * (np.maximum(values, 0) + UNSEEN * values[-1]))
-    return float(np.sqrt(max(np.linalg.eigvalsh(whitening.T @ gradient @ whitening)[-1], 0)))
+    return calm.reshape(len(corners), side + 4, side + 4)[:, 1:-1, 1:-1].astype(np.float32)

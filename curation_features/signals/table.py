@@ -41,7 +41,7 @@ MEASURES: Mapping[str, Callable[[Views], dict[str, SignalValue]]] = MappingProxy
 """The function of each part."""
 
 
-def measure_signals(rgb: NDArray[np.uint8], parts: Collection[str] = SIGNAL_PARTS) -> dict[str, Signals]:
+def measure_parts(rgb: NDArray[np.uint8], parts: Collection[str] = SIGNAL_PARTS) -> dict[str, Signals]:
     """Measure the signals of a photo, by part. A part that fails does not affect the others.
 
     Values are rounded, and None if undefined. They hold for the given pixels: `blocks` only if these are
@@ -56,7 +56,7 @@ def measure_signals(rgb: NDArray[np.uint8], parts: Collection[str] = SIGNAL_PART
 
 
 def measure_part(views: Views, part: str) -> Signals:
-    """Measure the signals of one part; see `measure_signals`."""
+    """Measure the signals of one part; see `measure_parts`."""
     try:
         return Signals(rounded(MEASURES[part](views)))
     except Exception as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from curation_features.signals.views import histogram
@@ -81,10 +80,10 @@ def tones(views: Views) -> dict[str, float | None]:
     by_channel = tuple(f"clipped_centre_{channel}" for channel in CHANNELS)
     if not views.is_measurable:
         return dict.fromkeys(("headroom_ev", "clipped_centre", *by_channel, "contrast"))
-    channels = zip(by_channel, cv2.split(views.preview_rgb), strict=True)
+    channels = zip(by_channel, views.channels, strict=True)
     return {
         "headroom_ev": headroom_ev(views.brightest),
         "clipped_centre": clipped_centre(views.brightest),
-        **{name: clipped_centre(np.asarray(channel, np.uint8)) for name, channel in channels},
+        **{name: clipped_centre(channel) for name, channel in channels},
         "contrast": contrast(views.preview),
     }

@@ -35,8 +35,8 @@ def read_features(
 ) -> pd.DataFrame:
     """Read the features of finished batches, one row per artifact.
 
-    >>> photos = read_features("first-run", columns=["photo_id", "tenengrad", "label"])   # doctest: +SKIP
-    >>> photos.nlargest(3, "tenengrad")                                                   # doctest: +SKIP
+    >>> photos = read_features("first-run", columns=["photo_id", "blur_px", "flags"])   # doctest: +SKIP
+    >>> photos.nsmallest(3, "blur_px")  # the sharpest                                   # doctest: +SKIP
 
     Rows are in the order of the batches and their manifests. The index counts rows from 0; `batch_id` and `position`
     also identify a row (a photo may be in several batches). A value that was not measured is missing (NaN, NaT, NA, or

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from degraded import blurred
 from PIL import Image
+from skimage import data as bundled
 from specification import EXAMPLE, OUTPUT_FEATURES
 
 from curation_features.clip.vocabulary import load_vocabulary
@@ -155,11 +157,16 @@ def test_one_image(run: Run, photos: dict[str, Path]) -> None:
 
 def test_a_folder_to_pandas(tmp_path: Path, run: Run, photos: dict[str, Path]) -> None:
     (tmp_path / "photos" / "damaged.jpg").write_bytes(b"no photo")
+    for radius in (2.5, 0, 1):
+        Image.fromarray(blurred(bundled.coffee(), radius) if radius else bundled.coffee()).save(
+            tmp_path / "photos" / f"coffee-{radius}.png"
+        )
     done = run(str(EXAMPLES / "folder_to_pandas.py"), "photos", **NO_WEIGHTS)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert sorted(row[0] for row in rows) == [path.name for path in sorted(photos.values())]
-    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    assert [row[0] for row in rows[:3]] == ["coffee-0.png", "coffee-1.png", "coffee-2.5.png"]  # the sharpest first
+    assert [row[-1] == "blurred" for row in rows[:3]] == [False, True, True]
+    assert sorted(row[0] for row in rows[3:]) == [path.name for path in sorted(photos.values())]  # noise has no edges
     assert "skipped" in done.stderr
     assert "damaged.jpg" in done.stderr
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from curation_features.signals.calibration import SIGNALS, flagged_photos, offer
 from curation_features.signals.flags import DEFAULT_LIMITS, Limits, flags
 
 LIMITS = [field.name for field in fields(Limits)]
+OTHER_LIMITS = replace(DEFAULT_LIMITS, blurred=0.7, soft=0.5, dark=0.9, shaken_streak=1.1)
 
 
 def collection(photos: int, seed: int = 1) -> dict[str, np.ndarray]:
@@ -56,7 +57,7 @@ def test_every_limit_has_an_offer_of_its_percentile() -> None:
         assert offer.value == getattr(DEFAULT_LIMITS, limit)
 
 
-@pytest.mark.parametrize("limits", [DEFAULT_LIMITS, Limits(blurred=0.7, soft=0.5, dark=0.9, shaken_streak=1.1)])
+@pytest.mark.parametrize("limits", [DEFAULT_LIMITS, OTHER_LIMITS])
 def test_counts_are_those_of_the_flags(limits: Limits) -> None:
     """`flags.flags` judges photo by photo; a limit's other rules of the same flag do not count."""
     values = collection(400)

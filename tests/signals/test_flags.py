@@ -1,11 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from curation_features.schema import SIGNAL
-from curation_features.signals.flags import FLAGS, HINTS, RULES, Flag, FlagCount, Limits, count_flags, flags
+from curation_features.settings import SPECS
+from curation_features.signals.flags import (
+    DEFAULT_LIMITS,
+    FLAGS,
+    HINTS,
+    RULES,
+    Flag,
+    FlagCount,
+    Limits,
+    count_flags,
+    flags,
+    limits_of,
+)
 
 CASES = [  # signals -> flags
     ({"blur_px": 0.85}, ["soft"]),
@@ -31,7 +43,7 @@ def test_the_reason_names_value_and_limit():
     assert flags({"blur_px": 0.95}) == [Flag("blurred", "flag", "edges 0.95 px wide at 512 px, limit 0.85")]
     assert flags({"blur_px": 0.851})[0].reason == "edges 0.851 px wide at 512 px, limit 0.85"
     assert flags({"clipped_centre": 0.3})[0].reason == "30.00 % of the middle is clipped to white, limit 28 %"
-    assert flags({"headroom_ev": 2.0}, Limits(dark=1.0))[0].reason.endswith(
+    assert flags({"headroom_ev": 2.0}, replace(DEFAULT_LIMITS, dark=1.0))[0].reason.endswith(
         "2.00 EV brighter before highlights clip, limit 1"
     )
 
@@ -46,4 +58,11 @@ def test_rules_use_known_signals_and_every_limit():
     used = [pair for rule in RULES for pair in rule.over]
     assert {signal for signal, _ in used} <= SIGNAL.keys()
     assert {limit for _, limit in used} == {field.name for field in fields(Limits)}
+    assert [f"limit_{field.name}" for field in fields(Limits)] == [name for name in SPECS if name.startswith("limit_")]
     assert (FLAGS, HINTS) == (("blurred", "noisy", "dark"), ("shaken", "soft", "bright", "blocky"))
+
+
+def test_limits_are_those_of_the_settings(settings):
+    given = {f"limit_{field.name}": number + 10.0 for number, field in enumerate(fields(Limits))}
+    assert limits_of(settings.replace(**given)) == Limits(*given.values())
+    assert limits_of(settings) == DEFAULT_LIMITS
