@@ -185,7 +185,8 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
     for part in SIGNAL_PARTS:
         names = [signal.name for signal in SIGNALS if signal.part == part]
         if all(name in row for name in names):  # a table of an earlier release has none
-            record.signals[part] = Signals({name: row[name] for name in names}, errors.get(part))
+            error = errors.get(part)
+            record.signals[part] = Signals(error=error) if error else Signals({name: row[name] for name in names})
 
 
 def _embedding_row(record: PhotoRecord) -> Row:
