@@ -49,7 +49,7 @@ RESULT_FIELDS = {
     "files": "{features, table, embeddings, page}: the written files",
     **SPEED_FIELDS,
 }
-_GC_THRESHOLD = 50_000  # objects; by default some hundreds
+_GC_THRESHOLD = 200_000  # objects; by default some hundreds
 
 RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manifest for the sensor"}

@@ -401,13 +401,16 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 
     with pq.ParquetFile(path) as file:
         for group in file.iter_batches(ROWS_READ, columns=columns):
-            values = map(_to_list, group.columns)
+            values = map(to_list, group.columns)
             yield from (dict(zip(group.schema.names, row, strict=True)) for row in zip(*values, strict=True))
 
 
-def _to_list(column: pa.Array) -> list[Any]:
+def to_list(column: pa.Array) -> list[Any]:
+    """Return the values of a column as Python objects; a `list<float>` as vectors (see `vectors`)."""
     import pyarrow as pa
 
+    if pa.types.is_floating(column.type) and not column.null_count:
+        return list(np.from_dlpack(column).tolist())  # a tenth of the time of `to_pylist`
     if pa.types.is_list(column.type) and pa.types.is_float32(column.type.value_type):
         return vectors(column)
     return list(column.to_pylist())
