@@ -1,7 +1,7 @@
 """Measure the contact sheet of a large batch: what it adds to a pass, seconds to write it, and latency in a browser.
 
     a contact sheet adds    CPU seconds of a first pass with a sheet, less those of one without: thumbnails and page.
-                            The models are stand-ins, and photos are decoded in this process, whose CPU seconds count
+                            Models and metrics are stand-ins: a pass is little more than decoding, in this process
     first grid    from the start of navigation until the page is usable
     pictures      until every picture of the first screen is decoded
     sort, filter  from the event until the grid is laid out again
@@ -19,36 +19,40 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from cached import batch_of, stages
-from measure import Report, arguments, elapsed
+from measure import Report, arguments, elapsed, in_rounds
 from photos import write_photos
 from PIL import Image
 
 from curation_features import Settings
-from curation_features.concurrency import batched
 from curation_features.events.outbox import Outbox
 from curation_features.manifest import batch_from
 from curation_features.processing import accept_without_dagster, process_batch
 from curation_features.report.page import render
 from curation_features.report.signals import SHOWN
 from curation_features.schema import METRICS
+from curation_features.signals import table
 from curation_features.signals.flags import FLAGS, HINTS
 from curation_features.storage.artifacts import ArtifactStore
+from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 LABELS = [f"label {number}" for number in range(50)]
-BLOCK = 200  # photos of a pass
+MEASURED = 200  # photos of a pass; its seconds are scaled to the size of the batch
+PAIRS = 4  # passes with and without a sheet, per round
 PICTURES = 50  # synthetic; the photos share them
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ACTIONS = {
@@ -202,22 +206,37 @@ class Pass:
 
 
 def report_pass(report: Report, folder: str, photos: int, rounds: int) -> None:
-    """Report what contact sheets add to passes over blocks of photos, with and without them in turn.
+    """Report what contact sheets add to passes, with and without them in turn.
 
-    The median of the differences of all blocks and rounds does not depend on the few that other load disturbs.
+    The median of the differences does not depend on the few that other load disturbs.
     """
-    blocks = list(batched(write_photos(Path(folder) / "photos", photos), BLOCK))
-    ways = {name: Pass(folder, contact_sheet=name == "with") for name in ("without", "with")}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for one in ways.values():  # a warm-up
-        one.cpu_seconds(blocks[0])
-    for number, block in enumerate(blocks * rounds):
-        for name in list(ways)[:: -1 if number % 2 else 1]:
-            found[name].append(ways[name].cpu_seconds(block) * photos / len(block))
+    paths = write_photos(Path(folder) / "photos", min(photos, MEASURED))
+    scale = photos / len(paths)
+    ways = {
+        name: partial(Pass(folder, contact_sheet=name == "with").cpu_seconds, paths) for name in ("without", "with")
+    }
+    with (
+        patch.object(TechnicalQualityAnalyzer, "measure_cpu", only_first(TechnicalQualityAnalyzer.measure_cpu)),
+        patch.object(table, "measure_signals", only_first(table.measure_signals)),
+    ):
+        found = in_rounds(ways, PAIRS * rounds)
     pairs = zip(found["with"], found["without"], strict=True)
-    report.add("pass without a contact sheet, CPU s", median=median(found["without"]))
-    report.add("a contact sheet adds, CPU s", median=median(one - other for one, other in pairs))
-    report.add("file of the pass, MB", median=ways["with"].page.stat().st_size / 1e6 * photos / len(blocks[-1]))
+    size = Pass(folder, contact_sheet=True).page.stat().st_size
+    report.add("pass without a contact sheet, CPU s", median=median(found["without"]) * scale)
+    report.add("a contact sheet adds, CPU s", median=median(one - other for one, other in pairs) * scale)
+    report.add("file of the pass, MB", median=size / 1e6 * scale)
+
+
+def only_first(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that measures the first photo, and gives all others its result."""
+    results: list[Any] = []
+
+    def measured(*arguments: Any) -> Any:
+        if not results:
+            results.append(measure(*arguments))
+        return results[0]
+
+    return measured
 
 
 def report_page(report: Report, folder: str, options: argparse.Namespace, chromium: str) -> None:

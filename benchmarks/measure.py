@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -92,6 +93,21 @@ def elapsed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def cpu_of_children(action: Callable[[], object]) -> float:
+    """CPU seconds, user and system, of the processes that an action starts and waits for, with their children.
+
+    Unlike elapsed seconds, they hardly depend on what else runs on the machine.
+    """
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    start = used()
+    action()
+    return used() - start
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:

@@ -95,12 +95,15 @@ def build_assets(
     stats = RunStats()
     # The pass over the photos labels them, too, if their embeddings are in memory.
     in_pass = wanted.intersection(PHOTO_ASSETS if "image_embeddings" in wanted else ["technical_metrics"])
+    passed: list[PhotoRecord] | None = None
+    if "features" in wanted and in_pass.issuperset(_NEEDS["features"]):
+        passed = []
     if in_pass:
-        yield from _pixel_pass(batch, in_pass, stages, store, stats, retry_failed=retry_failed)
+        yield from _pixel_pass(batch, in_pass, stages, store, stats, passed, retry_failed=retry_failed)
     if "clip_labels" in wanted - in_pass:
         yield _clip_labels(batch, stages, store, RunStats() if in_pass else stats)
     if "features" in wanted:
-        yield _features(batch, stages, store, stats)
+        yield _features(batch, stages, store, stats, passed)
 
 
 def check_storage(records: Iterable[PhotoRecord], batch_id: str) -> Iterator[PhotoRecord]:
@@ -131,12 +134,20 @@ def _add_dependencies(batch: Batch, assets: Collection[str], store: ArtifactStor
 
 
 def _pixel_pass(
-    batch: Batch, assets: set[str], stages: FeatureStages, store: ArtifactStore, stats: RunStats, *, retry_failed: bool
+    batch: Batch,
+    assets: set[str],
+    stages: FeatureStages,
+    store: ArtifactStore,
+    stats: RunStats,
+    passed: list[PhotoRecord] | None,
+    *,
+    retry_failed: bool,
 ) -> Iterator[AssetResult]:
     """Write stage tables in one pass that decodes each photo once.
 
     Args:
         stats: of the measurements; labels, which are computed from the embeddings in memory, have separate ones.
+        passed: receives the records, without their embeddings, which would take most of the memory; None: not needed.
     """
     plan = stages.plan([name for name, part in PARTS.items() if part.asset in assets])
     plan = replace(plan, thumbnails=stages.settings.contact_sheet)
@@ -147,11 +158,19 @@ def _pixel_pass(
     label_stats = RunStats()
     if "clip_labels" in assets:
         records = label_stats.counted_labels(stages.label(records, label_plan, label_stats))
+    if passed is not None:
+        records = _copied(records, passed)
     pass_version = digest({"versions": dict(pixel_plan.versions), "missing": sorted(pixel_plan.missing)})[:16]
     labels = stages.classifier.vocabulary.labels
     for name, artifact in store.write_stages(batch, records, versions, stages.settings.model, labels).items():
         planned = (label_plan, label_stats) if name == "clip_labels" else (pixel_plan, stats)
         yield AssetResult(name, artifact.digest, *planned, artifact, pass_version)
+
+
+def _copied(records: Iterable[PhotoRecord], copies: list[PhotoRecord]) -> Iterator[PhotoRecord]:
+    for record in records:
+        copies.append(replace(record, embedding=None))
+        yield record
 
 
 def _read_earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: ArtifactStore) -> Earlier | None:
@@ -192,7 +211,14 @@ def _clip_labels(batch: Batch, stages: FeatureStages, store: ArtifactStore, stat
     return AssetResult("clip_labels", artifact.digest, plan, stats, artifact)
 
 
-def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: RunStats) -> AssetResult:
+def _features(
+    batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: RunStats, records: list[PhotoRecord] | None
+) -> AssetResult:
+    """Merge, write and verify the features.
+
+    Args:
+        records: those from which the stage tables were just written; None: read the tables.
+    """
     technical, labelled = (store.stage_metadata(name, batch) for name in ("technical_metrics", "clip_labels"))
     version = {
         "technical": technical_version(technical["versions"]),
@@ -200,9 +226,12 @@ def _features(batch: Batch, stages: FeatureStages, store: ArtifactStore, stats: 
         "signals": signals_version(technical["versions"], stages.settings),
     }
     labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the current vocabulary may differ
-    joined = _join_labels(store.read_stage("technical_metrics", batch), store.read_stage("clip_labels", batch))
-    with store.stored_embeddings(batch, joined) as (embeddings, records):
-        merged = merge(batch, records, version, labels, stages.settings)
+    if records is None:
+        stored = (store.read_stage(name, batch) for name in _NEEDS["features"])
+        records = list(_join_labels(*stored))
+    with store.stored_embeddings(batch, records) as (embeddings, normed):
+        merged = merge(batch, normed, version, labels, stages.settings)
+        stages.observer.features_merged(merged)
         finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)
     return AssetResult("features", finished.artifact.digest, Plan(), finished=finished)

@@ -29,10 +29,14 @@ def worker_count(requested: int = 0) -> int:
     return min(cores, MOST_WORKERS)
 
 
-QUICK = 0.001
-"""Calls that take fewer seconds are not worth a thread."""
+QUICK = 0.003
+"""Calls that take fewer CPU seconds are not worth a thread."""
+
+_LONG_WAIT = 0.001
+"""Calls that wait for more seconds are worth one, if several in a row do."""
 
 _FEWEST_QUICK, _MOST_QUICK = 8, 1024  # consecutive quick calls before calls move to the caller's thread
+_MOST_WAITS = 4  # consecutive calls in the caller's thread that wait before calls move to threads
 
 
 def bounded_map(
@@ -68,12 +72,13 @@ def bounded_map(
 class _Pace(Generic[S, T]):
     """Measures a function's calls to decide between threads and the caller's thread.
 
-    Reading a cached photo takes 0.2 ms, and passing it to a thread takes as long. Threads that read small files wait
-    for Python's global lock: two threads take twice as long as none (benchmarks/README.md).
+    Reading a cached photo takes 0.2 ms, on a busy machine 1 ms, and passing it to a thread takes as long. Threads that
+    read small files wait for Python's global lock: two threads take twice as long as none (benchmarks/README.md).
 
-    A call in a thread is measured by that thread's CPU time, since it waits for other threads. A call in the caller's
-    thread is measured by wall-clock time once no thread is busy. So slow storage, for which threads help, is detected
-    by a few calls in the caller's thread; each detection doubles the number of quick calls before the next attempt.
+    A call is measured by its thread's CPU time. What a call in a thread waits for may be other threads; in the caller's
+    thread, once no other is busy, it is storage, or the processor of a busy machine. So slow storage, for which threads
+    help, is detected by a few calls in a row that wait in the caller's thread; each detection doubles the number of
+    quick calls before the next attempt.
     """
 
     def __init__(self, function: Callable[[S], T]) -> None:
@@ -82,6 +87,7 @@ class _Pace(Generic[S, T]):
         self._running = 0  # calls in threads now
         self._quick = 0  # consecutive quick calls
         self._needed = _FEWEST_QUICK
+        self._waits = 0  # consecutive calls in the caller's thread that waited
 
     @property
     def is_quick(self) -> bool:
@@ -91,8 +97,10 @@ class _Pace(Generic[S, T]):
         with self._lock:
             self._running += 1
         seconds = math.inf
+        start = time.thread_time()
         try:
-            result, seconds = self._time_call(item, time.thread_time)
+            result = self._function(item)
+            seconds = time.thread_time() - start
             return result
         finally:
             with self._lock:
@@ -101,17 +109,17 @@ class _Pace(Generic[S, T]):
 
     def run_in_caller(self, item: S) -> T:
         is_disturbed = self._running > 0
-        result, seconds = self._time_call(item, time.perf_counter)
-        if seconds < QUICK:
-            self._needed = _FEWEST_QUICK
-        elif not is_disturbed:
-            self._quick, self._needed = 0, min(2 * self._needed, _MOST_QUICK)
-        return result
-
-    def _time_call(self, item: S, clock: Callable[[], float]) -> tuple[T, float]:
-        start = clock()
+        start, start_of_work = time.perf_counter(), time.thread_time()
         result = self._function(item)
-        return result, clock() - start
+        worked = time.thread_time() - start_of_work
+        waited = time.perf_counter() - start - worked
+        if worked < QUICK and waited < _LONG_WAIT:
+            self._needed, self._waits = _FEWEST_QUICK, 0
+        elif not is_disturbed:
+            self._waits += 1
+            if worked >= QUICK or self._waits == _MOST_WAITS:
+                self._quick, self._waits, self._needed = 0, 0, min(2 * self._needed, _MOST_QUICK)
+        return result
 
 
 def in_order(

@@ -158,12 +158,19 @@ def test_slow_calls_do_not_count_while_threads_are_busy(clocks) -> None:
     thread = threading.Thread(target=pace.run_in_thread, args=(run_until_released,))
     thread.start()
     assert entered.wait(60)
-    pace.run_in_caller(clocks.wait)
+    for _ in range(8):
+        pace.run_in_caller(clocks.wait)
     assert pace.is_quick
     release.set()
     thread.join()
-    pace.run_in_caller(clocks.wait)
+    for _ in range(8):
+        pace.run_in_caller(clocks.wait)
     assert not pace.is_quick
+
+
+def test_calls_interrupted_now_and_then_stay_in_the_caller(clocks) -> None:
+    by_caller = run_by_caller(lambda n: clocks.wait() if n % 4 else None, 400)
+    assert all(by_caller[16:])
 
 
 def test_in_bursts_no_call_runs_in_the_callers_thread() -> None:

@@ -33,7 +33,7 @@ from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
-    from curation_features.pipeline import FeatureStages
+    from curation_features.pipeline import EnrichedBatch, FeatureStages
 
 RESULT_FIELDS = {
     "batch_id": "id of the batch",
@@ -49,7 +49,7 @@ RESULT_FIELDS = {
     "files": "{features, table, embeddings, page}: the written files",
     **SPEED_FIELDS,
 }
-_GC_THRESHOLD = 50_000  # objects; by default some hundreds
+_GC_THRESHOLD = 200_000  # objects; by default some hundreds
 
 RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
 SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manifest for the sensor"}
@@ -144,7 +144,7 @@ def _process_to_file(batch: Batch, stages: FeatureStages, observer: RunObserver,
 
 def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
     """Process a manifest through Dagster, now."""
-    from curation_features.cli.results import files_of, outcome_of, read_features
+    from curation_features.cli.results import files_of, outcome_of
     from curation_features.storage.artifacts import ArtifactStore
 
     with ExitStack() as opened:
@@ -163,9 +163,10 @@ def materialize(args: argparse.Namespace, settings: Settings) -> Outcome:
             result = launch.materialize(batch, definitions, instance, retry_failed=args.retry_failed)
     if result.failures:
         raise CurationError("\n".join(f"{step} failed: {failure}" for step, failure in result.failures.items()))
+    assert observer.merged is not None  # noqa: S101 (a run without failures has features)
     return outcome_of(
         batch,
-        read_features(*store.feature_paths(batch.batch_id)),
+        observer.merged,
         files_of(batch.batch_id, settings.data_path / "features"),
         cached=result.cached,
         partly_cached=result.partly_cached,
@@ -196,6 +197,7 @@ class RunObserver:
     def __init__(self, download: Callable[[str, int, int | None], None]) -> None:
         self.downloading = download
         self.failures: list[WeightsError] = []
+        self.merged: EnrichedBatch | None = None
         self._bar: Bar | None = None
         self._sheet: Bar | None = None
         self._artifacts = 0
@@ -225,6 +227,10 @@ class RunObserver:
         if self._bar:
             self._sheet = self._sheet or self._bar.second("contact sheet", self._artifacts)
             self._sheet.advance(count)
+
+    def features_merged(self, merged: EnrichedBatch) -> None:
+        """Keep the features for the summary."""
+        self.merged = merged
 
     def degraded(self, error: WeightsError) -> None:
         """Keep the error for `_begin`."""

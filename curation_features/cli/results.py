@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,8 +25,7 @@ from curation_features.pipeline.summary import (
     score_percentiles,
 )
 from curation_features.report.text import display_paths
-from curation_features.schema import METRIC_NAMES, LabelPrediction, LabelScore, PhotoRecord
-from curation_features.storage.tables import STAGE_TABLES, read_rows, record_of
+from curation_features.schema import METRIC_NAMES, PhotoRecord
 
 FEW = 20
 """Batches with at most this many photos are listed completely."""
@@ -41,17 +39,6 @@ def files_of(batch_id: str, folder: Path) -> dict[str, Path]:
     names = {"features": "{}.json", "table": "{}.parquet", "embeddings": "embeddings/{}.parquet", "page": "{}.html"}
     paths = {name: folder / path.format(batch_id) for name, path in names.items()}
     return {name: path for name, path in paths.items() if path.exists()}
-
-
-def read_features(json_path: Path, table: Path) -> EnrichedBatch:
-    """Read a finished batch: its document, and records with scores, raw measurements and labels."""
-    technical, records = STAGE_TABLES["technical_metrics"], []
-    for row in read_rows(table, [*technical.columns, "clip_labels"]):
-        record = record_of(row)
-        technical.restore(record, row)
-        record.prediction = LabelPrediction(tuple(LabelScore(**label) for label in row["clip_labels"] or ()))
-        records.append(record)
-    return EnrichedBatch(json.loads(json_path.read_bytes()), records, {})
 
 
 def outcome_of(

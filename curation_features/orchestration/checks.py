@@ -99,12 +99,11 @@ class BatchChecks:
             return
         statuses = {status: _value(metadata, f"artifacts_{status}", 0) for status in STATUSES}
         yield self._compare("few_degraded", degraded_share(statuses), self.settings.warn_degraded_share, statuses)
-        recent = recent_metadata(self.instance, dg.AssetKey("features"), _HISTORY)
-        recent.pop(self.batch.batch_id, None)
-        labels = [_value(other, "labels", {}) for other in _comparable(metadata, recent, "clip_version")]
+        comparable = self._comparable(metadata, "clip_version", "signals_version")
+        labels = [_value(other, "labels", {}) for other in comparable["clip_version"]]
         shift = label_shift(_value(metadata, "labels", {}), labels)
         yield self._compare("labels_as_usual", shift, self.settings.warn_label_shift)
-        flags = [_flagged(other) for other in _comparable(metadata, recent, "signals_version")]
+        flags = [_flagged(other) for other in comparable["signals_version"]]
         yield self._compare("flags_as_usual", flag_shift(*_flagged(metadata), flags), self.settings.warn_flag_shift)
 
     def of_cache(self, metadata: Metadata, before: Metadata) -> Iterator[dg.AssetCheckEvaluation]:
@@ -115,6 +114,18 @@ class BatchChecks:
         readable = _value(metadata, "photos", 0) - _value(metadata, "unreadable", 0)
         share = cached_share(_value(metadata, "cached", 0), readable, comparable)
         yield self._compare("cache_effective", share, self.settings.warn_cached_share, at_least=True)
+
+    def _comparable(self, metadata: Metadata, *versions: str) -> dict[str, list[Metadata]]:
+        """The latest other batches with the same version, by the name of the version, such as `clip_version`."""
+        found: dict[str, list[Metadata]] = {name: [] for name in versions}
+        for batch_id, other in recent_metadata(self.instance, dg.AssetKey("features"), _HISTORY):
+            for name, batches in found.items():
+                is_same = _value(other, name, "") == _value(metadata, name, None)
+                if batch_id != self.batch.batch_id and is_same and len(batches) < _BATCHES_COMPARED:
+                    batches.append(other)
+            if all(len(batches) == _BATCHES_COMPARED for batches in found.values()):
+                break
+        return found
 
     def _compare(
         self, name: str, value: float | None, limit: float, details: Mapping[str, Any] | None = None, *,
@@ -145,12 +156,6 @@ class BatchChecks:
 
 def _value(metadata: Metadata, name: str, default: Any) -> Any:
     return metadata[name].value if name in metadata else default
-
-
-def _comparable(metadata: Metadata, recent: Mapping[str, Metadata], version: str) -> list[Metadata]:
-    """The latest other batches with the same version, such as `clip_version`."""
-    wanted = _value(metadata, version, None)
-    return [other for other in recent.values() if _value(other, version, "") == wanted][:_BATCHES_COMPARED]
 
 
 def _flagged(metadata: Metadata) -> tuple[int, int]:

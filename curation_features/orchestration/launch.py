@@ -20,7 +20,6 @@ from curation_features.orchestration.assets import SPECS
 from curation_features.orchestration.backfill import RETRY_FAILED
 from curation_features.orchestration.batch_run import METRICS
 from curation_features.orchestration.interrupts import AT_TERMINAL
-from curation_features.orchestration.partitions import DIMENSION
 from curation_features.orchestration.resources import dagster_home
 from curation_features.settings import Settings, packaged_file
 from curation_features.storage.artifacts import ArtifactStore
@@ -96,12 +95,8 @@ def _create(home: Path, default_config: str) -> None:
 
 
 def _open(home: Path) -> dg.DagsterInstance:
-    """Open an instance and create its databases."""
-    instance = dg.DagsterInstance.from_config(str(home))
-    instance.get_dynamic_partitions(DIMENSION)
-    instance.get_run_records(limit=1)
-    instance.all_instigator_state()
-    return instance
+    """Open an instance, which creates its databases if it has none."""
+    return dg.DagsterInstance.from_config(str(home))
 
 
 def accept(batch: Batch, store: ArtifactStore, instance: dg.DagsterInstance) -> None:

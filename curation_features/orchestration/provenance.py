@@ -4,7 +4,7 @@ Dagster writes them for an output that an asset returns, but gives all partition
 issue 34013). The assets here report each partition separately, so they write the same tags.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -12,6 +12,7 @@ import dagster as dg
 _DATA_VERSION = "dagster/data_version"
 _NO_EVENT = "NULL"
 _OBSERVATIONS_SEARCHED = 100
+_FETCHED_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,22 @@ def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition:
 
 def recent_metadata(
     instance: dg.DagsterInstance, asset: dg.AssetKey, limit: int
-) -> dict[str, Mapping[str, dg.MetadataValue]]:
-    """Metadata of the last `limit` materializations; the newest one of each partition."""
-    metadata: dict[str, Mapping[str, dg.MetadataValue]] = {}
-    for record in instance.fetch_materializations(asset, limit=limit).records:
-        if record.partition_key is not None:
-            metadata.setdefault(record.partition_key, _metadata_of(record))
-    return metadata
+) -> Iterator[tuple[str, Mapping[str, dg.MetadataValue]]]:
+    """Yield partition and metadata of the last `limit` materializations, newest first, each partition once.
+
+    They are fetched as they are needed: one takes Dagster some milliseconds.
+    """
+    seen: set[str] = set()
+    cursor = None
+    for fetched in range(0, limit, _FETCHED_AT_ONCE):
+        page = instance.fetch_materializations(asset, limit=min(_FETCHED_AT_ONCE, limit - fetched), cursor=cursor)
+        for record in page.records:
+            if record.partition_key is not None and record.partition_key not in seen:
+                seen.add(record.partition_key)
+                yield record.partition_key, _metadata_of(record)
+        if not page.has_more:
+            return
+        cursor = page.cursor
 
 
 def _metadata_of(record: dg.EventLogRecord) -> Mapping[str, dg.MetadataValue]:

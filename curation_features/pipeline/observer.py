@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from curation_features.errors import WeightsError
 from curation_features.schema import PhotoRecord
+
+if TYPE_CHECKING:
+    from curation_features.pipeline.merge import EnrichedBatch
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,10 @@ class Observer(Protocol):
 
     def photos_rendered(self, count: int) -> None:
         """Report photos added to the contact sheet."""
+        return None
+
+    def features_merged(self, merged: EnrichedBatch) -> None:
+        """Report the features of a batch, before they are written."""
         return None
 
     def degraded(self, error: WeightsError) -> None:

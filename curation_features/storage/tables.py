@@ -187,7 +187,8 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
     for part in SIGNAL_PARTS:
         names = [signal.name for signal in SIGNALS if signal.part == part]
         if all(name in row for name in names):  # a table of an earlier release has none
-            record.signals[part] = Signals({name: row[name] for name in names}, errors.get(part))
+            error = errors.get(part)
+            record.signals[part] = Signals(error=error) if error else Signals({name: row[name] for name in names})
 
 
 def _embedding_row(record: PhotoRecord) -> Row:
@@ -415,13 +416,16 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 
     with pq.ParquetFile(path) as file:
         for group in file.iter_batches(ROWS_READ, columns=columns):
-            values = map(_to_list, group.columns)
+            values = map(to_list, group.columns)
             yield from (dict(zip(group.schema.names, row, strict=True)) for row in zip(*values, strict=True))
 
 
-def _to_list(column: pa.Array) -> list[Any]:
+def to_list(column: pa.Array) -> list[Any]:
+    """Return the values of a column as Python objects; a `list<float>` as vectors (see `vectors`)."""
     import pyarrow as pa
 
+    if pa.types.is_floating(column.type) and not column.null_count:
+        return list(np.from_dlpack(column).tolist())  # a tenth of the time of `to_pylist`
     if pa.types.is_list(column.type) and pa.types.is_float32(column.type.value_type):
         return vectors(column)
     return list(column.to_pylist())

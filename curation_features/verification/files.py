@@ -25,6 +25,7 @@ from curation_features.storage.tables import (
     flag_columns,
     read_rows,
     taken_columns,
+    to_list,
 )
 from curation_features.text import inert
 from curation_features.verification.record import defaults_of, feature_problems
@@ -242,7 +243,7 @@ def _read_table(path: Path, names: Collection[str]) -> Iterator[tuple[Row, list[
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            named = {name: columns[name].to_pylist() for name in names}
+            named = {name: to_list(columns[name]) for name in names}
             suspect = {name: column.to_pylist() for name, column in columns.items() if not _is_finite(column)}
             for row in range(len(batch)):
                 non_finite = find_non_finite({name: values[row] for name, values in suspect.items()})

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from PIL import Image
 
+from curation_features.orchestration.provenance import recent_metadata
 from curation_features.service import FeaturesService
 from curation_features.verification import CHECKS
 
@@ -183,3 +184,15 @@ def test_unusual_labels_are_reported(pipeline, world) -> None:
     pipeline.write_labels()
     run("odd")  # other labels than in earlier batches: not comparable
     assert pipeline.checks("odd")["labels_as_usual"]
+
+
+def test_recent_batches_are_fetched_page_by_page() -> None:
+    key = dg.AssetKey("features")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for number in range(25):  # the partitions 0 to 12, twice but for the last one
+            event = dg.AssetMaterialization(key, partition=str(number % 13), metadata={"number": number})
+            instance.report_runless_asset_event(event)
+        newest = {str(number % 13): number for number in range(25)}
+        found = [(partition, metadata["number"].value) for partition, metadata in recent_metadata(instance, key, 40)]
+        assert found == sorted(newest.items(), key=lambda item: -item[1])
+        assert len(list(recent_metadata(instance, key, 11))) == 11
