@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -92,6 +94,14 @@ def elapsed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def process_peak_mib() -> float:
+    """Peak memory (MiB) of this process since its start."""
+    status = Path("/proc/self/status")
+    if status.exists():  # in Linux, `getrusage` inherits the peak of the parent process
+        return int(next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:

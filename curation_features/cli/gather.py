@@ -18,7 +18,7 @@ from curation_features.settings import Settings, expand_home
 if TYPE_CHECKING:
     from curation_features.dataset import Gathered, Plan
 
-LAYOUTS = ("parquet", "huggingface", "lance")
+LAYOUTS = ("parquet", "huggingface")
 _NAMED = 5  # batches in a line
 
 FIELDS = {
@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
     command.add_argument("output", type=parse_path, metavar="OUTPUT", help=output)
     which = f"{BATCH_HELP} (default: all finished batches)"
     command.add_argument("batches", nargs="*", type=expand_home, metavar="BATCH", help=which)
-    layout = "parquet; huggingface: with a dataset card, for datasets.load_dataset; or lance (default: %(default)s)"
+    layout = "parquet; or huggingface: with a dataset card, for datasets.load_dataset (default: %(default)s)"
     command.add_argument("--layout", choices=LAYOUTS, default="parquet", help=layout)
     command.add_argument("--embeddings", action="store_true", help="write the image embeddings as a second table")
     command.add_argument("--float16", action="store_true", help="with --embeddings: in half precision, half the size")
@@ -70,7 +70,7 @@ def _parse_positive(text: str) -> int:
 
 
 def gather(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Make one dataset of all finished batches, or of some: Parquet, Hugging Face or Lance."""
+    """Make one dataset of all finished batches, or of some: a folder of Parquet files, or one file."""
     from curation_features.dataset import BYTES_PER_FILE, ROWS_PER_FILE, Options, gather_planned, plan_dataset
 
     options = Options(

@@ -1,4 +1,4 @@
-"""One dataset of many batches' tables: Parquet, Lance, or a Hugging Face folder.
+"""One dataset of many batches' tables: a folder of Parquet files, or one file.
 
 Tables stream through as Arrow record batches: memory does not grow with the number of rows or batches.
 """

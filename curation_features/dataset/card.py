@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from curation_features.text import escape_markdown
+from curation_features.text import inert
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +35,7 @@ def dataset_card(record: Mapping[str, Any], schemas: Mapping[str, pa.Schema]) ->
     if "artifact" in next(iter(schemas.values())).names:
         lines += ["", "The column `artifact` has all EXIF of a photo, and with it positions and serial numbers."]
     for part, versions in record["versions"].items():
-        counts = ", ".join(f"`{escape_markdown(version)}` ({rows:,} rows)" for version, rows in versions.items())
+        counts = ", ".join(f"`{inert(version)}` ({rows:,} rows)" for version, rows in versions.items())
         lines += ["", f"Versions of `{part}`: {counts}."]
     for name, schema in schemas.items():
         lines += [

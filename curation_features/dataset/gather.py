@@ -79,7 +79,7 @@ def gather_features(
             existing dataset is replaced as a whole at the end; anything else is not touched.
         batch_ids: by default all finished batches.
         settings: settings of the project; by default those of the current project (see `load_settings`).
-        layout: `parquet`; `huggingface`, with a dataset card for `datasets.load_dataset`; or `lance`.
+        layout: `parquet`; or `huggingface`, with a dataset card for `datasets.load_dataset`.
         embeddings: write the image embeddings as a second table: one row per photo with an embedding, which is a
             list of fixed size.
         float16: store the embeddings in half precision.
@@ -97,7 +97,6 @@ def gather_features(
         InputError: a batch is unknown or not finished; options contradict each other; the embeddings have several
             versions; or `output` is something else than a dataset.
         StoreError: types of a column differ, the dataset cannot be written, or no batch can be read.
-        MissingExtraError: the layout needs an extra.
         SettingsError: the settings are invalid.
     """
     options = Options(

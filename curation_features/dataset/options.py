@@ -8,7 +8,7 @@ from curation_features.errors import InputError
 from curation_features.settings import nearest
 from curation_features.storage.tables import FEATURE_COLUMNS
 
-LAYOUTS = ("parquet", "huggingface", "lance")
+LAYOUTS = ("parquet", "huggingface")
 KEYS = ("batch_id", "position", "photo_id")
 """Columns that identify a row."""
 

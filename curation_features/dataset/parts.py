@@ -20,6 +20,7 @@ ROWS_PER_GROUP = 122_880
 """Rows of a row group, the number that DuckDB writes and recommends (its guide to file formats)."""
 BYTES_PER_GROUP = 1 << 27
 """Size of a row group in memory, at which it ends earlier: readers hold a whole one."""
+_BYTES_PER_CHUNK = 512  # of page headers, and of the footer with statistics, for a column of a row group
 
 Versions = tuple[tuple[str, str], ...]
 """Parts of results and their versions, of a row."""
@@ -27,7 +28,7 @@ Versions = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most rows and bytes of a file; a row group may be larger than `bytes`."""
+    """Most rows and bytes of a file; one with a single row group may have more bytes."""
 
     rows: float = math.inf
     bytes: float = math.inf
@@ -76,7 +77,9 @@ class PartsWriter:
         self._closing = ExitStack()
         self._file: pa.NativeFile = None  # None: the next group begins a file
         self._writer: Any = None
+        self._file_groups = 0
         self._file_versions: Counter[Versions] = Counter()
+        self._schema_bytes = 4 * schema.serialize().size // 3  # in the footer, in base64
 
     @property
     def rows(self) -> int:
@@ -110,16 +113,23 @@ class PartsWriter:
         left = self._limits.rows - self._file_versions.total()
         return int(min(ROWS_PER_GROUP, left)) - self._group_versions.total()
 
+    def _size_with_group(self) -> int:
+        """An upper limit of the file's size, if it ended after the present group."""
+        columns = len(self._schema) * (self._file_groups + 1)
+        size: int = self._file.tell() + self._group_bytes + self._schema_bytes + columns * _BYTES_PER_CHUNK
+        return size
+
     def _write_group(self) -> None:
         import pyarrow as pa
 
         table = pa.Table.from_batches(self._group, self._schema)
         with self._target.writing(self._name_of(len(self.parts))):
-            if self._file is not None and self._file.tell() + self._group_bytes > self._limits.bytes:
+            if self._file is not None and self._size_with_group() > self._limits.bytes:
                 self._end_file()
             if self._file is None:
                 self._begin_file()
             self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._file_groups += 1
         self._file_versions += self._group_versions
         self._group, self._group_bytes, self._group_versions = [], 0, Counter()
         if self._file_versions.total() >= self._limits.rows:
@@ -145,4 +155,4 @@ class PartsWriter:
             self._closing.close()
         self.parts.append(Part(name, self._file_versions.total(), size))
         self.versions += self._file_versions
-        self._file, self._file_versions = None, Counter()
+        self._file, self._file_groups, self._file_versions = None, 0, Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ def is_file(output: Path) -> bool:
 
 
 def read_record(output: Path) -> dict[str, Any] | None:
-    """Return the record of a dataset; None if there is no dataset of ours."""
+    """Return the record of a dataset; None without a dataset of ours."""
     try:
         record = _of_file(output) if is_file(output) else json.loads((output / RECORD).read_bytes())
     except (OSError, ValueError, LookupError, RuntimeError):
@@ -38,6 +39,20 @@ def _of_file(path: Path) -> Any:
 
     open_regular(path).close()  # pyarrow would block on a FIFO
     return json.loads((pq.read_metadata(path).metadata or {})[METADATA_KEY])
+
+
+def edited_card(output: Path, record: Mapping[str, Any] | None) -> bytes | None:
+    """Return the `README.md` of a dataset, if `gather` has not written it in this form; None without any."""
+    try:
+        card = (output / CARD).read_bytes()
+    except OSError:
+        return None
+    return card if record is None or card_digest(card) != record.get("card") else None
+
+
+def card_digest(card: bytes) -> str:
+    """Return the digest of a card for the record."""
+    return hashlib.sha256(card).hexdigest()
 
 
 def is_complete(output: Path, record: Mapping[str, Any]) -> bool:
@@ -75,6 +90,5 @@ def check_output(output: Path, settings: Settings) -> dict[str, Any] | None:
 
 def _other_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    roots = tuple(record.get("folders", ()))  # of Lance, which names its own files
     known = {RECORD, CARD, *record.get("files", ())}
-    return sorted(str(name) for name in names if str(name) not in known and name.parts[0] not in roots)
+    return sorted(str(name) for name in names if str(name) not in known)

@@ -1,4 +1,4 @@
-"""Where a dataset is written: a folder or a file, replaced as a whole on success."""
+"""Folders and files to write a dataset to, replaced as a whole on success."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from curation_features.dataset.card import dataset_card
 from curation_features.dataset.digests import Digests, DigestSet, parse_digests
 from curation_features.dataset.parts import Limits, PartsWriter, Versions
 from curation_features.dataset.plan import UNKNOWN, Plan
-from curation_features.dataset.record import CARD, KIND, RECORD, SUFFIX, is_file
+from curation_features.dataset.record import CARD, KIND, RECORD, SUFFIX, card_digest, edited_card, is_file, read_record
 from curation_features.dataset.schemas import conform
 from curation_features.dataset.sources import Source, check_batch_id, checked_rows
 from curation_features.dataset.targets import Target, replacing_file, replacing_folder
@@ -46,8 +46,9 @@ def write_dataset(plan: Plan, output: Path, advance: Callable[[int], object] = l
     Raises:
         StoreError: the output cannot be written, or no batch can be read.
     """
+    card = edited_card(output, read_record(output))
     with (replacing_file if is_file(output) else replacing_folder)(output) as target:
-        writer = _DatasetWriter(plan, target, single=is_file(output))
+        writer = _DatasetWriter(plan, target, card, single=is_file(output))
         try:
             for source in plan.sources:
                 writer.add(source)
@@ -62,11 +63,12 @@ class _DatasetWriter:
     """Writes both tables of a dataset, batch by batch.
 
     Args:
+        card: a `README.md` to keep.
         single: one file, which has the record in its metadata.
     """
 
-    def __init__(self, plan: Plan, target: Target, *, single: bool) -> None:
-        self._plan, self._target, self._single = plan, target, single
+    def __init__(self, plan: Plan, target: Target, card: bytes | None, *, single: bool) -> None:
+        self._plan, self._target, self._kept_card, self._single = plan, target, card, single
         self._failed = dict(plan.failed)
         self._batches: dict[str, int] = {}
         self._copies = 0
@@ -101,8 +103,10 @@ class _DatasetWriter:
         for writer in self._writers.values():
             writer.finish()
         record = self._record()
-        if self._plan.options.layout == "huggingface":
-            self._target.write(CARD, dataset_card(record, self._schemas))
+        card = dataset_card(record, self._schemas) if self._plan.options.layout == "huggingface" else None
+        record["card"] = card and card_digest(card)
+        if shown := self._kept_card or card:
+            self._target.write(CARD, shown)
         self._target.write(RECORD, json.dumps(record, indent=1).encode())  # last: it marks a complete dataset
         return record
 

@@ -88,12 +88,12 @@ def test_a_file_ends_before_its_limit_of_bytes(project, tmp_path, monkeypatch) -
     monkeypatch.setattr(parts, "BYTES_PER_GROUP", 1)
     monkeypatch.setattr(sources, "ROWS_READ", 1)
     gather_features(tmp_path / "one", settings=project)
-    gather_features(tmp_path / "all", settings=project, bytes_per_file=20_000)
+    limit = 120_000
+    gather_features(tmp_path / "all", settings=project, bytes_per_file=limit)
     files = sorted((tmp_path / "all/features").iterdir())
     assert 1 < len(files) < 8
-    footers = [pq.read_metadata(file).serialized_size for file in files]
-    sizes = [file.stat().st_size - footer for file, footer in zip(files, footers, strict=True)]
-    assert max(sizes) <= 20_000 < (tmp_path / "one/features/part-00000.parquet").stat().st_size
+    sizes = [file.stat().st_size for file in files]
+    assert max(sizes) <= limit < (tmp_path / "one/features/part-00000.parquet").stat().st_size
     assert rows_in([*map(str, files)], "photo_id") == rows_in(tmp_path / "one/features/*", "photo_id")
 
 
@@ -344,7 +344,7 @@ def test_a_damaged_digest_costs_its_batch(project, tmp_path) -> None:
     [
         ("all", {"float16": True}, "--embeddings"),
         ("all", {"embeddings": True, "mixed": True, "version": "x"}, "--mixed and --version"),
-        ("all", {"layout": "csv"}, "none of parquet, huggingface, lance"),
+        ("all", {"layout": "csv"}, "none of parquet, huggingface"),
         ("all", {"without": ("label", "position")}, "'position' identifies a row"),
         ("all", {"without": ("labl",)}, "did you mean 'label'"),
         ("all", {"rows_per_file": 0}, "at least 1 row"),
