@@ -133,7 +133,8 @@ class _DatasetWriter:
 
     def _prepare_vectors(self, source: Source, rows: pa.RecordBatch) -> pa.RecordBatch:
         check_batch_id(rows, source.batch_id)
-        return prepare_vectors(rows, source.vectors and source.vectors.version, self._schemas["embeddings"])
+        version = source.vectors.version if source.vectors else None
+        return prepare_vectors(rows, version, self._schemas["embeddings"])
 
     def _without_copies(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Leave out photos with a digest that an earlier row has. A photo without a digest stays."""
