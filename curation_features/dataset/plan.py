@@ -78,6 +78,7 @@ class Plan:
             InputError: the embeddings have several versions, or none.
         """
         schema, wanted = UnifiedSchema(), self.options.embeddings
+        vocabularies: dict[tuple[str, ...], tuple[str, ...]] = {}  # thousands of batches share one
         for batch_id in self.batch_ids:
             try:
                 source, found = read_source(self.settings.data_path, batch_id, self.listing, embeddings=wanted)
@@ -85,7 +86,8 @@ class Plan:
                 self.failed[batch_id] = str(error)
             else:
                 schema.add(batch_id, found)
-                self.sources.append(source)
+                labels = vocabularies.setdefault(source.labels, source.labels)
+                self.sources.append(replace(source, labels=labels))
             advance()
         if not self.sources:
             raise StoreError("no table can be read:\n" + "\n".join(self.failed.values()))

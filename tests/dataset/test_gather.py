@@ -15,7 +15,7 @@ import pytest
 from gathering import digest_of, photo, rewrite, rows_in, table_path, vectors_path, write
 
 from curation_features import Settings, gather_features, read_features
-from curation_features.dataset import parts, sources
+from curation_features.dataset import Options, parts, plan_dataset, sources
 from curation_features.errors import CurationError, InputError, StoreError
 from curation_features.storage.tables import FEATURE_COLUMNS, METADATA_KEY
 
@@ -334,6 +334,30 @@ def test_a_damaged_digest_costs_its_batch(project, tmp_path) -> None:
 
     rewrite(table_path(project, "a"), change)
     assert list(gather_features(tmp_path / "all", settings=project, distinct=True).failed) == ["a"]
+
+
+# --- Many batches ---
+
+
+def test_batches_share_their_vocabulary_in_memory(project) -> None:
+    plan = plan_dataset(project, (), Options())
+    plan.read()
+    assert len({id(source.labels) for source in plan.sources}) == 1 < len(plan.sources)
+
+
+def test_the_number_of_open_files_does_not_grow(project, tmp_path, monkeypatch) -> None:
+    for number in range(5):
+        write(project, f"d{number}", photo("x"))
+    open_files, add = [], parts.PartsWriter.add
+
+    def count_files(*arguments) -> None:
+        open_files.append(len(list(Path("/dev/fd").iterdir())))
+        add(*arguments)
+
+    monkeypatch.setattr(parts.PartsWriter, "add", count_files)
+    gather_features(tmp_path / "all", settings=project, embeddings=True)
+    assert len(open_files) > 10
+    assert max(open_files) <= min(open_files) + 2  # the two files that are written
 
 
 # --- Options ---
