@@ -7,8 +7,6 @@ CPU metrics other than BRISQUE, without the time of a real model.
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import count, cycle, islice
@@ -17,7 +15,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from measure import Report, arguments, elapsed, medians
+from measure import Report, arguments, elapsed, medians, process_peak_mib
 from photos import write_photos
 
 from curation_features import CLIPClassifier, FeaturesService, Settings
@@ -57,10 +55,7 @@ def peak_mib(folder: str, data_dir: str, paths: Sequence[Path]) -> float:
     settings = Settings(root=Path(folder), data_dir=data_dir, device="cpu", workers=1)
     for _ in range(2):
         service(settings).process(batch_of(paths))
-    status = Path("/proc/self/status")
-    if status.exists():  # in Linux, `getrusage` inherits the peak of the parent process
-        return int(next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return process_peak_mib()
 
 
 def report_peaks(report: Report, folder: str, paths: Sequence[Path], rounds: int) -> None:

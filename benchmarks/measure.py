@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -108,6 +109,14 @@ def cpu_of_children(action: Callable[[], object]) -> float:
     start = used()
     action()
     return used() - start
+
+
+def process_peak_mib() -> float:
+    """Peak memory (MiB) of this process since its start."""
+    status = Path("/proc/self/status")
+    if status.exists():  # in Linux, `getrusage` inherits the peak of the parent process
+        return int(next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:

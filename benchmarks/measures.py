@@ -23,7 +23,17 @@ from processor import Processor, this_processor
 Rows = Mapping[str, Mapping[str, Any]]
 """The rows of a benchmark by name."""
 
-BENCHMARKS = ("throughput", "peers", "loading", "cpu_metrics", "cached", "contact_sheet", "start_up", "materialize")
+BENCHMARKS = (
+    "throughput",
+    "peers",
+    "loading",
+    "cpu_metrics",
+    "cached",
+    "contact_sheet",
+    "start_up",
+    "materialize",
+    "gather",
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,7 @@ MEASURES = (
         "at most",
         3,
     ),
+    Measure("one dataset of 200,000 rows, peak MiB", "gather", cell("gather --distinct", "peak MiB"), "at most", 1000),
     Measure(
         "peak memory, 2,000 : 200 photos",
         "cached",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curation_features.clip.classifier import CLIPClassifier
+    from curation_features.dataset.gather import Gathered, gather_features
     from curation_features.errors import (
         BusyError,
         CurationError,
@@ -58,6 +59,7 @@ __all__ = [
     "EventError",
     "FeatureStages",
     "FeaturesService",
+    "Gathered",
     "InputError",
     "InvalidWeightsError",
     "LazyModel",
@@ -79,6 +81,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "find_photos",
+    "gather_features",
     "ingest_photos",
     "load",
     "load_settings",
@@ -94,6 +97,7 @@ _HOME = {
     "CLIPClassifier": "clip.classifier",
     "FeatureStages": "pipeline",
     "FeaturesService": "service",
+    "Gathered": "dataset.gather",
     "LazyModel": "weights",
     "METRIC_NAMES": "schema",
     "Models": "pipeline",
@@ -101,6 +105,7 @@ _HOME = {
     "Settings": "settings",
     "TechnicalQualityAnalyzer": "technical.analyzer",
     "find_photos": "ingest.folder",
+    "gather_features": "dataset.gather",
     "ingest_photos": "ingest.folder:ingest",  # `curation_features.ingest` is the package
     "load": "storage.frames:read_features",  # earlier name
     "load_settings": "settings",

@@ -21,6 +21,7 @@ from curation_features.cli import (
     caches,
     configuration,
     flags,
+    gather,
     ingest,
     lifecycle,
     reports,
@@ -168,6 +169,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    for module in (ingest, batches, reports, lifecycle, backfills, vocabularies, flags, weights, caches, configuration):
+    modules = (ingest, batches, reports, lifecycle, gather, backfills, vocabularies, flags, weights, caches)
+    for module in (*modules, configuration):
         module.register(commands)
     return main_parser

@@ -83,6 +83,8 @@ def failed(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
         ("report a --output={}", "output"),
         ("backfill {}", "batches"),
         ("labels check {}", "vocabulary"),
+        ("gather {}", "output"),
+        ("gather a {}", "batches"),
         ("flags list {}", "batch"),
         ("flags calibrate {}", "batches"),
         ("models pull --from={}", "from_folder"),

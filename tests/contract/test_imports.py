@@ -112,6 +112,7 @@ def test_a_small_command_loads_nothing_heavy(command: str, tmp_path: Path) -> No
         ("report trip", {"numpy", "pyarrow"}),
         ("batches list", {"numpy", "pyarrow"}),
         ("flags list trip", {"numpy", "pyarrow"}),
+        ("gather all --embeddings --distinct", {"numpy", "pyarrow"}),
         ("materialize trip", {"dagster", "fsspec", "numpy", "pyarrow"}),
     ],
 )

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from worlds import World
 
+from curation_features import gather_features
 from curation_features.service import FeaturesService
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.tables import EMBEDDING_COLUMNS, FEATURE_COLUMNS, Columns
@@ -164,6 +165,33 @@ def test_the_first_examples(guide: Guide) -> None:
     for rows in ([tuple(row) for row in frame.itertuples(index=False)], guide.sql("Tables")):
         assert [row[:2] for row in rows] == [(a["batch_id"], a["original_uri"]) for a in best]
         assert [row[2] for row in rows] == [blur(a) for a in best]
+
+
+def test_one_dataset(guide: Guide) -> None:
+    found = guide.python("One dataset")
+    assert found["gathered"].rows == len(guide.artifacts)
+    soft = {(a["original_uri"], blur(a)) for a in guide.artifacts if (blur(a) or 0) > 0.4}
+    assert 0 < len(soft) < len(guide.artifacts)
+    assert set(found["soft"].itertuples(index=False, name=None)) == soft
+    stored = {key: vector for key, vector in guide.vectors.items() if vector is not None}
+    keys = zip(found["vectors"]["batch_id"], found["vectors"]["photo_id"], strict=True)
+    assert {key: list(vector) for key, vector in zip(keys, found["vectors"]["embedding"], strict=True)} == stored
+    uri = {(a["batch_id"], a["photo_id"]): a["original_uri"] for a in guide.artifacts}
+    one = stored["trip", "id of 0.png"]
+    others = {uri[key]: float(np.dot(one, vector)) for key, vector in stored.items() if uri[key] != "./photos/0.png"}
+    rows = guide.sql("One dataset")
+    assert len({name for name, _ in rows}) == 3
+    assert [cosine for _, cosine in rows] == pytest.approx([others[name] for name, _ in rows], abs=1e-4)
+    assert [cosine for _, cosine in rows] == pytest.approx(sorted(others.values(), reverse=True)[:3], abs=1e-4)
+
+
+def test_a_dataset_with_hugging_face(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(guide.root / "cache"))
+    gather_features("library", embeddings=True, layout="huggingface", without=("artifact",))
+    found = guide.python("With Hugging Face")
+    assert len(found["photos"]) == len(guide.artifacts)
+    assert found["vectors"][0]["embedding"].dtype == np.float32
 
 
 def test_sharp_photos_tie_by_the_score() -> None:

@@ -195,6 +195,28 @@ def test_other_commands_report_it_in_a_line(
         assert main(arguments) == 0
 
 
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", ["all", "all.parquet"])
+def test_a_dataset_without_space_leaves_the_old_one(
+    project: Path, disk, state: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = disk("elsewhere")
+    assert main(["process", "old.json"]) == 0
+    assert main(["gather", f"elsewhere/{name}"]) == 0
+    old = {path: (place.folder / path).read_bytes() for path in place.names() if "." in path}
+    assert main(["process", "new.json"]) == 0
+    place.spoil(state, leaving=20_000)
+    capsys.readouterr()
+    assert main(["gather", f"elsewhere/{name}"]) == 1
+    said = capsys.readouterr().err
+    assert f"{place.folder}/{name}" in said
+    assert "cannot be written (No space left" in said or "cannot be written (Read-only" in said
+    assert "free space or permissions, then run again" in said
+    place.heal()
+    assert {path: (place.folder / path).read_bytes() for path in place.names() if "." in path} == old
+    assert main(["gather", f"elsewhere/{name}"]) == 0
+
+
 def test_a_cache_that_cannot_be_cleared_says_so(project: Path, disk, capsys: pytest.CaptureFixture[str]) -> None:
     place = disk("data/cache")
     assert main(["process", "old.json"]) == 0
