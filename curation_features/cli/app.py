@@ -24,6 +24,7 @@ from curation_features.cli import (
     ingest,
     lifecycle,
     reports,
+    shards,
     vocabularies,
     weights,
 )
@@ -168,6 +169,18 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    for module in (ingest, batches, reports, lifecycle, backfills, vocabularies, flags, weights, caches, configuration):
+    for module in (
+        ingest,
+        shards,
+        batches,
+        reports,
+        lifecycle,
+        backfills,
+        vocabularies,
+        flags,
+        weights,
+        caches,
+        configuration,
+    ):
         module.register(commands)
     return main_parser
