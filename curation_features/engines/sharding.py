@@ -3,7 +3,7 @@
 Content-defined chunking over the order of the manifest, as FastCDC does for the bytes of a file (W. Xia et al.,
 "FastCDC: a Fast and Efficient Content-Defined Chunking Approach for Data Deduplication", USENIX ATC 2016): a shard ends
 after a photo whose id has a small hash. So photos that are added or deleted change the shard around them, and the next
-boundaries are where they were. The order is kept, so neighbours in time stay together; a series of photos is not split.
+boundaries stay. The order is kept, so neighbours in time stay together; a series of photos is not split.
 """
 
 from __future__ import annotations

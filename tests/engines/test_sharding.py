@@ -83,7 +83,7 @@ def one_deleted(old: Photos, chance: random.Random) -> Photos:
 @hypothesis.settings(max_examples=40)
 @given(change=st.sampled_from([appended, inserted, put_first, one_deleted]), seed=st.integers(0, 2**32))
 def test_a_change_in_one_place_changes_few_shards(change: Callable[..., Photos], seed: int) -> None:
-    """750 photos in 75 shards. New photos fill some 4 of their own; a few next to them change."""
+    """750 photos in 75 shards. New photos fill some 4 new ones; a few next to them change."""
     chance = random.Random(seed)
     old = photos(750, f"{seed}-")
     before, after = shards(old, 10), shards(change(old, chance), 10)

@@ -115,12 +115,12 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
 
-    def kill(self, kills: int) -> None:
+    def kill(self, kills: int, deadline: float) -> None:
         """Start drivers, and kill them or their workers, until there were so many kills or all shards are finished."""
-        while self.counts["kills"] < kills:
+        while self.counts["kills"] < kills and time.monotonic() < deadline:
             driver = self._start()
             every: set[int] = set()
-            while self.counts["kills"] < kills and driver.poll() is None:
+            while self.counts["kills"] < kills and driver.poll() is None and time.monotonic() < deadline:
                 time.sleep(self._chance.uniform(0, _STARTS * self._start_s))
                 workers = _children(driver.pid)
                 every |= workers
@@ -222,9 +222,10 @@ def _is_running(process: int) -> bool:
         return False
 
 
-def run(kills: int, shards: int, photos: int, seed: int) -> tuple[Counter[str], Sequence[str]]:
-    """Kill until there were so many kills; returns the totals and the problems."""
+def run(kills: int, shards: int, photos: int, seed: int, minutes: float) -> tuple[Counter[str], Sequence[str]]:
+    """Kill until there were so many kills, or for so many minutes; returns the totals and the problems."""
     chance, counts, problems = random.Random(seed), Counter[str](), list[str]()
+    deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_project(folder / "new", shards, photos)
@@ -233,14 +234,15 @@ def run(kills: int, shards: int, photos: int, seed: int) -> tuple[Counter[str], 
         expected, expected_photos = outputs(undisturbed.root), photos_of(undisturbed.root)
         if expected_photos.total() != shards * photos or undisturbed.problems:
             raise SystemExit(f"the undisturbed run failed: {(undisturbed.root / 'log').read_text()[-2000:]}")
-        while counts["kills"] < kills:
+        while counts["kills"] < kills and time.monotonic() < deadline:
             one = Run(shutil.copytree(folder / "new", folder / f"round-{counts['rounds']}"), chance, start_s)
-            one.kill(kills - counts["kills"])
+            one.kill(kills - counts["kills"], deadline)
             one.finish()
             one.compare(expected, expected_photos)
             counts.update(one.counts)
             counts["rounds"] += 1
             problems += one.problems
+            print(json.dumps({**counts, "problems": len(problems)}), file=sys.stderr, flush=True)
             shutil.rmtree(one.root)
     return counts, problems
 
@@ -252,8 +254,11 @@ def main() -> int:
     parser.add_argument("--shards", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=4, help="of each shard (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, default=600, help="stop killing after this time (default: %(default)s)"
+    )
     args = parser.parse_args()
-    counts, problems = run(args.kills, args.shards, args.photos, args.seed)
+    counts, problems = run(args.kills, args.shards, args.photos, args.seed, args.minutes)
     for problem in problems:
         print(problem)
     print(json.dumps({**counts, "problems": len(problems)}))
