@@ -25,6 +25,7 @@ from curation_features.cli import (
     ingest,
     lifecycle,
     reports,
+    shards,
     vocabularies,
     weights,
 )
@@ -169,7 +170,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    modules = (ingest, batches, reports, lifecycle, gather, backfills, vocabularies, flags, weights, caches)
+    modules = (ingest, shards, batches, reports, lifecycle, gather, backfills, vocabularies, flags, weights, caches)
     for module in (*modules, configuration):
         module.register(commands)
     return main_parser

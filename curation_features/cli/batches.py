@@ -26,6 +26,7 @@ from curation_features.cli.command import (
     with_make_dev,
 )
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest
+from curation_features.cli.shards import ENGINE_FIELDS, add_engine_options, process_shards, uses_engine
 from curation_features.cli.terminal import Bar, console, doing, downloads, printable, progress, say
 from curation_features.errors import CurationError, WeightsError
 from curation_features.manifest import Batch, distinct_photos, read_manifest, to_json
@@ -49,6 +50,7 @@ RESULT_FIELDS = {
     "files": "{features, table, embeddings, page}: the written files",
     **SPEED_FIELDS,
 }
+PROCESS_FIELDS = {**RESULT_FIELDS, **{name: f"with an engine: {meaning}" for name, meaning in ENGINE_FIELDS.items()}}
 _GC_THRESHOLD = 200_000  # objects; by default some hundreds
 
 RUN_FIELDS = {**RESULT_FIELDS, "run_id": "id of the run in Dagster"}
@@ -57,21 +59,24 @@ SUBMIT_FIELDS = {"batch_id": "id of the batch", "files": "{submitted}: the manif
 
 def register(commands: Any) -> None:
     """Declare the commands of this module."""
-    command = declare(commands, "process", process, "curation-features process trip", RESULT_FIELDS)
-    _add_batch_arguments(command)
+    command = declare(commands, "process", process, "curation-features process trip", PROCESS_FIELDS)
+    manifests = f"{MANIFEST_HELP}; several of them, or a folder of manifests, run through an engine"
+    command.add_argument("manifest", type=expand_home, nargs="+", metavar="MANIFEST", help=manifests)
+    _add_batch_options(command)
     command.add_argument(
         "--output", type=expand_home, metavar="FILE", help="write only the enriched JSON, here; - is standard output"
     )
+    add_engine_options(command)
 
     command = declare(commands, "materialize", materialize, "curation-features materialize trip", RUN_FIELDS)
-    _add_batch_arguments(command)
+    command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
+    _add_batch_options(command)
 
     command = declare(commands, "submit", submit, "curation-features submit trip", SUBMIT_FIELDS)
     command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
 
 
-def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
+def _add_batch_options(command: argparse.ArgumentParser) -> None:
     vocabulary = "overrides the vocabulary of the manifest"
     command.add_argument("--vocabulary", type=expand_home, metavar="NAME_OR_FILE", help=vocabulary)
     command.add_argument(
@@ -84,7 +89,10 @@ def _add_batch_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def process(args: argparse.Namespace, settings: Settings) -> Outcome:
-    """Process a manifest without Dagster."""
+    """Process manifests without Dagster: one in this process, several through an engine."""
+    if uses_engine(args, settings):
+        return process_shards(args, settings, partial(begin, args, settings))
+    args.manifest = args.manifest[0]
     from curation_features.cli.results import files_of, outcome_of
     from curation_features.events.outbox import Outbox
     from curation_features.processing import accept_without_dagster, process_batch
@@ -266,11 +274,20 @@ def _begin(
     args: argparse.Namespace, settings: Settings, *, to_stderr: bool = False
 ) -> tuple[Batch, FeatureStages, RunObserver]:
     """Read the manifest, create the stages of its run and their observer; report missing models."""
+    batch = read_manifest(find_manifest(args.manifest, settings))
+    stages, observer = begin(args, settings, to_stderr=to_stderr)
+    stages.for_batch(batch)  # fails early if the vocabulary is invalid
+    return batch, stages, observer
+
+
+def begin(
+    args: argparse.Namespace, settings: Settings, *, to_stderr: bool = False
+) -> tuple[FeatureStages, RunObserver]:
+    """Create the stages of a run and their observer; fetch weights, and report missing models."""
     from curation_features.clip.vocabulary import chosen_vocabulary
     from curation_features.pipeline import FeatureStages
     from curation_features.pipeline.plan import ALL_PARTS
 
-    batch = read_manifest(find_manifest(args.manifest, settings))
     chosen = chosen_vocabulary(settings, args.vocabulary) if args.vocabulary else None
     with downloads() as download:
         observer = RunObserver(download)
@@ -289,5 +306,4 @@ def _begin(
             border_style="yellow",
         )
         console(to_stderr).print(panel)
-    stages.for_batch(batch)  # fails early if the vocabulary is invalid
-    return batch, stages, observer
+    return stages, observer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,39 @@ def find_manifest(given: str, settings: Settings) -> Path:
     raise ManifestError("", f"{printable(given)}: cannot be read: {missing}{hint}")
 
 
+def find_manifests(given: Sequence[str], settings: Settings) -> list[Path]:
+    """The paths of manifests, given as files, ids of batches, or folders of manifests.
+
+    A name that is both a batch and a folder (of its photos) is the batch.
+
+    Raises:
+        ManifestError: none exists.
+        InputError: a folder has no manifests.
+    """
+    return [path for name in given for path in _find_some(name, settings)]
+
+
+def _find_some(given: str, settings: Settings) -> list[Path]:
+    folder = Path(given)
+    try:
+        return [find_manifest(given, settings)]
+    except ManifestError:
+        if not _is_folder(folder):
+            raise
+    manifests = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not manifests:
+        raise InputError(
+            f"{printable(given)}: holds no manifest (*.json); to make a batch of photos: "
+            "curation-features ingest FOLDER"
+        )
+    return manifests
+
+
+def is_folder_of_manifests(given: str, settings: Settings) -> bool:
+    """Whether a name is a folder, and not a batch."""
+    return _is_folder(Path(given)) and not any(_is_file(folder / f"{given}.json") for folder in _folders(settings))
+
+
 def batch_id_of(given: str, settings: Settings) -> str:
     """The id of a batch, given as the id itself or as the path of its manifest or features.
 
@@ -72,6 +105,12 @@ def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchReco
 
 def _folders(settings: Settings) -> tuple[Path, Path]:
     return settings.data_path / "batches", settings.data_path / "manifests"
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def _is_file(path: Path) -> bool:

@@ -59,6 +59,12 @@ class Adoptions:
         with self._hold_lock():
             store_bytes(self.path(adoption.batch_id), json.dumps(asdict(adoption)).encode())
 
+    def is_noted(self, batch_id: str, event: str) -> bool:
+        """Return whether the adoption of a batch is of this event, or was already taken."""
+        path = self.path(batch_id)
+        adoption = _read(path)
+        return not path.exists() if adoption is None else adoption.event == event
+
     def waiting(self) -> list[str]:
         """Return the ids of batches for Dagster to record, sorted."""
         return sorted(path.stem for path in self.folder.glob("[A-Za-z0-9]*.json"))

@@ -94,6 +94,11 @@ class LazyModel(Generic[T]):
         """Source and digest of the weights, without loading them. Raises `WeightsError` if they are missing."""
         return self._find_weights().identity
 
+    @property
+    def weights(self) -> Weights:
+        """The weights, without loading them. Raises `WeightsError` if they are missing."""
+        return self._find_weights()
+
     def get(self) -> T:
         """Return the model, loaded on the first call. Raises `WeightsError` if it cannot be loaded."""
         with self._lock:

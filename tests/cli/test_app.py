@@ -255,7 +255,7 @@ def test_a_failed_request_is_code_1(project, failed) -> None:
         ("models stat", "did you mean 'status'?", " models"),
         ("process x --outptu y", "--outptu y; did you mean '--output'?", " process"),
         ("process x --outptu=y", "--outptu=y; did you mean '--output'?", " process"),
-        ("process x y", "arguments: y\n", " process"),
+        ("materialize x y", "arguments: y\n", " materialize"),
         ("--vebose cache stats", "--vebose; did you mean '--verbose'?", ""),
         ("process x --out y", "--out y", " process"),
         ("process", "MANIFEST", " process"),

@@ -74,6 +74,14 @@ def test_operations(checkout: Path) -> None:
     assert not list((checkout / "data" / "cache" / "features").glob("*.json"))
 
 
+def test_the_guide_to_scale(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in commands("scale.md"):
+        run_line(line)
+    (manifest,) = (checkout / "data" / "shards" / "archive").glob("*.json")
+    assert (checkout / "data" / "features" / manifest.name).exists()
+    assert "1 batch: 1 already done" in capsys.readouterr().out
+
+
 def test_the_guide_to_orchestrators(checkout: Path) -> None:
     run(sys.executable, "-c", "\n".join(blocks(REPOSITORY / "docs" / "orchestrator.md", "python")))
     for command in commands("orchestrator.md"):
