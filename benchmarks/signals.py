@@ -5,7 +5,7 @@ them, real photos. Each has a long side of at most 1024 px. Faults are made in l
 one too, gets camera noise of sigma 1 and JPEG 92. "clean" is the share of clean scenes with that flag at the default
 limits; the flagged ones are listed below the table. Other measures have no limits: each has the limit that 2 % of the
 clean scenes pass, chosen on these scenes, which favours them. BRISQUE is that of `technical` (piq's numbers);
-cleanvision's blur is its own code if it is installed (`pip install --group bench`), else its formula, written again.
+cleanvision's blur is its own code if it is installed (`pip install cleanvision`), else its formula, written again.
 
 "real" photos of a group are scenes; "made" ones are made of all scenes by the model that `scenes.py` describes. With
 `--photos FOLDER`, its photos become scenes, and those in its subfolders `night`, `silhouettes`, `high key` and
