@@ -36,9 +36,10 @@ from curation_features.inventory.staleness import without_features
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, is_batch_id, to_json
 from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.pipeline import EnrichedBatch
+from curation_features.pipeline.plan import signals_version
 from curation_features.removal.batches import locked_folders
 from curation_features.removal.files import DataFolder
-from curation_features.schema import Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
+from curation_features.schema import SIGNALS, Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import deletions, record_deletion
@@ -259,14 +260,14 @@ def _shorten_features(
     """
     json_path, table_path = store.feature_paths(batch_id)
     try:
-        shorter = _without(places.read_object(json_path), photo_id)
+        shorter = _completed(_without(places.read_object(json_path), photo_id), settings)
     except FileNotFoundError:  # the other files are not valid without it
         for place in (places.PAGE, places.TABLE, places.EMBEDDINGS):
             DataFolder(settings.data_path).delete(place.path(settings.data_path, batch_id))
         return
     plain = without_features(shorter)
     batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
-    merged, path = _enriched(shorter, table_path, photo_id), store.embeddings_path(batch_id)
+    merged, path = _enriched(shorter, table_path, photo_id, settings), store.embeddings_path(batch_id)
     with reading(path, FEATURES_AGAIN):
         source = read_metadata(path) if path.is_file() else {}
     with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:
@@ -277,14 +278,30 @@ def _shorten_features(
     written.announce(Outbox.from_settings(settings), settings.root)
 
 
-def _enriched(document: Document, table: Path, photo_id: str) -> EnrichedBatch:
+def _completed(document: Document, settings: Settings) -> Document:
+    """Add the fields that the features of an earlier release lack; their values are unknown."""
+    later = {"signals": dict.fromkeys(signal.name for signal in SIGNALS), "flags": [], "embedding_norm": None}
+
+    def complete(features: Mapping[str, Any]) -> Document:
+        version = _with_signals(features["version"], settings)
+        return {**features, "version": version, **{name: features.get(name, later[name]) for name in later}}
+
+    artifacts = [{**artifact, "features": complete(artifact["features"])} for artifact in document["artifacts"]]
+    return {**document, "artifacts": artifacts}
+
+
+def _with_signals(version: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    return {**version, "signals": version.get("signals", signals_version({}, settings))}
+
+
+def _enriched(document: Document, table: Path, photo_id: str, settings: Settings) -> EnrichedBatch:
     """Restore the records of finished features from their table, without a photo."""
     technical = STAGE_TABLES["technical_metrics"]
     columns = (*technical.columns, "clip_labels", "label_margin", "label_cosines")
     records = []
     with reading(table, FEATURES_AGAIN):
         metadata = read_metadata(table)
-        version, vocabulary = dict(metadata["version"]), list(metadata["labels"])
+        version, vocabulary = _with_signals(metadata["version"], settings), list(metadata["labels"])
         for row in table_rows(table, columns):
             if row["photo_id"] != photo_id:
                 record = record_of(row)

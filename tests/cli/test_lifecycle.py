@@ -26,7 +26,9 @@ from curation_features.manifest import parse_manifest, to_json
 from curation_features.orchestration.partitions import DIMENSION
 from curation_features.removal import collect
 from curation_features.removal.files import DataFolder
+from curation_features.schema import SIGNAL
 from curation_features.storage.deletions import deletions, last_sequence, record_deletion
+from curation_features.storage.tables import METADATA_KEY
 from curation_features.verification import verify
 
 pytestmark = pytest.mark.long
@@ -536,17 +538,27 @@ def test_a_deleted_photo_leaves_the_others_their_exact_values(library) -> None:
 
 
 def test_a_photo_leaves_a_batch_of_an_earlier_release(library) -> None:
-    """Its files have no norms, which stay unknown."""
+    """Its files have no signals, flags and norms, which stay unknown."""
     document, gone = library.features("holiday"), library.photo_id(1)
     for artifact in document["artifacts"]:
-        del artifact["features"]["embedding_norm"]
+        features = artifact["features"]
+        del features["embedding_norm"], features["signals"], features["flags"], features["version"]["signals"]
     (library.data / "features/holiday.json").write_bytes(to_json(document))
     folders = ("features", "features/embeddings", "stages/image_embeddings")
+    added = {"embedding_norm", "version_signals", "flags", "hints", "flag_reasons", *SIGNAL}
     for path in (library.data / folder / "holiday.parquet" for folder in folders):
-        pq.write_table(pq.read_table(path).drop_columns("embedding_norm"), path)
+        frame = pq.read_table(path)
+        metadata = {**frame.schema.metadata}
+        metadata[METADATA_KEY] = metadata[METADATA_KEY].replace(b'"signals"', b'"later"')
+        frame = frame.drop_columns([name for name in frame.column_names if name in added])
+        pq.write_table(frame.replace_schema_metadata(metadata), path)
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0  # the rest is verified and announced
     kept = [artifact for artifact in document["artifacts"] if artifact["photo_id"] != gone]
-    assert library.features("holiday") == {**document, "artifacts": kept}
+    for old, new in zip(kept, library.features("holiday")["artifacts"], strict=True):
+        assert {*new["features"].pop("signals").values()} == {None}
+        assert (new["features"].pop("flags"), new["features"].pop("embedding_norm")) == ([], None)
+        new["features"]["version"].pop("signals")
+        assert new == old
     for folder in folders[:2]:
         assert [row["embedding_norm"] for row in table(library, "holiday", folder)] == [None, None]
     assert all(row["embedding"] for row in table(library, "holiday", "features/embeddings"))
