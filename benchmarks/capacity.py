@@ -30,14 +30,10 @@ class Constant:
 
 CONSTANTS: Mapping[str, Constant] = {
     # time of one photo
-    "prepare": Constant(
-        0.024, "CPU s", "contact_sheet.py --only pass: (38 + 10.3) / 2,000; with the page; AVX2"
-    ),
+    "prepare": Constant(0.024, "CPU s", "contact_sheet.py --only pass: (38 + 10.3) / 2,000; with the page; AVX2"),
     "brisque_cpu": Constant(0.024, "CPU s", "cpu_metrics.py, AVX-512; on a CPU only"),
     "models_cpu": Constant(3.2, "CPU s", "peers.py, quiet AVX2: ViT-L/14 2.68, RN50 0.54; int8 takes 0.6 of it"),
-    "models_gpu": Constant(
-        0.001, "GPU s", "forward passes at least 0.24 ms, BRISQUE 0.5 ms; no GPU measured", True
-    ),
+    "models_gpu": Constant(0.001, "GPU s", "forward passes at least 0.24 ms, BRISQUE 0.5 ms; no GPU measured", True),
     "prepare_gpu": Constant(0.023, "CPU s", "README, On a GPU: 13 to 20 ms; and 5 ms of the contact sheet", True),
     "cached": Constant(0.0039, "CPU s", "archive.py, 2,000 - 400 photos, load 13; a quiet machine needs a third"),
     "ingest": Constant(0.32, "CPU s", "ingest.py, first time, 24 megapixels"),
@@ -47,9 +43,7 @@ CONSTANTS: Mapping[str, Constant] = {
     "finished": Constant(0.0047, "CPU s", "scale.py: a finished shard is skipped"),
     "listing": Constant(4e-6, "CPU s per known shard", "100,000 names: journal 0.18 s, manifests 0.23; load 10"),
     "start": Constant(1.0, "CPU s per process", "archive.py: a pass over one finished shard"),
-    "load": Constant(
-        10, "s per process", "1.9 GB of weights from a disk; 1.5 s from its cache (loading.py)", True
-    ),
+    "load": Constant(10, "s per process", "1.9 GB of weights from a disk; 1.5 s from its cache (loading.py)", True),
     # bytes of one photo, and files
     "photo_bytes": Constant(220_000, "B", "gpu.py: JPEG of 1024 px, quality 90"),
     "features_bytes": Constant(6_900, "B", "archive.py, shards of 200 and 2,000: JSON, table, 768 numbers, page"),
