@@ -58,7 +58,7 @@ CONSTANTS: Mapping[str, Constant] = {
     # Dagster's records of one shard
     "sqlite_run_bytes": Constant(314_000, "B", "partitions.py: 37 events; 109 kB in all, and 205 kB in the run's file"),
     "postgres_run_bytes": Constant(88_000, "B", "partitions.py: 37 events"),
-    "adopted_bytes": Constant(12_000, "B", "partitions.py --command process, PostgreSQL"),
+    "adopted_bytes": Constant(23_500, "B", "partitions.py --command process, SQLite, 100,000; PostgreSQL 12 kB"),
     # machines
     "network": Constant(1.25e9, "B/s", "10 Gbit/s for each machine; stores often give less to one client", True),
     "home_network": Constant(12.5e6, "B/s", "100 Mbit/s", True),
@@ -132,7 +132,7 @@ class Photos:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What an archive needs.
+    """Needs of an archive.
 
     Attributes:
         seconds: elapsed time of the stages, by name; they overlap, but for the shards.

@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_only_the_old_file(small_disk: Path) -> None:
 def test_a_full_folder_is_not_called_a_full_disk(
     names: int, free: int, inodes: int, number: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ext4 without `large_dir` reported: ENOSPC, with space and inodes left, in a folder with a long list."""
+    """As ext4 without `large_dir` reported it: ENOSPC, with space and inodes left, in a folder with a long list."""
     disk = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_favail=inodes)
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
     monkeypatch.setattr(Path, "stat", lambda *_: SimpleNamespace(st_size=names))
