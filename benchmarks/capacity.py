@@ -41,8 +41,9 @@ CONSTANTS: Mapping[str, Constant] = {
     # time of one shard
     "shard": Constant(0.35, "CPU s", "scale.py: 0.236 of a shard of five photos, and 0.116 of the engine"),
     "finished": Constant(0.0047, "CPU s", "scale.py: a finished shard is skipped"),
+    "finished_photo": Constant(0.12e-3, "CPU s per photo", "archive.py, 20,000: its manifest is read; load 12"),
     "listing": Constant(4e-6, "CPU s per known shard", "100,000 names: journal 0.18 s, manifests 0.23; load 10"),
-    "start": Constant(1.0, "CPU s per process", "archive.py: a pass over one finished shard"),
+    "start": Constant(0.85, "CPU s per process", "archive.py: a pass over one finished shard, less its manifest"),
     "load": Constant(10, "s per process", "1.9 GB of weights from a disk; 1.5 s from its cache (loading.py)", True),
     # bytes of one photo, and files
     "photo_bytes": Constant(220_000, "B", "gpu.py: JPEG of 1024 px, quality 90"),
@@ -191,7 +192,7 @@ def predict(photos: int, on: Hardware, size: int = SHARD, kind: Photos | None = 
         seconds=seconds,
         first_cpu_s=value("start") + on_cores + fixed,
         cached_cpu_s=value("start") + photos * value("cached") + fixed,
-        finished_cpu_s=value("start") + shards * value("finished"),
+        finished_cpu_s=value("start") + shards * value("finished") + photos * value("finished_photo"),
         files=int(photos + thumbnails + shards * value("files_of_shard")),
         data_bytes=photos * of_photo + thumbnails * kind.thumbnail + shards * value("shard_bytes"),
         dagster_bytes={

@@ -33,6 +33,7 @@ def test_a_day_of_photos(capacity: Any) -> None:
     beyond = found.elapsed_s - 864
     assert 0 < beyond < 100, "start, and a hundred shards of less than half a second on two processes"
     assert found.usd == pytest.approx(found.elapsed_s / 100 + 86_400 * 0.4e-6)
+    assert found.finished_cpu_s == pytest.approx(0.85 + 100 * 0.0047 + 86_400 * 0.00012)
     assert found.files == 2 * 86_400 + 11 * 100
     assert found.index_bytes["float16"] == 86_400 * 768 * 2
     assert found.dagster_bytes["SQLite, a run each"] == pytest.approx(100 * 314e3)
