@@ -42,12 +42,12 @@ PHOTOS = 100  # of a new manifest
 PARTITIONS_AT_ONCE = 10_000
 
 SENSOR = "preprocess_outputs"
-RESOURCES = ("settings", "artifacts", "incoming", "store")
+RESOURCES = ("settings", "artifacts", "incoming", "store", "events", "sink")
 """What the sensor needs. As in the code server, they are made anew for each tick."""
 
 
 class Project:
-    """A project with `known` batches, and its sensor, ticked like Dagster's daemon does."""
+    """A project that gets `known` batches, and its sensor, ticked like Dagster's daemon does."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, known: int) -> None:
         self.known = known
@@ -59,7 +59,6 @@ class Project:
         self.repository = definitions.get_repository_def()
         self.resources = {name: (definitions.resources or {})[name] for name in RESOURCES}
         self.dropped = 0
-        fill(settings, instance, known)
 
     def evaluate(self, instance: dg.DagsterInstance | None = None) -> Any:
         """Evaluate the sensor like the code server, which opens the instance unless one is given."""
@@ -230,6 +229,7 @@ def main() -> None:
             settings = Settings(root=root)
             instance = stack.enter_context(project_instance(settings))
             projects.append(Project(settings, instance, known))
+            fill(settings, instance, known)
         report = Report(f"A tick of the sensor, ms, by batches known before ({options.rounds} rounds)")
         add(report, "nothing new", idle(projects, 5 * options.rounds))
         add(report, "nothing new: instance open", idle(projects, 5 * options.rounds, opened=True))

@@ -34,6 +34,11 @@ def fakes(settings: Mapping[str, Any]) -> ShardFunction:
     return _with_clip(settings, FakeClipEngine())
 
 
+def real_size(settings: Mapping[str, Any]) -> ShardFunction:
+    """Return `fakes` with embeddings of 768 numbers, as ViT-L/14 has."""
+    return _with_clip(settings, FakeClipEngine(768))
+
+
 def busy(settings: Mapping[str, Any]) -> ShardFunction:
     """`ProcessBatches` with a CLIP that holds Python's lock for a while and multiplies matrices, as a real one does."""
     return _with_clip(settings, BusyClip())

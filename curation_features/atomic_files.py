@@ -21,6 +21,12 @@ from curation_features.errors import TOO_MANY_FILES, StoreError, too_many_files
 
 _TEMPORARY_NAME = re.compile(r"^\..*\.(?P<machine>[0-9a-f]{8})\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$", re.DOTALL)
 _MAX_AGE_S = 7 * 86400.0  # of a temporary file of another machine
+_LARGE_FOLDER = 8_000_000  # bytes of the list of names of a folder, of at least 30,000 files
+_ROOM = 2**30  # free bytes of a disk that is not full
+_FULL_FOLDER = (
+    "its folder has as many files as this file system allows (ext4: some 5 million), though the disk is not full: "
+    "use several data folders (docs/scale.md)"
+)
 
 
 @contextmanager
@@ -138,7 +144,23 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
     """Return the `StoreError` for a file that cannot be written."""
     cause = os.strerror(error.errno) if error.errno else error  # Arrow's own text names the temporary file
     remedy = TOO_MANY_FILES if too_many_files(error) else "free space or permissions"
+    if _is_folder_full(path.parent, error):
+        remedy = _FULL_FOLDER
     return StoreError(f"{path}: cannot be written ({cause}); {remedy}, then run again")
+
+
+def _is_folder_full(folder: Path, error: OSError) -> bool:
+    """Return whether a folder lacks room for a name, and not the disk: ext4 has the same error for both.
+
+    Without its feature `large_dir` the index of a folder has two levels, which hold some 5 million names of 70 letters.
+    """
+    if error.errno != errno.ENOSPC:
+        return False
+    try:
+        disk, names = os.statvfs(folder), folder.stat().st_size
+    except OSError:
+        return False
+    return names > _LARGE_FOLDER and disk.f_bavail * disk.f_frsize > _ROOM and disk.f_favail > 1000
 
 
 @contextmanager

@@ -9,10 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from curation_features.atomic_files import link_bytes, open_regular, publish, replacing, staged, sweep, write_bytes
+from curation_features.atomic_files import (
+    cannot_write,
+    link_bytes,
+    open_regular,
+    publish,
+    replacing,
+    staged,
+    sweep,
+    write_bytes,
+)
 from curation_features.errors import StoreError
 
 
@@ -128,6 +138,27 @@ def test_a_full_disk_leaves_only_the_old_file(small_disk: Path) -> None:
         write_bytes(path, bytes(1_000_000))
     assert path.read_bytes() == b"old"
     assert names(small_disk) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("names", "free", "inodes", "number", "reason"),
+    [
+        (600_000_000, 10**12, 10**6, errno.ENOSPC, "its folder has as many files"),
+        (600_000_000, 10**12, 0, errno.ENOSPC, "free space or permissions"),
+        (600_000_000, 10**6, 10**6, errno.ENOSPC, "free space or permissions"),
+        (4096, 10**12, 10**6, errno.ENOSPC, "free space or permissions"),
+        (600_000_000, 10**12, 10**6, errno.EACCES, "free space or permissions"),
+    ],
+)
+def test_a_full_folder_is_not_called_a_full_disk(
+    names: int, free: int, inodes: int, number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ext4 without `large_dir` reported it: ENOSPC, with space and inodes left, in a folder with a long list."""
+    disk = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_favail=inodes)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    monkeypatch.setattr(Path, "stat", lambda *_: SimpleNamespace(st_size=names))
+    error = cannot_write(Path("/data/rankingInput/a.jpg"), OSError(number, os.strerror(number)))
+    assert reason in str(error)
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:

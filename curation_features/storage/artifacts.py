@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from curation_features.storage.tables import (
 log = logging.getLogger(__name__)
 
 _MANIFEST_FOLDERS = ("manifests", "features", "batches")  # {batch_id}.json in each lists the photos of a batch
+_LISTING_S = 5.0  # the two checks of two processes at the same time see no file of each other either
 _SWEPT_FOLDERS = (
     *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", "cache/ingest"),
     *(f"stages/{stage}" for stage in STAGE_TABLES),
@@ -73,6 +75,8 @@ class ArtifactStore:
     def __init__(self, data_path: Path) -> None:
         self.data_path = data_path
         self._swept = False
+        self._folded: set[str] = set()  # names of manifests and features, case-folded, as of the last listing
+        self._listed_until = 0.0
         self._accepted: dict[str, tuple[tuple[int, int, int], str]] = {}  # batch -> identity of the file, digest
 
     def manifest_path(self, batch_id: str) -> Path:
@@ -84,6 +88,7 @@ class ArtifactStore:
         path = self.manifest_path(batch.batch_id)
         store_bytes(path, to_json(batch.document))
         self._accepted[batch.batch_id] = (_file_identity(path), batch.digest)
+        self._folded.add(path.name.casefold())
 
     def accepted_digest(self, batch_id: str) -> str | None:
         """Return the digest of the accepted manifest. None if it is missing or unreadable.
@@ -125,8 +130,8 @@ class ArtifactStore:
     def check_batch_id(self, batch_id: str) -> None:
         """Refuse a new id that differs from a known one only in case.
 
-        A batch with a `newest_manifest` is known. The folders are listed only for an unknown id or on a
-        case-insensitive file system (60,000 files take 60 ms).
+        A batch with a `newest_manifest` is known. For an unknown id, or on a case-insensitive file system, the folders
+        are listed (60,000 files take 60 ms), at most every few seconds unless a similar id is known.
 
         Raises:
             ManifestError: the id is refused; its `field` is `batch_id`.
@@ -134,6 +139,8 @@ class ArtifactStore:
         name = f"{batch_id}.json"
         folders = [self.data_path / folder for folder in _MANIFEST_FOLDERS]
         if any((folder / name).exists() and not (folder / name.swapcase()).exists() for folder in folders):
+            return
+        if self._is_unlike_known(name, folders):
             return
         similar: set[str] = set()
         for folder in folders:
@@ -146,6 +153,22 @@ class ArtifactStore:
                 f"{batch_id!r} differs from the batch {other!r} in case only, and some file systems treat both as the "
                 f"same; use {other!r}, or another id",
             )
+
+    def _is_unlike_known(self, name: str, folders: Sequence[Path]) -> bool:
+        """Return whether no file of a recent listing, or checked since, has this name in any case; remember it.
+
+        A tick of the sensor checks many new ids: listing 100,000 batches for each of them would take most of its time.
+        """
+        now = time.monotonic()
+        if now >= self._listed_until:
+            self._folded.clear()
+            for folder in folders:
+                with suppress(OSError):  # the folder may not exist yet
+                    self._folded.update(other.casefold() for other in os.listdir(folder) if other.endswith(".json"))  # noqa: PTH208
+            self._listed_until = time.monotonic() + _LISTING_S
+        is_unlike = name.casefold() not in self._folded
+        self._folded.add(name.casefold())
+        return is_unlike
 
     @contextmanager
     def exclusive(self, batch_id: str, *, wait: bool = True) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -236,6 +237,27 @@ def test_a_known_id_is_right_and_needs_no_list(store: ArtifactStore, monkeypatch
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
     store.check_batch_id("trip")
     store.check_batch_id("Trip")
+
+
+def test_many_new_ids_need_few_lists(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is used for 5 s, which neither hides an id that this store has accepted nor refuses a deleted one."""
+    store.put_manifest(batch_from({"batch_id": "trip", "artifacts": []}))
+    lists, now, listdir = [], [0.0], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: lists.append(path) or listdir(path))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for number in range(100):
+        store.check_batch_id(f"new-{number}")
+    assert len(lists) == 3, "one of each folder"
+    store.put_manifest(batch_from({"batch_id": "late", "artifacts": []}))
+    for refused in ("Trip", "Late"):
+        with pytest.raises(ManifestError, match=f"'{refused.lower()}'"):
+            store.check_batch_id(refused)
+    store.manifest_path("trip").unlink()
+    store.check_batch_id("Trip")
+    store.manifest_path("by-others").touch()
+    now[0] = 6.0
+    with pytest.raises(ManifestError, match="'by-others'"):
+        store.check_batch_id("By-Others")
 
 
 def test_a_file_system_that_knows_no_case_hides_no_clash(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
