@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,8 @@ def process_shards(
         options = EngineOptions(
             settings, args.processes, _weights_bytes(stages), lambda photos, worked: bar.advance(photos, worked=worked)
         )
-        with redirect_stdout(sys.stderr):  # Ray prints deaths of its processes, and --json needs the standard output
+        # Ray prints deaths of its processes on the standard output, which is JSON with --json.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
             engine = create_engine(name, options)
             results += engine.run(shards, work)
     return _outcome(name, engine.description, results, time.monotonic() - start)
