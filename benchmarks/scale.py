@@ -1,7 +1,7 @@
-"""Measure runs over many batches: start and overhead of the engines `local` and `ray`, processes against threads, stable shards.
+"""Measure runs over many batches: engines against a loop, processes against threads, stable shards.
 
-The models are stand-ins, so this runs anywhere. With `--kills N` workers and drivers are also killed N times
-(`tools/kills/shards.py`).
+The models are stand-ins, so this runs anywhere; rows of `ray` need Ray. With `--kills N` workers and drivers are also
+killed N times (`tools/kills/shards.py`).
 """
 
 from __future__ import annotations
