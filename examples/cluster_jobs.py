@@ -1,4 +1,4 @@
-"""Dagster definitions that process each shard in a job of its own, by Dagster Pipes.
+"""Dagster definitions that process each shard in a separate job, by Dagster Pipes.
 
     dagster dev -f examples/cluster_jobs.py
 
