@@ -26,7 +26,7 @@ from curation_features.engines.ray_placement import ActorSlot, place_actors
 from curation_features.engines.registry import EngineOptions
 from curation_features.errors import SettingsError
 
-_PENDING_S = 30.0  # after which a run without any process says so
+_PENDING_S = 60.0  # after which a run without a ready process says so
 _ENDS_WITHIN_S = 5.0
 _ANSWERS_WITHIN_S = 10.0
 _CAUSE = 300  # characters of Ray's explanation
@@ -136,7 +136,11 @@ class _Actors:
         timeout = None if self._has_received else _PENDING_S
         ready, _ = ray.wait([*self._taking], num_returns=1, timeout=timeout)
         if not ready and not self._has_received:
-            log.warning("No Ray actor has started in %.0f s; free in the cluster: %s", _PENDING_S, _free())
+            log.warning(
+                "No Ray actor is ready after %.0f s: it imports its libraries, or waits for resources; %s are free",
+                _PENDING_S,
+                _free(),
+            )
         self._has_received = True
         return [(self._taking[reference], self._received(reference)) for reference in ready]
 
