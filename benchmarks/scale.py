@@ -1,7 +1,7 @@
-"""Measure runs over many batches: start and overhead of the engine `local`, processes against threads, stable shards.
+"""Measure runs over many batches: engines against a loop, processes against threads, stable shards.
 
-The models are stand-ins, so this runs anywhere. With `--kills N` workers and drivers are also killed N times
-(`tools/kills/shards.py`).
+The models are stand-ins, so this runs anywhere; rows of `ray` need Ray. With `--kills N` workers and drivers are also
+killed N times (`tools/kills/shards.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -22,7 +23,7 @@ from measure import Report, arguments, elapsed, in_rounds, median_ratio
 from PIL import Image
 from stand_ins import pixels
 
-from curation_features.engines import Shard, Work
+from curation_features.engines import EngineOptions, Executor, Shard, Work, create_engine
 from curation_features.engines.batch_work import batch_work
 from curation_features.engines.local import LocalEngine
 from curation_features.engines.placement import Placement, Slot
@@ -106,14 +107,20 @@ print(ended[-1] - ended[0])
 """
 
 
-def engine_seconds(project: Project, function: str = "stand_ins:fakes") -> float:
+def engine_seconds(project: Project) -> float:
     """Seconds per shard of the engine with one process, after the first shard."""
+    ended = _ends(project, engine(1))
+    return (ended[-1] - ended[0]) / (len(ended) - 1)
+
+
+def _ends(project: Project, used: Executor) -> list[float]:
+    """The times when shards were done."""
     ended = []
-    for result in engine(1).run(project.shards, project.work(function)):
+    for result in used.run(project.shards, project.work("stand_ins:fakes")):
         if result.state != "done":
             raise SystemExit(f"{result.batch_id}: {result.reason}")
         ended.append(time.perf_counter())
-    return (ended[-1] - ended[0]) / (len(ended) - 1)
+    return ended
 
 
 def skip_seconds(project: Project) -> float:
@@ -145,6 +152,29 @@ def report_start(report: Report, folder: Path, rounds: int) -> None:
     report.add(f"a shard of {OF_SMALL} photos, plain loop", seconds=median(found["loop"]))
     report.add("overhead of local per shard", seconds=overhead)
     report.add("a finished shard is skipped", seconds=median(found["skip"]))
+
+
+# Ray -----------------------------------------------------------------------------------------------------------------
+
+
+def report_ray(report: Report, folder: Path, rounds: int) -> None:
+    """Report the start of the engine `ray`, with a Ray that starts here, and its overhead per shard."""
+    project = Project(folder / "ray", SMALL, OF_SMALL)
+    starts = []
+
+    def ray_seconds() -> float:
+        options = EngineOptions(Settings(root=project.root, device="cpu"), processes=1)
+        began = time.perf_counter()
+        ended = _ends(project, create_engine("ray", options))
+        starts.append(ended[0] - began)
+        return (ended[-1] - ended[0]) / (len(ended) - 1)
+
+    # Its processes get their imports from the environment.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    found = in_rounds({"loop": lambda: loop_seconds(project), "ray": ray_seconds}, rounds)
+    report.add("first shard of ray, with the start of Ray", seconds=median(starts))
+    overhead = median(ours - loop for ours, loop in zip(found["ray"], found["loop"], strict=True))
+    report.add("overhead of ray per shard, after its start", seconds=overhead)
 
 
 # Processes against threads -------------------------------------------------------------------------------------------
@@ -291,7 +321,7 @@ def report_kills(report: Report, kills: int) -> None:
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--kills", type=int, default=0, help="kill workers and drivers so often (default: never)")
-    parts = ("start", "processes", "shards", "kills")
+    parts = ("start", "ray", "processes", "shards", "kills")
     parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     options = parser.parse_args()
     report = Report(f"Many batches ({options.rounds} rounds, stand-in models)")
@@ -299,6 +329,8 @@ def main() -> None:
         folder = Path(name)
         if "start" in options.only:
             report_start(report, folder, options.rounds)
+        if "ray" in options.only and find_spec("ray"):
+            report_ray(report, folder, options.rounds)
         if "processes" in options.only:
             report_processes(report, folder, options.rounds)
     if "shards" in options.only:

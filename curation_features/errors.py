@@ -36,6 +36,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "heic": ("pillow_heif",),
     "jxl": ("pylibjxl",),
     "raw": ("rawpy",),
+    "pipes": ("dagster_pipes",),
+    "ray": ("ray",),
 }
 """Modules that only an extra of this package installs, by extra."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,8 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
     engine = f"process batches through this engine; {engines} (default for several manifests: {DEFAULT_ENGINE})"
     command.add_argument("--engine", choices=list(ENGINES), metavar="NAME", help=engine)
     processes = "number of processes of the engine (default: by GPUs, or cores, and free memory)"
+    part = "process only this part of the manifests, as in 3/20: for jobs of a scheduler that run at the same time"
+    command.add_argument("--part", type=_parse_part, metavar="I/N", help=part)
     command.add_argument("--processes", type=_parse_positive, metavar="N", help=processes)
 
 
@@ -66,6 +70,14 @@ def _parse_positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _parse_part(text: str) -> tuple[int, int]:
+    """Return the number of a part, from 0, and of all parts."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, a number from 0 and the number of parts, as in 0/20")
+    return int(number), int(count)
 
 
 # shard ---------------------------------------------------------------------------------------------------------------
@@ -119,7 +131,7 @@ def _show_shards(fields: Mapping[str, Any]) -> None:
 def uses_engine(args: argparse.Namespace, settings: Settings) -> bool:
     """Whether `process` runs through an engine."""
     is_one = len(args.manifest) == 1 and not is_folder_of_manifests(args.manifest[0], settings)
-    return bool(args.engine or args.processes or not is_one)
+    return bool(args.engine or args.processes or args.part or not is_one)
 
 
 def process_shards(
@@ -137,7 +149,8 @@ def process_shards(
     if args.output:
         raise UsageError("--output is for one manifest without an engine; an engine writes into the data folder")
     with doing("reading manifests"):
-        found = list(read_shards(find_manifests(args.manifest, settings)))
+        number, parts = args.part or (0, 1)
+        found = list(read_shards(find_manifests(args.manifest, settings)[number::parts]))
     shards = [one for one in found if isinstance(one, Shard)]
     results = [one for one in found if isinstance(one, ShardResult)]
     stages, _ = begin()
@@ -148,8 +161,10 @@ def process_shards(
         options = EngineOptions(
             settings, args.processes, _weights_bytes(stages), lambda photos, worked: bar.advance(photos, worked=worked)
         )
-        engine = create_engine(name, options)
-        results += engine.run(shards, work)
+        # Ray prints deaths of its processes on the standard output, which is JSON with --json.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            engine = create_engine(name, options)
+            results += engine.run(shards, work)
     return _outcome(name, engine.description, results, time.monotonic() - start)
 
 

@@ -45,7 +45,10 @@ class EngineOptions:
 
 
 ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
-    {"local": EngineEntry("processes on this machine", "curation_features.engines.local:local_engine")}
+    {
+        "local": EngineEntry("processes on this machine", "curation_features.engines.local:local_engine"),
+        "ray": EngineEntry("actors on a Ray cluster", "curation_features.engines.ray_cluster:ray_engine", "ray"),
+    }
 )
 """Every engine by name."""
 

@@ -1,4 +1,4 @@
-"""A process of the local engine: processes one shard after the other, and ends when its driver ends.
+"""A process of an engine: processes one shard after the other. One of `local` ends when its driver ends.
 
     driver -> worker    {"function", "settings", "level"}            once
                         {"shard", "wait"}
@@ -22,9 +22,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from curation_features.engines.executor import Shard, ShardFunction, ShardResult, Work
 from curation_features.errors import BusyError, CurationError, WeightsError
@@ -47,28 +47,43 @@ def main(arguments: Sequence[str]) -> None:
     os.dup2(2, 1)  # the driver's standard output may be JSON
     descriptor = int(arguments[0])
     os.set_inheritable(descriptor, False)
-    driver = _Driver(socket.socket(fileno=descriptor))
+    driver = _SocketDriver(socket.socket(fileno=descriptor))
     threading.Thread(target=driver.read, name="driver", daemon=True).start()
-    work = driver.messages.get()
+    serve(driver)
+    # No clean-up that could wait for threads: files are complete, or have temporary names.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class Driver(Protocol):
+    """The other side of a process."""
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next message and return it."""
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message; called by several threads."""
+
+
+def serve(driver: Driver) -> None:
+    """Process shards until this process ends, or until none can be processed."""
+    work = driver.receive()
     logging.getLogger("curation_features").setLevel(work["level"])
     logging.getLogger().handlers = [_LogToDriver(driver)]
     try:
         function = Work(work["function"], work["settings"]).prepare()
         driver.send({"ready": True})
         while True:
-            task = driver.messages.get()
+            task = driver.receive()
             driver.send(_answer(function, Shard.from_json(task["shard"]), task["wait"], driver))
     except Exception as error:
         if not isinstance(error, CurationError):
             log.exception("The work cannot be prepared: %s (-v shows where)", error)
         text = str(error) if isinstance(error, CurationError) else f"{type(error).__name__}: {error}"
         driver.send({"fatal": [type(error).__name__, text]})
-    # No clean-up that could wait for threads: files are complete, or have temporary names.
-    sys.stderr.flush()
-    os._exit(0)
 
 
-def _answer(function: ShardFunction, shard: Shard, wait: bool, driver: _Driver) -> dict[str, Any]:
+def _answer(function: ShardFunction, shard: Shard, wait: bool, driver: Driver) -> dict[str, Any]:
     """Process a shard. Raises `WeightsError`: no shard can be processed."""
     start = time.monotonic()
     counter = _Counter(driver)
@@ -88,15 +103,11 @@ def _answer(function: ShardFunction, shard: Shard, wait: bool, driver: _Driver) 
     return {"result": result.to_json()}
 
 
-class _Driver:
-    """The connection to the driver.
-
-    Attributes:
-        messages: received messages.
-    """
+class _SocketDriver:
+    """The connection to a driver on this machine."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._connection = connection
         self._lock = threading.Lock()
 
@@ -104,10 +115,14 @@ class _Driver:
         """Receive messages. End this process at once when the driver has ended, also in the middle of a shard."""
         with suppress(OSError):
             for line in self._lines():
-                self.messages.put(json.loads(line))
+                self._messages.put(json.loads(line))
         os._exit(DRIVER_GONE)
 
-    def send(self, message: dict[str, Any]) -> None:
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next message."""
+        return self._messages.get()
+
+    def send(self, message: Mapping[str, Any]) -> None:
         """Send a message; `read` notices that the driver has ended."""
         with self._lock, suppress(OSError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -120,7 +135,7 @@ class _Driver:
 class _Counter:
     """Reports measured photos, a few times per second."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._photos = 0
         self._sent = time.monotonic()
@@ -136,7 +151,7 @@ class _Counter:
 class _LogToDriver(logging.Handler):
     """Sends log records to the driver, which shows them above its progress bar; tracebacks only at INFO."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: Driver) -> None:
         super().__init__()
         self._driver = driver
 

@@ -102,6 +102,9 @@ def test_a_folder_of_manifests_runs_through_the_engine(run: Run, tmp_path: Path,
     assert {one["batch_id"] for one in found["batches"] if one["state"] == "failed"} == {"bad", "Trip-0"}
     assert (tmp_path / "data/features/trip-1.html").exists()
 
+    parts = [run("process", "trip-0", "trip-1", "--part", f"{n}/3", "--allow-degraded")["batches"] for n in range(3)]
+    assert [[one["batch_id"] for one in part] for part in parts] == [["trip-0"], ["trip-1"], []]
+
     assert main(["process", "trip-0", "trip-1", "--engine", "local", "--allow-degraded"]) == 0
     shown = capsys.readouterr()
     assert "Degraded run: model weights are missing" in shown.out
@@ -116,6 +119,10 @@ def test_a_folder_of_manifests_runs_through_the_engine(run: Run, tmp_path: Path,
         (["process", "a.json", "a.json", "--output", "-"], "--output is for one manifest"),
         (["process", "a.json", "--engine", "locl"], "invalid choice: 'locl'"),
         (["process", "a.json", "--processes", "0"], "not a whole number of 1 or more"),
+        *(
+            (["process", "a.json", "--part", part], f"{part!r} is not I/N")
+            for part in ("3/3", "1/-3", "1", "a/b", "0/0")
+        ),
         (["shard", "a.json", "--size", "0"], "not a whole number of 1 or more"),
         (["process", "empty"], "holds no manifest"),
         (["process", "nothing", "--processes", "2"], "cannot be read: no such file"),

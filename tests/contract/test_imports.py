@@ -14,7 +14,7 @@ from PIL import Image
 from projects import project_at
 
 import curation_features
-from curation_features import errors, testing
+from curation_features import engines, errors, testing
 
 MODELS = {"open_clip", "piq", "skimage", "torch", "torchvision"}
 DECODERS = {"cv2", "simplejpeg"}
@@ -160,7 +160,13 @@ def imports_in(path: Path) -> list[tuple[str, str]]:
 
 
 def test_imports_in_documents_and_examples_are_public() -> None:
-    public = {"curation_features": set(curation_features.__all__), "curation_features.testing": set(vars(testing))}
+    public = {
+        "curation_features": set(curation_features.__all__),
+        "curation_features.engines": set(engines.__all__),
+        "curation_features.engines.batch_work": {"batch_work"},
+        "curation_features.engines.shard_files": {"read_shards"},
+        "curation_features.testing": set(vars(testing)),
+    }
     paths = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/*.py")]
     shown = [(path.name, module, name) for path in paths for module, name in imports_in(path)]
     assert len({name for *_, name in shown}) > 10

@@ -233,7 +233,11 @@ def test_without_torch_weights_count_as_missing(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_each_module_of_an_extra_comes_with_it_alone(extra: str) -> None:
-    declared = [installed_distribution(Requirement(text).name) for text in PYPROJECT["optional-dependencies"][extra]]
+    try:
+        required = PYPROJECT["optional-dependencies"][extra]
+        declared = [installed_distribution(Requirement(text).name) for text in required]
+    except PackageNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
     assert set(EXTRAS[extra]) <= set().union(*map(top_levels, declared))
     base = required_distributions(PYPROJECT["dependencies"]).values()
     assert set(EXTRAS[extra]).isdisjoint(set().union(*map(top_levels, base)))

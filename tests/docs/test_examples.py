@@ -183,4 +183,5 @@ def test_a_custom_metric(tmp_path: Path, run: Run) -> None:
 def test_every_example_is_listed_and_tested() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == set(re.findall(r"examples/(\w+\.py)", (EXAMPLES.parent / "README.md").read_text()))
-    assert all(f'"{name}"' in Path(__file__).read_text() for name in names)
+    elsewhere = {"cluster_jobs.py"}  # tests/orchestration/test_cluster_jobs.py
+    assert all(f'"{name}"' in Path(__file__).read_text() for name in names - elsewhere)

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from curation_features.engines import Shard
+from curation_features.engines.batch_work import ProcessBatches, batch_work
 from curation_features.errors import ManifestError, StoreError, SupersededError
 from curation_features.finish import finish_batch
-from curation_features.manifest import batch_from
+from curation_features.manifest import batch_from, to_json
 from curation_features.orchestration import batch_run
 from curation_features.orchestration.adoption import adopt_pending
 from curation_features.orchestration.assets import SPECS
@@ -74,6 +76,37 @@ def test_a_processed_batch_becomes_known_to_dagster(pipeline, world, vocabulary:
             k: v for k, v in adopted[name].items() if k not in pointers
         }
         assert "NULL" not in [adopted[name][key] for key in pointers]
+
+
+def test_shards_of_an_engine_become_known_to_dagster(pipeline, world, tmp_path, monkeypatch) -> None:
+    """The work of every engine, called here as an engine's process calls it."""
+    monkeypatch.setattr(ProcessBatches, "models", lambda self, settings: world.models())
+    shards = []
+    for n in range(3):
+        batch = world.batch([world.photo(f"{n}.png", n)], f"shard-{n}")
+        path = tmp_path / f"{n}.json"
+        path.write_bytes(to_json(batch.document))
+        shards.append(Shard(batch.batch_id, path, 1))
+
+    def run() -> list[str]:
+        function = batch_work(pipeline.settings).prepare()
+        return [function(shard, lambda photos: None, wait=True).state for shard in shards]
+
+    assert run() == ["done"] * 3
+    ids = [shard.batch_id for shard in shards]
+    assert adopt(pipeline) == ids
+    events = pipeline.events()
+    for batch_id in ids:
+        assert pipeline.instance.has_dynamic_partition("batch_id", batch_id)
+        assert pipeline.materialized(batch_id) == dict.fromkeys(ASSETS, 1)
+        assert len(pipeline.observations(batch_id)) == 1
+        data = pipeline.outbox.latest.get(batch_id)["data"]
+        assert pipeline.data_versions(batch_id)["features"] == data["features"]
+    # Neither a later run of the engine nor one of Dagster measures or announces anything again.
+    assert run() == ["already_done"] * 3
+    assert adopt(pipeline) == []
+    assert "decoded" not in world.done_by(lambda: pipeline.run("shard-1"))
+    assert pipeline.events() == events
 
 
 def test_a_batch_is_adopted_once(pipeline, newer) -> None:

@@ -232,7 +232,7 @@ def _deliveries(root: Path) -> None:
 def _undisturbed(
     documents: dict[str, dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, bytes]:
-    """What the same batches become without a kill."""
+    """The files of the same batches without a kill."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DAGSTER_HOME")
     monkeypatch.setattr(Models, "from_settings", lambda *_: fake_definitions.models())

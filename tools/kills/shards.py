@@ -1,6 +1,6 @@
-"""Kill workers and drivers of the engine `local` at random, and compare the files with an undisturbed run.
+"""Kill workers and drivers of an engine at random, and compare the files with an undisturbed run.
 
-    python tools/kills/shards.py --kills 100 --shards 200 --seed 1
+    python tools/kills/shards.py --kills 100 --shards 200 --seed 1 --engine ray
 
 A driver processes the shards with two workers. At random moments `kill -9` ends one of its workers, or the driver
 itself, which is then started again; after the last kill it may finish. In the end every photo must be in the features
@@ -28,10 +28,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curation_features.engines import Shard, ShardFunction, ShardResult
+from curation_features.engines import ENGINES, EngineOptions, Shard, ShardFunction, ShardResult, create_engine
 from curation_features.engines.batch_work import ProcessBatches, batch_work
-from curation_features.engines.local import LocalEngine
-from curation_features.engines.placement import Placement, Slot
 from curation_features.engines.shard_files import read_shards
 from curation_features.errors import MissingWeightsError
 from curation_features.pipeline import Models
@@ -44,7 +42,7 @@ _STARTS = 2.0  # longest time between kills : time until the first shard of a dr
 _ENDS_WITHIN_S = 30.0
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DRIVER = "import sys; from shards import drive; drive(sys.argv[1])"
+DRIVER = "import sys; from shards import drive; drive(*sys.argv[1:])"
 
 
 def make_project(root: Path, shards: int, photos: int) -> None:
@@ -82,16 +80,16 @@ def fakes(settings: Mapping[str, Any]) -> ShardFunction:
     return FakeBatches(settings)
 
 
-def drive(root: str) -> None:
+def drive(root: str, engine: str) -> None:
     """Run the driver; prints the result of each shard."""
     folder = Path(root)
     found = list(read_shards(sorted((folder / "shards").glob("*.json"))))
     shards = [one for one in found if isinstance(one, Shard)]
     settings = Settings(root=folder, device="cpu", workers=1, on_missing_weights="degrade")
     work = batch_work(settings, function="shards:fakes")
-    engine = LocalEngine(Placement(tuple(Slot(1) for _ in range(WORKERS)), "here"))
-    for result in engine.run(shards, work):
-        print(json.dumps(result.to_json()), flush=True)
+    output, sys.stdout = sys.stdout, sys.stderr  # Ray prints deaths of its processes
+    for result in create_engine(engine, EngineOptions(settings, WORKERS)).run(shards, work):
+        print(json.dumps(result.to_json()), file=output, flush=True)
 
 
 def outputs(root: Path) -> dict[str, bytes]:
@@ -108,8 +106,9 @@ class Run:
         start_s: seconds until the first shard of a driver is done.
     """
 
-    def __init__(self, root: Path, chance: random.Random, start_s: float = 1.0) -> None:
+    def __init__(self, root: Path, chance: random.Random, engine: str, start_s: float = 1.0) -> None:
         self.root = root
+        self._engine = engine
         self._chance = chance
         self._start_s = start_s
         self.counts: Counter[str] = Counter()
@@ -122,7 +121,7 @@ class Run:
             every: set[int] = set()
             while self.counts["kills"] < kills and driver.poll() is None and time.monotonic() < deadline:
                 time.sleep(self._chance.uniform(0, _STARTS * self._start_s))
-                workers = _children(driver.pid)
+                workers = _workers_of(driver.pid, self._engine)
                 every |= workers
                 if driver.poll() is not None:
                     break
@@ -169,7 +168,7 @@ class Run:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.counts["starts"] += 1
-        command = [sys.executable, "-c", DRIVER, str(self.root)]
+        command = [sys.executable, "-c", DRIVER, str(self.root), self._engine]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])}
         with (self.root / "log").open("ab") as log:
             return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environ)
@@ -208,6 +207,21 @@ def photos_of(root: Path) -> Counter[str]:
     return Counter(f"{one['batch_id']} {artifact['photo_id']}" for one in documents for artifact in one["artifacts"])
 
 
+def _workers_of(driver: int, engine: str) -> set[int]:
+    """The processes of a driver that work on shards; those of Ray are children of its children."""
+    if engine != "ray":
+        return _children(driver)
+    grandchildren = set[int]().union(*map(_children, _children(driver)))
+    return {process for process in grandchildren if _command(process).startswith("ray::ShardActor")}
+
+
+def _command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def _children(process: int) -> set[int]:
     try:
         return {int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
@@ -222,20 +236,22 @@ def _is_running(process: int) -> bool:
         return False
 
 
-def run(kills: int, shards: int, photos: int, seed: int, minutes: float) -> tuple[Counter[str], Sequence[str]]:
+def run(
+    kills: int, shards: int, photos: int, seed: int, minutes: float, engine: str
+) -> tuple[Counter[str], Sequence[str]]:
     """Kill until there were so many kills, or for so many minutes; returns the totals and the problems."""
     chance, counts, problems = random.Random(seed), Counter[str](), list[str]()
     deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_project(folder / "new", shards, photos)
-        undisturbed = Run(shutil.copytree(folder / "new", folder / "undisturbed"), chance)
+        undisturbed = Run(shutil.copytree(folder / "new", folder / "undisturbed"), chance, engine)
         start_s = undisturbed.first_seconds()
         expected, expected_photos = outputs(undisturbed.root), photos_of(undisturbed.root)
         if expected_photos.total() != shards * photos or undisturbed.problems:
             raise SystemExit(f"the undisturbed run failed: {(undisturbed.root / 'log').read_text()[-2000:]}")
         while counts["kills"] < kills and time.monotonic() < deadline:
-            one = Run(shutil.copytree(folder / "new", folder / f"round-{counts['rounds']}"), chance, start_s)
+            one = Run(shutil.copytree(folder / "new", folder / f"round-{counts['rounds']}"), chance, engine, start_s)
             one.kill(kills - counts["kills"], deadline)
             one.finish()
             one.compare(expected, expected_photos)
@@ -253,12 +269,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--shards", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=4, help="of each shard (default: %(default)s)")
+    parser.add_argument("--engine", choices=list(ENGINES), default="local", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--minutes", type=float, default=600, help="stop killing after this time (default: %(default)s)"
     )
     args = parser.parse_args()
-    counts, problems = run(args.kills, args.shards, args.photos, args.seed, args.minutes)
+    counts, problems = run(args.kills, args.shards, args.photos, args.seed, args.minutes, args.engine)
     for problem in problems:
         print(problem)
     print(json.dumps({**counts, "problems": len(problems)}))
