@@ -155,4 +155,4 @@ class StoredDataset:
         except Exception as error:  # each backend has its own exceptions
             cause = mask_secrets(str(error) or type(error).__name__)
             where = mask_secrets(f"{self.uri}/{name}".rstrip("/"))
-            raise StoreError(f"{where}: the store failed: {cause}; check the credentials, and try again") from error
+            raise StoreError(f"{where}: the store failed: {cause}; check bucket and credentials") from error

@@ -24,6 +24,7 @@ URI = "memory://bucket/all"
 @pytest.fixture
 def store() -> Iterator[Any]:
     memory = fsspec.filesystem("memory")
+    memory.store.clear()
     yield memory
     memory.store.clear()
 

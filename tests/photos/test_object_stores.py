@@ -38,7 +38,7 @@ class Store:
         self.pauses: list[float] = []
         memory = fsspec.filesystem("memory")
         real = memory.cat_file
-        self.pipe = memory.pipe_file
+        self.pipe, self.clear = memory.pipe_file, memory.store.clear
 
         def cat_file(path: str, **limits: int) -> bytes:
             self.asked.append(path)
@@ -61,7 +61,8 @@ class Store:
 def store(monkeypatch: pytest.MonkeyPatch):
     found = Store(monkeypatch)
     found.pipe("/bucket/a.jpg", b"pixels")
-    return found
+    yield found
+    found.clear()
 
 
 @pytest.mark.parametrize(
@@ -244,5 +245,5 @@ def test_a_photo_that_is_asked_for_early_is_read_once(settings: Settings) -> Non
     ahead.start()
     for uri in reversed(uris):
         assert ahead(uri).data == uri.encode()
-    ahead.close()
+    ahead._pool.shutdown()  # with everything that has been started
     assert sorted(started) == uris
