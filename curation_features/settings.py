@@ -124,6 +124,13 @@ class Settings:
 
     max_pixels: int = _setting(250_000_000, "photos with more pixels are refused", minimum=1)
     max_file_bytes: int = _setting(1_000_000_000, "photo files with more bytes are refused", minimum=1)
+    downloads_at_once: int = _setting(
+        16, "photos of object stores that are downloaded, or wait in memory, at once in a process", minimum=1
+    )
+    download_attempts: int = _setting(5, "attempts to download a photo if its store fails temporarily", minimum=1)
+    max_download_seconds: float = _setting(
+        120.0, "photos that take longer to download, with all attempts, fail for now", above=0
+    )
     max_decode_seconds: float = _setting(60.0, "photos that take more work to decode are refused", above=0)
     isolate_decoders: bool = _setting(
         True, "decode in child processes, so that a crash or a hang of a decoder costs one photo"

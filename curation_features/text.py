@@ -6,6 +6,7 @@ import re
 
 _MARKUP = re.compile(r"[<>&`|*\[\]\\]")
 _URL_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")  # may hold a signature
+_URL_USER = re.compile(r"(://)(?:[^\s/?#@'\"]+@|[^\s/?#:@'\"]+:[^\s@?'\"]*@)")  # may hold a password
 _AUTOMATIC_LINK = re.compile(r"(:(?=//)|www(?=\.)|@)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
@@ -20,9 +21,14 @@ def shorten(text: str, length: int, ellipsis: str = "…") -> str:
     return text if len(text) <= length else f"{text[: length - len(ellipsis)]}{ellipsis}"
 
 
+def mask_secrets(text: str) -> str:
+    """Replace users, passwords and queries of the URLs in a text, which may grant access, by dots."""
+    return _URL_QUERY.sub(r"\1...", _URL_USER.sub(r"\1...@", text))
+
+
 def one_line(text: str, length: int | None = 160) -> str:
-    """Join text to one printable line, without URL queries; `length` in characters."""
-    line = " ".join(printable(_URL_QUERY.sub(r"\1...", text), " ").split())
+    """Join text to one printable line, without secrets of URLs; `length` in characters."""
+    line = " ".join(printable(mask_secrets(text), " ").split())
     return line if length is None else shorten(line, length)
 
 

@@ -15,7 +15,7 @@ from worlds import World
 from curation_features.photos.processes.isolation import Decoder
 from curation_features.settings import Settings
 
-pytest_plugins = ["checkpoints", "databases", "hubs", "libraries", "webhooks"]
+pytest_plugins = ["checkpoints", "databases", "hubs", "libraries", "s3_servers", "webhooks"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -13,6 +13,7 @@ from curation_features.cli.command import Outcome, declare, parse_path
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import count_of, progress, say, size
 from curation_features.errors import StoreError
+from curation_features.photos.reader import is_remote
 from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ LAYOUTS = ("parquet", "huggingface")
 _NAMED = 5  # batches in a line
 
 FIELDS = {
-    "output": "the dataset: a folder or a file",
+    "output": "the dataset: a folder, a file, or a URI",
     "rows": "number of rows",
     "batches": "{batch_id: rows}",
     "embeddings": "number of image embeddings; null without --embeddings",
@@ -42,8 +43,11 @@ FIELDS = {
 def register(commands: Any) -> None:
     """Declare the command of this module."""
     command = declare(commands, "gather", gather, "curation-features gather photos --embeddings", FIELDS)
-    output = "a folder; or one file that ends with .parquet. A dataset of `gather` there is replaced, nothing else"
-    command.add_argument("output", type=parse_path, metavar="OUTPUT", help=output)
+    output = (
+        "a folder, one file that ends with .parquet, or a folder in an object store: s3://bucket/photos. A dataset "
+        "of `gather` there is replaced, nothing else"
+    )
+    command.add_argument("output", type=_parse_output, metavar="OUTPUT", help=output)
     which = f"{BATCH_HELP} (default: all finished batches)"
     command.add_argument("batches", nargs="*", type=expand_home, metavar="BATCH", help=which)
     layout = "parquet; or huggingface: with a dataset card, for datasets.load_dataset (default: %(default)s)"
@@ -61,6 +65,11 @@ def register(commands: Any) -> None:
     rows, most = "most rows of a file (default: 1,000,000)", "most megabytes of a file (default: 500)"
     command.add_argument("--rows-per-file", type=_parse_positive, metavar="N", help=rows)
     command.add_argument("--mb-per-file", type=_parse_positive, metavar="N", help=most)
+
+
+def _parse_output(text: str) -> Path | str:
+    """A path, or the URI of a folder in an object store."""
+    return text if is_remote(text) else parse_path(text)
 
 
 def _parse_positive(text: str) -> int:
@@ -105,7 +114,7 @@ def _write(plan: Plan, output: Path) -> dict[str, Any]:
         return write_dataset(plan, output, bar.advance)
 
 
-def _show(gathered: Gathered, output: Path, seconds: float) -> None:
+def _show(gathered: Gathered, output: Path | str, seconds: float) -> None:
     for part, versions in gathered.versions.items():
         if len(versions) > 1:
             counts = ", ".join(f"{version} ({count_of(rows, 'row')})" for version, rows in versions.items())

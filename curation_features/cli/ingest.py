@@ -17,6 +17,7 @@ from curation_features.cli.terminal import count_of, progress, say
 from curation_features.errors import require_extra
 from curation_features.photos.reader import is_remote
 from curation_features.settings import Settings
+from curation_features.text import mask_secrets
 
 if TYPE_CHECKING:
     from curation_features.ingest.discovery import Found
@@ -73,8 +74,9 @@ def _parse_path(text: str) -> Path:
     """A local path; `~` is expanded, if the shell has not done so."""
     if is_remote(text):
         raise argparse.ArgumentTypeError(
-            f"{text}: only local folders and photos are ingested; mount or copy it, or write a manifest with the URI "
-            "of each photo, for `process` or `submit`"
+            f"{mask_secrets(text)}: only local folders and photos are ingested, since `ingest` keeps reduced copies of "
+            "them; copy the photos, or make a manifest of the bucket's listing for `process` or `submit`: "
+            '"Photos in an object store" in docs/scale.md'
         )
     try:
         return Path(text).expanduser()

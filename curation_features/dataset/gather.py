@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from curation_features.dataset.plan import Plan, plan_dataset
 from curation_features.dataset.record import check_output, is_complete, is_file
 from curation_features.dataset.writing import write_dataset
 from curation_features.errors import InputError
+from curation_features.photos.reader import is_remote
 from curation_features.settings import Settings, load_settings
 
 
@@ -21,7 +23,7 @@ class Gathered:
     """A dataset of many batches.
 
     Attributes:
-        output: its folder, or its file.
+        output: its folder, its file, or its URI in an object store.
         rows: number of rows.
         batches: rows by batch.
         embeddings: number of image embeddings; None without them.
@@ -36,7 +38,7 @@ class Gathered:
         unchanged: the dataset was up to date, and nothing was written.
     """
 
-    output: Path
+    output: Path | str
     rows: int
     batches: Mapping[str, int]
     embeddings: int | None
@@ -76,7 +78,8 @@ def gather_features(
 
     Args:
         output: a folder, in which `features/` and `embeddings/` hold Parquet files; or one file `*.parquet`. An
-            existing dataset is replaced as a whole at the end; anything else is not touched.
+            existing dataset is replaced as a whole at the end; anything else is not touched. Or a folder in an object
+            store, such as `s3://bucket/photos`; its files are named in `_dataset.json`.
         batch_ids: by default all finished batches.
         settings: settings of the project; by default those of the current project (see `load_settings`).
         layout: `parquet`; or `huggingface`, with a dataset card for `datasets.load_dataset`.
@@ -103,12 +106,12 @@ def gather_features(
         layout, embeddings, float16, version, mixed, distinct, tuple(without), rows_per_file, bytes_per_file
     )
     plan = plan_dataset(settings or load_settings(), batch_ids, options)
-    return gather_planned(plan, Path(output))
+    return gather_planned(plan, output)
 
 
 def gather_planned(
     plan: Plan,
-    output: Path,
+    output: str | Path,
     read: Callable[[Plan], object] = Plan.read,
     write: Callable[[Plan, Path], dict[str, Any]] = write_dataset,
 ) -> Gathered:
@@ -118,6 +121,8 @@ def gather_planned(
         read: reads the footers of the tables; replaced to show progress.
         write: writes the dataset; replaced to show progress.
     """
+    if is_remote(str(output)):
+        return _gather_to_store(plan, str(output), read, write)
     output = Path(os.path.realpath(output))  # a link keeps its target
     if is_file(output):
         _check_single(plan.options)
@@ -126,6 +131,24 @@ def gather_planned(
         return _summary(output, old, plan, unchanged=True)
     read(plan)
     return _summary(output, write(plan, output), plan, unchanged=False)
+
+
+def _gather_to_store(
+    plan: Plan, uri: str, read: Callable[[Plan], object], write: Callable[[Plan, Path], dict[str, Any]]
+) -> Gathered:
+    """Write a planned dataset to a temporary folder, and upload it, unless the one in the store is up to date."""
+    from curation_features.dataset.stores import StoredDataset  # fsspec loads only for it
+
+    stored = StoredDataset(uri)
+    old = stored.check()
+    if old and not old["failed"] and old["fingerprint"] == plan.fingerprint and stored.is_complete(old):
+        stored.tidy(old)
+        return _summary(stored.uri, old, plan, unchanged=True)
+    read(plan)
+    with tempfile.TemporaryDirectory(prefix="gather-") as temporary:
+        folder = Path(temporary) / "dataset"
+        record = stored.replace(folder, write(plan, folder), old)
+    return _summary(stored.uri, record, plan, unchanged=False)
 
 
 def _check_single(options: Options) -> None:
@@ -138,8 +161,9 @@ def _check_single(options: Options) -> None:
         raise InputError("one file has no limit of its size: name a folder, without .parquet, for several files")
 
 
-def _summary(output: Path, record: Mapping[str, Any], plan: Plan, *, unchanged: bool) -> Gathered:
-    sizes = [output.stat().st_size] if is_file(output) else list(record["files"].values())
+def _summary(output: Path | str, record: Mapping[str, Any], plan: Plan, *, unchanged: bool) -> Gathered:
+    is_single = isinstance(output, Path) and is_file(output)
+    sizes = [Path(output).stat().st_size] if is_single else list(record["files"].values())
     vectors = record["embeddings"] or {"rows": None, "dimension": None}
     return Gathered(
         output=output,

@@ -46,7 +46,10 @@ def prepare_vectors(rows: pa.RecordBatch, version: str | None, schema: pa.Schema
     numbers = _numbers(rows.column("embedding").cast(pa.list_(pa.float32())), kind.list_size)
     values: Any = numbers.astype(kind.value_type.to_pandas_dtype(), copy=False)
     vectors = pa.FixedSizeListArray.from_arrays(arrow_array(values, kind.value_type), type=kind)
+    norm = schema.field("embedding_norm").type
+    has_norm = "embedding_norm" in rows.schema.names  # tables of an earlier release have none
     columns = {
+        "embedding_norm": rows.column("embedding_norm").cast(norm) if has_norm else pa.nulls(rows.num_rows, norm),
         **{name: rows.column(name).cast(pa.string()) for name in ("batch_id", "photo_id", "sha256")},
         "embedding": vectors,
         "version_embedding": arrow_array([version] * rows.num_rows, pa.string()),

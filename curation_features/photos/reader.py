@@ -5,16 +5,18 @@ The bytes that are hashed are the bytes that `decode` gets: a photo replaced in 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
 from curation_features.atomic_files import open_regular
 from curation_features.errors import TOO_MANY_FILES, PhotoError, ResourceError, too_many_files
+from curation_features.photos.object_stores import ObjectStores, quote
+from curation_features.photos.read_errors import local_reason
+from curation_features.text import mask_secrets
 
 if TYPE_CHECKING:
     from curation_features.settings import Settings
@@ -39,36 +41,7 @@ _PERCENT_DECODED = ("file", "local", "http", "https")
 """Schemes whose paths are percent-encoded; in an object store's key, as in a plain path, `%` is a character."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme -> extra of this package
-_ERRNO_REASONS = {
-    errno.ENOENT: "missing",
-    errno.ENOTDIR: "missing",
-    errno.EISDIR: "not_a_file",
-    errno.ENXIO: "not_a_file",  # a socket
-    errno.ENODEV: "not_a_file",  # a folder, FIFO or device (`open_regular`)
-    errno.EACCES: "permission_denied",
-    errno.EPERM: "permission_denied",
-    errno.ELOOP: "forbidden_path",  # a loop of links, or a link created after the path was checked
-    errno.ENAMETOOLONG: "forbidden_path",
-    errno.EIO: "io_error",
-    errno.ENOTCONN: "io_error",  # a FUSE file system whose process has ended
-    errno.ESTALE: "io_error",  # NFS
-    errno.EHOSTDOWN: "io_error",
-    errno.EHOSTUNREACH: "io_error",
-    errno.ENETDOWN: "io_error",
-    errno.ENETUNREACH: "io_error",
-    errno.ECONNREFUSED: "io_error",
-    errno.ECONNRESET: "io_error",
-    errno.ECONNABORTED: "io_error",
-    errno.ETIMEDOUT: "timed_out",
-}
-_CLASS_REASONS: dict[type[OSError], str] = {  # fsspec raises them without an errno
-    FileNotFoundError: "missing",
-    NotADirectoryError: "missing",
-    IsADirectoryError: "not_a_file",
-    PermissionError: "permission_denied",
-    TimeoutError: "timed_out",
-}
+_PASSWORD = re.compile(r"[^/:@]+:(?!\d+/)[^@]+@.*", re.DOTALL)  # before a host; a port has digits only
 
 
 class PhotoReader:
@@ -88,28 +61,33 @@ class PhotoReader:
         self._folders = tuple(self._resolve(root) for root in local)
         self._inside = tuple(os.path.join(folder, "") for folder in self._folders)  # noqa: PTH118 (adds a slash)
         self._prefixes = tuple(root for root in roots if is_remote(root))
+        self._stores = ObjectStores(settings)
 
     def read(self, uri: str) -> PhotoFile:
         """Read one photo.
 
         Raises:
             PhotoError: the URI is invalid, not allowed or of an unknown scheme; or the file is missing, not a regular
-                file, not permitted, empty, or larger than `settings.max_file_bytes`.
+                file, not permitted, empty, or larger than `settings.max_file_bytes`; or a store does not answer.
             ResourceError: the process has too many open files, which is not the photo's fault.
         """
         scheme = _REMOTE.fullmatch(uri)
         if _CONTROL.search(unquote(uri) if scheme and scheme[1].lower() in _PERCENT_DECODED else uri):
             raise PhotoError("forbidden_path", f"{_quote(uri)} contains control characters; rename the file")
         try:
-            data = self._read_remote(uri) if is_remote(uri) else self._read_local(uri)
+            if is_remote(uri):
+                self._check_remote(uri)
+                data = self._stores.read(uri)
+            else:
+                data = self._read_local(uri)
         except OSError as error:
             if too_many_files(error):
                 raise ResourceError(f"{_quote(uri)} cannot be opened: {error.strerror}; {TOO_MANY_FILES}") from error
-            raise PhotoError(
-                _classify(error, uri), f"{_quote(uri)} cannot be read: {error.strerror or error}"
-            ) from error
+            raise PhotoError(local_reason(error), f"{_quote(uri)} cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # such as a lone surrogate
-            raise PhotoError("forbidden_path", f"{_quote(uri)} is not a legal path: {error}") from error
+            raise PhotoError(
+                "forbidden_path", f"{_quote(uri)} is not a legal path: {mask_secrets(str(error))}"
+            ) from error
         if not data:
             raise PhotoError("unreadable", f"{_quote(uri)} is empty; copy it again")
         if len(data) > self._max_bytes:
@@ -130,34 +108,22 @@ class PhotoReader:
         with open_regular(path, follow_links=False) as file:
             return file.read(min(os.fstat(file.fileno()).st_size, self._max_bytes) + 1)
 
-    def _read_remote(self, uri: str) -> bytes:
-        import fsspec
+    def _check_remote(self, uri: str) -> None:
+        """Raise `PhotoError` unless a remote URI may be read."""
+        from fsspec import available_protocols
 
-        scheme = uri.partition("://")[0]
-        if scheme.lower() not in fsspec.available_protocols():
+        scheme, _, path = uri.partition("://")
+        if scheme.lower() not in available_protocols():
             raise PhotoError("unsupported_uri", f"{_quote(uri)}: no file system for {scheme}://")
+        if _PASSWORD.fullmatch(path):
+            raise PhotoError(
+                "forbidden_path", f"{_quote(uri)} has a password; remove it, and give credentials in the environment"
+            )
         if not any(_is_under(uri, prefix) for prefix in self._prefixes):
             raise PhotoError(
                 "forbidden_path",
                 f"{_quote(uri)} is outside the {scheme}:// prefixes in photo_roots; add a prefix to allow it",
             )
-        try:
-            filesystem, path = fsspec.url_to_fs(uri)
-            return cast("bytes", filesystem.cat_file(path, start=0, end=self._max_bytes + 1))
-        except ImportError as error:
-            extra = _EXTRAS.get(scheme.lower())
-            remedy = f'pip install "curation-features[{extra}]"' if extra else str(error)
-            raise PhotoError("unsupported_uri", f"{_quote(uri)}: {scheme}:// needs a package: {remedy}") from error
-        except (OSError, ValueError):
-            raise
-        except Exception as error:  # each backend has its own exceptions, all about the connection
-            raise PhotoError("io_error", f"{_quote(uri)} cannot be read: {error}") from error
-
-
-def _classify(error: OSError, uri: str) -> str:
-    """Return the reason of a read error. Unknown errors of remote files are connection failures."""
-    by_class = next((reason for kind, reason in _CLASS_REASONS.items() if isinstance(error, kind)), None)
-    return _ERRNO_REASONS.get(error.errno or 0) or by_class or ("io_error" if is_remote(uri) else "unreadable")
 
 
 def is_remote(uri: str) -> bool:
@@ -192,4 +158,6 @@ def _is_under(uri: str, prefix: str) -> bool:
 
 
 def _quote(uri: str) -> str:
+    if is_remote(uri):
+        return quote(uri)
     return repr(uri if len(uri) <= 200 else f"{uri[:200]}...")

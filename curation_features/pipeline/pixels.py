@@ -17,6 +17,7 @@ from curation_features.concurrency import BatchRunner, at_once, bounded_map, in_
 from curation_features.devices.transfer import stacked
 from curation_features.errors import ManifestError, PhotoError, WeightsError
 from curation_features.manifest import Batch, distinct_photos
+from curation_features.photos.read_ahead import ReadAhead
 from curation_features.pipeline.observer import Observer
 from curation_features.pipeline.plan import MODEL_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.preparation import Item, Preparation, Result, failed
@@ -24,6 +25,7 @@ from curation_features.pipeline.stats import RunStats
 from curation_features.schema import PARTS, UNIT_NORM_TOLERANCE, Embedding, FeatureError, PhotoRecord, round_score
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
+from curation_features.text import mask_secrets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,8 +115,9 @@ class PixelPass:
     def _measure(self, photos: Sequence[Photo], plan: Plan, stats: RunStats) -> Iterator[PhotoRecord]:
         cpu_is_busy = False
         workers = worker_count(self._settings.workers)
+        ahead = ReadAhead(self._prepare.reader.read, (uri for _, uri in photos), self._settings.downloads_at_once)
         prepared = bounded_map(
-            lambda photo: self._prepare(photo, plan, stats),
+            lambda photo: self._prepare(photo, plan, stats, ahead),
             photos,
             workers=workers,
             ahead=4 * workers + self._settings.batch_size,
@@ -130,12 +133,14 @@ class PixelPass:
             return pool.submit(self._finish, group, plan, stats) if needs_model else at_once(self._save, group, stats)
 
         try:
+            ahead.start()
             groups = map(start, self._groups(stats.waited("photos", prepared)))
             for group in stats.waited("models", in_order(groups, self._groups_ahead)):
                 yield from (item.record for item in group)
         finally:
             pool.shutdown(cancel_futures=True)
             prepared.close()
+            ahead.close()
 
     def _groups_ahead(self) -> int:
         """Number of groups that may run or wait while earlier records are consumed.
@@ -181,7 +186,8 @@ class PixelPass:
                 position = next(a.position for a in batch.artifacts if (a.photo_id, a.image_uri) == photo)
                 raise ManifestError(
                     f"artifacts[{position}].photo_id",
-                    f"{photo[0]!r} refers to different images, {original[1]!r} and {photo[1]!r}; use different ids",
+                    f"{photo[0]!r} refers to different images, {mask_secrets(original[1])!r} and "
+                    f"{mask_secrets(photo[1])!r}; use different ids",
                 )
         return copies
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +19,7 @@ from curation_features.errors import (
 )
 from curation_features.photos.decoding_version import decoding_version
 from curation_features.photos.processes.isolation import Decoder
-from curation_features.photos.reader import PhotoReader
+from curation_features.photos.reader import PhotoFile, PhotoReader
 from curation_features.photos.thumbnail import PREVIEW
 from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, SCORE_PARTS, Models, Plan, tolerated
@@ -94,11 +94,12 @@ class Preparation:
                 self._technical = TechnicalQualityAnalyzer(self._settings, brisque=brisque, clip_iqa=clip_iqa)
             return self._technical
 
-    def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats) -> Item:
+    def __call__(self, photo: tuple[str, str], plan: Plan, stats: RunStats, read: Callable[[str], PhotoFile]) -> Item:
         """Use valid cached results, measure the parts that need no batch, and prepare model inputs.
 
         Args:
             photo: id and URI.
+            read: reads a photo by its URI; raises like `PhotoReader.read`.
 
         Raises:
             CurationError: the whole run is affected (a model cannot be loaded, say). An error of this photo only
@@ -106,7 +107,7 @@ class Preparation:
         """
         record = PhotoRecord(*photo)
         try:
-            return self._process(record, plan, stats)
+            return self._process(record, plan, stats, read)
         except PhotoError as error:
             record.failure = FeatureError("photo", error.reason, str(error))
         except CurationError:
@@ -118,9 +119,9 @@ class Preparation:
             record.failure = FeatureError("photo", "internal_error", f"{type(error).__name__}: {error}")
         return Item(record)
 
-    def _process(self, record: PhotoRecord, plan: Plan, stats: RunStats) -> Item:
+    def _process(self, record: PhotoRecord, plan: Plan, stats: RunStats, read: Callable[[str], PhotoFile]) -> Item:
         with stats.timing("read"):
-            file = self.reader.read(record.image_uri)
+            file = read(record.image_uri)
         with stats.timing("cache"):
             entry = self._cache.load(record.photo_id, file.sha256)
             decoding = decoding_version(file.data)

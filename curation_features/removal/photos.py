@@ -280,7 +280,8 @@ def _shorten_features(
 
 def _completed(document: Document, settings: Settings) -> Document:
     """Add the fields that the features of an earlier release lack; their values are unknown."""
-    later = {"signals": dict.fromkeys(signal.name for signal in SIGNALS), "flags": [], "embedding_norm": None}
+    unknown = dict.fromkeys(signal.name for signal in SIGNALS)
+    later: dict[str, Any] = {"signals": unknown, "flags": [], "embedding_norm": None}
 
     def complete(features: Mapping[str, Any]) -> Document:
         version = _with_signals(features["version"], settings)

@@ -187,8 +187,9 @@ def test_a_remote_storage_that_fails_says_why(tmp_path, monkeypatch, error: Exce
         raise error
 
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", fail)
+    settings = Settings(root=tmp_path, photo_roots=("memory://bucket",), download_attempts=1)
     with pytest.raises(PhotoError) as failure:
-        PhotoReader(Settings(root=tmp_path, photo_roots=("memory://bucket",))).read("memory://bucket/a.jpg")
+        PhotoReader(settings).read("memory://bucket/a.jpg")
     assert failure.value.reason == reason
 
 
