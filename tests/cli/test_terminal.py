@@ -407,7 +407,7 @@ def declared(capsys, command: list[str]) -> dict[str, str]:
     listed = capsys.readouterr().out.split("with --json, one object on standard output:\n")[1]
     fields = dict(line.split(maxsplit=1) for line in listed.splitlines())
     del fields["error"]
-    return fields
+    return {name: meaning for name, meaning in fields.items() if not meaning.startswith("with an engine: ")}
 
 
 def inner_names(meaning: str) -> set[str]:

@@ -97,11 +97,12 @@ def test_the_readme(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for line in block.splitlines():
             run("bash", "-c", line)
     assert (checkout / "data" / "features" / "trip.html").exists()
-    (example,) = blocks(readme, "python")
+    example, signals = blocks(readme, "python")
     monkeypatch.delenv(BRISQUE)
     printed = run(sys.executable, "-c", example).splitlines()
     assert len(printed) == 5
     assert all(score in example for score in printed[:3])
+    assert run(sys.executable, "-c", signals).startswith("blurred - ")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

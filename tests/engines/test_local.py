@@ -85,8 +85,11 @@ def test_a_closed_run_ends_its_processes(tmp_path: Path) -> None:
 
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a background job ignores SIGINT; tests may run with others blocked
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 from engine_work import script, shards
 from curation_features.engines.local import LocalEngine
 from curation_features.engines.placement import Placement, Slot
@@ -100,18 +103,17 @@ print([*engine.run(shards("hang1", "hang2", "ok1"), script(Path(sys.argv[1])))])
 def test_processes_end_with_their_driver(tmp_path: Path, number: signal.Signals) -> None:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-    driver = subprocess.Popen(command, env=environ, start_new_session=True, stderr=subprocess.PIPE)
-    try:
-        wait_until(lambda: attempts(tmp_path, "hang1") and attempts(tmp_path, "hang2"))
-        if number == signal.SIGINT:
-            os.killpg(driver.pid, number)  # as a terminal does for Ctrl-C
-        else:
-            driver.send_signal(number)
-        _, said = driver.communicate(timeout=30)
-        wait_until(lambda: all_gone(attempts(tmp_path, name)[0]["pid"] for name in ("hang1", "hang2")), 10)
-    finally:
-        driver.kill()
-        driver.wait()
+    with subprocess.Popen(command, env=environ, start_new_session=True, stderr=subprocess.PIPE) as driver:
+        try:
+            wait_until(lambda: attempts(tmp_path, "hang1") and attempts(tmp_path, "hang2"))
+            if number == signal.SIGINT:
+                os.killpg(driver.pid, number)  # as a terminal does for Ctrl-C
+            else:
+                driver.send_signal(number)
+            _, said = driver.communicate(timeout=30)
+            wait_until(lambda: all_gone(attempts(tmp_path, name)[0]["pid"] for name in ("hang1", "hang2")), 10)
+        finally:
+            driver.kill()
     assert not attempts(tmp_path, "ok1")
     assert number != signal.SIGINT or said.count(b"KeyboardInterrupt") == 1  # of the driver only
 
