@@ -251,7 +251,7 @@ def _machine_id() -> str:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process runs. One that has ended stays a zombie if its parent does not wait for it, as in many containers."""
+    """Whether a process runs. One that has ended stays a zombie if its parent does not wait for it (containers)."""
     with suppress(OSError, IndexError):
         if Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
             return False
