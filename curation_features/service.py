@@ -9,7 +9,7 @@ from typing import Any
 
 from curation_features.manifest import Batch, batch_from
 from curation_features.pipeline import EnrichedBatch, FeatureStages, RunStats, log_batch, merge
-from curation_features.pipeline.plan import ALL_PARTS, signals_version
+from curation_features.pipeline.plan import ALL_PARTS, feature_versions
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
 
@@ -71,11 +71,7 @@ class FeaturesService:
                 record.embedding = replace(record.embedding, vector=None)  # labelled; frees memory in long batches
             records.append(record)
         with stats.timing("merge"):
-            version = {
-                "technical": plan.technical_version,
-                "clip": plan.clip_version,
-                "signals": signals_version(plan.versions, stages.settings),
-            }
+            version = feature_versions(plan, stages.settings)
             labels = stages.classifier.vocabulary.labels
             merged = merge(batch, records, version, labels, stages.settings)
         log_batch(batch, merged, stats)

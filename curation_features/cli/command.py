@@ -118,6 +118,13 @@ def parse_path(text: str) -> Path:
     return Path(expand_home(text))
 
 
+def parse_positive(text: str) -> int:
+    """Parse a whole number of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def check_output(path: Path) -> None:
     """Raise `InputError` if an output file cannot be written, before any work is done for it."""
     if not path.parent.is_dir():

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, declare, parse_path
+from curation_features.cli.command import Outcome, declare, parse_path, parse_positive
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import count_of, progress, say, size
 from curation_features.errors import StoreError
@@ -63,19 +63,13 @@ def register(commands: Any) -> None:
     without = "leave out a column, such as `artifact`, which has all EXIF with positions; may be repeated"
     command.add_argument("--without", action="append", default=[], metavar="COLUMN", help=without)
     rows, most = "most rows of a file (default: 1,000,000)", "most megabytes of a file (default: 500)"
-    command.add_argument("--rows-per-file", type=_parse_positive, metavar="N", help=rows)
-    command.add_argument("--mb-per-file", type=_parse_positive, metavar="N", help=most)
+    command.add_argument("--rows-per-file", type=parse_positive, metavar="N", help=rows)
+    command.add_argument("--mb-per-file", type=parse_positive, metavar="N", help=most)
 
 
 def _parse_output(text: str) -> Path | str:
     """A path, or the URI of a folder in an object store."""
     return text if is_remote(text) else parse_path(text)
-
-
-def _parse_positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def gather(args: argparse.Namespace, settings: Settings) -> Outcome:

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, UsageError, declare, format_speed, parse_path, speed
+from curation_features.cli.command import Outcome, UsageError, declare, format_speed, parse_path, parse_positive, speed
 from curation_features.cli.manifests import MANIFEST_HELP, find_manifest, find_manifests, is_folder_of_manifests
 from curation_features.cli.terminal import LEFT, RIGHT, console, count_of, doing, make_table, progress, say
 from curation_features.errors import CurationError
+from curation_features.schema import STATUSES
 from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def register(commands: Any) -> None:
     command = declare(commands, "shard", shard, "curation-features shard archive --size 2000", SHARD_FIELDS)
     command.add_argument("manifest", type=expand_home, metavar="MANIFEST", help=MANIFEST_HELP)
     size = "mean number of photos of a shard; it has a quarter to twice as many (default: %(default)s)"
-    command.add_argument("--size", type=_parse_positive, default=SIZE, metavar="N", help=size)
+    command.add_argument("--size", type=parse_positive, default=SIZE, metavar="N", help=size)
     output = "folder of their manifests (default: data/shards/BATCH)"
     command.add_argument("--output", type=parse_path, metavar="FOLDER", help=output)
 
@@ -63,13 +64,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
     processes = "number of processes of the engine (default: by GPUs, or cores, and free memory)"
     part = "process only this part of the manifests, as in 3/20: for jobs of a scheduler that run at the same time"
     command.add_argument("--part", type=_parse_part, metavar="I/N", help=part)
-    command.add_argument("--processes", type=_parse_positive, metavar="N", help=processes)
-
-
-def _parse_positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
+    command.add_argument("--processes", type=parse_positive, metavar="N", help=processes)
 
 
 def _parse_part(text: str) -> tuple[int, int]:
@@ -182,6 +177,8 @@ def _weights_bytes(stages: FeatureStages) -> int:
 
 
 def _outcome(engine: str, placement: str, results: Sequence[ShardResult], seconds: float) -> Outcome:
+    from curation_features.engines.executor import STATES
+
     states = Counter(result.state for result in results)
     statuses: Counter[str] = Counter()
     for result in results:
@@ -191,9 +188,9 @@ def _outcome(engine: str, placement: str, results: Sequence[ShardResult], second
         "engine": engine,
         "placement": placement,
         "batches": [result.to_json() for result in results],
-        "states": {state: states[state] for state in ("done", "already_done", "failed")},
+        "states": {state: states[state] for state in STATES},
         "photos": photos,
-        "statuses": {status: statuses[status] for status in ("ok", "degraded", "failed")},
+        "statuses": {status: statuses[status] for status in STATUSES},
         **speed(photos, seconds),
     }
     failure = None

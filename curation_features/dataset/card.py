@@ -41,7 +41,7 @@ def dataset_card(record: Mapping[str, Any], schemas: Mapping[str, pa.Schema]) ->
         lines += [
             "",
             f"## {name}",
-            "| column | type | unit | range | best | description |",
+            _HEAD,
             "|---|---|---|---|---|---|",
         ]
         lines += map(_row, schema)

@@ -10,7 +10,7 @@ from curation_features.events.outbox import Outbox
 from curation_features.inventory import places
 from curation_features.manifest import Batch
 from curation_features.pipeline import FeatureStages
-from curation_features.pipeline.plan import ALL_PARTS, signals_version
+from curation_features.pipeline.plan import ALL_PARTS, feature_versions
 from curation_features.schema import STATUSES
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
@@ -45,12 +45,7 @@ class FinishedBatches:
             return None
         data = event["data"]
         plan = stages.plan(ALL_PARTS)
-        version = {
-            "technical": plan.technical_version,
-            "clip": plan.clip_version,
-            "signals": signals_version(plan.versions, stages.settings),
-        }
-        if data.get("manifest") != batch.digest or data.get("version") != version:
+        if data.get("manifest") != batch.digest or data.get("version") != feature_versions(plan, stages.settings):
             return None
         if retry_failed and data.get("retryable"):
             return None

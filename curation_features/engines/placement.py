@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curation_features.concurrency import available_cores
 from curation_features.settings import Settings
 
 CORES_PER_PROCESS = 4
@@ -92,11 +93,10 @@ def place(machine: Machine, requested: int | None, weights_bytes: int) -> Placem
 
 def this_machine(settings: Settings) -> Machine:
     """Measure this machine. torch is imported only if the machine may have a CUDA device."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     is_mac = sys.platform == "darwin" and platform.machine() == "arm64"
     has_mps = is_mac and settings.device in ("auto", "mps")
     gpus = cuda_devices() if settings.device in ("auto", "cuda") and not has_mps else ()
-    return Machine(cores, free_memory(), gpus, has_mps)
+    return Machine(available_cores(), free_memory(), gpus, has_mps)
 
 
 def cuda_devices() -> tuple[str, ...]:

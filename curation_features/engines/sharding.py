@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from curation_features.errors import ManifestError
 from curation_features.manifest import Batch
+from curation_features.storage.tables import taken_at
 
 SHARD_OF = "shard_of"
 """Field of a shard's manifest: the id of the batch that was split."""
@@ -29,7 +29,6 @@ SERIES_S = 2.0
 _FEWEST, _USUAL, _MOST = 0.25, 0.8, 2.0  # photos of a shard : size
 _EARLY, _LATE = 0.25, 4.0  # probability of a boundary after a photo * size, before and after _USUAL
 _MAX_PREFIX = 100  # characters of the batch's id in those of its shards; 128 are legal
-_DATETIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)")  # `exif.datetime`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def _boundaries(batch: Batch, size: int) -> Iterator[_Boundary]:
     number of series has no influence on the size.
     """
     fewest, usual, most = (max(1, round(factor * size)) for factor in (_FEWEST, _USUAL, _MOST))
-    times = [_taken(artifact) for artifact in batch.document["artifacts"]]
+    times = [taken_at(artifact) for artifact in batch.document["artifacts"]]
     seen = Counter[str]()
     start, lowest = 0, 1.0
     for artifact in batch.artifacts[:-1]:
@@ -113,14 +112,3 @@ def _is_series(times: Sequence[datetime | None], at: int) -> bool:
     """Return whether the photos before and after a boundary were taken within `SERIES_S`."""
     before, after = times[at - 1], times[at]
     return before is not None and after is not None and abs((after - before).total_seconds()) <= SERIES_S
-
-
-def _taken(artifact: Mapping[str, Any]) -> datetime | None:
-    """Return when a photo was taken, by the camera's clock; None if unknown."""
-    exif = artifact.get("exif")
-    given = exif.get("datetime") if isinstance(exif, dict) else None
-    match = _DATETIME.fullmatch(given) if isinstance(given, str) else None
-    try:
-        return datetime(*map(int, match.groups())) if match else None  # type: ignore[arg-type]
-    except ValueError:  # a camera without a clock: 0000:00:00 00:00:00
-        return None

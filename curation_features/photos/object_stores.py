@@ -148,10 +148,8 @@ class ObjectStores:
         if reason == "timed_out":
             cause = f"no answer in time (max_download_seconds: {self._seconds:g})"
         if reason == "permission_denied":
-            cause += (
-                "; check the credentials in the environment, and that they may read it (stores may also refuse keys "
-            )
-            cause += "that do not exist)"
+            cause += "; check the credentials in the environment, and that they may read it"
+            cause += " (stores may also refuse keys that do not exist)"
         tries = f" (tried {attempt} times)" if attempt > 1 else ""
         return PhotoError(reason, f"{quote(uri)} cannot be read: {_without_secrets(cause, uri)}{tries}")
 

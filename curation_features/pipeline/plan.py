@@ -146,6 +146,12 @@ def signals_version(versions: Mapping[str, str], settings: Settings) -> str:
     return combined({**parts, "flags": digest(settings.constants("flags"))})
 
 
+def feature_versions(plan: Plan, settings: Settings) -> dict[str, str]:
+    """Return the `version` of the features that a plan of all parts gives."""
+    signals = signals_version(plan.versions, settings)
+    return {"technical": plan.technical_version, "clip": plan.clip_version, "signals": signals}
+
+
 def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts: Collection[str]) -> Plan:
     """Find the versions of `parts`, and the parts that cannot be computed; loads no model.
 

@@ -299,14 +299,17 @@ def taken_columns(artifact: Mapping[str, Any]) -> Row:
     iso = exif.get("iso")
     return {
         "original_uri": artifact.get("original_uri"),
-        "taken": _parse_datetime(exif.get("datetime")),
+        "taken": taken_at(artifact),
         "camera": _known_name(exif.get("camera")),
         "lens": _known_name(exif.get("lens")),
         "iso": iso if type(iso) is int and iso in _INT32 else None,
     }
 
 
-def _parse_datetime(value: Any) -> datetime | None:
+def taken_at(artifact: Mapping[str, Any]) -> datetime | None:
+    """Return when a photo was taken, by the camera's clock; None if unknown."""
+    exif = artifact.get("exif")
+    value = exif.get("datetime") if isinstance(exif, dict) else None
     match = _DATETIME.fullmatch(value) if isinstance(value, str) else None
     try:
         return datetime(*map(int, match.groups())) if match else None  # type: ignore[arg-type]
