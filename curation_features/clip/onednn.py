@@ -7,10 +7,8 @@ oneDNN, which torch has, too, does not. Packed weights have the order in which o
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import linear
@@ -22,18 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GAIN, GAIN_ON_AMD = 1.5, 0.75
-"""oneDNN is used if it is at least so many times as fast as torch's BLAS, in a short comparison.
-
-Noise must not decide, since it would change the last bits of a vector from run to run. On AMD's processors with AVX-512
-oneDNN is twice as fast; on others both are about as fast (AVX2: 1.04 to 1.2 times for one product, 0.99 for all of
-ViT-L/14), and packing would take longer than it saves.
-"""
-
 ROUNDING = 1e-5
 """Largest difference between both products, as a fraction of the largest value."""
 
-_TOKENS, _WIDTH, _ROUNDS = 257, 1024, 5  # a photo and the smallest product of ViT-L/14
+_TOKENS, _WIDTH = 257, 1024  # a photo and the smallest product of ViT-L/14
 
 
 class PackedLinear(torch.nn.Module):
@@ -75,36 +65,30 @@ class Bf16Linear(torch.nn.Module):
 
 @cache
 def packed_linear() -> type[PackedLinear] | None:
-    """Return the packed layer if it is faster here than torch's own, else None.
+    """Return the packed layer if oneDNN's product is faster than torch's own on this processor, else None.
 
-    The first call compares both for some 0.1 s. None, too, if torch has another oneDNN operator than expected, or none.
+    The processor decides, not a comparison by time: the last bits of both products differ, so that two processes of one
+    machine would give other vectors if another program disturbed the comparison of one. On AMD's processors with
+    AVX-512 oneDNN is twice as fast; on others both are about as fast (AVX2: 1.04 to 1.2 times for one product, 0.99
+    for all of ViT-L/14), and packing would take longer than it saves.
+
+    None, too, if torch has another oneDNN operator than expected, or none, or if its results differ.
     """
+    if not is_avx512_amd():
+        return None
     try:
-        gain = _measure_gain()
+        _check_product()
     except (AttributeError, RuntimeError, TypeError, ArithmeticError) as error:  # a private operator of torch
         logger.debug("oneDNN's packed product is not used: %s", error)
         return None
-    logger.debug("oneDNN's product is %.2f times as fast as that of torch's BLAS", gain)
-    return PackedLinear if gain >= (GAIN_ON_AMD if is_avx512_amd() else GAIN) else None
+    return PackedLinear
 
 
-def _measure_gain() -> float:
-    """Time of torch's product over that of the packed one. Raises ArithmeticError if their results differ."""
+def _check_product() -> None:
+    """Raise ArithmeticError if the packed product differs from torch's."""
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((_TOKENS, _WIDTH), (_WIDTH, _WIDTH), (_WIDTH,)))
     with torch.inference_mode():
-        packed = PackedLinear(weight, bias)
-        products: tuple[Callable[[], Any], ...] = (lambda: linear(x, weight, bias), lambda: packed(x))
-        expected, found = (product() for product in products)
-        if not (found - expected).abs().max() <= ROUNDING * expected.abs().max():
-            raise ArithmeticError("its results differ from torch's")
-        # Interleaved, and the best of several, as other programs may disturb some.
-        times = [[_seconds(product) for product in products] for _ in range(_ROUNDS)]
-    blas, onednn = (min(column) for column in zip(*times, strict=True))
-    return float(blas / onednn)
-
-
-def _seconds(product: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    product()
-    return time.perf_counter() - start
+        expected, found = linear(x, weight, bias), PackedLinear(weight, bias)(x)
+    if not (found - expected).abs().max() <= ROUNDING * expected.abs().max():
+        raise ArithmeticError("its results differ from torch's")
