@@ -4,7 +4,8 @@ The project's vocabulary is stored in `label_embeddings.pt`. Other vocabularies 
 their content; the `FILES_KEPT` most recently used ones are kept.
 
 A file is a `torch.save` archive of `{"version", "labels", "templates", "logit_scale", "embeddings"}`. Its zip also has
-an entry `version.json`, which is read without importing torch.
+the entries `version.json` and `embeddings.npy`, which are read without importing torch. Torch reads a file of an
+earlier release, which has only the first.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ FILES_KEPT = 64
 
 PROMPTS_AT_ONCE = 128
 
+_VERSION, _ARRAY = "version.json", "embeddings.npy"
 _LARGEST_VERSION_BYTES = 4096
 _FORMAT = 1  # increment when the computation of label embeddings changes
 
@@ -122,7 +124,16 @@ def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> No
     archive = io.BytesIO()
     torch.save(content, archive)
     with zipfile.ZipFile(archive, "a") as entries:
-        entries.writestr(_version_entry(entries), json.dumps({"version": embeddings.version}))
+        folder = _folder(entries)
+        header = {
+            "version": embeddings.version,
+            "labels": len(vocabulary.labels),
+            "logit_scale": embeddings.logit_scale,
+        }
+        entries.writestr(f"{folder}/{_VERSION}", json.dumps(header))
+        array = io.BytesIO()
+        np.save(array, np.ascontiguousarray(embeddings.vectors, dtype="<f4"), allow_pickle=False)
+        entries.writestr(f"{folder}/{_ARRAY}", array.getvalue())
     try:
         atomic_files.write_bytes(path, archive.getvalue())
     except OSError as error:
@@ -134,12 +145,13 @@ def write(path: Path, embeddings: LabelEmbeddings, vocabulary: Vocabulary) -> No
 def read(path: Path, version: str) -> LabelEmbeddings | None:
     """Read label embeddings; None if the file is missing, damaged or of another version.
 
-    No code in the file is executed (`torch.load` with `weights_only`).
+    No code in the file is executed.
     """
-    import torch
-
     try:
-        stored = _parse(torch.load(path, map_location="cpu", weights_only=True), version)
+        with zipfile.ZipFile(path) as entries:
+            stored = _read_without_torch(entries, version)
+        if stored is None:
+            stored = _read_with_torch(path, version)
         with suppress(OSError):
             os.utime(path)  # mark as recently used
         return stored
@@ -150,13 +162,38 @@ def read(path: Path, version: str) -> LabelEmbeddings | None:
         return None
 
 
+def _read_without_torch(entries: zipfile.ZipFile, version: str) -> LabelEmbeddings | None:
+    """Read an archive with an entry for the array; None if it has another version, or no such entry."""
+    folder = _folder(entries)
+    if f"{folder}/{_ARRAY}" not in entries.namelist():
+        return None
+    header = _read_header(entries)
+    if header["version"] != version:
+        return None
+    entry = entries.getinfo(f"{folder}/{_ARRAY}")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("a compressed entry")
+    array = np.load(io.BytesIO(entries.read(entry)), allow_pickle=False)
+    return _checked(array, header["labels"], header["logit_scale"], version)
+
+
+def _read_with_torch(path: Path, version: str) -> LabelEmbeddings | None:
+    """Read the archive of an earlier release; None if it has another version."""
+    if stored_version(path) not in (None, version):
+        return None
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["version"] != version:
+        return None
+    return _checked(content["embeddings"].numpy(), len(content["labels"]), content["logit_scale"], version)
+
+
 def stored_version(path: Path) -> str | None:
     """Read the version of a file without importing torch; None if it has none."""
     try:
         with zipfile.ZipFile(path) as entries:
-            if entries.getinfo(_version_entry(entries)).file_size > _LARGEST_VERSION_BYTES:
-                return None
-            version = json.loads(entries.read(_version_entry(entries)))["version"]
+            version = _read_header(entries)["version"]
     except Exception:  # a damaged or hostile archive can raise anything
         return None
     return version if isinstance(version, str) else None
@@ -170,22 +207,26 @@ def _drop_oldest(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _version_entry(archive: zipfile.ZipFile) -> str:
-    """Return the name of the version entry; torch requires all entries in one folder."""
-    return f"{archive.namelist()[0].partition('/')[0]}/version.json"
+def _folder(archive: zipfile.ZipFile) -> str:
+    """Return the folder of all entries; torch requires one."""
+    return archive.namelist()[0].partition("/")[0]
 
 
-def _parse(content: Any, version: str) -> LabelEmbeddings | None:
-    """Parse the content of a file; None if it has another version. Raises if it is malformed."""
-    if content["version"] != version:
-        return None
-    vectors, scale = content["embeddings"].numpy(), float(content["logit_scale"])
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(content["labels"]):
+def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Read the version entry. Raises if it is malformed."""
+    entry = archive.getinfo(f"{_folder(archive)}/{_VERSION}")
+    if entry.file_size > _LARGEST_VERSION_BYTES:
+        raise ValueError("a large version entry")
+    header: dict[str, Any] = json.loads(archive.read(entry))
+    return header
+
+
+def _checked(vectors: NDArray[np.float32], labels: int, logit_scale: object, version: str) -> LabelEmbeddings:
+    """Return label embeddings. Raises ValueError if they are malformed."""
+    scale = float(logit_scale)  # type: ignore[arg-type]
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != labels:
         raise ValueError("embeddings of another type or shape")
-    if not (
-        np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=UNIT_NORM_TOLERANCE)
-        and math.isfinite(scale)
-        and scale > 0
-    ):
+    is_unit = np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=UNIT_NORM_TOLERANCE)
+    if not (is_unit and math.isfinite(scale) and scale > 0):
         raise ValueError("embeddings that are not of unit norm")
     return LabelEmbeddings(vectors, scale, version)

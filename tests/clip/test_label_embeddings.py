@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,13 +117,24 @@ def test_another_version_and_a_missing_file_are_not_read(path, caplog):
 
 
 @pytest.mark.long
-def test_the_stored_version_needs_no_torch(path):
+def test_reading_needs_no_torch(path):
     script = (
-        "import sys; from pathlib import Path; from curation_features.clip.label_embeddings import stored_version; "
-        "print(stored_version(Path(sys.argv[1])), 'torch' in sys.modules)"
+        "import sys; from pathlib import Path; "
+        "from curation_features.clip.label_embeddings import read, stored_version; "
+        "path = Path(sys.argv[1]); print(stored_version(path), read(path, 'v1').vectors.shape, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["v1", "False"]
+    assert done.stdout.split() == ["v1", "(5,", "16)", "False"]
+
+
+def test_the_array_of_an_earlier_release_is_read(path):
+    import torch
+
+    torch.save(torch.load(path, weights_only=True), path)  # without further entries
+    found = read(path, "v1")
+    assert found is not None
+    assert np.array_equal(found.vectors, embeddings().vectors)
+    assert read(path, "v2") is None
 
 
 @pytest.mark.parametrize(
@@ -163,6 +177,45 @@ def test_content_that_cannot_be_label_vectors_is_not_read(path, change):
     content = torch.load(path, weights_only=True)
     content |= {key: torch.tensor(value) if isinstance(value, np.ndarray) else value for key, value in change.items()}
     torch.save(content, path)
+    assert read(path, "v1") is None
+
+
+def replace_entry(path: Path, name: str, content: bytes, **options: Any) -> None:
+    with zipfile.ZipFile(path) as entries:
+        contents = {entry: entries.read(entry) for entry in entries.namelist()}
+    with zipfile.ZipFile(path, "w") as entries:
+        for entry, old in contents.items():
+            entries.writestr(entry, content if entry.endswith(name) else old, **options)
+
+
+def saved(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("embeddings.npy", b""),
+        ("embeddings.npy", saved(np.ones((5, 16), np.float64))),
+        ("embeddings.npy", saved(embeddings().vectors[:4])),
+        ("embeddings.npy", saved(np.full((5, 16), np.nan, np.float32))),
+        ("embeddings.npy", saved(np.array([{}]))),  # a pickle
+        ("version.json", json.dumps({"version": "v1", "labels": 5, "logit_scale": -1.0}).encode()),
+        ("version.json", json.dumps({"version": "v1", "labels": 5, "logit_scale": None}).encode()),
+        ("version.json", json.dumps({"version": "v1"}).encode()),
+    ],
+)
+def test_damaged_entries_are_not_read(path, name, content, caplog):
+    replace_entry(path, name, content)
+    assert read(path, "v1") is None
+    assert "computed again" in caplog.text
+
+
+def test_a_compressed_array_is_not_read(path):
+    array = saved(embeddings().vectors)
+    replace_entry(path, "embeddings.npy", array, compress_type=zipfile.ZIP_DEFLATED)
     assert read(path, "v1") is None
 
 
