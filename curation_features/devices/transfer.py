@@ -54,7 +54,10 @@ class HostToDevice:
 
 def stacked(inputs: Sequence[ModelInput]) -> ModelInput:
     """Stack model inputs into one batch: on the device if all are there, otherwise on the host."""
-    import torch
+    arrays = [value for value in inputs if isinstance(value, np.ndarray)]
+    if len(arrays) == len(inputs):
+        return np.stack(arrays)
+    import torch  # only now: models without torch need not wait for its import
 
     if not all(isinstance(value, torch.Tensor) for value in inputs):
         return np.stack([value.cpu().numpy() if isinstance(value, torch.Tensor) else value for value in inputs])

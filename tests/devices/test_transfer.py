@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from unittest.mock import MagicMock, call
 
 import numpy as np
@@ -50,3 +51,8 @@ def test_a_stack_is_on_the_device_of_its_parts() -> None:
         on_host = stacked(mixed)
         assert isinstance(on_host, np.ndarray)
         assert np.array_equal(on_host, np.stack(arrays))
+
+
+def test_arrays_are_stacked_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # its import fails
+    assert np.array_equal(stacked([np.zeros(3), np.ones(3)]), [[0, 0, 0], [1, 1, 1]])
