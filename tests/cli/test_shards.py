@@ -32,6 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CURATION_FEATURES_MODEL", "local-dir:nowhere")
     monkeypatch.setenv("CURATION_FEATURES_CLIP_IQA_WEIGHTS", "nowhere.pt")
+    monkeypatch.setenv("CURATION_FEATURES_BRISQUE_WEIGHTS", "nowhere.pt")  # without it no process needs torch
 
     def call(*arguments: str, code: int = 0) -> dict[str, Any]:
         capsys.readouterr()

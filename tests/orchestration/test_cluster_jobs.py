@@ -30,6 +30,7 @@ def test_a_job_reports_to_its_partition(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLE.parents[1]))
     monkeypatch.setenv("CURATION_FEATURES_MODEL", "local-dir:nowhere")
     monkeypatch.setenv("CURATION_FEATURES_CLIP_IQA_WEIGHTS", "nowhere.pt")
+    monkeypatch.setenv("CURATION_FEATURES_BRISQUE_WEIGHTS", "nowhere.pt")  # without it no process needs torch
     monkeypatch.setenv("CURATION_FEATURES_ON_MISSING_WEIGHTS", "degrade")
     monkeypatch.setenv("CURATION_FEATURES_DEVICE", "cpu")
     spec = importlib.util.spec_from_file_location("cluster_jobs", EXAMPLE)
