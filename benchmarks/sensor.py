@@ -218,13 +218,15 @@ def add(report: Report, name: str, seconds: Mapping[int, float]) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=5).parse_args()
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--known", type=int, nargs="+", default=KNOWN, metavar="N", help="known batches")
+    options = parser.parse_args()
     for name in list(os.environ):  # ignore settings and Dagster instance of another project
         if name.startswith(ENV_PREFIX) or name == "DAGSTER_HOME":
             del os.environ[name]
     with ExitStack() as stack:
         projects = []
-        for known in KNOWN:
+        for known in options.known:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             settings = Settings(root=root)
             instance = stack.enter_context(project_instance(settings))
@@ -236,7 +238,7 @@ def main() -> None:
         for count in NEW:
             taken = busy(projects, count, options.rounds)
             for step in next(iter(taken.values())):
-                add(report, f"{count} new: {step}", {known: taken[known][step] for known in KNOWN})
+                add(report, f"{count} new: {step}", {known: taken[known][step] for known in options.known})
         report.show(options.json)
 
 

@@ -232,6 +232,9 @@ PARTS: Mapping[str, Part] = MappingProxyType(
 PHOTO_ASSETS = tuple(dict.fromkeys(part.asset for part in PARTS.values()))
 """The assets with one row per photo, in order of computation."""
 
+DATASET_LAYOUTS = ("parquet", "huggingface")
+"""Layouts of a dataset of `gather`."""
+
 ASSETS = ("label_embeddings", *PHOTO_ASSETS, "features")
 """Every asset of a batch, upstream first."""
 

@@ -11,7 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.engines import Shard, ShardFunction, ShardResult, Work
-from curation_features.errors import BusyError, MissingWeightsError, SettingsError, StoreError
+from curation_features.errors import (
+    BusyError,
+    CurationError,
+    MissingWeightsError,
+    ResourceError,
+    SettingsError,
+    StoreError,
+)
+
+ERRORS_OF_ALL_SHARDS: Mapping[str, tuple[list[str], str, type[CurationError], str]] = {
+    "weights": (["ok1", "weights", "ok2"], "", MissingWeightsError, "fetch them"),
+    "settings": (["ok1"], "settings", SettingsError, "device: nonsense"),
+    "no process": (["ok1"], "die", ResourceError, "3 ended at once, the last one (by SIGKILL|\\(.*died)"),
+}
+"""Shards, how their work begins (see `scripted`), and the error that stops the run."""
 
 SCRIPT = f"{__name__}:scripted"
 FAKES = f"{__name__}:fake_batches"

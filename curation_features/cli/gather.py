@@ -14,12 +14,12 @@ from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import count_of, progress, say, size
 from curation_features.errors import StoreError
 from curation_features.photos.reader import is_remote
+from curation_features.schema import DATASET_LAYOUTS
 from curation_features.settings import Settings, expand_home
 
 if TYPE_CHECKING:
     from curation_features.dataset import Gathered, Plan
 
-LAYOUTS = ("parquet", "huggingface")
 _NAMED = 5  # batches in a line
 
 FIELDS = {
@@ -51,7 +51,7 @@ def register(commands: Any) -> None:
     which = f"{BATCH_HELP} (default: all finished batches)"
     command.add_argument("batches", nargs="*", type=expand_home, metavar="BATCH", help=which)
     layout = "parquet; or huggingface: with a dataset card, for datasets.load_dataset (default: %(default)s)"
-    command.add_argument("--layout", choices=LAYOUTS, default="parquet", help=layout)
+    command.add_argument("--layout", choices=DATASET_LAYOUTS, default="parquet", help=layout)
     command.add_argument("--embeddings", action="store_true", help="write the image embeddings as a second table")
     command.add_argument("--float16", action="store_true", help="with --embeddings: in half precision, half the size")
     version = "with --embeddings: only those of this version"

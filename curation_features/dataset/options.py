@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from curation_features.errors import InputError
+from curation_features.schema import DATASET_LAYOUTS
 from curation_features.settings import nearest
 from curation_features.storage.tables import FEATURE_COLUMNS
 
-LAYOUTS = ("parquet", "huggingface")
 KEYS = ("batch_id", "position", "photo_id")
 """Columns that identify a row."""
 
@@ -21,7 +21,7 @@ class Options:
     """Options of a dataset; all have an effect on its content.
 
     Attributes:
-        layout: one of `LAYOUTS`.
+        layout: one of `schema.DATASET_LAYOUTS`.
         embeddings: write the image embeddings, too.
         float16: write them in half precision: half the size, each number rounded to 11 bits.
         version: only embeddings of this version.
@@ -46,8 +46,8 @@ class Options:
     bytes_per_file: int = BYTES_PER_FILE
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise InputError(f"layout {self.layout!r} is none of {', '.join(LAYOUTS)}")
+        if self.layout not in DATASET_LAYOUTS:
+            raise InputError(f"layout {self.layout!r} is none of {', '.join(DATASET_LAYOUTS)}")
         if not self.embeddings and (self.float16 or self.mixed or self.version is not None):
             raise InputError("half precision, a version and mixed versions are of embeddings: add --embeddings")
         if self.mixed and self.version is not None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from curation_features.engines.batch_work import batch_work
 from curation_features.engines.dispatch import describe
-from curation_features.engines.executor import Shard, ShardResult
+from curation_features.engines.executor import ShardResult
+from curation_features.engines.progress import PacedCounter
 from curation_features.engines.shard_files import read_shards
 from curation_features.errors import CurationError, require_extra
 from curation_features.settings import load_settings
@@ -47,22 +47,13 @@ def _process(manifest: Path, root: str | None, say: Callable[[str], None]) -> Sh
     (shard,) = read_shards([manifest])
     if isinstance(shard, ShardResult):
         raise CurationError(shard.reason)
+    name, photos = shard.batch_id, shard.photos
+
+    def report(_: int, done: int) -> None:
+        say(f"Batch {name}: {done:,} of {photos:,} photos")
+
     function = batch_work(load_settings(root)).prepare()
-    return function(shard, _Progress(shard, say).add, wait=True)
-
-
-class _Progress:
-    """Reports measured photos from time to time."""
-
-    def __init__(self, shard: Shard, say: Callable[[str], None]) -> None:
-        self._shard, self._say = shard, say
-        self._photos, self._said = 0, time.monotonic()
-
-    def add(self, photos: int) -> None:
-        self._photos += photos
-        if time.monotonic() - self._said >= _PROGRESS_EVERY_S:
-            self._say(f"Batch {self._shard.batch_id}: {self._photos:,} of {self._shard.photos:,} photos")
-            self._said = time.monotonic()
+    return function(shard, PacedCounter(report, _PROGRESS_EVERY_S).add, wait=True)
 
 
 class _LogToDagster(logging.Handler):

@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from curation_features.engines.executor import Shard, ShardFunction, ShardResult, Work
+from curation_features.engines.progress import PacedCounter
 from curation_features.errors import BusyError, CurationError, WeightsError
 
 DRIVER_GONE = 75
@@ -86,7 +87,7 @@ def serve(driver: Driver) -> None:
 def _answer(function: ShardFunction, shard: Shard, wait: bool, driver: Driver) -> dict[str, Any]:
     """Process a shard. Raises `WeightsError`: no shard can be processed."""
     start = time.monotonic()
-    counter = _Counter(driver)
+    counter = PacedCounter(lambda new, _: driver.send({"photos": new}), _PROGRESS_EVERY_S)
     try:
         result = function(shard, counter.add, wait=wait)
     except BusyError:
@@ -130,22 +131,6 @@ class _SocketDriver:
     def _lines(self) -> Iterator[bytes]:
         with self._connection.makefile("rb") as file:
             yield from file
-
-
-class _Counter:
-    """Reports measured photos, a few times per second."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._photos = 0
-        self._sent = time.monotonic()
-
-    def add(self, photos: int) -> None:
-        self._photos += photos
-        now = time.monotonic()
-        if now - self._sent >= _PROGRESS_EVERY_S:
-            self._driver.send({"photos": self._photos})
-            self._photos, self._sent = 0, now
 
 
 class _LogToDriver(logging.Handler):

@@ -11,8 +11,6 @@ import pytest
 from gathering import photo, rewrite, rows_in, table_path, vectors_path, write
 
 from curation_features.cli import main
-from curation_features.cli.gather import LAYOUTS
-from curation_features.dataset import options
 from curation_features.settings import Settings
 
 
@@ -99,8 +97,3 @@ def test_options_reach_the_dataset(project) -> None:
 def test_wrong_usage_writes_nothing(project, arguments: list[str], named: str) -> None:
     assert named in run_json(project, *arguments, code=2)["error"]["message"]
     assert not (project.root / "all").exists()
-
-
-def test_the_layouts_are_those_of_the_library() -> None:
-    """The command line repeats them, because the library is slow to import."""
-    assert LAYOUTS == options.LAYOUTS

@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from engine_work import all_gone, attempts, script, shards, wait_until
+from engine_work import ERRORS_OF_ALL_SHARDS, all_gone, attempts, script, shards, wait_until
 
 from curation_features.engines.local import LocalEngine
 from curation_features.engines.placement import Placement, Slot
-from curation_features.errors import CurationError, MissingWeightsError, ResourceError, SettingsError
+from curation_features.errors import CurationError
 
 
 def engine(processes: int, **options: object) -> LocalEngine:
@@ -58,12 +58,7 @@ def test_a_shard_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("ids", "prepare", "error", "said"),
-    [
-        (["ok1", "weights", "ok2"], "", MissingWeightsError, "fetch them"),
-        (["ok1"], "settings", SettingsError, "device: nonsense"),
-        (["ok1"], "die", ResourceError, "3 ended at once, the last one by SIGKILL"),
-    ],
+    ("ids", "prepare", "error", "said"), ERRORS_OF_ALL_SHARDS.values(), ids=ERRORS_OF_ALL_SHARDS.keys()
 )
 def test_an_error_of_all_shards_stops_the_run(
     tmp_path: Path, ids: list[str], prepare: str, error: type[CurationError], said: str

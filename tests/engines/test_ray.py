@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from engine_work import attempts, script, shards
+from engine_work import ERRORS_OF_ALL_SHARDS, attempts, script, shards
 
 from curation_features.engines import EngineOptions, create_engine
 from curation_features.engines.executor import ShardResult
-from curation_features.errors import CurationError, MissingWeightsError, ResourceError, SettingsError
+from curation_features.errors import CurationError, ResourceError, SettingsError
 from curation_features.settings import Settings
 
 ray = pytest.importorskip("ray")
@@ -66,12 +66,7 @@ def test_a_shard_that_fails_costs_only_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "prepare", "error", "said"),
-    [
-        (["ok1", "weights", "ok2"], "", MissingWeightsError, "fetch them"),
-        (["ok1"], "settings", SettingsError, "device: nonsense"),
-        (["ok1"], "die", ResourceError, "3 ended at once"),
-    ],
+    ("ids", "prepare", "error", "said"), ERRORS_OF_ALL_SHARDS.values(), ids=ERRORS_OF_ALL_SHARDS.keys()
 )
 def test_an_error_of_all_shards_stops_the_run(
     tmp_path: Path, ids: list[str], prepare: str, error: type[CurationError], said: str

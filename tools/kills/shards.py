@@ -2,10 +2,14 @@
 
     python tools/kills/shards.py --kills 100 --shards 200 --seed 1 --engine ray
 
-A driver processes the shards with two workers. At random moments `kill -9` ends one of its workers, or the driver
-itself, which is then started again; after the last kill it may finish. In the end every photo must be in the features
-of its shard once, all files must have the bytes of an undisturbed run, and no process may be left. If all shards are
-finished before the last kill, the next round begins with an empty data folder. The exit code is 1 if anything differs.
+A driver processes the shards with two workers. `kill -9` ends one of its workers, or the driver, which is then started
+again; after the last kill it may finish. Kills are paced by finished shards, so the load of the machine does not
+matter: each comes a random number of shards after the one before, such that all happen within one project. A number of
+zero means during the start of a driver or a worker.
+
+In the end every photo must be in the features of its shard once, all files must have the bytes of an undisturbed run,
+and no process may be left. If all shards are finished before the last kill, another round begins with an empty data
+folder. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +44,7 @@ from curation_features.testing import FakeBrisque, FakeQualityModel
 from curation_features.weights import LazyModel
 
 WORKERS = 2
-_STARTS = 2.0  # longest time between kills : time until the first shard of a driver is done
-_ENDS_WITHIN_S = 30.0
-
+_ENDS_WITHIN_S = 120.0  # at a high load; agents of Ray look for their raylet from time to time
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = "import sys; from shards import drive; drive(*sys.argv[1:])"
 
@@ -99,60 +103,151 @@ def outputs(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(data)): b"" if "adoptions" in path.parts else path.read_bytes() for path in paths}
 
 
-class Run:
-    """A project whose workers and drivers are killed.
+_Process = tuple[int, int]
+"""Id and start of a process: ids are used again."""
 
-    Args:
-        start_s: seconds until the first shard of a driver is done.
+
+class Driver:
+    """A driver of an engine, whose results are read while it runs.
+
+    Attributes:
+        results: those that it has printed.
+        family: processes that it or its workers have started, as far as they were seen.
+        workers: its workers, and processes that they have started.
+        start_s: seconds until its first result; None before.
     """
 
-    def __init__(self, root: Path, chance: random.Random, engine: str, start_s: float = 1.0) -> None:
+    def __init__(self, root: Path, engine: str) -> None:
+        command = [sys.executable, "-c", DRIVER, str(root), engine]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])}
+        with (root / "log").open("ab") as log:
+            self._engine, self._started = engine, time.monotonic()
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environ)
+        self.results: list[ShardResult] = []
+        self.start_s: float | None = None
+        self.family: set[_Process] = set()
+        self.workers: set[_Process] = set()
+        self._news = threading.Condition()
+        self._has_ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def made(self) -> int:
+        """Count the shards that this driver has not found finished."""
+        return sum(result.state != "already_done" for result in self.results)
+
+    def wait(self, made: int) -> bool:
+        """Wait until so many shards are made; False if the driver has ended."""
+        with self._news:
+            self._news.wait_for(lambda: self._has_ended or self.made() >= made)
+        return not self._has_ended
+
+    def wait_in_start(self, seconds: float) -> None:
+        """Wait for some time, or until there is a result."""
+        with self._news:
+            self._news.wait_for(lambda: self._has_ended or self.results, seconds)
+
+    def look(self) -> set[int]:
+        """Note the processes of its family; returns its workers."""
+        workers = _workers_of(self.process.pid, self._engine)
+        self.family |= _identify(_descendants(self.process.pid))
+        self.workers |= _identify(workers.union(*map(_descendants, workers)))
+        return workers
+
+    def end(self) -> int:
+        """Wait for its end; returns the exit code."""
+        self._reader.join()
+        return self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                if line.endswith(b"\n"):  # a killed driver may leave half a line
+                    with self._news:
+                        self.results.append(ShardResult(**json.loads(line)))
+                        self.start_s = self.start_s or time.monotonic() - self._started
+                        self._news.notify_all()
+        with self._news:
+            self._has_ended = True
+            self._news.notify_all()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an undisturbed driver: until its first shard is done, and for each further one."""
+
+    start_s: float
+    shard_s: float
+
+
+class Run:
+    """A project whose workers and drivers are killed."""
+
+    def __init__(self, root: Path, chance: random.Random, engine: str) -> None:
         self.root = root
         self._engine = engine
         self._chance = chance
-        self._start_s = start_s
+        self._finished: set[str] = set()
+        self._families: set[_Process] = set()
+        self._start_s: float | None = None  # of the last driver: the load of the machine changes
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
 
-    def kill(self, kills: int, deadline: float) -> None:
+    def undisturbed(self) -> Pace:
+        """Let a driver finish, and measure it."""
+        start, driver = time.monotonic(), self._start()
+        driver.wait(1)
+        first = time.monotonic()
+        self._end(driver)
+        return Pace(first - start, (time.monotonic() - first) / max(1, driver.made() - 1))
+
+    def kill(self, kills: int, shards: int, pace: Pace, deadline: float) -> None:
         """Start drivers, and kill them or their workers, until there were so many kills or all shards are finished."""
         while self.counts["kills"] < kills and time.monotonic() < deadline:
             driver = self._start()
-            every: set[int] = set()
-            while self.counts["kills"] < kills and driver.poll() is None and time.monotonic() < deadline:
-                time.sleep(self._chance.uniform(0, _STARTS * self._start_s))
-                workers = _workers_of(driver.pid, self._engine)
-                every |= workers
-                if driver.poll() is not None:
+            while self.counts["kills"] < kills and time.monotonic() < deadline:
+                left = shards - len(self._finished | _finished(driver))
+                if not self._wait(driver, left / (kills - self.counts["kills"]), pace):
                     break
-                if workers and self._chance.random() < 0.6:
-                    self._send(self._chance.choice(sorted(workers)), "workers")
-                else:
-                    self._send(driver.pid, "drivers")
-            is_finished = driver.poll() == 0
-            if driver.poll() is None:
-                driver.kill()
-            self._read(driver)
-            self._wait_for_end(every)
-            if is_finished:
+                self._kill_one(driver)
+            if self._end(driver) == 0:
                 return
 
-    def first_seconds(self) -> float:
-        """Return the seconds until the first shard of a driver is done; let the driver finish."""
-        start, driver = time.monotonic(), self._start()
-        assert driver.stdout is not None
-        driver.stdout.readline()
-        seconds = time.monotonic() - start
-        driver.communicate()
-        return seconds
+    def _wait(self, driver: Driver, shards: float, pace: Pace) -> bool:
+        """Wait for a random number of further shards, about as many on average; False if the driver has ended."""
+        # One less, since about one more is finished in the pause after them.
+        further = self._chance.randint(0, max(0, round(2 * (shards - 1))))
+        made = driver.made() + further
+        if not driver.wait(made):
+            return False
+        if driver.results:
+            time.sleep(self._chance.uniform(0, 2 * pace.shard_s))  # so that the next shard is somewhere in the middle
+        else:
+            driver.wait_in_start(self._chance.uniform(0, self._start_s or pace.start_s))
+        return driver.process.poll() is None
+
+    def _kill_one(self, driver: Driver) -> None:
+        workers = driver.look()
+        is_worker = bool(workers) and self._chance.random() < 0.6
+        try:
+            os.kill(self._chance.choice(sorted(workers)) if is_worker else driver.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.counts.update(["kills", "workers" if is_worker else "drivers"])
+        self.counts["before the first shard of a driver"] += not driver.made()
+        if not is_worker:
+            driver.process.wait()
 
     def finish(self) -> None:
         """Let a driver finish."""
         for _ in range(3):  # a shard whose process died twice has failed, until the next run
             driver = self._start()
-            if not self._read(driver)["failed"]:
-                return
-        self.problems.append(f"{self.root.name}: shards still fail")
+            if self._end(driver) == 0 and not any(result.state == "failed" for result in driver.results):
+                break
+        else:
+            self.problems.append(f"{self.root.name}: shards still fail")
+        self._wait_for_end("processes", self._families)
 
     def compare(self, expected: dict[str, bytes], photos: Counter[str]) -> None:
         """Compare with the files of an undisturbed run."""
@@ -166,39 +261,40 @@ class Run:
             self.problems.append(f"{self.root.name}: photos are missing, or there twice")
         self.counts["files compared"] += len(found)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Driver:
         self.counts["starts"] += 1
-        command = [sys.executable, "-c", DRIVER, str(self.root), self._engine]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])}
-        with (self.root / "log").open("ab") as log:
-            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environ)
+        return Driver(self.root, self._engine)
 
-    def _send(self, process: int, what: str) -> None:
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self.counts.update({"kills": 1, what: 1})
-
-    def _read(self, driver: subprocess.Popen[bytes]) -> Counter[str]:
-        """Count the results of a driver, after its end."""
-        output, _ = driver.communicate()
-        lines = [line for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
-        results = [ShardResult(**json.loads(line)) for line in lines]
-        for result in results:
+    def _end(self, driver: Driver) -> int:
+        """Wait for the end of a driver and its family, and count its results; returns the exit code."""
+        code = driver.end()
+        for result in driver.results:
             if result.state == "failed" and "its process died" not in result.reason:
                 self.problems.append(f"{result.batch_id}: {result.reason}")
-        states = Counter[str](result.state for result in results)
-        self.counts.update(states)
-        return states
+        self.counts.update(result.state for result in driver.results)
+        self._finished |= _finished(driver)
+        self._start_s = driver.start_s or self._start_s
+        if code == 1 and "no process can be started" in (self.root / "log").read_text()[-2000:]:
+            self.counts["gave up: killed three times during the start of workers"] += 1
+        elif code not in (0, -signal.SIGKILL):
+            self.problems.append(f"a driver ended with exit code {code}: {(self.root / 'log').read_text()[-2000:]}")
+        self._wait_for_end("workers", driver.workers)
+        self._families |= driver.family
+        return code
 
-    def _wait_for_end(self, processes: set[int]) -> None:
-        deadline = time.monotonic() + _ENDS_WITHIN_S
-        while any(map(_is_running, processes)):
-            if time.monotonic() > deadline:
-                self.problems.append("a worker outlived its driver")
+    def _wait_for_end(self, kind: str, processes: set[_Process]) -> None:
+        start = time.monotonic()
+        while left := [pid for pid, started in processes if _started(pid) == started]:
+            if time.monotonic() - start > _ENDS_WITHIN_S:
+                self.problems.append(f"{kind} outlived their driver: {[*map(_command, left)]}")
                 return
             time.sleep(0.05)
+        name = f"{kind}: longest end, ms"
+        self.counts[name] = max(self.counts[name], round(1000 * (time.monotonic() - start)))
+
+
+def _finished(driver: Driver) -> set[str]:
+    return {result.batch_id for result in driver.results if result.state != "failed"}
 
 
 def photos_of(root: Path) -> Counter[str]:
@@ -215,6 +311,11 @@ def _workers_of(driver: int, engine: str) -> set[int]:
     return {process for process in grandchildren if _command(process).startswith("ray::ShardActor")}
 
 
+def _descendants(process: int) -> set[int]:
+    children = _children(process)
+    return children.union(*map(_descendants, children))
+
+
 def _command(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_text()
@@ -229,11 +330,17 @@ def _children(process: int) -> set[int]:
         return set()
 
 
-def _is_running(process: int) -> bool:
+def _started(process: int) -> int | None:
+    """Return the time at which a process was started, in clock ticks; None if it has ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _identify(processes: set[int]) -> set[_Process]:
+    return {(process, started) for process in processes if (started := _started(process)) is not None}
 
 
 def run(
@@ -246,18 +353,23 @@ def run(
         folder = Path(name)
         make_project(folder / "new", shards, photos)
         undisturbed = Run(shutil.copytree(folder / "new", folder / "undisturbed"), chance, engine)
-        start_s = undisturbed.first_seconds()
+        pace = undisturbed.undisturbed()
+        print(json.dumps(asdict(pace)), file=sys.stderr, flush=True)
         expected, expected_photos = outputs(undisturbed.root), photos_of(undisturbed.root)
         if expected_photos.total() != shards * photos or undisturbed.problems:
             raise SystemExit(f"the undisturbed run failed: {(undisturbed.root / 'log').read_text()[-2000:]}")
         while counts["kills"] < kills and time.monotonic() < deadline:
-            one = Run(shutil.copytree(folder / "new", folder / f"round-{counts['rounds']}"), chance, engine, start_s)
-            one.kill(kills - counts["kills"], deadline)
+            one = Run(shutil.copytree(folder / "new", folder / f"round-{counts['rounds']}"), chance, engine)
+            one.kill(kills - counts["kills"], shards, pace, deadline)
             one.finish()
             one.compare(expected, expected_photos)
+            longest = {name: max(count, counts[name]) for name, count in one.counts.items() if name.endswith("ms")}
             counts.update(one.counts)
+            counts.update({name: value - counts[name] for name, value in longest.items()})
             counts["rounds"] += 1
             problems += one.problems
+            for problem in one.problems:
+                print(problem, file=sys.stderr, flush=True)
             print(json.dumps({**counts, "problems": len(problems)}), file=sys.stderr, flush=True)
             shutil.rmtree(one.root)
     return counts, problems
@@ -276,8 +388,6 @@ def main() -> int:
     )
     args = parser.parse_args()
     counts, problems = run(args.kills, args.shards, args.photos, args.seed, args.minutes, args.engine)
-    for problem in problems:
-        print(problem)
     print(json.dumps({**counts, "problems": len(problems)}))
     return 1 if problems else 0
 
