@@ -12,8 +12,9 @@ from unittest.mock import patch
 import dagster as dg
 
 from curation_features.orchestration import project
-from curation_features.pipeline import FeatureStages, Models
-from curation_features.settings import load_settings
+from curation_features.orchestration.resources import ModelsResource
+from curation_features.pipeline import Models
+from curation_features.settings import Settings, load_settings
 from curation_features.testing import FakeBrisque, FakeClipEngine, FakeQualityModel
 from curation_features.weights import LazyModel, Weights
 
@@ -34,10 +35,14 @@ def models() -> Models:
     )
 
 
+class FakeModels(ModelsResource):
+    def models(self, settings: Settings) -> Models:
+        return models()
+
+
 def definitions() -> dg.Definitions:
     """The entry point of a workspace."""
     settings = load_settings()
-    stages = FeatureStages(settings, models=models())
     policy = dg.BackfillPolicy.multi_run(BATCHES_PER_RUN)
     with patch.object(project, "photo_features", project.photo_features.with_attributes(backfill_policy=policy)):
-        return project.build_definitions(settings, resources={"stages": stages})
+        return project.build_definitions(settings, resources={"models": FakeModels.configure_at_launch()})

@@ -39,10 +39,22 @@ RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "curatio
 START = """mutation ($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) { __typename } }"""
 TICKS = """query ($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
   sensorState { ticks(limit: 1, statuses: [SUCCESS, SKIPPED]) { id } } } } }"""
+EVERYTHING = ["label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features"]
 LABELS = {"one", "two", "three", "four", "five"}
 OTHER_LABELS = {"sea", "sky", "sand", "sun", "ship"}
 RUN_EVENTS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) { ... on EventConnection {
   events { __typename ... on MessageEvent { message } } } } }"""
+
+
+ASSETS = "{ assetNodes { assetKey { path } partitionKeys isObservable opVersion } }"
+LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on RunConfigValidationInvalid { errors { message } }
+  ... on PythonError { message } } }"""
+STATUS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
+  status stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }"""
+MATERIALIZED = """query ($batches: [String!]!) { assetNodes { assetKey { path }
+  staleStatusByPartition(partitions: $batches)
+  assetMaterializations(limit: 1, partitions: $batches) { runId metadataEntries { label } } } }"""
 
 
 INSTANCES: dict[Path, dg.DagsterInstance] = {}
@@ -273,13 +285,13 @@ def test_backfills_and_reconciliation(root: Path) -> None:
     store.manifest_path("batch_03").write_text("{")
     with dagster_dev(root) as query:
         _all_but_the_poisoned_batch(root, query, store, batch_ids)
+        _a_run_of_the_ui_with_other_settings(query, store, batch_ids)
         _new_labels_without_photos(root, query, store, batch_ids)
         _reconciliation_relabels_once(root, query, store, batch_ids)
 
 
 def _all_but_the_poisoned_batch(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
-    everything = ["label_embeddings", "technical_metrics", "image_embeddings", "clip_labels", "features"]
-    ended = backfill(query, batch_ids, everything)
+    ended = backfill(query, batch_ids, EVERYTHING)
     assert ended["status"] == "COMPLETED_FAILED"
     assert len(ended["runs"]) == 2
     told = {run["id"]: messages(query, run["id"]) for run in ended["runs"]}
@@ -290,7 +302,51 @@ def _all_but_the_poisoned_batch(root: Path, query: Query, store: ArtifactStore, 
     assert INSTANCES[root].get_materialized_partitions(FEATURES) == set(batch_ids) - {"batch_03"}
     assert len(events(root)) == len(batch_ids) - 1
     store.put_manifest(batch_from(manifest(root, "batch_03")))
-    assert backfill(query, ["batch_03"], everything)["status"] == "COMPLETED_SUCCESS"
+    assert backfill(query, ["batch_03"], EVERYTHING)["status"] == "COMPLETED_SUCCESS"
+
+
+def _a_run_of_the_ui_with_other_settings(query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
+    nodes = {node["assetKey"]["path"][0]: node for node in query(ASSETS)["assetNodes"]}
+    assert set(nodes) == {"preprocess_batches", *EVERYTHING}
+    assert all(node["partitionKeys"] == batch_ids for node in nodes.values())
+    assert nodes["preprocess_batches"]["isObservable"]
+    before = _features(store, "batch_00")
+    run_id = _launch(query, "batch_00", sharpness_scale="1000000")
+
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = query(STATUS, run=run_id)["runOrError"]
+        return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+    run = wait_for(ended, 400)
+    assert (run["status"], run["stats"]["stepsSucceeded"]) == ("SUCCESS", 1)
+    for old, new in zip(before, _features(store, "batch_00"), strict=True):
+        assert new["tech"]["sharpness"] < old["tech"]["sharpness"]
+        assert new["clip_labels"] == old["clip_labels"]
+    shown = {node["assetKey"]["path"][0]: node for node in query(MATERIALIZED, batches=["batch_00"])["assetNodes"]}
+    for name in EVERYTHING:
+        # the run had other settings, so the assets they affect are stale
+        assert shown[name]["staleStatusByPartition"] == ["STALE" if name == "technical_metrics" else "FRESH"], name
+        assert shown[name]["assetMaterializations"][0]["runId"] == run_id
+    labels = {entry["label"] for entry in shown["features"]["assetMaterializations"][0]["metadataEntries"]}
+    assert {"artifacts_ok", "labels", "json", "parquet"} <= labels
+    assert backfill(query, ["batch_00"], EVERYTHING)["status"] == "COMPLETED_SUCCESS"
+    assert _features(store, "batch_00") == before
+
+
+def _launch(query: Query, batch_id: str, **overrides: str) -> str:
+    """Launch the job of a batch as the user interface does, and return the id of its run."""
+    params = {
+        "selector": {
+            "repositoryLocationName": "curation_features",
+            "repositoryName": "__repository__",
+            "pipelineName": "extract_features",
+        },
+        "runConfigData": {"resources": {"settings": {"config": {"overrides": overrides}}}},
+        "executionMetadata": {"tags": [{"key": PARTITION_NAME_TAG, "value": batch_id}]},
+    }
+    launched = query(LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return str(launched["run"]["runId"])
 
 
 def _new_labels_without_photos(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
@@ -310,7 +366,7 @@ def _new_labels_without_photos(root: Path, query: Query, store: ArtifactStore, b
 
 
 def _reconciliation_relabels_once(root: Path, query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
-    earlier = {run.run_id for run in runs(root)}
+    earlier, published = {run.run_id for run in runs(root)}, len(events(root))
     selector = {**SELECTOR, "sensorName": "reconcile"}
     assert query(START, sensor=selector)["startSensor"]["__typename"] == "Sensor"
     wait_for(lambda: query(TICKS, sensor=selector)["sensorOrError"]["sensorState"]["ticks"], 400)
@@ -330,7 +386,7 @@ def _reconciliation_relabels_once(root: Path, query: Query, store: ArtifactStore
     assert len(launched) == 2  # each takes some of the batches
     for run in launched:
         assert {key.path[-1] for key in run.asset_selection or ()} == {"label_embeddings", "clip_labels", "features"}
-    assert len(events(root)) == 3 * len(batch_ids)
+    assert len(events(root)) == published + len(batch_ids)
 
 
 def _change_labels(root: Path, query: Query, labels: set[str]) -> None:
