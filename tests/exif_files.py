@@ -22,9 +22,14 @@ CAMERA = {
     0x9003: "2024:12:25 11:25:57",  # original
     0x9011: "+01:00",
     0x9291: "07",
+    0x9204: IFDRational(-2, 3),  # exposure compensation
+    0xA402: 2,  # exposure mode
     0x920A: IFDRational(35),  # focal length
     0xA434: "NIKKOR 35mm f/1.8",
 }
+BURST = "0A1B2C3D-4E5F-4A6B-8C7D-9E0F1A2B3C4D"
+APPLE_NOTE = b"Apple iOS\0\0\1MM" + struct.pack(">HHHII", 1, 0x000B, 2, len(BURST) + 1, 32) + bytes(4) + BURST.encode()
+CAMERA[0x927C] = APPLE_NOTE + b"\0"  # ExifTool knows it by its head alone
 PLACE = {1: "S", 2: (33.0, 51.0, 24.0), 3: "E", 4: (151.0, 12.0, 36.0), 5: b"\0", 6: IFDRational(58, 10)}
 EXPECTED = {
     "camera": "NIKON D3400",
@@ -37,6 +42,9 @@ EXPECTED = {
     "gps": {"latitude": -33.8566667, "longitude": 151.21, "altitude": 5.8},
     "utc_offset": "+01:00",
     "subseconds": "07",
+    "exposure_bias": -0.67,
+    "exposure_mode": "auto bracket",
+    "burst_id": BURST,
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation_features.groups.geometry import composed, match
+from curation_features.groups.shots import may_be_one_moment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,9 +38,6 @@ FEW_KEYPOINTS = 60
 PLAIN_BITS, PLAIN_LEVELS, PLAIN_CONTRAST = 40, 4, 6.0
 """Most different bits and gray levels of two thumbnails with little detail, and the least standard deviation of one."""
 
-CLOCK_CHANGE = 900.0
-"""Seconds: times that differ by quarters of an hour may be one moment with another time zone."""
-
 EXPOSURE_RATIO = 1.1
 """Ratio of two settings of one exposure at most; they are rounded."""
 
@@ -61,18 +59,10 @@ def confirmed(
 
 def may_be_one_exposure(one: Photo, other: Photo) -> bool:
     """Whether capture time and exposure, as far as both are known, allow that two photos show one exposure."""
-    return _may_be_one_moment(one, other) and all(
+    return may_be_one_moment(one, other) and all(
         ours is None or theirs is None or max(ours, theirs) <= EXPOSURE_RATIO * min(ours, theirs)
         for ours, theirs in zip(_settings(one.exposure), _settings(other.exposure), strict=True)
     )
-
-
-def _may_be_one_moment(one: Photo, other: Photo) -> bool:
-    if one.moment is None or other.moment is None:
-        return True
-    apart = abs(one.moment.seconds - other.moment.seconds)
-    beside = min(apart % CLOCK_CHANGE, -apart % CLOCK_CHANGE)
-    return beside <= max(one.moment.resolution, other.moment.resolution)
 
 
 def _settings(exposure: Exposure) -> tuple[float | None, ...]:

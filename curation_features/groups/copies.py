@@ -18,6 +18,7 @@ from curation_features.groups.changes import changes
 from curation_features.groups.confirmation import common_part, confirmed, corners, may_be_one_exposure
 from curation_features.groups.geometry import apply, composed, inverse
 from curation_features.groups.linking import link_to_leaders
+from curation_features.groups.sources import doubtful_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,10 +97,12 @@ def link_copies(photos: PhotoSet, edges: Iterable[Edge]) -> list[Copies]:
         edges: of `find_edges`.
     """
     same = _by_bytes(photos)
-    known = {(edge.first, edge.second): edge for edge in edges}
+    found = {(edge.first, edge.second): edge for edge in edges}
+    doubtful = doubtful_pairs(photos, found.values())
+    known = {pair: None if pair in doubtful else edge for pair, edge in found.items()}
     keys = [photo.sha256 for photo in photos.photos]
     comparison = _Comparison(photos, known)
-    groups = link_to_leaders(known.keys(), keys, comparison)
+    groups = link_to_leaders([pair for pair, edge in known.items() if edge is not None], keys, comparison)
     linked = {index for group in groups for index in group}
     whole = [
         {twins[0]: comparison.own(twins[0])} for twins in same.values() if len(twins) > 1 and twins[0] not in linked
@@ -134,7 +137,7 @@ class _Place:
 class _Comparison:
     """Comparisons of photos by index, each done once."""
 
-    def __init__(self, photos: PhotoSet, known: Mapping[tuple[int, int], Edge] | None = None) -> None:
+    def __init__(self, photos: PhotoSet, known: Mapping[tuple[int, int], Edge | None] | None = None) -> None:
         self._photos = photos
         self._edges: dict[tuple[int, int], Edge | None] = dict(known or {})
 
@@ -155,7 +158,11 @@ class _Comparison:
         return _Place(then.photo, composed(first.transform, then.transform))
 
     def fits(self, members: Iterable[_Place], relation: _Place) -> bool:
-        return all(common_part(relation.frame, member.frame) >= LEAST_COMMON for member in members)
+        return all(
+            common_part(relation.frame, member.frame) >= LEAST_COMMON
+            and may_be_one_exposure(relation.photo, member.photo)
+            for member in members
+        )
 
     def edge(self, first: int, second: int, mirrored: bool | None) -> Edge | None:
         """Compare two photos; None if they do not show one picture.

@@ -38,12 +38,14 @@ class Exposure:
         aperture: f-number.
         iso: ISO speed.
         bias_ev: exposure compensation in EV.
+        is_bracketed: whether the camera says that the exposure is one of a bracket.
     """
 
     seconds: float | None = None
     aperture: float | None = None
     iso: float | None = None
     bias_ev: float | None = None
+    is_bracketed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Photo:
         width: of the original, upright, in pixels.
         height: likewise.
         format: of the file, like `JPEG`.
+        burst: the camera's id of the burst that the photo belongs to; None: unknown.
         measures: numbers that compare photos of a group by name (`focus_px`, `blur_px`, `clip_iqa`, ...).
     """
 
@@ -70,6 +73,7 @@ class Photo:
     camera: str | None = None
     exposure: Exposure = field(default_factory=Exposure)
     measures: Mapping[str, float | None] = field(default_factory=dict)
+    burst: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,6 +290,20 @@ def test_the_date_of_an_edit_is_never_the_capture(base: Any, photo: Any, expecte
     assert known(fields(base, photo)) == expected
 
 
+# Series
+
+
+def test_a_series_is_read_if_the_file_says_it() -> None:
+    """The values of all formats are in `exif_files`, compared with ExifTool; these are the odd ones."""
+    bias, mode = 0x9204, 0xA402
+    assert known(fields(photo={bias: IFDRational(0, 1), mode: 1})) == {"exposure_bias": 0.0, "exposure_mode": "manual"}
+    assert known(fields(photo={bias: NOTHING, mode: 7, NOTES: b"Apple iOS\0\0\1MM\0\1"})) == {}
+    assert known(fields(photo={bias: IFDRational(-99, 1), NOTES: b"Nikon\0\2"})) == {}
+    name = "b1f0cb6c-5f7a-4c7f-9f5e-000000000001"
+    packet = f'<rdf:Description GCamera:BurstID="{name}" GCamera:BurstPrimary="1"/>'.encode()
+    assert known(read_exif(tiff([(700, 1, len(packet), 256)], packet))) == {"burst_id": name}
+
+
 # Position
 
 
@@ -366,4 +380,4 @@ def test_real_files_with_broken_exif_are_read_without_an_error(shared_data: Path
         found = read_exif(path.read_bytes())
         json.dumps(found, allow_nan=False)
         assert [*found][: len(UNKNOWN)] == list(UNKNOWN)
-        assert {*found} - {*UNKNOWN} <= {"utc_offset", "subseconds"}
+        assert {*found} - {*UNKNOWN} <= {"utc_offset", "subseconds", "exposure_bias", "exposure_mode", "burst_id"}

@@ -16,7 +16,8 @@ from curation_features.photos.exif.fields import camera_name, read_exif
 
 PRINTED = ("Make", "Model", "FNumber", "ApertureValue", "ExposureTime", "ShutterSpeedValue", "FocalLength")
 PLAIN = ("ISO", "LensModel", "DateTimeOriginal", "CreateDate", "OffsetTimeOriginal", "OffsetTimeDigitized")
-PLAIN = (*PLAIN, "SubSecTimeOriginal", "SubSecTimeDigitized")
+PLAIN = (*PLAIN, "SubSecTimeOriginal", "SubSecTimeDigitized", "ExposureCompensation", "ExposureMode")
+MODES = ("auto", "manual", "auto bracket")
 PLACE = ("GPSLatitude", "GPSLongitude", "GPSAltitude")
 
 ON_PURPOSE: Mapping[str, Mapping[str, str]] = {
@@ -30,7 +31,10 @@ ON_PURPOSE: Mapping[str, Mapping[str, str]] = {
     "gps-seconds-0-0.jpg": {"gps": "ExifTool 12.57 shows an empty position for seconds of 0/0"},
     "exif_gps_typeerror.jpg": {"datetime": "from XMP, since EXIF has none", "utc_offset": "from XMP"},
     "exif_typeerror.jpg": {"datetime": "from XMP, since EXIF has none", "utc_offset": "from XMP"},
-    "big.tif": {"gps": "ExifTool 12.57 takes the position in a BigTIFF for other tags"},
+    "big.tif": {
+        "gps": "ExifTool 12.57 takes the position in a BigTIFF for other tags",
+        "burst_id": "ExifTool 12.57 does not read the maker notes in a BigTIFF",
+    },
     "idat.heic": dict.fromkeys(EXPECTED, "ExifTool 12.57 does not read an item in `idat`, and takes the other one"),
     "packed.jxl": dict.fromkeys(EXPECTED, "ExifTool needs a Perl module for Brotli"),
 }
@@ -57,9 +61,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(exiftool: str, *folders: Path) -> list[dict[str, Any]]:
-    """Read the EXIF of folders; of EXIF alone, no maker notes and XMP, except for Composite's signed position."""
+    """Read the EXIF of folders; of EXIF alone, except for Composite's signed position and the name of a burst."""
     tags = [f"-EXIF:{name}" for name in PRINTED] + [f"-EXIF:{name}#" for name in PLAIN]
-    tags += ["-EXIF:LensInfo", *(f"-Composite:{name}#" for name in PLACE)]
+    tags += ["-EXIF:LensInfo", "-Apple:BurstUUID", "-XMP-GCamera:BurstID", *(f"-Composite:{name}#" for name in PLACE)]
     command = [exiftool, "-json", "-charset", "exif=utf8", "-q", "-q", "-r", "-ext", "*", *tags, *map(str, folders)]
     return json.loads(subprocess.run(command, capture_output=True, timeout=120, check=False).stdout)
 
@@ -71,6 +75,7 @@ def as_ours(theirs: Mapping[str, Any]) -> dict[str, Any]:
     length = text.get("FocalLength", "0.0 mm").removesuffix(" mm")
     kind = "Original" if text.get("DateTimeOriginal") else "Digitized"
     place = [theirs.get(name) for name in PLACE]
+    bias, mode = theirs.get("ExposureCompensation"), theirs.get("ExposureMode")
     lens = text.get("LensInfo", "").replace(" f/?", "")
     return {
         "camera": camera_name(text.get("Make"), text.get("Model")) or "Unknown",
@@ -83,6 +88,9 @@ def as_ours(theirs: Mapping[str, Any]) -> dict[str, Any]:
         "gps": dict(zip(("latitude", "longitude", "altitude"), place, strict=True)) if place[0] is not None else None,
         "utc_offset": text.get(f"OffsetTime{kind}"),
         "subseconds": text.get(f"SubSecTime{kind}"),
+        "exposure_bias": None if bias is None else round(bias, 2),
+        "exposure_mode": None if mode is None else MODES[mode],
+        "burst_id": text.get("BurstUUID") or text.get("BurstID"),
     }
 
 

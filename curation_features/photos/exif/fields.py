@@ -14,6 +14,7 @@ from curation_features.photos.exif.blocks import find_blocks
 from curation_features.photos.exif.capture_time import CaptureTime, find_capture_time
 from curation_features.photos.exif.lenses import lens_name
 from curation_features.photos.exif.positions import to_position
+from curation_features.photos.exif.series import read_series
 from curation_features.photos.exif.tiff_tags import Directory, Value, find, open_directory, to_number, to_text
 from curation_features.photos.limits import MAX_EXIF_BYTES
 
@@ -62,7 +63,8 @@ def read_exif(data: bytes) -> dict[str, Any]:
         other missing, damaged or non-finite field is None.
 
         If the file has them: `utc_offset` ("+01:00", local time minus UTC) and `subseconds` ("07": 0.07 s), of
-        `datetime`.
+        `datetime`; `exposure_bias` (EV, 0.67), `exposure_mode` ("auto", "manual", "auto bracket") and `burst_id` (the
+        camera's name for the burst).
     """
     tags = _read_tags(data)
     fields = {name: _survive(read, tags) for name, read in _FIELDS.items()}
@@ -70,7 +72,8 @@ def read_exif(data: bytes) -> dict[str, Any]:
     fields |= {"camera": fields["camera"] or "Unknown", "lens": fields["lens"] or "Unknown"}
     fields["datetime"] = taken.datetime if taken else None
     precise = {"utc_offset": taken.utc_offset, "subseconds": taken.subseconds} if taken else {}
-    return fields | {name: value for name, value in precise.items() if value is not None}
+    series = _survive(lambda tags: read_series(tags.camera, tags.xmp), tags) or {}
+    return fields | {name: value for name, value in precise.items() if value is not None} | series
 
 
 def _survive(read: Callable[[_Tags], _Result], tags: _Tags) -> _Result | None:

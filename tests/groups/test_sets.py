@@ -1,0 +1,178 @@
+"""Brackets, focus stacks and panoramas, told apart from bursts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from sequences import BASE, Roll, crossing, described, focused, handheld, noisy, panned, picture
+
+from curation_features.groups import Exposure, Moment
+from curation_features.groups.brackets import find_brackets
+from curation_features.groups.grouping import group_photos
+from curation_features.groups.pictures import Frame, Picture
+from curation_features.groups.stacks import STILL, travel
+
+THIRD = 1 / 3
+NOMINAL = (30, 15, 8, 4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 15, 1 / 30, 1 / 60, 1 / 125, 1 / 250, 1 / 500, 1 / 1000)
+
+
+class OneView:
+    """A look that takes all photos for one view."""
+
+    def framing(self, one: int, other: int) -> float:
+        return 1.0
+
+    def common(self, one: int, other: int) -> float:
+        return 1.0
+
+
+def frames(stops: Sequence[float], every: float = 0.5, of: Callable[[float], Exposure] | None = None) -> list[Frame]:
+    of = of or (lambda stop: replace(BASE, seconds=BASE.seconds * 2**stop))
+    return [
+        Frame(Picture(place), ("camera", "A"), Moment(1000 + place * every, 0.01), of(stop), None, None)
+        for place, stop in enumerate(stops)
+    ]
+
+
+def marked(stop: float) -> Exposure:
+    return Exposure(BASE.seconds * 2**stop, 5.6, 200, is_bracketed=True)
+
+
+def nominal(stop: float) -> Exposure:
+    """Whole stops as cameras write them: 1/15, 1/30, 1/60, 1/125."""
+    return Exposure(NOMINAL[round(9 - stop)], 5.6, 200)
+
+
+@pytest.mark.parametrize(
+    ("row", "sizes"),
+    [
+        (frames([0, -2, 2]), [3]),
+        (frames([0, 1, -1]), [3]),
+        (frames([-1, 0, 1]), [3]),
+        (frames([2, 0, -2]), [3]),
+        (frames([0, -2, -1, 1, 2]), [5]),
+        (frames([0, -1, 1, -2, 2]), [5]),
+        (frames([0, -1 / 2, 1 / 2, -1, 1]), [5]),
+        (frames([0, -3, -2, -1, 1, 2, 3], of=nominal), [7]),
+        (frames([0, -2 * THIRD, 2 * THIRD]), [3]),
+        (frames([-2 * THIRD, -THIRD, 0, THIRD, 2 * THIRD], of=marked), [5]),
+        (frames([0, -2, 2], of=lambda stop: Exposure(1 / 60, 8 / 2 ** (stop / 2), 100)), [3]),  # by aperture
+        (frames([0, -2, 2], of=lambda stop: Exposure(bias_ev=stop)), [3]),
+        (frames([-2, 0, 2], every=9, of=lambda stop: Exposure(8 * 2**stop, 8, 100)), [3]),  # exposures of seconds
+        (frames([0, -1, 1] * 3, every=0.1), [3, 3, 3]),
+        (frames([0, -2, 2], every=4.5), []),  # too slow
+        (frames([0, -1]), []),
+        (frames([0, -THIRD, THIRD]), []),  # spans less than 1 EV
+        (frames([0, -1, 1.5]), []),
+        (frames([0, 0, 1]), []),
+        (frames([0, -0.83, 0.83]), []),  # no step that cameras have
+        (frames([0, THIRD, 2 * THIRD, 1, 4 * THIRD], every=0.1), []),  # the dial, click by click
+        (frames([0, 0, 0, -1, -2, -2, -2], every=0.1), []),
+        (frames([0, 0, -2, 2, 2], every=0.1), []),  # frames follow at once
+        (frames([1, -1, 0, 2, -2]), []),  # no order of a camera
+        (frames([0, -2, 2], of=lambda stop: Exposure(BASE.seconds * 2**stop, 5.6 if stop else None)), []),
+        (frames([0, -2, 2], of=lambda stop: Exposure()), []),
+    ],
+)
+def test_a_bracket_has_a_cameras_pattern(row: list[Frame], sizes: list[int]) -> None:
+    found = find_brackets(row, OneView())  # type: ignore[arg-type]
+    assert [end - begin for begin, end in found] == sizes
+    assert all(one[1] <= other[0] for one, other in pairwise(found))
+
+
+def test_other_views_are_not_a_bracket() -> None:
+    class OtherViews(OneView):
+        def framing(self, one: int, other: int) -> float:
+            return 0.5 if {one, other} == {1, 2} else 1.0
+
+        def common(self, one: int, other: int) -> float:
+            return 0.1
+
+    assert find_brackets(frames([-2, 0, 2]), OtherViews()) == []  # type: ignore[arg-type]
+
+
+def stack(rgb: np.ndarray, places: Sequence[float]) -> list[np.ndarray]:
+    return [noisy(focused(rgb, at), seed) for seed, at in enumerate(places)]
+
+
+def wide(rgb: np.ndarray) -> np.ndarray:
+    return np.concatenate([rgb, cv2.flip(rgb, 1)], axis=1)
+
+
+def shaken(rgb: np.ndarray) -> list[np.ndarray]:
+    return [cv2.GaussianBlur(handheld(rgb, frame), (0, 0), 0.3 + frame / 2) for frame in range(4)]
+
+
+CASES: dict[str, tuple[str, Callable[[Roll, np.ndarray], Any]]] = {
+    "three exposures": ("bracket", lambda roll, rgb: roll.bracket(rgb, (0, -2, 2))),
+    "seven exposures": ("bracket", lambda roll, rgb: roll.bracket(rgb, (-3, -2, -1, 0, 1, 2, 3), 0.2)),
+    "focus stack": ("focus stack", lambda roll, rgb: roll.shoot(stack(rgb, np.linspace(0.1, 0.9, 5)), 5)),
+    "fast stack": ("focus stack", lambda roll, rgb: roll.shoot(stack(rgb, (0.7, 0.5, 0.3)), 0.2)),
+    "panorama": ("panorama", lambda roll, rgb: roll.shoot(panned(wide(rgb), 4, 0.5), 25)),
+    "upwards": (
+        "panorama",
+        lambda roll, rgb: roll.shoot([cv2.rotate(f, cv2.ROTATE_90_CLOCKWISE) for f in panned(wide(rgb), 3, 0.5)], 2),
+    ),
+    "burst": ("burst", lambda roll, rgb: roll.shoot([handheld(rgb, frame) for frame in range(5)])),
+    "dial": ("burst", lambda roll, rgb: roll.bracket(rgb, (0, 0, THIRD, 2 * THIRD, 1, 1, 4 * THIRD), 0.1)),
+    "blurred burst": ("burst", lambda roll, rgb: roll.shoot(shaken(rgb))),
+    "moving subject": (
+        "burst",
+        lambda roll, rgb: roll.shoot(
+            [noisy(crossing(rgb, picture("chelsea"), at, 0.25), round(at * 8)) for at in (0, 0.25, 0.5, 0.75, 1)]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sets_are_recognised_and_bursts_are_none(name: str) -> None:
+    """One camera shoots the frames, after a photo of something else."""
+    kind, shoot = CASES[name]
+    roll = Roll()
+    roll.shoot([picture("rocket")], 30)
+    keys = shoot(roll, picture("coffee"))
+    photos = roll.photo_set()
+    (group,) = groups = group_photos(photos)
+    assert described(groups, photos) == {tuple(keys): kind}
+    assert 0 <= group.similarity <= 1
+    if kind != "burst":
+        assert {(member.rank, member.copy_of) for member in group.members} == {(1, None)}
+
+
+@pytest.mark.parametrize(("order", "every"), [((0, 1, 2), 0.1), ((0, 1, 0), 5)])
+def test_a_fast_pan_or_a_return_is_no_panorama(order: tuple[int, ...], every: float) -> None:
+    roll = Roll()
+    parts = panned(wide(picture("coffee")), 3, 0.5)
+    roll.shoot([noisy(parts[place], seed) for seed, place in enumerate(order)], every)
+    photos = roll.photo_set()
+    assert "panorama" not in described(group_photos(photos), photos).values()
+
+
+def sharpness(places: Sequence[float], strengths: Sequence[float] = (1.0,) * 9) -> np.ndarray:
+    """Tiles of frames that are sharp near a share of the width."""
+    near = [np.clip(1 - 2 * np.abs((np.arange(8) + 0.5) / 8 - place), 0.1, 1) for place in places]
+    rows = [np.tile(line * strength, (8, 1)) for line, strength in zip(near, strengths, strict=False)]
+    return np.stack(rows).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "expected"),
+    [
+        (sharpness((0.1, 0.5, 0.9)), True),
+        (sharpness((0.9, 0.7, 0.5, 0.3)), True),
+        (sharpness((0.5, 0.52, 0.54)), False),  # hardly travels
+        (sharpness((0.1, 0.9, 0.3, 0.8)), False),  # to and fro
+        (sharpness((0.2, 0.5, 0.8), (1.0, 0.2, 0.04)), False),  # blurred everywhere: the first is always sharper
+        (np.concatenate([sharpness((0.1, 0.5, 0.9))[:, :2], np.ones((3, 6, 8), np.float32)], axis=1), False),
+        (np.ones((3, 8, 8), np.float32), False),
+    ],
+)  # fmt: skip
+def test_the_sharp_region_of_a_stack_travels(tiles: np.ndarray, expected: bool) -> None:
+    assert travel(tiles).reaches(STILL) is expected
