@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from curation_features.ingest.discovery import scan as scan_photos
     from curation_features.ingest.folder import find_photos, new_batch_id
     from curation_features.ingest.folder import ingest as ingest_photos
+    from curation_features.library import LibraryGroups, update_groups
     from curation_features.photos.inputs import read_pixels
     from curation_features.pipeline import FeatureStages, Models
     from curation_features.schema import METRIC_NAMES
@@ -63,6 +64,7 @@ __all__ = [
     "InputError",
     "InvalidWeightsError",
     "LazyModel",
+    "LibraryGroups",
     "ManifestError",
     "MissingExtraError",
     "MissingWeightsError",
@@ -91,6 +93,7 @@ __all__ = [
     "read_features",
     "read_pixels",
     "scan_photos",
+    "update_groups",
 ]
 
 _HOME = {
@@ -99,6 +102,7 @@ _HOME = {
     "FeaturesService": "service",
     "Gathered": "dataset.gather",
     "LazyModel": "weights",
+    "LibraryGroups": "library",
     "METRIC_NAMES": "schema",
     "Models": "pipeline",
     "PhotoSignals": "technical.image_signals",
@@ -115,6 +119,7 @@ _HOME = {
     "read_features": "storage.frames",
     "read_pixels": "photos.inputs",
     "scan_photos": "ingest.discovery:scan",
+    "update_groups": "library",
 }
 
 

@@ -11,11 +11,13 @@ from curation_features.errors import StorageAwayError, StoreError
 from curation_features.finish import FinishedBatch, finish_batch
 from curation_features.manifest import Batch
 from curation_features.pipeline import Earlier, FeatureStages, Plan, RunStats, log_batch, merge
+from curation_features.pipeline.grouped import Compared
 from curation_features.pipeline.plan import (
     EMBEDDING_PARTS,
     LABEL_PARTS,
     TECHNICAL_PARTS,
     UNMEASURED,
+    groups_version,
     signals_version,
     technical_version,
 )
@@ -27,6 +29,7 @@ from curation_features.schema import (
     FeatureError,
     LabelPrediction,
     PhotoRecord,
+    StoredFingerprint,
 )
 from curation_features.storage.artifacts import ArtifactStore, StageArtifact
 from curation_features.versions import digest
@@ -147,7 +150,8 @@ def _pixel_pass(
 
     Args:
         stats: of the measurements; labels, which are computed from the embeddings in memory, have separate ones.
-        passed: receives the records, without their embeddings, which would take most of the memory; None: not needed.
+        passed: receives the records, without embeddings and fingerprints, which would take most of the memory; None:
+            not needed.
     """
     plan = stages.plan([name for name, part in PARTS.items() if part.asset in assets])
     plan = replace(plan, thumbnails=stages.settings.contact_sheet)
@@ -169,8 +173,14 @@ def _pixel_pass(
 
 def _copied(records: Iterable[PhotoRecord], copies: list[PhotoRecord]) -> Iterator[PhotoRecord]:
     for record in records:
-        copies.append(replace(record, embedding=None))
+        copies.append(replace(_without_fingerprint(record), embedding=None))
         yield record
+
+
+def _without_fingerprint(record: PhotoRecord) -> PhotoRecord:
+    """Return a record without the data of its fingerprint, which is large, and stays in the stage table."""
+    error = record.fingerprint.error if record.fingerprint else None
+    return replace(record, fingerprint=StoredFingerprint(error=error))
 
 
 def _read_earlier(batch: Batch, versions: Mapping[str, Mapping[str, str]], store: ArtifactStore) -> Earlier | None:
@@ -224,22 +234,34 @@ def _features(
         "technical": technical_version(technical["versions"]),
         "clip": labelled["versions"].get("labels", UNMEASURED),
         "signals": signals_version(technical["versions"], stages.settings),
+        "groups": groups_version({**technical["versions"], **_embedding_version(batch, store)}, stages.settings),
     }
     labels = labelled.get("labels") or stages.classifier.vocabulary.labels  # the current vocabulary may differ
     if records is None:
-        stored = (store.read_stage(name, batch) for name in _NEEDS["features"])
-        records = list(_join_labels(*stored))
-    with store.stored_embeddings(batch, records) as (embeddings, normed):
-        merged = merge(batch, normed, version, labels, stages.settings)
+        records = list(_join_labels(*(store.read_stage(name, batch) for name in _NEEDS["features"])))
+    with Compared() as compared, store.stored_embeddings(batch, records, compared.add_vector) as stored:
+        embeddings, normed = stored
+        for data in store.read_fingerprints(batch):
+            compared.fingerprints.add(data)
+        merged = merge(batch, normed, version, labels, stages.settings, compared)
         stages.observer.features_merged(merged)
         finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)
     return AssetResult("features", finished.artifact.digest, Plan(), finished=finished)
 
 
+def _embedding_version(batch: Batch, store: ArtifactStore) -> Mapping[str, str]:
+    """Return the version of the stored embeddings; empty if there are none."""
+    stage = "image_embeddings"
+    versions: Mapping[str, str] = (
+        store.stage_metadata(stage, batch)["versions"] if store.has_stage(stage, batch) else {}
+    )
+    return versions
+
+
 def _join_labels(technical: Iterable[PhotoRecord], labelled: Iterable[PhotoRecord]) -> Iterator[PhotoRecord]:
     """Add the labels to the technical records, if both were computed from the same bytes."""
-    for record, other in zip(technical, labelled, strict=True):
+    for record, other in zip(map(_without_fingerprint, technical), labelled, strict=True):
         if record.info == other.info:
             record.prediction = other.prediction
         else:

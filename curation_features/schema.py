@@ -183,6 +183,12 @@ SIGNALS: tuple[Signal, ...] = (
 )
 """Every signal, in the order of tables. See `signals` for the formulas."""
 
+FINGERPRINT = "fingerprint"
+"""The part that holds what is compared of two photos (`fingerprints`)."""
+
+GROUPS_VERSION = 1
+"""Version of the groups of photos; increment it when a change of `groups` alters them."""
+
 FOCUS_VERSION = 1
 """Version of the focus in a manifest; increment it when a change of `signals.focus` alters the numbers."""
 
@@ -221,7 +227,7 @@ class Part(NamedTuple):
 
 
 PARTS: Mapping[str, Part] = MappingProxyType(
-    {name: Part(name, name, "technical_metrics") for name in (*METRIC_NAMES, *SIGNAL_PARTS)}
+    {name: Part(name, name, "technical_metrics") for name in (*METRIC_NAMES, *SIGNAL_PARTS, FINGERPRINT)}
     | {
         "embedding": Part("embedding", "image_embedding", "image_embeddings"),
         "labels": Part("labels", "clip_labels", "clip_labels"),
@@ -252,7 +258,7 @@ class FeatureError:
     """Why a value is a default.
 
     Attributes:
-        stage: `photo`, the name of a metric or of signals, `image_embedding` or `clip_labels`.
+        stage: `photo`, the name of a metric or of signals, `fingerprint`, `image_embedding` or `clip_labels`.
         reason: short and stable, for programs.
         message: for users.
     """
@@ -289,6 +295,18 @@ class Signals:
     """The signals of one part by name, None where undefined; or an error."""
 
     values: Mapping[str, SignalValue] = field(default_factory=dict)
+    error: FeatureError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFingerprint:
+    """A photo's fingerprint as bytes (see `fingerprints.encoding`), or an error.
+
+    Attributes:
+        data: some kilobytes; None, too, once it is written and compared.
+    """
+
+    data: bytes | None = None
     error: FeatureError | None = None
 
 
@@ -344,6 +362,7 @@ class PhotoRecord:
     Attributes:
         failure: why the photo could not be read; all measurements are missing then.
         signals: by part.
+        fingerprint: None: unknown, as in a table of an earlier release.
         cached: whether all parts that are computed from pixels came from the cache.
         partly_cached: whether only some of them did.
         labels_cached: whether the labels came from the cache; None: not labelled.
@@ -355,6 +374,7 @@ class PhotoRecord:
     failure: FeatureError | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     signals: dict[str, Signals] = field(default_factory=dict)
+    fingerprint: StoredFingerprint | None = None
     embedding: Embedding | None = None
     prediction: LabelPrediction | None = None
     cached: bool = False
@@ -369,6 +389,7 @@ class PhotoRecord:
     @property
     def is_retryable(self) -> bool:
         """Whether an error of this photo may not occur in another run."""
-        results = (*self.measurements.values(), *self.signals.values(), self.embedding, self.prediction)
+        single = (self.fingerprint, self.embedding, self.prediction)
+        results = (*self.measurements.values(), *self.signals.values(), *single)
         errors = (self.failure, *(result.error for result in results if result is not None))
         return any(error is not None and error.reason in RETRYABLE_REASONS for error in errors)

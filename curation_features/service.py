@@ -9,6 +9,7 @@ from typing import Any
 
 from curation_features.manifest import Batch, batch_from
 from curation_features.pipeline import EnrichedBatch, FeatureStages, RunStats, log_batch, merge
+from curation_features.pipeline.grouped import Compared
 from curation_features.pipeline.plan import ALL_PARTS, feature_versions
 from curation_features.schema import PhotoRecord
 from curation_features.settings import Settings, load_settings
@@ -58,22 +59,27 @@ class FeaturesService:
         """Process a parsed batch; the result also contains the photos' records.
 
         Args:
-            each: called with each photo's finished record, which still has its embedding.
+            each: called with each photo's finished record, which still has its embedding and fingerprint.
         """
         stages = self._feature_stages().for_batch(batch)
         stats = RunStats()
         plan = stages.plan(ALL_PARTS)
         records = []
-        for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
-            if each is not None:
-                each(record)
-            if record.embedding is not None:
-                record.embedding = replace(record.embedding, vector=None)  # labelled; frees memory in long batches
-            records.append(record)
-        with stats.timing("merge"):
-            version = feature_versions(plan, stages.settings)
-            labels = stages.classifier.vocabulary.labels
-            merged = merge(batch, records, version, labels, stages.settings)
+        with Compared() as compared:
+            for record in stats.counted(stages.label(stages.measure(batch, plan, stats), plan, stats)):
+                if each is not None:
+                    each(record)
+                compared.add(record)
+                # Labelled and noted: frees memory in long batches.
+                if record.embedding is not None:
+                    record.embedding = replace(record.embedding, vector=None)
+                if record.fingerprint is not None:
+                    record.fingerprint = replace(record.fingerprint, data=None)
+                records.append(record)
+            with stats.timing("merge"):
+                version = feature_versions(plan, stages.settings)
+                labels = stages.classifier.vocabulary.labels
+                merged = merge(batch, records, version, labels, stages.settings, compared)
         log_batch(batch, merged, stats)
         return merged
 

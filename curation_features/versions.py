@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from curation_features.schema import PARTS, SIGNAL_PARTS
+from curation_features.schema import FINGERPRINT, PARTS, SIGNAL_PARTS
 from curation_features.settings import Settings
 
 ALGORITHMS: Mapping[str, int] = dict.fromkeys(PARTS, 1)
@@ -27,7 +27,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "noise": _DECODE,
     "brisque": (*_DECODE, "piq", "torch"),
     "clip_iqa": (*_DECODE, "piq", "torch"),
-    **dict.fromkeys(SIGNAL_PARTS, _DECODE),
+    **dict.fromkeys((*SIGNAL_PARTS, FINGERPRINT), _DECODE),
     "embedding": ("pillow", "simplejpeg", "open_clip_torch", "torch", "torchvision"),
     "labels": ("numpy",),
 }

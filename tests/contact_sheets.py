@@ -70,6 +70,7 @@ def photo(position: int, **replaced: Any) -> dict[str, Any]:
         "flags": [],
         "hints": [],
         "focus": None,
+        "group": None,
         "labels": labels,
         "margin": labels[0][1] - labels[1][1],
         "errors": [],

@@ -21,6 +21,7 @@ from curation_features.schema import (
     PhotoInfo,
     PhotoRecord,
     Signals,
+    StoredFingerprint,
 )
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
@@ -47,7 +48,14 @@ def measured(name: str, vector: Sequence[float] = (0.5,) * 4) -> PhotoRecord:
     prediction = LabelPrediction(labels, (0.1, 0.2, -0.3), 0.25)
     embedding = Embedding(np.array(vector, np.float32), norm=NORM)
     return PhotoRecord(
-        name, f"{name}.jpg", PhotoInfo("a" * 64, "PNG", 8, 4), None, scores, signals(), embedding, prediction
+        name,
+        f"{name}.jpg",
+        PhotoInfo("a" * 64, "PNG", 8, 4),
+        measurements=scores,
+        signals=signals(),
+        fingerprint=StoredFingerprint(b"compared"),
+        embedding=embedding,
+        prediction=prediction,
     )
 
 
@@ -73,7 +81,7 @@ def write_features(
 ) -> FeatureArtifact:
     """Write finished features of `records`, and the embeddings of `vectors`, by default of the same records."""
     manifest = manifest or batch(*(record.photo_id for record in records))
-    merged = merge(manifest, records, {"technical": "t", "clip": clip, "signals": "s"}, labels, SETTINGS)
+    merged = merge(manifest, records, {"technical": "t", "clip": clip, "signals": "s", "groups": "g"}, labels, SETTINGS)
     with store.embeddings(manifest.batch_id, "1-abc", "a/model") as file:
         for item in records if vectors is None else vectors:
             file.add(item)

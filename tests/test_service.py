@@ -51,6 +51,7 @@ def test_the_output_has_the_specifications_fields(world, batch) -> None:
             "signals",
             "flags",
             "embedding_norm",
+            "group",
         ]
         assert tuple(record["tech"]) == METRIC_NAMES
         assert all(isinstance(value, float) and 0 <= value <= 1 for value in record["tech"].values())

@@ -15,7 +15,7 @@ import pytest
 
 from curation_features.cli import main
 from curation_features.errors import SettingsError
-from curation_features.schema import METRICS, SIGNAL_PARTS
+from curation_features.schema import FINGERPRINT, METRICS, SIGNAL_PARTS
 from curation_features.settings import SPECS, Settings, legal_values, load_settings, load_with_origins, recomputed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -251,7 +251,7 @@ def test_settings_made_in_python_are_checked_too(tmp_path: Path) -> None:
         ("embedding", {"model", "precision"}),
         ("labels", {"temperature"}),
         ("flags", {name for name in SPECS if name.startswith("limit_")}),
-        *((part, set()) for part in SIGNAL_PARTS),
+        *((part, set()) for part in (*SIGNAL_PARTS, FINGERPRINT)),
     ],
 )
 def test_a_part_depends_on_its_constants_only(part: str, names: set[str]) -> None:

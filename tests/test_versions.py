@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from curation_features import versions
-from curation_features.schema import SIGNAL_PARTS
+from curation_features.schema import FINGERPRINT, SIGNAL_PARTS
 from curation_features.settings import SPECS, Settings
 from curation_features.versions import PARTS, part_version
 
@@ -55,7 +55,7 @@ def test_an_automatic_precision_is_that_of_its_device(settings: Settings, device
     ("library", "parts"),
     [
         ("pillow", set(PARTS) - {"labels"}),
-        ("opencv-python", {"sharpness", "exposure", "noise", "brisque", "clip_iqa", *SIGNAL_PARTS}),
+        ("opencv-python", {"sharpness", "exposure", "noise", "brisque", "clip_iqa", FINGERPRINT, *SIGNAL_PARTS}),
         ("piq", {"brisque", "clip_iqa"}),
         ("torch", {"brisque", "clip_iqa", "embedding"}),
         ("open_clip_torch", {"embedding"}),

@@ -22,6 +22,7 @@ from curation_features.cli import (
     configuration,
     flags,
     gather,
+    groups,
     ingest,
     lifecycle,
     reports,
@@ -170,7 +171,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    modules = (ingest, shards, batches, reports, lifecycle, gather, backfills, vocabularies, flags, weights, caches)
-    for module in (*modules, configuration):
+    modules = (ingest, shards, batches, reports, lifecycle, gather, groups, backfills, vocabularies, flags)
+    for module in (*modules, weights, caches, configuration):
         module.register(commands)
     return main_parser

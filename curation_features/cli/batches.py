@@ -44,6 +44,7 @@ RESULT_FIELDS = {
     "partly_cached": "photos read from the cache in part",
     "statuses": "{ok, degraded, failed}: artifacts by status",
     "errors": "[{stage, reason, artifacts}]: why values are defaults, most frequent first",
+    "groups": "{copy | burst | set: number of groups}",
     "flags": "[{name, kind, artifacts}]: flags and hints, flags first",
     "labels": "[{label, artifacts, share}]: first labels, most frequent first",
     "scores": "{metric: {p05, p50, p95}}: percentiles of measured scores",

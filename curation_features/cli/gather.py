@@ -28,7 +28,7 @@ FIELDS = {
     "batches": "{batch_id: rows}",
     "embeddings": "number of image embeddings; null without --embeddings",
     "dimension": "numbers of an embedding; null without --embeddings",
-    "versions": "{technical | clip | signals | embedding: {version: rows}}: which results are mixed",
+    "versions": "{technical | clip | signals | groups | embedding: {version: rows}}: which results are mixed",
     "other_versions": "{version: batches}: embeddings left out by --version",
     "copies": "rows left out by --distinct",
     "unfinished": "batches without features, which were skipped",
@@ -132,6 +132,7 @@ _RESULTS: Mapping[str, str] = {
     "technical": "technical scores",
     "clip": "labels",
     "signals": "signals",
+    "groups": "groups",
     "embedding": "embeddings",
 }
 

@@ -147,6 +147,7 @@ def _rm_batches(args: argparse.Namespace, settings: Settings, records: BatchReco
             except StoreError as error:
                 report.failed[batch_id] = str(error)
             bar.advance()
+    _regroup(settings)
     return report.outcome()
 
 
@@ -174,7 +175,18 @@ def _rm_photo(args: argparse.Namespace, settings: Settings, records: BatchRecord
     _confirm(args, f"delete photo {removal.photo_id}{where}")
     with doing("deleting"):
         remove_photo(settings, store, removal, accept)
+    _regroup(settings)
     return report.outcome()
+
+
+def _regroup(settings: Settings) -> None:
+    """Group the photos again that were in a group with a deleted one, if the photos of all batches were grouped."""
+    from curation_features.library import update_groups
+    from curation_features.storage.groups import has_groups
+
+    if has_groups(settings.data_path):
+        with doing("reconciling groups"):
+            update_groups(settings)
 
 
 def _check_idle(batch_ids: Iterable[str], records: BatchRecords | None) -> None:

@@ -14,13 +14,25 @@ from rich.table import Table
 from rich.text import Text
 
 from curation_features.cli.command import Outcome, format_speed, speed, with_make_dev
-from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, flag_line, make_table, printable, say
+from curation_features.cli.terminal import (
+    FOLD,
+    LEFT,
+    RIGHT,
+    console,
+    count_of,
+    flag_line,
+    groups_line,
+    make_table,
+    printable,
+    say,
+)
 from curation_features.manifest import Batch, distinct_photos
 from curation_features.pipeline import EnrichedBatch
 from curation_features.pipeline.summary import (
     error_counts,
     extremes,
     flag_counts,
+    group_counts,
     label_distribution,
     score_percentiles,
 )
@@ -68,6 +80,7 @@ def outcome_of(
         "statuses": merged.statuses(),
         "errors": [{"stage": e.stage, "reason": e.reason, "artifacts": e.artifacts} for e in error_counts(merged)],
         "flags": [asdict(flag) for flag in flag_counts(merged)],
+        "groups": group_counts(merged),
         "labels": [asdict(label) for label in label_distribution(merged)],
         "scores": score_percentiles(merged),
         "files": files,
@@ -93,6 +106,8 @@ def _show(merged: EnrichedBatch, fields: Mapping[str, Any]) -> None:
         say(f"{error['artifacts']} x {error['stage']}: {error['reason']}", style="yellow")
     if flags := flag_line(fields["flags"]):
         say(flags)
+    if groups := groups_line(fields["groups"]):
+        say(groups)
     statuses = ", ".join(f"{count} {status}" for status, count in fields["statuses"].items() if count)
     artifacts = f"{fields['artifacts']:,} artifacts of " if fields["artifacts"] != fields["photos"] else ""
     photos = count_of(fields["photos"], "photo")

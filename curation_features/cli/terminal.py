@@ -94,6 +94,13 @@ def flag_line(counts: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(f"{kind}: {', '.join(parts)}" for kind, parts in kinds.items())
 
 
+def groups_line(counts: Mapping[str, int]) -> str:
+    """Numbers of groups by kind: "groups: 3 copies, 2 bursts, 1 set". Empty without any."""
+    names = {"copy": ("copy", "copies"), "burst": ("burst", "bursts"), "set": ("set", "sets")}
+    parts = (f"{counts[kind]:,} {names[kind][counts[kind] != 1]}" for kind in names if counts.get(kind))
+    return "groups: " * any(counts.values()) + ", ".join(parts)
+
+
 class Bar:
     """A progress bar with the pace and the time left.
 

@@ -30,7 +30,8 @@ def dataset_card(record: Mapping[str, Any], schemas: Mapping[str, pa.Schema]) ->
         f"{record['release']}.",
         "",
         "A value that could not be measured is null. Compare scores only within one `version_technical`, signals "
-        "within one `version_signals`, labels within one `version_clip`, and vectors within one `version_embedding`.",
+        "within one `version_signals`, groups within one `version_groups`, "
+        "labels within one `version_clip`, and vectors within one `version_embedding`.",
     ]
     if "artifact" in next(iter(schemas.values())).names:
         lines += ["", "The column `artifact` has all EXIF of a photo, and with it positions and serial numbers."]

@@ -28,7 +28,7 @@ class Gathered:
         batches: rows by batch.
         embeddings: number of image embeddings; None without them.
         dimension: numbers of an embedding; None without them.
-        versions: part of the results (`technical`, `clip`, `signals`, `embedding`) -> version -> rows.
+        versions: part of the results (`technical`, `clip`, `signals`, `groups`, `embedding`) -> version -> rows.
         other_versions: versions of embeddings that were left out -> batches.
         copies: rows left out because an earlier row has the same `sha256`.
         unfinished: batches without features, which were skipped.

@@ -41,7 +41,7 @@ class Source:
 
     Attributes:
         found: size and time of the file, which must still be the same when its rows are read.
-        versions: of the parts `technical`, `clip` and, since there are any, `signals`.
+        versions: of the parts `technical`, `clip` and, since there are any, `signals` and `groups`.
         labels: the vocabulary of the batch.
         vectors: None: there are none, or they are not wanted.
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_PARTS = ("technical", "clip", "signals")  # with versions in the table
+_PARTS = ("technical", "clip", "signals", "groups")  # with versions in the table
 _FEATURES = {"compression": "zstd"}
 _VECTORS = {"compression": "none", "use_dictionary": ["batch_id", "version_embedding"]}  # vectors do not compress
 

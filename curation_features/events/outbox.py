@@ -70,7 +70,7 @@ def features_completed(
         embeddings: path of the image embeddings as Parquet.
         root: the project's root; paths inside it are relative to it, others absolute.
         statuses: number of artifacts that are `ok`, `degraded` and `failed`.
-        version: the `version` of the features: `technical`, `clip` and `signals`.
+        version: the `version` of the features: `technical`, `clip`, `signals` and `groups`.
         retryable: number of artifacts with a transient error (`schema.RETRYABLE_REASONS`).
         latest: the newest event of the batch; returned if its data is equal, else superseded.
         sequence: number of the new event if there is no `latest`.
@@ -85,7 +85,7 @@ def features_completed(
         "artifacts": sum(statuses.values()),
         "statuses": {status: statuses[status] for status in STATUSES},
         "retryable": retryable,
-        "version": {part: version[part] for part in ("technical", "clip", "signals")},
+        "version": {part: version[part] for part in ("technical", "clip", "signals", "groups") if part in version},
     }
     if latest is not None:
         known = latest["data"]

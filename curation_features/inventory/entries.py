@@ -138,7 +138,7 @@ def _summarize(
     try:
         counts = Counter(row["status"] for row in table_rows(table, ("status",)))
         version = read_metadata(table)["version"]
-        known = {part: version[part] for part in (*_VERSIONS, "signals") if part in version}
+        known = {part: version[part] for part in (*_VERSIONS, "signals", "groups") if part in version}
         return Summary({status: counts[status] for status in STATUSES}, known)
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         return None

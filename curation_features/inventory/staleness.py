@@ -14,7 +14,7 @@ from curation_features.inventory.footprint import table_rows
 from curation_features.manifest import Batch, document_digest
 from curation_features.pipeline import FeatureStages, Models, Plan
 from curation_features.pipeline.observer import SilentObserver
-from curation_features.pipeline.plan import ALL_PARTS, SCORE_PARTS, signals_version
+from curation_features.pipeline.plan import ALL_PARTS, SCORE_PARTS, groups_version, signals_version
 from curation_features.schema import RETRYABLE_REASONS
 from curation_features.settings import Settings
 from curation_features.storage.tables import read_metadata
@@ -26,6 +26,7 @@ REASONS: Mapping[str, str] = {
     "files_missing": "a file of the features is missing",
     "technical": "a metric, its constants or its weights have changed",
     "signals": "a signal, or a limit of the flags, has changed, or is new",
+    "groups": "the fingerprints or the grouping of photos have changed, or are new",
     "model": "the CLIP model or its weights have changed, or were missing",
     "labels": "the labels, templates or temperature have changed",
     "unknown": "cannot be determined",
@@ -50,7 +51,7 @@ class Summary:
 
     Attributes:
         statuses: number of `ok`, `degraded` and `failed` artifacts.
-        version: of the parts `technical`, `clip` and, since there are any, `signals`.
+        version: of the parts `technical`, `clip` and, since there are any, `signals` and `groups`.
         retryable: number of photos with an error that another run may not meet; None: unknown.
         manifest: digest of the manifest that the features were made from; empty: unknown.
     """
@@ -175,7 +176,10 @@ class StalenessOf:
             yield _NO_WEIGHTS if SCORE_PARTS & now.missing.keys() else _stale("technical")
         if summary.version.get("signals") != signals_version(now.versions, self.settings):
             yield _stale("signals")
-        if summary.version["clip"] != now.clip_version:
+        if summary.version["clip"] == now.clip_version:
+            if summary.version.get("groups") != groups_version(now.versions, self.settings):
+                yield _stale("groups")
+        else:
             if _CLIP_PARTS & now.missing.keys():
                 yield _NO_WEIGHTS
             else:

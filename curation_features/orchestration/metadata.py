@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 
 from curation_features.build import AssetResult
+from curation_features.groups.photos import Kind
 from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline import EnrichedBatch, FeatureStages, Plan, RunStats
 from curation_features.pipeline.summary import (
@@ -30,6 +31,7 @@ from curation_features.pipeline.summary import (
     failed_photos,
     flag_counts,
     flagged_count,
+    group_counts,
     label_distribution,
     score_percentiles,
     signal_percentiles,
@@ -159,7 +161,7 @@ def artifact_links(artifact: FeatureArtifact, sheet: Path | None = None) -> dict
 
 
 def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: None) -> dict[str, Any]:
-    """Counts by status and flag, extreme photos, labels, scores, signals and errors; less than 65 kB.
+    """Counts by status, flag and kind of group, extreme photos, labels, scores, signals and errors; less than 65 kB.
 
     Args:
         thumbnail: makes a small JPEG of an extreme photo, or returns None, as it does by default.
@@ -191,6 +193,7 @@ def feature_metadata(merged: EnrichedBatch, thumbnail: Thumbnail = lambda _: Non
         "artifacts": len(merged.records),
         **{f"artifacts_{status}": count for status, count in merged.statuses().items()},
         **_flag_numbers(merged),
+        **{f"groups_{kind}": group_counts(merged).get(kind, 0) for kind in get_args(Kind)},
         **{name: _table(name, rows) for name, rows in tables.items() if rows},
         **({"extremes_in_pictures": _gallery(extreme_photos, names, thumbnail)} if extreme_photos else {}),
         **{f"{part}_version": version for part, version in merged.version.items()},

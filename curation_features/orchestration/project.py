@@ -10,6 +10,7 @@ from curation_features.orchestration.assets import photo_features, preprocess_ba
 from curation_features.orchestration.automation import reconcile
 from curation_features.orchestration.checks import nothing_quarantined
 from curation_features.orchestration.jobs import extract_features
+from curation_features.orchestration.library import group_photos, photo_groups, photo_groups_asset
 from curation_features.orchestration.resources import build_resources
 from curation_features.orchestration.sensors import dead_runs, event_delivery, preprocess_outputs
 from curation_features.pipeline import FeatureStages
@@ -31,13 +32,20 @@ def build_definitions(
     settings = settings or load_settings()
     versions = code_versions(settings, FeatureStages(settings))
     assets = dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()]), [photo_features]
+        lambda spec: spec.replace_attributes(code_version=versions[spec.key.to_user_string()]),
+        [photo_features, photo_groups_asset],
     )
     return dg.Definitions(
         assets=[preprocess_batches, *assets],
         asset_checks=[nothing_quarantined],
-        jobs=[extract_features],
-        sensors=[preprocess_outputs, event_delivery(running=bool(settings.event_webhook)), dead_runs, reconcile],
+        jobs=[extract_features, group_photos],
+        sensors=[
+            preprocess_outputs,
+            event_delivery(running=bool(settings.event_webhook)),
+            dead_runs,
+            reconcile,
+            photo_groups,
+        ],
         resources={**build_resources(settings), **(resources or {})},
         # One process, so that the steps of a run share the models and the cached results.
         executor=dg.in_process_executor,

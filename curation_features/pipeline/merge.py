@@ -9,6 +9,7 @@ from typing import Any
 
 from curation_features.clip.labels import fallback_prediction
 from curation_features.manifest import Batch, distinct_photos, enrich
+from curation_features.pipeline.grouped import Compared, group_batch
 from curation_features.pipeline.signals_of_photo import signals_of_photo
 from curation_features.schema import (
     METRICS,
@@ -78,17 +79,20 @@ def merge(
     version: Mapping[str, str],
     labels: Sequence[str],
     settings: Settings,
+    compared: Compared | None = None,
 ) -> EnrichedBatch:
     """Add the features of each photo to its artifacts; all other fields stay unchanged.
 
     Args:
         records: one per distinct photo of the batch, in order.
-        version: `{"technical": ..., "clip": ..., "signals": ...}`.
+        version: `{"technical": ..., "clip": ..., "signals": ..., "groups": ...}`.
         labels: the vocabulary; its first labels are the default labels.
         settings: the limits of the flags, and other default labels, if any.
+        compared: the fingerprints and vectors of the records, for groups; None: no photo gets a group.
     """
     by_position: dict[int, PhotoRecord] = {}
-    for record, positions in zip(records, distinct_photos(batch).values(), strict=True):
+    distinct = list(distinct_photos(batch).values())
+    for record, positions in zip(records, distinct, strict=True):
         by_position.update(dict.fromkeys(positions, record))
     ordered = [by_position[position] for position in range(len(batch.artifacts))]
     limits = limits_of(settings)
@@ -96,6 +100,13 @@ def merge(
         features_of(record, artifact, version, labels, limits, settings.fallback_labels)
         for record, artifact in zip(ordered, batch.document["artifacts"], strict=True)
     ]
+    if compared is not None:
+        first = [positions[0] for positions in distinct]
+        artifacts = [batch.document["artifacts"][position] for position in first]
+        signals = [features[position]["signals"] for position in first]
+        for number, group in group_batch(records, artifacts, signals, compared).items():
+            for position in distinct[number]:
+                features[position]["group"] = group
     return EnrichedBatch(enrich(batch, features), ordered, version, labels)
 
 
@@ -107,14 +118,14 @@ def features_of(
     limits: Limits,
     fallback: Sequence[str],
 ) -> dict[str, Any]:
-    """Build the feature record of a photo: measurements, or defaults with an error."""
+    """Build the feature record of a photo: measurements, or defaults with an error; `group` is None."""
     measured = {metric.name: record.measurements.get(metric.name, Measurement()) for metric in METRICS}
     prediction = record.prediction or LabelPrediction()
     if not prediction.labels:
         prediction = fallback_prediction(
             tuple(labels), prediction.error or _not_computed("clip_labels"), tuple(fallback)
         )
-    errors = [record.failure] if record.failure else _collect_errors(measured, record.signals, prediction)
+    errors = [record.failure] if record.failure else _collect_errors(measured, record, prediction)
     signals = signals_of_photo(record, artifact)
     scores = {name: measurement.score for name, measurement in measured.items()}
     is_measured = any(score is not None for score in scores.values()) or prediction.error is None
@@ -129,17 +140,20 @@ def features_of(
         "signals": signals,
         "flags": [asdict(flag) for flag in flags(signals, limits)],
         "embedding_norm": record.embedding.norm if record.embedding else None,
+        "group": None,
     }
 
 
 def _collect_errors(
-    measured: Mapping[str, Measurement], signals: Mapping[str, Signals], prediction: LabelPrediction
+    measured: Mapping[str, Measurement], record: PhotoRecord, prediction: LabelPrediction
 ) -> list[FeatureError]:
     errors = [
         measurement.error or _not_computed(name) for name, measurement in measured.items() if measurement.score is None
     ]
-    missing = ((part, signals.get(part, _MISSING)) for part in SIGNAL_PARTS)
+    missing = ((part, record.signals.get(part, _MISSING)) for part in SIGNAL_PARTS)
     errors += [found.error or _not_computed(part) for part, found in missing if not found.values]
+    if record.fingerprint is not None and record.fingerprint.error is not None:
+        errors.append(record.fingerprint.error)
     return [*errors, prediction.error] if prediction.error else errors
 
 

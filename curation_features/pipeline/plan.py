@@ -13,7 +13,7 @@ from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.pipeline.observer import Observer, SilentObserver
-from curation_features.schema import METRIC_NAMES, PARTS, SIGNAL_PARTS, FeatureError
+from curation_features.schema import FINGERPRINT, GROUPS_VERSION, METRIC_NAMES, PARTS, SIGNAL_PARTS, FeatureError
 from curation_features.settings import Settings
 from curation_features.versions import combined, digest, part_version, text_version
 from curation_features.weights import LazyModel
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from curation_features.technical.clip_iqa import QualityModel
 
 SCORE_PARTS = frozenset(METRIC_NAMES)
-TECHNICAL_PARTS = SCORE_PARTS | frozenset(SIGNAL_PARTS)
+TECHNICAL_PARTS = SCORE_PARTS | frozenset(SIGNAL_PARTS) | {FINGERPRINT}
 EMBEDDING_PARTS = frozenset({"embedding"})
 LABEL_PARTS = frozenset({"labels"})
 MODEL_PARTS = ("brisque", "clip_iqa", "embedding")
@@ -146,10 +146,21 @@ def signals_version(versions: Mapping[str, str], settings: Settings) -> str:
     return combined({**parts, "flags": digest(settings.constants("flags"))})
 
 
+def groups_version(versions: Mapping[str, str], settings: Settings) -> str:
+    """Combine the versions of what is compared, and of the grouping.
+
+    Args:
+        versions: of the parts `fingerprint` and `embedding`.
+    """
+    parts = {name: versions.get(name, UNMEASURED) for name in (FINGERPRINT, "embedding")}
+    return combined({**parts, "groups": digest([GROUPS_VERSION, settings.constants("groups")])})
+
+
 def feature_versions(plan: Plan, settings: Settings) -> dict[str, str]:
     """Return the `version` of the features that a plan of all parts gives."""
     signals = signals_version(plan.versions, settings)
-    return {"technical": plan.technical_version, "clip": plan.clip_version, "signals": signals}
+    groups = groups_version(plan.versions, settings)
+    return {"technical": plan.technical_version, "clip": plan.clip_version, "signals": signals, "groups": groups}
 
 
 def make_plan(settings: Settings, models: Models, vocabulary: Vocabulary, parts: Collection[str]) -> Plan:

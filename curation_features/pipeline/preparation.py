@@ -25,6 +25,7 @@ from curation_features.photos.thumbnails import Thumbnails
 from curation_features.pipeline.plan import LABEL_PARTS, MODEL_PARTS, SCORE_PARTS, Models, Plan, tolerated
 from curation_features.pipeline.stats import RunStats
 from curation_features.schema import (
+    FINGERPRINT,
     PARTS,
     SIGNAL_PARTS,
     Embedding,
@@ -32,6 +33,7 @@ from curation_features.schema import (
     Measurement,
     PhotoRecord,
     Signals,
+    StoredFingerprint,
 )
 from curation_features.settings import Settings
 from curation_features.storage.cache import CacheEntry, FeatureCache
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Result: TypeAlias = Measurement | Signals | Embedding
+Result: TypeAlias = Measurement | Signals | StoredFingerprint | Embedding
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Item:
             self.record.embedding = result
         elif isinstance(result, Signals):
             self.record.signals[part] = result
+        elif isinstance(result, StoredFingerprint):
+            self.record.fingerprint = result
         else:
             self.record.measurements[part] = result
         if self.entry is not None:
@@ -148,7 +152,7 @@ class Preparation:
 
     def _measure(self, item: Item, rgb: NDArray[np.uint8], todo: Set[str], plan: Plan, stats: RunStats) -> None:
         """Measure the metrics that need no batch, and prepare the model inputs."""
-        one_by_one = todo - set(MODEL_PARTS) - set(SIGNAL_PARTS)
+        one_by_one = todo - set(MODEL_PARTS) - set(SIGNAL_PARTS) - {FINGERPRINT}
         for part in (part for part in MODEL_PARTS if part in todo):
             try:
                 model = self._models.load(part)
@@ -174,6 +178,22 @@ class Preparation:
             with stats.timing("signals"):
                 for part, signals in measure_parts(rgb, parts).items():
                     item.add(part, signals, plan)
+        if FINGERPRINT in todo:
+            with stats.timing(FINGERPRINT):
+                item.add(FINGERPRINT, _fingerprint(rgb), plan)
+
+
+def _fingerprint(rgb: NDArray[np.uint8]) -> StoredFingerprint:
+    """Measure the fingerprint of a photo; a failure does not affect the other parts."""
+    from curation_features.fingerprints.encoding import to_bytes  # OpenCV loads with the first photo
+    from curation_features.fingerprints.measure import measure
+
+    try:
+        return StoredFingerprint(to_bytes(measure(rgb)))
+    except Exception as error:
+        log.exception("Unexpected error in the fingerprint of one photo of the batch; the run continues")
+        reason = "out_of_memory" if is_out_of_memory(error) else "internal_error"
+        return StoredFingerprint(error=FeatureError(FINGERPRINT, reason, str(error) or type(error).__name__))
 
 
 def failed(part: str, error: Exception) -> Result:
@@ -191,6 +211,8 @@ def _fill(record: PhotoRecord, entry: CacheEntry, valid: Collection[str], plan: 
     """Add the valid cached results, and the errors of missing models, to a record."""
     record.measurements.update({name: entry.measurements[name] for name in SCORE_PARTS & set(valid)})
     record.signals.update({part: entry.signals[part] for part in SIGNAL_PARTS if part in valid})
+    if FINGERPRINT in valid:
+        record.fingerprint = entry.fingerprint
     for part, error in plan.missing.items():
         if part in SCORE_PARTS:
             record.measurements[part] = Measurement(error=error)

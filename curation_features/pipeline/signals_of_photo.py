@@ -26,23 +26,28 @@ def signals_of_photo(record: PhotoRecord, artifact: Mapping[str, Any]) -> dict[s
     found: dict[str, SignalValue] = {signal.name: measured.get(signal.name) for signal in SIGNALS}
     if record.info is None:
         return found
-    processing = artifact.get("processing_metadata")
-    processing = processing if isinstance(processing, dict) else {}
-    original = _size(processing.get("original_size"))
+    original = original_size(artifact)
     is_reduced = original is not None and sorted(original) != sorted((record.info.width, record.info.height))
     if original is not None and found["megapixels"] is not None:
         found["megapixels"] = round(math.prod(original) / 1e6, SIGNAL["megapixels"].digits)
     if is_reduced or record.info.format != "JPEG":
         found["blocks"] = None
     if is_reduced:
-        found.update(_focus(processing.get("focus")))
+        found.update(_focus(_processing(artifact).get("focus")))
     return found
 
 
-def _size(value: Any) -> tuple[int, int] | None:
+def original_size(artifact: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return width and height of a photo's original, as its manifest has them; None if it has none."""
+    value = _processing(artifact).get("original_size")
     if not isinstance(value, list) or len(value) != 2 or any(type(side) is not int or side < 1 for side in value):
         return None
     return value[0], value[1]
+
+
+def _processing(artifact: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = artifact.get("processing_metadata")
+    return value if isinstance(value, dict) else {}
 
 
 def _focus(value: Any) -> dict[str, SignalValue]:

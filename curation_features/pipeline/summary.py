@@ -10,10 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from curation_features.groups.photos import Kind
 from curation_features.pipeline.merge import EnrichedBatch
 from curation_features.schema import METRIC_NAMES, Measurement, PhotoRecord
 from curation_features.signals.flags import FlagCount, count_flags
@@ -133,6 +134,13 @@ def flag_counts(merged: EnrichedBatch) -> list[FlagCount]:
     """Count the flags and hints, flags first."""
     artifacts = merged.document["artifacts"]
     return count_flags((flag["name"], flag["kind"]) for artifact in artifacts for flag in artifact["features"]["flags"])
+
+
+def group_counts(merged: EnrichedBatch) -> dict[str, int]:
+    """Count the groups by kind: copies, bursts and sets."""
+    groups = (artifact["features"]["group"] for artifact in merged.document["artifacts"])
+    kinds = {group["id"]: group["kind"] for group in groups if group}
+    return {kind: count for kind in get_args(Kind) if (count := [*kinds.values()].count(kind))}
 
 
 def extremes(merged: EnrichedBatch, n: int = 3) -> list[Extreme]:

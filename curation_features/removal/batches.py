@@ -19,6 +19,7 @@ from curation_features.errors import StoreError
 from curation_features.inventory import places
 from curation_features.inventory.batch_files import BatchFile, batch_files, incoming_files, incoming_folders
 from curation_features.inventory.footprint import Footprint, References, footprint_of, photo_files
+from curation_features.library import forget_batch
 from curation_features.removal.files import DataFolder, event_sequence
 from curation_features.settings import Settings
 from curation_features.storage.adoptions import Adoptions
@@ -148,6 +149,7 @@ def remove_batch(
         removal = plan_removal(settings, batch_id, shared)
         folder.check(file.path for file in removal.files)
         record_deletion(settings.data_path, batch_id=batch_id, photos=removal.photos, sequence=removal.sequence)
+        forget_batch(settings.data_path, batch_id)
         with locked_folders(settings):  # listed again: the sensor may have moved manifests
             for path in filter(folder.holds, incoming_files(settings, batch_id)):
                 folder.delete(path)

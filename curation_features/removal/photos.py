@@ -33,12 +33,14 @@ from curation_features.inventory.footprint import (
     table_rows,
 )
 from curation_features.inventory.staleness import without_features
+from curation_features.library import forget_photo
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, is_batch_id, to_json
 from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.pipeline import EnrichedBatch
-from curation_features.pipeline.plan import signals_version
+from curation_features.pipeline.plan import groups_version, signals_version
 from curation_features.removal.batches import locked_folders
 from curation_features.removal.files import DataFolder
+from curation_features.removal.groups import groups_of, regroup
 from curation_features.schema import SIGNALS, Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
@@ -174,6 +176,7 @@ def remove_photo(
     folder.check(file.path for file in removal.files)
     made = [str(file.path.relative_to(data_path)) for file in removal.files if file.kind in ("copy", "thumbnail")]
     record_deletion(data_path, photo_id=photo_id, batches=batches, files=made)
+    forget_photo(data_path, photo_id, frozenset(batches))
     for batch_id in batches:
         with store.exclusive(batch_id, wait=False):
             with locked_folders(settings):
@@ -260,7 +263,8 @@ def _shorten_features(
     """
     json_path, table_path = store.feature_paths(batch_id)
     try:
-        shorter = _completed(_without(places.read_object(json_path), photo_id), settings)
+        features = places.read_object(json_path)
+        shorter = _completed(_without(features, photo_id), settings)
     except FileNotFoundError:  # the other files are not valid without it
         for place in (places.PAGE, places.TABLE, places.EMBEDDINGS):
             DataFolder(settings.data_path).delete(place.path(settings.data_path, batch_id))
@@ -268,6 +272,8 @@ def _shorten_features(
     plain = without_features(shorter)
     batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
     merged, path = _enriched(shorter, table_path, photo_id, settings), store.embeddings_path(batch_id)
+    if touched := groups_of(features, photo_id):
+        regroup(shorter, merged.records, touched, store)
     with reading(path, FEATURES_AGAIN):
         source = read_metadata(path) if path.is_file() else {}
     with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:
@@ -281,18 +287,19 @@ def _shorten_features(
 def _completed(document: Document, settings: Settings) -> Document:
     """Add the fields that the features of an earlier release lack; their values are unknown."""
     unknown = dict.fromkeys(signal.name for signal in SIGNALS)
-    later: dict[str, Any] = {"signals": unknown, "flags": [], "embedding_norm": None}
+    later: dict[str, Any] = {"signals": unknown, "flags": [], "embedding_norm": None, "group": None}
 
     def complete(features: Mapping[str, Any]) -> Document:
-        version = _with_signals(features["version"], settings)
+        version = _with_later(features["version"], settings)
         return {**features, "version": version, **{name: features.get(name, later[name]) for name in later}}
 
     artifacts = [{**artifact, "features": complete(artifact["features"])} for artifact in document["artifacts"]]
     return {**document, "artifacts": artifacts}
 
 
-def _with_signals(version: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    return {**version, "signals": version.get("signals", signals_version({}, settings))}
+def _with_later(version: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Add the versions that the features of an earlier release lack; those of results without any part."""
+    return {"signals": signals_version({}, settings), "groups": groups_version({}, settings), **version}
 
 
 def _enriched(document: Document, table: Path, photo_id: str, settings: Settings) -> EnrichedBatch:
@@ -302,7 +309,7 @@ def _enriched(document: Document, table: Path, photo_id: str, settings: Settings
     records = []
     with reading(table, FEATURES_AGAIN):
         metadata = read_metadata(table)
-        version, vocabulary = _with_signals(metadata["version"], settings), list(metadata["labels"])
+        version, vocabulary = _with_later(metadata["version"], settings), list(metadata["labels"])
         for row in table_rows(table, columns):
             if row["photo_id"] != photo_id:
                 record = record_of(row)

@@ -76,6 +76,20 @@
     if (photo.signals.length && !photo.flags.length) photo.flagged.push(""); // measured, and without a flag
   });
 
+  const groups = new Map(); // by id: the photos, the best first
+  for (const photo of photos) {
+    photo.group ??= null;
+    if (photo.group) groups.set(photo.group.id, [...(groups.get(photo.group.id) ?? []), photo]);
+  }
+  const inGroup = ({ group, position }) => [group.copy_of === null ? 0 : 1, group.rank, position];
+  const byRank = (a, b) => inGroup(a).map((value, i) => value - inGroup(b)[i]).find(Boolean) ?? 0;
+  for (const members of groups.values()) members.sort(byRank);
+  const groupOf = (photo) => (photo.group ? groups.get(photo.group.id) : []);
+
+  /** Kinds of groups: the word for one, the title of the filter, and words for several. */
+  const KINDS = { copy: ["copy", "copies", "copies"], burst: ["burst", "bursts", "bursts"], set: ["set", "sets", "sets"] };
+  const kindOf = ({ kind, what }) => (what ? `${kind === "set" ? "" : `${kind}: `}${plain(what)}` : kind === "copy" ? "copies" : plain(kind));
+
   // An error of every readable photo is shown once, and not as a problem of each photo.
   const readable = photos.filter(({ status }) => status !== "failed");
   const shared = (readable.length > 1 ? readable[0].reasons : []).filter((reason) => readable.every(({ reasons }) => reasons.includes(reason)));
@@ -156,6 +170,8 @@
   const FACETS = {
     status: [(photo) => [photo.status], plain],
     flag: [(photo) => photo.flagged, (name) => plain(name) || "no flag"],
+    group: [(photo) => [photo.group?.kind ?? ""], (kind) => KINDS[kind]?.[1] ?? (plain(kind) || "in no group")],
+    decision: [(photo) => [decisionOf(photo)], (name) => plain(name) || "undecided"],
     reason: [(photo) => photo.reasons, errorWords],
     ...Object.fromEntries(Object.keys(ORIGINS).map((name) => [name, [(photo) => [String(photo[name] ?? "")], (value) => originWords(name, value)]])),
     label: [(photo) => labelsInScope(photo).filter(([, confidence]) => confidence >= view.confidence).map(([label]) => label), plain],
@@ -171,6 +187,7 @@
     any: false,
     confidence: 0,
     onlyMarked: false,
+    stacks: true,
     ranges: metrics.map(() => null),
   });
 
@@ -185,6 +202,7 @@
     found.any = given.get("labels") === "any";
     found.confidence = within(Number(given.get("confidence")) || 0);
     found.onlyMarked = given.get("only") === "marked";
+    found.stacks = given.get("stacks") !== "0";
     for (const text of given.getAll("range")) {
       const [, name, low, high] = /^(\w+):([\d.]+)-([\d.]+)$/.exec(text) ?? [];
       const i = metrics.findIndex((metric) => metric.name === name);
@@ -202,6 +220,7 @@
     if (view.any) given.set("labels", "any");
     if (view.confidence) given.set("confidence", view.confidence);
     if (view.onlyMarked) given.set("only", "marked");
+    if (!view.stacks) given.set("stacks", "0");
     view.ranges.forEach((range, i) => range && given.append("range", `${metrics[i].name}:${range.join("-")}`));
     const written = writtenMarks();
     if (written) given.set("marks", written);
@@ -225,13 +244,15 @@
    * The browser stores the marks of a batch and the steps that led to them. Each change reads them first and writes them
    * at once, so that all pages of a batch share them. The marks of an address replace them, as a step that can be undone.
    * Marks that were stored before do not: the address is old, and the stored marks are newer.
+   * Decisions, to keep or to reject a photo, are stored in the same way, and are not in the address.
    */
   const KEPT = `curation-features marks ${sheet.batch_id}`;
   const STEPS_KEPT = 100;
   const STEPS_LENGTH = 300_000; // characters; browsers keep some five million of all pages together
   const SEEN_KEPT = 1000;
   let marks = new Set(); // keys, also of photos that are not on this page
-  let steps = []; // each: the keys that it marked, and those that it unmarked
+  let decisions = new Map(); // key -> "k" (keep) or "r" (reject)
+  let steps = []; // each: the keys that it marked, those that it unmarked, and keys with their decisions before and after
   let undone = [];
   let seen = []; // hashes of all marks that were stored before, as an address writes them
   let keeps = true; // whether the browser can store marks
@@ -239,6 +260,11 @@
   const isMarked = (photo) => marks.has(photo.key);
   const marked = () => photos.filter(isMarked);
   const writtenMarks = () => marked().map(({ key }) => key).join("");
+  const DECISIONS = { k: "keep", r: "reject" };
+  const decisionOf = (photo) => DECISIONS[decisions.get(photo.key)] ?? "";
+  const decided = (letter) => photos.filter(({ key }) => decisions.get(key) === letter);
+  const piecesIn = (text, pattern, length) =>
+    new RegExp(`^(${pattern})*$`).test(text) ? (text.match(new RegExp(`.{${length}}`, "g")) ?? []) : [];
   const keysIn = (text) => (/^([\w-]{8})*$/.test(text) ? (text.match(/.{8}/g) ?? []) : []);
 
   /** Read the stored marks and steps. */
@@ -252,7 +278,10 @@
     if (text === null || !keeps) return;
     try {
       const kept = JSON.parse(text);
-      const read = (list) => list.map(([on, off]) => [keysIn(on), keysIn(off)]);
+      const changesIn = (text) => piecesIn(text, "[\\w-]{8}[kr-]{2}", KEY_LENGTH + 2);
+      const read = (list) => list.map(([on, off, changed = ""]) => [keysIn(on), keysIn(off), changesIn(changed)]);
+      const pairs = piecesIn(kept.decisions ?? "", "[\\w-]{8}[kr]", KEY_LENGTH + 1);
+      decisions = new Map(pairs.map((pair) => [pair.slice(0, KEY_LENGTH), pair[KEY_LENGTH]]));
       [marks, steps, undone, seen] = [new Set(keysIn(kept.marks)), read(kept.steps), read(kept.undone), keysIn(kept.seen)];
     } catch {
       // not written by this page
@@ -264,46 +293,57 @@
     seen = [...new Set([...seen, keyOf(address)])].slice(-SEEN_KEPT);
     while (steps.length > STEPS_KEPT || (steps.length > 1 && steps.flat(2).length * KEY_LENGTH > STEPS_LENGTH)) steps.shift();
     try {
-      localStorage.setItem(KEPT, JSON.stringify({ marks: [...marks].join(""), steps: written(steps), undone: written(undone), seen: seen.join("") }));
+      localStorage.setItem(KEPT, JSON.stringify({ marks: [...marks].join(""), decisions: [...decisions].flat().join(""), steps: written(steps), undone: written(undone), seen: seen.join("") }));
       keeps = true;
     } catch {
       keeps = false;
     }
   }
 
-  function apply([on, off]) {
+  function apply([on, off, changed]) {
     for (const key of on) marks.add(key);
     for (const key of off) marks.delete(key);
+    for (const change of changed) {
+      const [key, after] = [change.slice(0, KEY_LENGTH), change[KEY_LENGTH + 1]];
+      if (after === "-") decisions.delete(key);
+      else decisions.set(key, after);
+    }
   }
 
-  function saidOf([on, off]) {
-    const parts = [[on, "marked"], [off, "unmarked"]].filter(([keys]) => keys.length);
+  const reversed = ([on, off, changed]) => [off, on, changed.map((change) => change.slice(0, KEY_LENGTH) + change[KEY_LENGTH + 1] + change[KEY_LENGTH])];
+
+  function saidOf([on, off, changed]) {
+    const to = (letter) => changed.filter((change) => change.endsWith(letter));
+    const words = [[on, "marked"], [off, "unmarked"], [to("k"), "kept"], [to("r"), "rejected"], [to("-"), "undecided"]];
+    const parts = words.filter(([keys]) => keys.length);
     return parts.map(([keys, word]) => `${count(keys.length)} ${word}`).join(", ");
   }
 
-  /** Mark and unmark photos, in one step. */
-  function change(on, off = []) {
+  /** Mark and unmark photos, and decide on photos ("k", "r" or "-"), in one step. */
+  function change(on, off = [], decide = []) {
     readKept();
     const keys = (some, are) => some.filter((photo) => isMarked(photo) === are).map(({ key }) => key);
-    const step = [keys(on, false), keys(off, true)];
+    const now = ({ key }) => decisions.get(key) ?? "-";
+    const changed = decide.filter(([photo, letter]) => now(photo) !== letter).map(([photo, letter]) => photo.key + now(photo) + letter);
+    const step = [keys(on, false), keys(off, true), changed];
     if (step.flat().length) {
       apply(step);
       steps.push(step);
       undone = [];
       writeKept();
     }
-    if (step.flat().length > 1) tell(`${saidOf(step)}.`, "Undo", undo);
+    if (step.flat().length > 1 || (!keeps && changed.length)) tell(`${saidOf(step)}.`, "Undo", undo);
     else tell("");
     marksChanged();
   }
 
   const keysHere = new Set(photos.map(({ key }) => key));
   /** The index of the last step with a photo of this page; a batch of another project may have the same id. */
-  const lastOf = (list) => list.findLastIndex((step) => step.flat().some((key) => keysHere.has(key)));
+  const lastOf = (list) => list.findLastIndex((step) => step.flat().some((key) => keysHere.has(key.slice(0, KEY_LENGTH))));
 
   function undo() {
     readKept();
-    again(steps, undone, "Undone", ([on, off]) => [off, on]);
+    again(steps, undone, "Undone", reversed);
   }
 
   function redo() {
@@ -320,6 +360,18 @@
     writeKept();
     tell(`${word}: ${saidOf(turn(step))}.`);
     marksChanged();
+  }
+
+  /** Decide on a photo, or withdraw the same decision. */
+  function decideOn(photo, letter) {
+    change([], [], [[photo, decisions.get(photo.key) === letter ? "-" : letter]]);
+  }
+
+  /** Keep a photo and reject the rest of its burst or its copies. Nothing of a set is rejected. */
+  function keepOnly(photo) {
+    if (!photo.group) return tell("This photo is in no group. K keeps it, X rejects it.");
+    if (photo.group.kind === "set") return tell(`A set is kept whole (${kindOf(photo.group)}): nothing was rejected.`);
+    change([], [], groupOf(photo).map((one) => [one, one.id === photo.id ? "k" : "r"]));
   }
 
   /** Replace the marks by those of an address, unless these were stored before. An address of other photos is ignored. */
@@ -380,15 +432,48 @@
     return bits;
   }
 
-  let shown = photos;
+  let passing = photos; // photos that pass the filters, in order
+  let shown = photos; // of these, those with a card: of a closed stack only the best
+  let closed = new Map(); // the photo on top of each closed stack -> its photos
+  const opened = new Set(); // ids of groups whose stacks are open
+
+  /** Replace the photos of each group by the best one, or gather them behind it if the stack is open. */
+  function stacked(list) {
+    const here = new Set(list);
+    closed = new Map();
+    return list.flatMap((photo) => {
+      const members = groupOf(photo).filter((one) => here.has(one));
+      if (members.length < 2) return [photo];
+      if (photo !== members[0]) return [];
+      if (opened.has(photo.group.id)) return members;
+      closed.set(photo, members);
+      return [photo];
+    });
+  }
+
+  /** Open or close the stack of a photo, and focus on it. */
+  function toggleStack(photo) {
+    if (!photo.group || !view.stacks) return;
+    if (!opened.delete(photo.group.id)) opened.add(photo.group.id);
+    update({ toTop: false });
+    focusOn(placeOf(photo));
+  }
+
+  /** The place of a photo's card, or of the stack that it is in. */
+  function placeOf(photo) {
+    const place = shown.indexOf(photo);
+    return place >= 0 ? place : shown.findIndex((one) => closed.get(one)?.includes(photo));
+  }
 
   /** Filter, sort and show everything, after each change of the view. */
   function update({ toTop = true } = {}) {
     const kept = shown[active];
     const parts = folded(view.text).split(/\s+/).filter(Boolean);
     const bits = photos.map((photo) => failing(photo, parts));
-    shown = inOrder(view.order, view.turned).filter((photo) => bits[photo.number] === 0);
-    active = Math.max(0, toTop ? 0 : shown.indexOf(kept));
+    passing = inOrder(view.order, view.turned).filter((photo) => bits[photo.number] === 0);
+    closed.clear();
+    shown = view.stacks ? stacked(passing) : passing;
+    active = Math.max(0, toTop ? 0 : placeOf(kept));
     anchor = active;
     showControls();
     showFacets(bits);
@@ -404,7 +489,7 @@
   }
 
   function clearFilters() {
-    view = { ...emptyView(), order: view.order, turned: view.turned, any: view.any };
+    view = { ...emptyView(), order: view.order, turned: view.turned, any: view.any, stacks: view.stacks };
     update();
   }
 
@@ -421,7 +506,11 @@
     const summary = parts.filter(([, number]) => number).map(([status, number]) => `${whole(number)} ${status === "ok" && shared.length ? "measured" : status}`);
     const flags = sheet.flags.map((name) => [name, photos.filter(({ flagged }) => flagged.includes(name)).length]);
     const flagged = flags.filter(([, number]) => number).map(([name, number]) => `${whole(number)} ${plain(name)}`);
-    const all = [summary.join(", "), flagged.length && `flags: ${flagged.join(", ")}`].filter(Boolean);
+    const kinds = [...groups.values()].map(([{ group }]) => group.kind);
+    const found = Object.entries(KINDS).map(([kind, [one, , more]]) => [kinds.filter((other) => other === kind).length, one, more]);
+    const grouped = found.filter(([number]) => number).map(([number, one, more]) => `${whole(number)} ${number === 1 ? one : more}`);
+    const all = [summary.join(", "), flagged.length && `flags: ${flagged.join(", ")}`, grouped.length && `groups: ${grouped.join(", ")}`].filter(Boolean);
+    for (const id of ["groups-group", "stacks-label", "help-groups"]) $(id).hidden = !groups.size;
     $("summary").textContent = photos.length ? `${count(photos.length)}: ${all.join("; ")}` : "no photos";
     $("flags-group").hidden = $("help-flags").hidden = !signals.length;
     showShared();
@@ -471,7 +560,9 @@
     on("only-marked", "change", () => ((view.onlyMarked = $("only-marked").checked), update()));
     on("label-scope", "change", (event) => ((view.any = event.target.value === "any"), update()));
     on("clear-filters", "click", clearFilters);
-    on("mark-shown", "click", () => change(shown));
+    on("stacks", "change", () => ((view.stacks = $("stacks").checked), update({ toTop: false })));
+    on("clear-decisions", "click", () => change([], [], photos.map((photo) => [photo, "-"])));
+    on("mark-shown", "click", () => change(passing));
     on("clear-marks", "click", () => (change([], photos), $("only-marked").focus()));
     on("undo", "click", undo);
     on("redo", "click", redo);
@@ -527,10 +618,12 @@
     $("confidence").value = view.confidence;
     $("confidence-shown").value = percent(view.confidence);
     $("only-marked").checked = view.onlyMarked;
+    $("stacks").checked = view.stacks;
     for (const input of $("label-scope").querySelectorAll("input")) input.checked = (input.value === "any") === view.any;
-    $("count").value = shown.length === photos.length ? count(photos.length) : `${whole(shown.length)} of ${count(photos.length)}`;
+    const all = passing.length === photos.length ? count(photos.length) : `${whole(passing.length)} of ${count(photos.length)}`;
+    $("count").value = closed.size ? `${all}, ${count(closed.size, "stack")}` : all;
     $("mark-shown").hidden = !shown.length;
-    $("mark-shown").textContent = isFiltered() ? `Mark these ${whole(shown.length)}` : "Mark all";
+    $("mark-shown").textContent = isFiltered() ? `Mark these ${whole(passing.length)}` : "Mark all";
     $("nothing").hidden = shown.length > 0;
     $("nothing-text").textContent = photos.length ? "No photo matches these filters." : "This batch has no photos.";
     $("clear-filters").hidden = !photos.length;
@@ -542,6 +635,7 @@
     const number = marked().length;
     $("marked-count").textContent = whole(number);
     $("clear-marks").hidden = !number;
+    $("clear-decisions").hidden = !decided("k").length && !decided("r").length;
     const last = lastOf(steps);
     $("undo").disabled = last < 0;
     $("undo").title = last < 0 ? "" : `Undo: ${saidOf(steps[last])}`;
@@ -557,7 +651,7 @@
     for (const [name, [, said]] of Object.entries(FACETS))
       for (const value of view.chosen[name]) {
         const kind = sheet.hints.includes(value) ? "hint: " : "flag: ";
-        const before = name in ORIGINS ? `${ORIGINS[name]}: ` : name === "flag" && value ? kind : "";
+        const before = name in ORIGINS ? `${ORIGINS[name]}: ` : name === "flag" && value ? kind : name === "group" && value ? "groups: " : "";
         const after = name === "label" && view.any ? " (any of five)" : "";
         chip(`${before}${said(value)}${after}`, () => view.chosen[name].delete(value));
       }
@@ -596,7 +690,7 @@
     };
     const byCount = ([a, many], [b, more]) => (a === "") - (b === "") || more - many;
     const byValue = ([a], [b]) => (a === "") - (b === "") || collator.compare(a, b);
-    const always = { status: STATUSES, flag: [...sheet.flags, "", ...sheet.hints] };
+    const always = { status: STATUSES, flag: [...sheet.flags, "", ...sheet.hints], group: [...Object.keys(KINDS), ""], decision: ["keep", "reject", ""] };
     const inList = (list) => ([a], [b]) => list.indexOf(a) - list.indexOf(b);
     const show = (name, box, order, keep = () => true) => {
       const [valuesOf, said] = FACETS[name];
@@ -609,6 +703,8 @@
       show("flag", $("flags"), inList(always.flag), (name) => !sheet.hints.includes(name));
       show("flag", $("hints"), inList(always.flag), (name) => sheet.hints.includes(name));
     }
+    if (groups.size) show("group", $("groups"), inList(always.group));
+    show("decision", $("decisions"), inList(always.decision));
     show("reason", $("reasons"), byCount, (reason) => !shared.includes(reason));
     show("label", $("labels"), byCount);
     for (const name in ORIGINS) {
@@ -698,7 +794,7 @@
 
   function showHistograms() {
     histograms.forEach(({ some, highest, brush, low, high, note }, i) => {
-      const scores = Float64Array.from(shown.map((photo) => photo.scores[i]).filter((score) => score !== null)).sort();
+      const scores = Float64Array.from(passing.map((photo) => photo.scores[i]).filter((score) => score !== null)).sort();
       some.setAttribute("d", outline(binned(scores), highest));
       note.textContent = scores.length ? `median ${two(scores[scores.length >> 1])}` : "none shown";
       const [from, to] = view.ranges[i] ?? [0, 1];
@@ -781,6 +877,7 @@
       card.tabIndex = i === active ? 0 : -1;
       card.setAttribute("aria-posinset", i + 1);
       card.setAttribute("aria-setsize", shown.length);
+      showState(card, shown[i]);
       const by = card.querySelector(".sorted-by");
       if (by.textContent !== sortedBy(shown[i])) by.textContent = sortedBy(shown[i]);
       return card;
@@ -795,7 +892,7 @@
     const card = make(
       "div",
       { class: `card ${photo.state}`, role: "option", id: `p${photo.number}`, "aria-label": spoken(photo), "aria-selected": isMarked(photo) },
-      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), badges(photo), make("span", { class: "sorted-by" })),
+      make("div", { class: "frame" }, pictureOf(photo), make("span", { class: "ring" }), badges(photo), make("span", { class: "corner" }, make("span", { class: "sorted-by" }), make("span", { class: "decided" }))),
       nameOf(photo),
       make("div", { class: "said" }, ...labelsOrReasons(photo)),
       make("div", { class: "scores" }, ...metrics.map((metric, i) => (measured[i] ? smallScore(metric, photo.scores[i], i) : ""))),
@@ -804,10 +901,34 @@
     return card;
   }
 
+  /** Show whether a card is a stack or in an open one, and the decisions on its photos. */
+  function showState(card, photo) {
+    const members = closed.get(photo);
+    const isOpen = !members && view.stacks && photo.group && opened.has(photo.group.id);
+    card.classList.toggle("stack", Boolean(members));
+    card.classList.toggle("opened", Boolean(isOpen));
+    const badge = card.querySelector(".group-badge");
+    if (badge) badge.replaceChildren(...groupBadge(photo, members, isOpen));
+    const made = (members ?? [photo]).map(decisionOf);
+    const [kept, rejected] = ["keep", "reject"].map((name) => made.filter((one) => one === name).length);
+    const parts = [kept && `${whole(kept)} kept`, rejected && `${whole(rejected)} rejected`].filter(Boolean);
+    card.querySelector(".decided").textContent = members ? parts.join(", ") : decisionOf(photo);
+    card.classList.toggle("keep", kept > 0);
+    card.classList.toggle("reject", rejected === made.length);
+    card.setAttribute("aria-label", spoken(photo));
+  }
+
+  function groupBadge({ group }, members, isOpen) {
+    const arrow = members ? "\u25b8 " : isOpen ? "\u25be " : "";
+    const place = group.kind === "set" || members ? whole(group.size) : `rank ${whole(group.rank)} of ${whole(group.size)}`;
+    return [arrow, make("span", { class: "kind", textContent: `${kindOf(group)} ` }), place];
+  }
+
   function badges(photo) {
+    const group = photo.group && make("span", { class: "badge group-badge", title: plain(photo.group.reason) });
     const state = photo.state === "ok" ? [] : [make("span", { class: "badge", textContent: photo.state })];
     const flags = photo.flags.map(([name, reason]) => make("span", { class: "badge flag", title: plain(reason), textContent: plain(name) }));
-    return make("span", { class: "badges" }, ...state, ...flags);
+    return make("span", { class: "badges" }, group, ...state, ...flags);
   }
 
   /** The signal by which photos are sorted; empty in another order. */
@@ -825,7 +946,7 @@
 
   function spoken(photo) {
     const [label] = photo.labels;
-    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.state, ...photo.flags.map(([name]) => `flag ${plain(name)}`), ...photo.hints.map(([name]) => `hint ${plain(name)}`), label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo.problems)];
+    const parts = [plain(photo.name), photo.folder && `folder ${plain(photo.folder)}`, photo.state, ...photo.flags.map(([name]) => `flag ${plain(name)}`), ...photo.hints.map(([name]) => `hint ${plain(name)}`), photo.group && groupWords(photo), decisionOf(photo), label && `${plain(label[0])} ${percent(label[1])}`, ...reasonLines(photo.problems)];
     const scores = metrics.map(({ name }, i) => photo.scores[i] !== null && `${words(name)} ${two(photo.scores[i])}`);
     return [...parts, ...scores].filter(Boolean).join(", ");
   }
@@ -904,8 +1025,10 @@
     const { key, shiftKey } = event;
     const held = event.ctrlKey || event.metaKey;
     if (event.altKey) return;
-    if (held && key.toLowerCase() === "a") change(shown);
+    if (held && key.toLowerCase() === "a") change(passing);
     else if (held) return;
+    else if (decidedBy(key, shown[active])) return event.preventDefault();
+    else if (key === "s") toggleStack(shown[active]);
     else if (key in steps) {
       const goal = active + steps[key];
       if (Math.abs(steps[key]) === columns && (goal < 0 || goal >= shown.length)) return event.preventDefault();
@@ -918,12 +1041,21 @@
     event.preventDefault();
   }
 
+  /** Decide on a photo by a key; returns whether it is one of these keys. */
+  function decidedBy(key, photo) {
+    const actions = { k: () => decideOn(photo, "k"), x: () => decideOn(photo, "r"), b: () => keepOnly(photo) };
+    actions[key]?.();
+    return key in actions;
+  }
+
   function clickedInGrid(event) {
     const card = event.target.closest(".card");
     if (!card) return;
     const place = shown.findIndex((photo) => cards.get(photo) === card);
     const from = anchor;
+    const isBadge = event.target.closest(".group-badge") !== null; // its content is replaced by `focusOn`
     focusOn(place);
+    if (isBadge && view.stacks) return toggleStack(shown[place]);
     if (event.shiftKey) change(between(from, place));
     else if (event.ctrlKey || event.metaKey || event.target.closest(".ring")) toggleMark(place);
     else openDetail(place);
@@ -938,16 +1070,27 @@
   }
 
   function marksChanged() {
-    for (const [photo, card] of cards) card.setAttribute("aria-selected", isMarked(photo));
-    if ($("detail").open) $("detail-mark").checked = isMarked(shown[active]);
+    for (const [photo, card] of cards) {
+      card.setAttribute("aria-selected", isMarked(photo));
+      showState(card, photo);
+    }
+    if ($("detail").open) showDecisions(shown[active]);
     const inGrid = grid.contains(document.activeElement);
     const place = active;
-    if (view.onlyMarked && !$("detail").open) {
+    const isAffected = view.onlyMarked || view.chosen.decision.size > 0;
+    if (isAffected && !$("detail").open) {
       update({ toTop: false });
       if (inGrid && shown.length) focusOn(place);
     }
+    else showCounts();
     showMarks();
     writeFragment();
+  }
+
+  /** Show the counts of the filters again, without a change of the shown photos. */
+  function showCounts() {
+    const parts = folded(view.text).split(/\s+/).filter(Boolean);
+    showFacets(photos.map((photo) => failing(photo, parts)));
   }
 
   // ---- details ------------------------------------------------------------------------------------------------
@@ -962,15 +1105,71 @@
     const photo = shown[active];
     $("detail-name").textContent = plain(photo.name);
     $("detail-place").textContent = `${whole(active + 1)} of ${whole(shown.length)}`;
-    $("detail-mark").checked = isMarked(photo);
     $("previous").disabled = active === 0;
     $("next").disabled = active === shown.length - 1;
     $("detail-body").replaceChildren(
       make("div", { class: "side" }, figure(photo), factsOf(photo)),
-      make("div", { class: "numbers" }, ...errorsOf(photo), ...flagsOf(photo), labelTable(photo), ...signalTable(photo), scoreTable(photo)),
+      make("div", { class: "numbers" }, ...groupSection(photo), ...errorsOf(photo), ...flagsOf(photo), labelTable(photo), ...signalTable(photo), scoreTable(photo)),
     );
+    showDecisions(photo);
     $("detail-body").scrollTop = 0;
     showPictures($("detail-body"));
+  }
+
+  /** Show the mark and the decision on the photo of the details, and those of its group. */
+  function showDecisions(photo) {
+    $("detail-mark").checked = isMarked(photo);
+    $("detail-keep").setAttribute("aria-pressed", decisionOf(photo) === "keep");
+    $("detail-reject").setAttribute("aria-pressed", decisionOf(photo) === "reject");
+    for (const member of $("detail-body").querySelectorAll(".member")) {
+      const decision = decisionOf(photos[member.value]);
+      member.classList.toggle("keep", decision === "keep");
+      member.classList.toggle("reject", decision === "reject");
+      member.querySelector(".decided").textContent = decision;
+    }
+  }
+
+  function groupWords({ group }) {
+    const of = group.kind === "set" ? `one of ${whole(group.size)} of a set${group.what ? ` (${plain(group.what)})` : ""}` : `${group.kind === "copy" ? "one of" : "one of a burst of"} ${whole(group.size)}${group.kind === "copy" ? " copies" : ""}, rank ${whole(group.rank)}`;
+    return `${of}: ${plain(group.reason)}`;
+  }
+
+  /** The group of a photo: its kind, why the photo has its rank, and its other photos. */
+  function groupSection(photo) {
+    const { group } = photo;
+    if (!group) return [];
+    const isSet = group.kind === "set";
+    const title = isSet ? `Set of ${whole(group.size)}${group.what ? `: ${plain(group.what)}` : ""}` : group.kind === "copy" ? `${whole(group.size)} copies of one picture` : `Burst of ${whole(group.size)}`;
+    const better = group.copy_of === null ? null : photos.find(({ id }) => id === group.copy_of);
+    const lines = [isSet ? "All photos of a set are kept." : `Rank ${whole(group.rank)}`, plain(group.reason), better && `copy of ${plain(better.name)}`, `any two at least ${percent(group.similarity)} alike`];
+    const text = isSet ? `${lines[0]} Here: ${lines[1]}; ${lines[3]}.` : `${lines[0]}: ${lines.slice(1).filter(Boolean).join("; ")}.`;
+    const keep = isSet ? null : make("button", { type: "button", class: "small", "aria-keyshortcuts": "b", onclick: () => keepOnly(photo) }, "Keep this, reject the rest");
+    const members = groupOf(photo).map((one) => member(one, one === photo));
+    return [make("section", { class: "of-group" }, make("h3", { textContent: title }), make("p", {}, make("bdi", { textContent: text })), make("div", { class: "members" }, ...members), keep)];
+  }
+
+  function member(photo, isCurrent) {
+    const title = `${plain(photo.name)}: ${groupWords(photo)}`;
+    const rank = photo.group.kind === "set" ? "" : whole(photo.group.rank);
+    return make(
+      "button",
+      { type: "button", class: "member", value: String(photo.number), title, "aria-label": title, "aria-current": isCurrent, onclick: () => showMember(photo) },
+      pictureOf(photo),
+      make("span", { class: "rank", textContent: rank }),
+      make("span", { class: "decided" }),
+    );
+  }
+
+  /** Show the details of another photo of the group; its stack is opened, so that it has a card. */
+  function showMember(photo) {
+    if (placeOf(photo) < 0) return tell("This photo does not match the filters.");
+    if (shown.indexOf(photo) < 0) {
+      opened.add(photo.group.id);
+      update({ toTop: false });
+    }
+    active = shown.indexOf(photo);
+    showDetail();
+    $("detail-body").focus();
   }
 
   function figure(photo) {
@@ -1092,10 +1291,13 @@
     $("previous").addEventListener("click", () => go(-1));
     $("next").addEventListener("click", () => go(1));
     $("detail-mark").addEventListener("change", () => toggleMark(active));
+    $("detail-keep").addEventListener("click", () => decideOn(shown[active], "k"));
+    $("detail-reject").addEventListener("click", () => decideOn(shown[active], "r"));
     detail.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "ArrowLeft") go(-1);
       else if (event.key === "ArrowRight") go(1);
+      else if (decidedBy(event.key, shown[active])) return event.preventDefault();
       else if (event.key === " " && !event.target.matches("button, input")) $("detail-mark").click();
       else return;
       event.preventDefault();
@@ -1105,7 +1307,7 @@
       button.addEventListener("mousedown", (event) => event.preventDefault()); // a click does not move the focus, so that space still marks
     detail.addEventListener("close", () => {
       const place = active;
-      if (view.onlyMarked) update({ toTop: false });
+      if (view.onlyMarked || view.chosen.decision.size) update({ toTop: false });
       if (shown.length) focusOn(place);
     });
   }
@@ -1114,7 +1316,11 @@
 
   const picked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
   const inBatch = () => inOrder(view.order, view.turned).filter(isMarked);
-  const listed = () => (picked("which") === "marked" ? inBatch() : shown);
+  const listed = () => {
+    const which = picked("which");
+    if (which === "marked") return inBatch();
+    return which === "shown" ? passing : inOrder(view.order, view.turned).filter((photo) => decisionOf(photo) === which);
+  };
   const LINES = {
     path: (photo) => line(photo.path),
     quoted: (photo) => quoted(photo.path),
@@ -1150,12 +1356,16 @@
   function showChoices() {
     const number = marked().length;
     $("which-marked").textContent = `marked (${whole(number)})`;
-    $("which-shown").textContent = `shown (${whole(shown.length)})`;
+    $("which-shown").textContent = `shown (${whole(passing.length)})`;
+    const numbers = { marked: number, shown: Infinity, keep: decided("k").length, reject: decided("r").length };
+    $("which-keep").textContent = `keep (${whole(numbers.keep)})`;
+    $("which-reject").textContent = `reject (${whole(numbers.reject)})`;
     for (const input of document.querySelectorAll("input[name=which]")) {
-      input.disabled = input.value === "marked" && !number;
-      input.checked = (input.value === "marked") === number > 0;
+      input.disabled = !numbers[input.value];
+      input.checked = input.value === (number ? "marked" : "shown");
+      input.parentElement.hidden = input.disabled && ["keep", "reject"].includes(input.value);
     }
-    $("save-marks").disabled = !number;
+    $("save-marks").disabled = !number && !numbers.keep && !numbers.reject;
     showList();
   }
 
@@ -1174,13 +1384,15 @@
     $("copied").value = `${count(listed().length)} copied`;
   }
 
+  const GROUP_FIELDS = ["id", "kind", "what", "rank", "size", "copy_of", "reason"];
+
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
-    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), "flags", "hints", ...signals, ...numbered("label"), ...numbered("confidence")];
+    const head = ["place", "path", "name", "id", "status", "marked", ...metrics.map(({ name }) => name), "flags", "hints", ...(groups.size ? GROUP_FIELDS.map((name) => `group_${name}`) : []), "decision", ...signals, ...numbered("label"), ...numbered("confidence")];
     const names = (flags) => flags.map(([name]) => name).join(" ") || null;
     const row = (photo) => {
       const five = (part) => [0, 1, 2, 3, 4].map((i) => photo.labels[i]?.[part] ?? null);
-      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, isMarked(photo) ? 1 : 0, ...photo.scores, names(photo.flags), names(photo.hints), ...signals.map((name) => signalOf(photo, name)), ...five(0), ...five(1)];
+      return [photo.position + 1, photo.path, photo.name, photo.id, photo.status, isMarked(photo) ? 1 : 0, ...photo.scores, names(photo.flags), names(photo.hints), ...(groups.size ? GROUP_FIELDS.map((name) => photo.group?.[name] || null) : []), decisionOf(photo) || null, ...signals.map((name) => signalOf(photo, name)), ...five(0), ...five(1)];
     };
     const field = (value) => (value === null ? "" : typeof value === "number" ? String(value) : `"${harmless(value).replaceAll('"', '""')}"`);
     return `\ufeff${[head, ...some.map(row)].map((values) => values.map(field).join(",")).join("\r\n")}\r\n`;
@@ -1193,19 +1405,24 @@
   }
 
   function saveMarks() {
-    const entries = marked().map(({ id, path }) => ({ photo_id: id, path }));
-    download(`${JSON.stringify({ batch_id: sheet.batch_id, marked: entries }, null, 1)}\n`, "application/json", "marks.json");
+    const entries = (some) => some.map(({ id, path }) => ({ photo_id: id, path }));
+    const both = { keep: entries(decided("k")), reject: entries(decided("r")) };
+    const found = { batch_id: sheet.batch_id, marked: entries(marked()), ...(both.keep.length + both.reject.length ? both : {}) };
+    download(`${JSON.stringify(found, null, 1)}\n`, "application/json", "marks.json");
   }
 
   /** Add the marks of a saved file, by id; copies with one id are distinguished by path. */
   async function loadMarks(file) {
     const copies = Map.groupBy(photos, ({ id }) => id);
     try {
-      const entries = JSON.parse(await file.text()).marked;
-      const known = entries.filter(({ photo_id }) => copies.has(photo_id));
-      change(known.map(({ photo_id, path }) => copies.get(photo_id).find((photo) => photo.path === path) ?? copies.get(photo_id)[0]));
+      const { marked: entries, keep = [], reject = [] } = JSON.parse(await file.text());
+      const known = (some) => some.filter(({ photo_id }) => copies.has(photo_id)).map(({ photo_id, path }) => copies.get(photo_id).find((photo) => photo.path === path) ?? copies.get(photo_id)[0]);
+      const on = known(entries);
+      const decide = [...known(keep).map((photo) => [photo, "k"]), ...known(reject).map((photo) => [photo, "r"])];
+      change(on, [], decide);
       showChoices();
-      $("copied").value = `${whole(known.length)} of ${count(entries.length, "mark")} are of photos here`;
+      const decisions = decide.length ? `, and ${count(decide.length, "decision")}` : "";
+      $("copied").value = `${whole(on.length)} of ${count(entries.length, "mark")} are of photos here${decisions}`;
     } catch {
       $("copied").value = "not a file of marks";
     }

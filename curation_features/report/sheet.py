@@ -29,7 +29,7 @@ from curation_features.photos.formats import SUFFIXES
 from curation_features.photos.reader import is_remote, local_path
 from curation_features.photos.thumbnail import MIME, PREVIEW, thumbnail_size
 from curation_features.photos.thumbnails import Thumbnails
-from curation_features.report import signals
+from curation_features.report import groups, signals
 from curation_features.report.page import render
 from curation_features.report.text import Folders, common_folders, file_name, one_line, path_within
 from curation_features.schema import METRICS, PhotoRecord
@@ -52,6 +52,7 @@ _COLUMNS = (
     *(metric.name for metric in METRICS),
     *(raw.name for metric in METRICS for raw in metric.raw),
     *signals.COLUMNS,
+    *groups.COLUMNS,
     *("clip_labels", "label_margin", "artifact"),
 )
 
@@ -214,6 +215,7 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "flags": signals.flags_of(row, "flags"),
         "hints": signals.flags_of(row, "hints"),
         "focus": place,
+        "group": groups.group_of(row),
         "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [

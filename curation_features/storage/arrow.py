@@ -21,8 +21,8 @@ _Parts = tuple[list["pa.Buffer"], list["pa.Array"]]  # buffers after the validit
 def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Convert values (or None) to an Arrow array of type `kind`.
 
-    `kind` may be string, boolean, number, timestamp, list or struct. A NumPy array is a list of numbers without None.
-    Lone surrogates, which JSON allows and Arrow does not, become "?".
+    `kind` may be string, binary, boolean, number, timestamp, list or struct. A NumPy array is a list of numbers
+    without None. Lone surrogates, which JSON allows and Arrow does not, become "?".
     """
     import pyarrow as pa
 
@@ -54,6 +54,11 @@ def _build_strings(values: Sequence[Any], kind: pa.DataType) -> _Parts:
     return [_offsets(texts), _buffer(b"".join(texts))], []
 
 
+def _build_binaries(values: Sequence[Any], kind: pa.DataType) -> _Parts:
+    items = [value or b"" for value in values]
+    return [_offsets(items), _buffer(b"".join(items))], []
+
+
 def _build_booleans(values: Sequence[Any], kind: pa.DataType) -> _Parts:
     return [_bitmap(np.array([bool(value) for value in values], bool))], []
 
@@ -71,6 +76,7 @@ _BUILDERS: dict[str, Callable[[Sequence[Any], pa.DataType], _Parts]] = {  # by t
     "is_struct": _build_structs,
     "is_list": _build_lists,
     "is_string": _build_strings,
+    "is_binary": _build_binaries,
     "is_boolean": _build_booleans,
     "is_timestamp": _build_timestamps,
 }

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from curation_features.atomic_files import publish, reading, staged, store_bytes, sweep, writing
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
-from curation_features.schema import Embedding, PhotoRecord
+from curation_features.schema import FINGERPRINT, Embedding, PhotoRecord
 from curation_features.storage.embeddings import EmbeddingsWriter
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
@@ -47,6 +47,7 @@ _LISTING_S = 5.0  # the two checks of two processes at the same time see no file
 _SWEPT_FOLDERS = (
     *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", "cache/ingest"),
     *(f"stages/{stage}" for stage in STAGE_TABLES),
+    "groups",
 )
 
 
@@ -335,7 +336,10 @@ class ArtifactStore:
 
     @contextmanager
     def stored_embeddings(
-        self, batch: Batch, records: Iterable[PhotoRecord]
+        self,
+        batch: Batch,
+        records: Iterable[PhotoRecord],
+        each: Callable[[PhotoRecord], None] = lambda record: None,
     ) -> Iterator[tuple[EmbeddingsWriter, list[PhotoRecord]]]:
         """Yield a writer filled from `image_embeddings`, and the records with the norms of their embeddings.
 
@@ -343,6 +347,7 @@ class ArtifactStore:
 
         Args:
             records: the records of the batch's distinct photos, in order.
+            each: called with each record, which has its embedding.
         """
         stage = "image_embeddings"
         metadata = self.stage_metadata(stage, batch) if self.has_stage(stage, batch) else {}
@@ -353,9 +358,24 @@ class ArtifactStore:
             for record in records:
                 other = next(stored, None)
                 embedding = (other.embedding if other and other.info == record.info else None) or Embedding()
-                writer.add(replace(record, embedding=embedding))
+                embedded = replace(record, embedding=embedding)
+                writer.add(embedded)
+                each(embedded)
                 normed.append(replace(record, embedding=Embedding(norm=embedding.norm)))
             yield writer, normed
+
+    def read_fingerprints(self, batch: Batch) -> Iterator[bytes | None]:
+        """Yield the fingerprints of `technical_metrics`, in the order of distinct photos; none of an earlier release.
+
+        Raises:
+            StoreError: the table is of another manifest, or cannot be read.
+        """
+        stage = "technical_metrics"
+        self.stage_metadata(stage, batch)
+        path = self.stage_path(stage, batch.batch_id)
+        with reading(path, f"materialize {stage} again"):
+            for row in read_rows(path, ["photo_id", FINGERPRINT]):
+                yield row.get(FINGERPRINT)
 
     def _read_stage_safely(self, stage: str, batch: Batch) -> Iterator[PhotoRecord]:
         """Yield the records of a stage up to the first unreadable one."""

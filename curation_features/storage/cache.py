@@ -22,6 +22,7 @@ import numpy as np
 
 from curation_features.atomic_files import open_regular, sweep, write_bytes, writing
 from curation_features.schema import (
+    FINGERPRINT,
     METRIC_NAMES,
     PERMANENT_REASONS,
     UNIT_NORM_TOLERANCE,
@@ -33,6 +34,7 @@ from curation_features.schema import (
     PhotoInfo,
     Signals,
     SignalValue,
+    StoredFingerprint,
 )
 from curation_features.versions import digest
 
@@ -53,11 +55,17 @@ class CacheEntry:
     versions: dict[str, str] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
     signals: dict[str, Signals] = field(default_factory=dict)
+    fingerprint: StoredFingerprint | None = None
     embedding: Embedding | None = None
     prediction: LabelPrediction | None = None
     decoding: int = 1
 
-    def add(self, part: str, version: str, result: Measurement | Signals | Embedding | LabelPrediction) -> None:
+    def add(
+        self,
+        part: str,
+        version: str,
+        result: Measurement | Signals | StoredFingerprint | Embedding | LabelPrediction,
+    ) -> None:
         """Keep a result, except an error that may not recur."""
         if result.error is not None and not (
             isinstance(result, Measurement) and result.error.reason in PERMANENT_REASONS
@@ -68,6 +76,8 @@ class CacheEntry:
             self.measurements[part] = result
         elif isinstance(result, Signals):
             self.signals[part] = result
+        elif isinstance(result, StoredFingerprint):
+            self.fingerprint = result
         elif isinstance(result, Embedding):
             self.embedding = result
             self.versions.pop("labels", None)  # they belong to another embedding
@@ -175,6 +185,8 @@ def _encode(photo_id: str, entry: CacheEntry) -> bytes:
     }
     if entry.signals:
         features["signals"] = {part: dict(signals.values) for part, signals in entry.signals.items()}
+    if entry.fingerprint is not None and entry.fingerprint.data is not None:
+        features[FINGERPRINT] = base64.b64encode(entry.fingerprint.data).decode()
     if entry.embedding is not None and entry.embedding.vector is not None:
         vector = np.ascontiguousarray(entry.embedding.vector, dtype="<f4")
         features["embedding"] = base64.b64encode(vector.tobytes()).decode()
@@ -220,12 +232,14 @@ def _decode(data: bytes, photo_id: str, image_sha256: str) -> CacheEntry | None:
         {str(part): str(value) for part, value in version["parts"].items()},
         {name: _parse_measurement(features["tech"][name]) for name in METRIC_NAMES if name in features["tech"]},
         {part: _parse_signals(values) for part, values in features.get("signals", {}).items()},
+        _parse_fingerprint(features[FINGERPRINT]) if FINGERPRINT in features else None,
         _parse_embedding(features["embedding"], features.get("embedding_norm")) if "embedding" in features else None,
         _parse_prediction(features["clip_labels"]) if "clip_labels" in features else None,
         int(version.get("decoding", 1)),
     )
     present = {*entry.measurements, *entry.signals} | ({"embedding"} if entry.embedding else set())
     present |= {"labels"} if entry.prediction else set()
+    present |= {FINGERPRINT} if entry.fingerprint else set()
     return entry if present == set(entry.versions) else None
 
 
@@ -242,6 +256,10 @@ def _parse_signals(values: Mapping[str, SignalValue]) -> Signals:
     if not all(value is None or math.isfinite(value) for value in values.values()):
         raise ValueError("a signal is finite, or None")
     return Signals(dict(values))
+
+
+def _parse_fingerprint(encoded: str) -> StoredFingerprint:
+    return StoredFingerprint(base64.b64decode(encoded, validate=True))
 
 
 def _parse_embedding(encoded: str, norm: float | None) -> Embedding:

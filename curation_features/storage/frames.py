@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from curation_features.errors import StoreError
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings, load_settings, nearest
 from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.distinct import COLUMNS, Copy, Distinct, distinct_rows, of_all_batches
 from curation_features.storage.tables import FEATURE_COLUMNS, METADATA_KEY, Columns, arrow_schema, read_rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_CATEGORIES = ("batch_id", "format", "camera", "lens", "label", "version_technical", "version_clip", "version_signals")
+_CATEGORIES = (
+    *("batch_id", "format", "camera", "lens", "label", "group_kind", "group_what"),
+    *("version_technical", "version_clip", "version_signals", "version_groups"),
+)
 _JOIN_KEYS = ("batch_id", "photo_id", "sha256")
 _REMEDY = "recompute the batch: curation-features process MANIFEST"
 
@@ -31,7 +34,7 @@ def read_features(
     settings: Settings | None = None,
     columns: Sequence[str] | None = None,
     embeddings: bool = False,
-    distinct: bool = False,
+    distinct: Distinct = False,
 ) -> pd.DataFrame:
     """Read the features of finished batches, one row per artifact.
 
@@ -56,8 +59,10 @@ def read_features(
         settings: settings of the project; by default those of the current project (see `load_settings`).
         columns: the columns to read, in this order; by default all.
         embeddings: add the column `embedding`: the image embedding (float32, norm 1), or None.
-        distinct: keep one row per `photo_id`: its first row in the batch finished last (by the modification time of
-            the JSON file). Rows stay in order.
+        distinct: keep one row per picture: of the rows with one `photo_id` the first in the batch finished last (by the
+            modification time of the JSON file), and of the copies of a picture the best. Copies are those of the groups
+            over all batches (`curation-features groups`), if they were made, else of the groups within each batch.
+            Frames of bursts and sets all stay. `"bytes"`: only files with equal bytes are copies. Rows stay in order.
 
     Raises:
         StoreError: a batch is missing or not finished, or a file of it cannot be read.
@@ -70,14 +75,14 @@ def read_features(
 
     store = ArtifactStore((settings or load_settings()).data_path)
     names = _check_columns(columns)
-    needed = _JOIN_KEYS if embeddings else ("photo_id",) if distinct else ()
-    read = [*names, *(name for name in needed if name not in names)]
+    needed = (*(_JOIN_KEYS if embeddings else ()), *(COLUMNS if distinct else ()))
+    read = [*names, *dict.fromkeys(name for name in needed if name not in names)]
     selected = _select_batches(store, batch_ids)
     tables = [_read_table(store.feature_paths(batch_id)[1], read) for batch_id in selected]
     table = pa.concat_tables([_schema(read).empty_table(), *(table for table, _ in tables)], promote_options="default")
     if distinct:
         finished = [_read_finish_time(store.feature_paths(batch_id)[0]) for batch_id in selected]
-        table = table.take(_distinct_rows([table.column("photo_id").to_pylist() for table, _ in tables], finished))
+        table = table.take(_choose(store.data_path, selected, [table for table, _ in tables], finished, distinct))
     frame = pd.DataFrame({name: _to_pandas(name, table.column(name)) for name in names})
     if embeddings:
         frame["embedding"] = pd.Series(_read_embeddings(store, table.select(_JOIN_KEYS)), frame.index, dtype=object)
@@ -142,19 +147,19 @@ def _read_finish_time(path: Path) -> int:
         return path.stat().st_mtime_ns
 
 
-def _distinct_rows(photo_ids: Sequence[Sequence[str]], finished: Sequence[int]) -> list[int]:
-    """Return each photo's first row in the batch finished last.
-
-    Args:
-        photo_ids: of each batch; rows are numbered through all batches.
-        finished: time of each batch.
-    """
-    starts = [0, *accumulate(map(len, photo_ids))]
-    rows: dict[str, int] = {}
-    for batch in sorted(range(len(photo_ids)), key=lambda batch: (-finished[batch], -batch)):
-        for row, photo_id in enumerate(photo_ids[batch], starts[batch]):
-            rows.setdefault(photo_id, row)
-    return sorted(rows.values())
+def _choose(
+    data_path: Path, batch_ids: Sequence[str], tables: Sequence[pa.Table], finished: Sequence[int], distinct: Distinct
+) -> list[int]:
+    """Return the distinct rows; see `read_features`. A table of an earlier release has no groups."""
+    batches = {}
+    for batch_id, table in zip(batch_ids, tables, strict=True):
+        missing = [None] * table.num_rows
+        names = table.column_names
+        values = (table.column(name).to_pylist() if name in names else missing for name in COLUMNS)
+        batches[batch_id] = [Copy(*row) for row in zip(*values, strict=True)]
+    if distinct == "bytes":
+        return distinct_rows(list(batches.values()), finished, of_bytes=True)
+    return distinct_rows(of_all_batches(data_path, batches), finished)
 
 
 def _read_embeddings(store: ArtifactStore, rows: pa.Table) -> list[NDArray[np.float32] | None]:

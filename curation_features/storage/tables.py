@@ -21,6 +21,7 @@ import numpy as np
 from curation_features.atomic_files import replacing, writing
 from curation_features.schema import (
     EMBEDDING_NORM,
+    FINGERPRINT,
     METRICS,
     SIGNAL_PARTS,
     SIGNALS,
@@ -33,6 +34,7 @@ from curation_features.schema import (
     PhotoRecord,
     Signal,
     Signals,
+    StoredFingerprint,
 )
 from curation_features.storage.arrow import arrow_array
 
@@ -126,6 +128,7 @@ def _signal_column(signal: Signal) -> Column:
 
 
 _SIGNALS = {signal.name: _signal_column(signal) for signal in SIGNALS}
+_FINGERPRINT = {FINGERPRINT: Column("binary", "what is compared of two photos (`fingerprints.encoding`)")}
 _NORM = {EMBEDDING_NORM.name: _signal_column(EMBEDDING_NORM)}
 _LABELS = {
     "clip_labels": Column(
@@ -172,11 +175,14 @@ def _signal_columns(record: PhotoRecord) -> Row:
 
 
 def _technical_row(record: PhotoRecord) -> Row:
+    fingerprint = record.fingerprint or StoredFingerprint()
     errors = [
         *(record.measurements[metric.name].error for metric in METRICS if metric.name in record.measurements),
         *(record.signals[part].error for part in SIGNAL_PARTS if part in record.signals),
+        fingerprint.error,
     ]
-    return {**_photo_row(record, errors), **_score_columns(record), **_signal_columns(record)}
+    columns = {**_score_columns(record), **_signal_columns(record), FINGERPRINT: fingerprint.data}
+    return {**_photo_row(record, errors), **columns}
 
 
 def _restore_technical(record: PhotoRecord, row: Row) -> None:
@@ -189,6 +195,9 @@ def _restore_technical(record: PhotoRecord, row: Row) -> None:
         if all(name in row for name in names):  # a table of an earlier release has none
             error = errors.get(part)
             record.signals[part] = Signals(error=error) if error else Signals({name: row[name] for name in names})
+    data, error = row.get(FINGERPRINT), errors.get(FINGERPRINT)
+    if data is not None or error is not None:
+        record.fingerprint = StoredFingerprint(data, error)
 
 
 def _embedding_row(record: PhotoRecord) -> Row:
@@ -229,7 +238,9 @@ def _restore_labels(record: PhotoRecord, row: Row) -> None:
 
 
 STAGE_TABLES: Mapping[str, StageTable] = {
-    "technical_metrics": StageTable({**_PHOTO, **_SCORES, **_SIGNALS}, _technical_row, _restore_technical),
+    "technical_metrics": StageTable(
+        {**_PHOTO, **_SCORES, **_SIGNALS, **_FINGERPRINT}, _technical_row, _restore_technical
+    ),
     "image_embeddings": StageTable(
         {
             **_PHOTO,
@@ -242,6 +253,18 @@ STAGE_TABLES: Mapping[str, StageTable] = {
     ),
     "clip_labels": StageTable({**_PHOTO, **_LABELS}, _labels_row, _restore_labels),
 }
+
+GROUP_COLUMNS: Columns = {
+    "group_id": Column("string", "id of the photo's group; null if it is in none"),
+    "group_kind": Column("string", "copy (one picture), burst (one moment) or set (all are kept)"),
+    "group_what": Column("string", "kind of a set or copy in words; often empty"),
+    "group_rank": Column("int32", "place in the group; equal ranks cannot be told apart", None, (1, math.inf), 1),
+    "group_size": Column("int32", "number of photos of the group", "photos", (2, math.inf)),
+    "group_similarity": Column("double", "least similarity of two photos of the group", None, _SHARE),
+    "group_copy_of": Column("string", "`photo_id` of a better copy of the same picture in the group"),
+    "group_reason": Column("string", "why the photo has its rank, in words"),
+}
+"""The group of a photo: `features.group` of its artifact."""
 
 FEATURE_COLUMNS: Columns = {
     "batch_id": Column("string", "id of the batch"),
@@ -261,12 +284,14 @@ FEATURE_COLUMNS: Columns = {
     "flags": Column("list<string>", "blurred, noisy, dark: what the signals say clearly"),
     "hints": Column("list<string>", "shaken, soft, bright, blocky: worth a look, and often no fault"),
     "flag_reasons": Column("list<string>", "each flag and hint with its measurement and limit, in words"),
+    **GROUP_COLUMNS,
     "label": Column("string", "the most probable label"),
     "confidence": Column("double", "softmax over all labels, of the most probable one", "probability", _SHARE),
     **_LABELS,
     "version_technical": Column("string", "version of the technical scores"),
     "version_clip": Column("string", "version of the labels"),
     "version_signals": Column("string", "version of the signals"),
+    "version_groups": Column("string", "version of the groups"),
     "artifact": Column("string", "the artifact as it came in, as JSON: every field of ingest and preprocess"),
 }
 
@@ -278,7 +303,7 @@ EMBEDDING_COLUMNS: Columns = {
     **_NORM,
 }
 
-LATER_COLUMNS = frozenset(_NORM)
+LATER_COLUMNS = frozenset({*_NORM, *GROUP_COLUMNS, "version_groups"})
 """Columns that tables of an earlier release lack; such a table stays valid."""
 
 # Shared by all rows: `json.dumps` creates an encoder for each call with options.
@@ -338,12 +363,14 @@ def feature_row(batch_id: str, position: int, artifact: Mapping[str, Any], recor
         **features["signals"],
         "embedding_norm": features.get("embedding_norm"),  # features of an earlier release have none
         **flag_columns(features["flags"]),
+        **group_columns(features.get("group")),
         "label": best["label"],
         "confidence": best["confidence"],
         **labels,
         "version_technical": features["version"]["technical"],
         "version_clip": features["version"]["clip"],
         "version_signals": features["version"]["signals"],
+        "version_groups": features["version"].get("groups"),
         "artifact": _PLAIN.encode(plain),
     }
 
@@ -355,6 +382,11 @@ def flag_columns(flags: Sequence[Mapping[str, str]]) -> Row:
         "hints": [flag["name"] for flag in flags if flag["kind"] == "hint"],
         "flag_reasons": [f"{flag['name']}: {flag['reason']}" for flag in flags],
     }
+
+
+def group_columns(group: Mapping[str, Any] | None) -> Row:
+    """Return the columns of `group` of a feature record."""
+    return {name: group and group[name.removeprefix("group_")] for name in GROUP_COLUMNS}
 
 
 @contextmanager
@@ -470,13 +502,16 @@ def record_of(row: Row) -> PhotoRecord:
     return PhotoRecord(row["photo_id"], row["image_uri"], info, _parse_errors(row).get("photo"))
 
 
+_UNDIGESTED = frozenset({"image_uri", "embedding", "embedding_norm", FINGERPRINT})
+
+
 def digested(row: Row) -> bytes:
     """Return the content of a stage's row for the digest that is the table's data version.
 
     The last bits of an embedding and its norm depend on the device, so the digest covers the photo and the model
-    instead.
+    instead. Of a fingerprint it covers the photo and the version, too.
     """
-    content = {name: value for name, value in row.items() if name not in ("image_uri", "embedding", "embedding_norm")}
+    content = {name: value for name, value in row.items() if name not in _UNDIGESTED}
     return _SORTED.encode(content).encode() + b"\n"
 
 

@@ -23,6 +23,7 @@ from curation_features.storage.tables import (
     Row,
     arrow_schema,
     flag_columns,
+    group_columns,
     read_rows,
     taken_columns,
     to_list,
@@ -304,7 +305,9 @@ def _feature_columns(features: Mapping[str, Any]) -> dict[str, Any]:
         "version_signals": features["version"]["signals"],
         **features["signals"],
         "embedding_norm": features.get("embedding_norm"),
+        "version_groups": features["version"].get("groups"),
         **flag_columns(features["flags"]),
+        **group_columns(features.get("group")),
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
+from curation_features.groups.photos import Kind
 from curation_features.schema import (
     EMBEDDING_NORM,
+    FINGERPRINT,
     LABELS_PER_PHOTO,
     METRIC_NAMES,
     METRICS,
@@ -18,28 +20,48 @@ from curation_features.schema import (
 from curation_features.verification.values import format_value
 
 _VALUES_OF_STAGE: Mapping[str, tuple[str, ...]] = {
-    "photo": (*METRIC_NAMES, *SIGNAL_PARTS, "clip_labels", "embedding_norm"),
-    **{name: (name,) for name in (*METRIC_NAMES, *SIGNAL_PARTS)},
+    "photo": (*METRIC_NAMES, *SIGNAL_PARTS, "clip_labels", "embedding_norm", "group"),
+    **{name: (name,) for name in (*METRIC_NAMES, *SIGNAL_PARTS, FINGERPRINT)},
     "image_embedding": ("clip_labels",),
     "clip_labels": ("clip_labels",),
 }
 _SCORES_AND_LABELS = frozenset({*METRIC_NAMES, "clip_labels"})
-# Every float is in [0, 1]; a tuple lists the texts that are possible.
+
+
+class _OrNull(NamedTuple):
+    """The shape of a value that may be null."""
+
+    shape: Any
+
+
+# Every float is in [0, 1], every int at least 1; a tuple lists the texts that are possible.
 _RECORD = {
     "tech": dict.fromkeys(METRIC_NAMES, float),
     "clip_labels": [{"label": str, "confidence": float, "cosine_score": float}],
     "status": str,
     "errors": [{"stage": tuple(_VALUES_OF_STAGE), "reason": str, "message": str}],
-    "version": {"technical": str, "clip": str, "signals": str},
+    "version": {"technical": str, "clip": str, "signals": str, "groups": str},
     "signals": {signal.name: signal for signal in SIGNALS},
     "flags": [{"name": str, "kind": ("flag", "hint"), "reason": str}],
     "embedding_norm": EMBEDDING_NORM,
+    "group": _OrNull(
+        {
+            "id": str,
+            "kind": get_args(Kind),
+            "what": str,
+            "rank": int,
+            "size": int,
+            "similarity": float,
+            "copy_of": _OrNull(str),
+            "reason": str,
+        }
+    ),
 }
-_LATER_FIELDS = {"embedding_norm"}  # features of an earlier release lack them, and stay valid
+_LATER_FIELDS = {"embedding_norm", "group", "groups"}  # features of an earlier release lack them, and stay valid
 
 
 def defaults_of(errors: Iterable[Mapping[str, str]]) -> frozenset[str]:
-    """Return the names of the values that `errors` make defaults or null: metrics, `clip_labels`, `embedding_norm`."""
+    """Return the names of the values that `errors` make defaults or null: metrics, `clip_labels`, ..."""
     return frozenset(name for error in errors for name in _VALUES_OF_STAGE[error["stage"]])
 
 
@@ -49,7 +71,10 @@ def feature_problems(features: Any) -> list[str]:
 
 
 def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
-    if isinstance(shape, dict):
+    if isinstance(shape, _OrNull):
+        if value is not None:
+            yield from _shape_problems(value, shape.shape, path)
+    elif isinstance(shape, dict):
         if not isinstance(value, dict) or not shape.keys() - _LATER_FIELDS <= value.keys() <= shape.keys():
             yield f"{path}: needs exactly the fields {', '.join(shape)}"
             return
@@ -68,9 +93,14 @@ def _shape_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
         if value not in shape:
             yield f"{path}: {format_value(value)} is none of {', '.join(shape)}"
     elif type(value) is not shape:
-        yield f"{path}: {format_value(value)} is not a {'float' if shape is float else 'text'}"
+        yield f"{path}: {format_value(value)} is not {_TYPES[shape]}"
+    elif shape is int and value < 1:
+        yield f"{path}: {value} is less than 1"
     elif shape is float and not 0.0 <= value <= 1.0:  # NaN is in no range
         yield f"{path}: {value} is not in [0, 1]"
+
+
+_TYPES: Mapping[type, str] = {float: "a float", str: "a text", int: "a whole number"}
 
 
 def _is_legal(signal: Signal, value: Any) -> bool:
@@ -92,6 +122,7 @@ def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
             yield f"features.signals.{signal.name}: has an error, so it should be null"
     if "embedding_norm" in defaults and features.get("embedding_norm") is not None:
         yield "features.embedding_norm: has an error, so it should be null"
+    yield from _group_problems(features.get("group"), defaults)
     labels = features["clip_labels"]
     confidences = [label["confidence"] for label in labels]
     if len(labels) != LABELS_PER_PHOTO:
@@ -105,3 +136,14 @@ def _rule_problems(features: Mapping[str, Any]) -> Iterator[str]:
     status = "ok" if not defaults else "failed" if defaults >= _SCORES_AND_LABELS else "degraded"
     if features["status"] != status:
         yield f"features.status: is {format_value(features['status'])}, should be {status} by the errors"
+
+
+def _group_problems(group: Mapping[str, Any] | None, defaults: frozenset[str]) -> Iterator[str]:
+    if group is None:
+        return
+    if "group" in defaults:
+        yield "features.group: has an error, so it should be null"
+    if group["size"] < 2:
+        yield f"features.group.size: is {group['size']}, but a group has at least 2 photos"
+    if group["rank"] > group["size"]:
+        yield f"features.group.rank: is {group['rank']} of {group['size']}"

@@ -43,7 +43,8 @@ def test_the_outcome_as_json_and_text(project) -> None:
     assert found == {
         "output": str(project.root / "all"), "rows": 5, "batches": {"a": 2, "b": 3}, "embeddings": 4, "dimension": 4,
         "versions": {
-            "technical": {"t": 5}, "clip": {"other": 3, "c": 2}, "signals": {"s": 5}, "embedding": {"1-abc": 4},
+            "technical": {"t": 5}, "clip": {"other": 3, "c": 2}, "signals": {"s": 5}, "groups": {"g": 5},
+            "embedding": {"1-abc": 4},
         },
         "other_versions": {}, "copies": 0, "unfinished": ["c"], "failed": {}, "files": 2,
         "bytes": sum(file.stat().st_size for file in files), "unchanged": False,

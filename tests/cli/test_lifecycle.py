@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
-from libraries import OWN_OF_A, OWN_OF_B, SHARED, KilledError, Library, snapshot
+from libraries import OWN_OF_A, OWN_OF_B, SHARED, KilledError, Library, pixels, snapshot
 from PIL import Image
 
 from curation_features.cli import lifecycle, removals
@@ -28,7 +28,7 @@ from curation_features.removal import collect
 from curation_features.removal.files import DataFolder
 from curation_features.schema import SIGNAL
 from curation_features.storage.deletions import deletions, last_sequence, record_deletion
-from curation_features.storage.tables import METADATA_KEY
+from curation_features.storage.tables import GROUP_COLUMNS, METADATA_KEY
 from curation_features.verification import verify
 
 pytestmark = pytest.mark.long
@@ -538,18 +538,23 @@ def test_a_deleted_photo_leaves_the_others_their_exact_values(library) -> None:
 
 
 def test_a_photo_leaves_a_batch_of_an_earlier_release(library) -> None:
-    """Its files have no signals, flags and norms, which stay unknown."""
+    """Its files have no signals, flags, norms and groups, which stay unknown."""
     document, gone = library.features("holiday"), library.photo_id(1)
     for artifact in document["artifacts"]:
         features = artifact["features"]
-        del features["embedding_norm"], features["signals"], features["flags"], features["version"]["signals"]
+        for name in ("embedding_norm", "signals", "flags", "group"):
+            del features[name]
+        del features["version"]["signals"], features["version"]["groups"]
     (library.data / "features/holiday.json").write_bytes(to_json(document))
     folders = ("features", "features/embeddings", "stages/image_embeddings")
     added = {"embedding_norm", "version_signals", "flags", "hints", "flag_reasons", *SIGNAL}
+    added |= {"version_groups", *GROUP_COLUMNS}
     for path in (library.data / folder / "holiday.parquet" for folder in folders):
         frame = pq.read_table(path)
         metadata = {**frame.schema.metadata}
-        metadata[METADATA_KEY] = metadata[METADATA_KEY].replace(b'"signals"', b'"later"')
+        metadata[METADATA_KEY] = (
+            metadata[METADATA_KEY].replace(b'"signals"', b'"later"').replace(b'"groups"', b'"newer"')
+        )
         frame = frame.drop_columns([name for name in frame.column_names if name in added])
         pq.write_table(frame.replace_schema_metadata(metadata), path)
     assert library.command("batches", "rm", "--photo", gone, "--yes") == 0  # the rest is verified and announced
@@ -557,12 +562,41 @@ def test_a_photo_leaves_a_batch_of_an_earlier_release(library) -> None:
     for old, new in zip(kept, library.features("holiday")["artifacts"], strict=True):
         assert {*new["features"].pop("signals").values()} == {None}
         assert (new["features"].pop("flags"), new["features"].pop("embedding_norm")) == ([], None)
-        new["features"]["version"].pop("signals")
+        assert new["features"].pop("group") is None
+        del new["features"]["version"]["signals"], new["features"]["version"]["groups"]
         assert new == old
     for folder in folders[:2]:
         assert [row["embedding_norm"] for row in table(library, "holiday", folder)] == [None, None]
     assert all(row["embedding"] for row in table(library, "holiday", "features/embeddings"))
     assert "embedding_norm" not in table(library, "holiday", folders[2])[0]
+
+
+def test_a_deleted_photo_changes_its_group_only(library) -> None:
+    """Of three equal files two stay a group, and the group of two others stays as it is."""
+    for seed in (5, 6):
+        Image.fromarray(pixels(seed)).save(library.root / f"{seed}.png")
+    names = ("5-a", "6-a", "5-b", "6-b", "5-c")
+    artifacts = [{"photo_id": name, "original_uri": f"{name[0]}.png"} for name in names]
+    (library.root / "equal.json").write_bytes(to_json({"batch_id": "equal", "artifacts": artifacts}))
+    assert library.command("process", str(library.root / "equal.json")) == 0, library.output
+
+    def groups() -> dict[str, Any]:
+        found = {item["photo_id"]: item["features"]["group"] for item in library.features("equal")["artifacts"]}
+        assert {row["photo_id"]: row["group_id"] for row in table(library, "equal")} == {
+            name: group and group["id"] for name, group in found.items()
+        }
+        return found
+
+    before = groups()
+    best = next(name for name in names if name[0] == "5" and before[name]["copy_of"] is None)
+    assert library.command("batches", "rm", "--photo", best, "--yes") == 0, library.output  # verified, too
+    after = groups()
+    left = [after[name] for name in names if name[0] == "5" and name != best]
+    assert [(group["size"], group["id"] == left[0]["id"]) for group in left] == [(2, True)] * 2
+    assert best not in {group["copy_of"] for group in left}
+    assert {name: after[name] for name in ("6-a", "6-b")} == {name: before[name] for name in ("6-a", "6-b")}
+    assert library.command("batches", "rm", "--photo", "6-a", "--yes") == 0
+    assert {name: group for name, group in groups().items() if name[0] == "6"} == {"6-b": None}
 
 
 def test_a_batch_without_a_photo_is_announced_and_verified(library) -> None:

@@ -45,7 +45,7 @@ def test_the_rows_are_those_of_the_batches_in_order(project, tmp_path) -> None:
     assert found == rows_in(tables, names)
     assert [row[:3] for row in found][2:5] == [("a", 2, "a2"), ("b", 0, "b0"), ("b", 1, "b1")]
     assert (gathered.rows, gathered.batches) == (8, {"a": 3, "b": 5, "c": 0})
-    assert gathered.versions == {"technical": {"t": 8}, "clip": {"c": 8}, "signals": {"s": 8}}
+    assert gathered.versions == {"technical": {"t": 8}, "clip": {"c": 8}, "signals": {"s": 8}, "groups": {"g": 8}}
     assert (
         pd.read_parquet(tmp_path / "all")["photo_id"].tolist() == read_features(settings=project)["photo_id"].tolist()
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import re
@@ -20,9 +19,11 @@ import pytest
 from PIL import Image
 from worlds import World
 
-from curation_features import gather_features
+from curation_features import gather_features, read_features
+from curation_features.library import update_groups
 from curation_features.service import FeaturesService
 from curation_features.storage.artifacts import ArtifactStore
+from curation_features.storage.groups import LIBRARY_COLUMNS
 from curation_features.storage.tables import EMBEDDING_COLUMNS, FEATURE_COLUMNS, Columns
 from curation_features.testing import FakeClipEngine
 
@@ -108,12 +109,14 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
     gone = {"photo_id": "gone", "original_uri": "photos/none.png", "exif": None}
     second = [photo(world, f"p{n}.png", "portrait", 20, 1.1 - 0.2 * n, datetime=days[2]) for n in range(2)]
     late = photo(world, "late.png", "landscape", 35, 0.6, datetime="2024:05:02 23:59:59")
+    copies = [{**one, "photo_id": f"{one['photo_id']} again"} for one in (late, first[1])]
     store = ArtifactStore(world.root / "data")
     stages = world.stages()
-    for name, artifacts in {"trip": [*first, flat, gone, again, first[0]], "walk": [*second, late]}.items():
+    for name, artifacts in {"trip": [*first, flat, gone, again, first[0]], "walk": [*second, late, *copies]}.items():
         with store.embeddings(name, "1-x", "fake") as vectors:
             merged = FeaturesService(stages=stages).run(world.batch(artifacts, name), vectors.add)
             store.write_features(merged.document, merged.rows(), merged.version, LABELS, vectors)
+    update_groups(world.settings)
     return Guide(world.root)
 
 
@@ -130,7 +133,12 @@ def blur(artifact: Document) -> float | None:
 # --- Columns ---
 
 
-@pytest.mark.parametrize(("heading", "columns"), [("Columns", FEATURE_COLUMNS), ("Image vectors", EMBEDDING_COLUMNS)])
+GROUPS = ("Groups over all batches", LIBRARY_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("heading", "columns"), [("Columns", FEATURE_COLUMNS), ("Image vectors", EMBEDDING_COLUMNS), GROUPS]
+)
 def test_every_column_is_documented(heading: str, columns: Columns) -> None:
     section = DOCUMENT[DOCUMENT.index(f"## {heading}\n") :].split("\n#")[0]
     rows = re.findall(r"^(\| `.*) \| .+? \|$", section, re.MULTILINE)
@@ -236,30 +244,32 @@ def test_the_photos_that_went_wrong(guide: Guide) -> None:
     assert [(uri, why) for _, uri, _, why in guide.sql(heading)] == expected
 
 
-def test_near_duplicates(guide: Guide) -> None:
-    radius = {(a["batch_id"], a["photo_id"]): blur(a) or math.inf for a in guide.artifacts}
-    uri = {(a["batch_id"], a["photo_id"]): a["original_uri"] for a in guide.artifacts}
-    vectors = {key: np.array(vector, np.float64) for key, vector in guide.vectors.items() if vector is not None}
-    close = {
-        (one, other)
-        for one, other in itertools.combinations(sorted(vectors), 2)
-        if vectors[one] @ vectors[other] / np.linalg.norm(vectors[one]) / np.linalg.norm(vectors[other]) > 0.98
-    }
-    assert 0 < len(close) < len(vectors) * (len(vectors) - 1) / 2
-    group = {key: {key} for key in vectors}
-    for one, other in close:
-        joined = group[one] | group[other]
-        group.update(dict.fromkeys(joined, joined))
-    groups = {frozenset(keys) for keys in group.values() if len(keys) > 1}
-    heading = "Near-duplicates, and the best of each group"
-    frame = guide.python(heading)["best_of_each"]
-    best = {min(keys, key=lambda key: radius[key]) for keys in groups}
-    assert set(zip(frame["batch_id"], frame["photo_id"], strict=True)) == best
-    assert len(frame) == len(groups)
+def test_copies_and_bursts(guide: Guide) -> None:
+    heading = "Copies and bursts: which to keep, which to reject"
+    names = guide.python(heading)
+    grouped = [(a["batch_id"], a["original_uri"], a["features"]["group"]) for a in guide.artifacts]
+    expected: dict[str, set[tuple[str, str]]] = {"keep": set(), "reject": set()}
+    for batch_id, uri, group in grouped:
+        if group is not None:
+            is_kept = group["kind"] == "set" or (group["rank"] == 1 and group["copy_of"] is None)
+            expected["keep" if is_kept else "reject"].add((batch_id, uri))
+    for name, rows in expected.items():
+        assert rows, name
+        assert set(zip(names[name]["batch_id"], names[name]["original_uri"], strict=True)) == rows
+    uris = {a["photo_id"]: a["original_uri"] for a in guide.artifacts}
+    found = pq.read_table(guide.root / "data/groups/groups.parquet").to_pylist()
+    worse = [row for row in found if row["group_kind"] != "set" and (row["group_rank"] > 1 or row["group_copy_of"])]
     rows = guide.sql(heading)
-    assert {frozenset(row[:2]) for row in rows} == {frozenset((uri[one], uri[other])) for one, other in close}
-    by_uri = {uri[key]: radius[key] for key in vectors}
-    assert all(by_uri[keep] == min(by_uri[one], by_uri[other]) for one, other, _, keep in rows)
+    assert {row[:3] for row in rows} == {
+        (row["group_kind"], uris[row["photo_id"]], row["group_reason"]) for row in worse
+    }
+    assert {(reject, keep) for _, reject, _, keep in rows} == {
+        (uris[row["photo_id"]], uris.get(row["group_copy_of"])) for row in worse
+    }
+    frame = read_features(columns=["original_uri"], distinct=True)
+    copies = {row["photo_id"] for row in found if row["group_copy_of"]}
+    assert len(copies) >= 2  # of two batches, and of one
+    assert len(frame) == len({a["photo_id"] for a in guide.artifacts}) - len(copies)
 
 
 def test_label_counts(guide: Guide) -> None:

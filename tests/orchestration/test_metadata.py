@@ -114,7 +114,7 @@ def test_a_batch_shows_counts_scores_labels_and_errors(world) -> None:
     }  # fmt: skip
     assert shown["dagster/partition_row_count"] == 4
     assert shown["labels"].data == merged.label_counts()
-    names = ("technical", "clip", "signals")
+    names = ("technical", "clip", "signals", "groups")
     assert {name: shown[f"{name}_version"] for name in names} == merged.version
     assert [row["score"] for row in records_of(shown, "scores")] == list(METRIC_NAMES)
     assert [(row["stage"], row["reason"], row["artifacts"]) for row in records_of(shown, "errors")] == [
@@ -142,7 +142,7 @@ def test_numbers_are_pythons_own_and_finite() -> None:
     assert "exposure_p50" not in shown
     assert shown["sharpness_p05"] < 0.5
     plain = numbers(shown)
-    assert len(plain) == 4 + 1 + 4 * 3 + 1 + 3 + 4 + 4 * 3
+    assert len(plain) == 4 + 1 + 4 * 3 + 1 + 3 + 4 + 4 * 3 + 3  # groups by kind
     assert all(type(value) in (int, float) and math.isfinite(value) for value in plain.values())
 
 

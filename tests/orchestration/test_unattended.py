@@ -94,7 +94,7 @@ def drop(root: Path, document: dict[str, Any], name: str | None = None) -> None:
 
 
 def runs(root: Path) -> list[dg.DagsterRun]:
-    return list(INSTANCES[root].get_runs())
+    return [run for run in INSTANCES[root].get_runs() if run.job_name != "group_photos"]
 
 
 def succeeded(root: Path) -> list[dg.DagsterRun]:

@@ -1274,3 +1274,162 @@ def test_a_phone_does_not_scroll_sideways(view: Open) -> None:
     assert page.evaluate("document.querySelector('#toast').getBoundingClientRect().right <= 360")
     page.tap("#open-export")
     assert page.evaluate("document.querySelector('#export .body').scrollWidth <= 360")
+
+
+# --- Groups ---
+
+
+def in_groups() -> list[dict[str, Any]]:
+    """The photos; five are a burst, three copies of one picture, and three a bracket."""
+    given = photos()
+
+    def group(places: list[int], identity: str, kind: str, what: str = "") -> None:
+        for rank, place in enumerate(places):
+            is_set = kind == "set"
+            given[place]["group"] = {
+                "id": identity, "kind": kind, "what": what, "rank": 1 if is_set else rank + 1, "size": len(places),
+                "similarity": 0.91, "copy_of": f"id-{places[0]}" if kind == "copy" and rank else None,
+                "reason": f"{identity} {rank} & <i>more</i>",
+            }  # fmt: skip
+
+    group([6, 4, 5, 7, 14], "burst-1", "burst")
+    group([10, 12, 13], "copies-1", "copy")
+    group([17, 18, 19], "set-1", "set", "bracket")
+    return given
+
+
+def decisions(page: Page) -> dict[str, list[int]]:
+    """The photos to keep and to reject, in the order of the batch, as the page saves them."""
+    page.click("#open-export")
+    with page.expect_download() as download:
+        page.click("#save-marks")
+    page.keyboard.press("Escape")
+    found = json.loads(download.value.path().read_text())
+    return {name: sorted(int(item["photo_id"][3:]) for item in found[name]) for name in ("keep", "reject")}
+
+
+def go_to(page: Page, name: str) -> None:
+    """Move the focus to the card of a photo."""
+    page.locator(".card", has=page.get_by_text(name, exact=True)).click()
+    page.keyboard.press("Escape")
+
+
+def test_a_group_is_a_stack_with_its_best_photo(view: Open) -> None:
+    page = view(sheet(in_groups()), "sort=position")
+    expect(page.locator("#summary")).to_have_text(re.compile(r"; groups: 1 copy, 1 burst, 1 set$"))
+    expect(page.locator("#count")).to_have_text("24 photos, 3 stacks")
+    assert names(page)[3:8] == ["IMG_4.jpg", "IMG_7.jpg", "IMG_9.jpg", "IMG_10.jpg", "IMG_11.jpg"]
+    assert page.locator(".stack .group-badge").all_inner_texts() == [
+        "\u25b8 burst 5",
+        "\u25b8 copies 3",
+        "\u25b8 bracket 3",
+    ]
+    page.locator(".stack .group-badge").first.click()
+    assert names(page)[4:9] == [f"IMG_{place + 1}.jpg" for place in (6, 4, 5, 7, 14)]
+    assert page.locator(".opened .group-badge").nth(1).inner_text() == "\u25be burst rank 2 of 5"
+    expect(card(page, 4)).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("s")
+    expect(card(page, 4)).to_be_focused()
+    expect(page.locator("#count")).to_have_text("24 photos, 3 stacks")
+    page.click("#groups button[value=copy]")
+    expect(page.locator("#count")).to_have_text("3 of 24 photos, 1 stack")
+    page.uncheck("#stacks")
+    assert names(page) == ["IMG_11.jpg", "IMG_13.jpg", "IMG_14.jpg"]
+    wait_for(page, "/group=copy/.test(location.hash) && /stacks=0/.test(location.hash)")
+    assert names(view(sheet(in_groups()), urlsplit(page.url).fragment, beside=page)) == names(page)
+    page.click("#mark-shown")
+    assert marked(page) == [11, 13, 14]
+
+
+def test_one_key_keeps_one_and_rejects_the_rest(view: Open) -> None:
+    given = in_groups()
+    page = view(sheet(given), "sort=position")
+    go_to(page, "IMG_7.jpg")
+    page.keyboard.press("b")
+    expect(page.locator("#told")).to_have_text("1 photo kept, 4 photos rejected.")
+    expect(card(page, 4).locator(".decided")).to_have_text("1 kept, 4 rejected")
+    assert decisions(page) == {"keep": [6], "reject": [4, 5, 7, 14]}
+    go_to(page, "IMG_11.jpg")
+    page.keyboard.press("s")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("b")  # another than the best
+    assert decisions(page) == {"keep": [6, 12], "reject": [4, 5, 7, 10, 13, 14]}
+    go_to(page, "IMG_18.jpg")
+    page.keyboard.press("b")
+    expect(page.locator("#told")).to_have_text("A set is kept whole (bracket): nothing was rejected.")
+    page.keyboard.press("x")
+    expect(page.locator("#decisions button[value=reject] .count")).to_have_text("7")
+    page.keyboard.press("x")
+    assert decisions(page) == {"keep": [6, 12], "reject": [4, 5, 7, 10, 13, 14]}
+    page.reload()
+    assert decisions(page) == {"keep": [6, 12], "reject": [4, 5, 7, 10, 13, 14]}
+    page.click("#open-export")
+    page.check("input[value=reject]", force=True)
+    rows = exported(page)
+    assert sorted(int(row["id"][3:]) for row in rows) == [4, 5, 7, 10, 13, 14]
+    assert {(row["decision"], row["group_kind"]) for row in rows} == {("reject", "burst"), ("reject", "copy")}
+    page.keyboard.press("Escape")
+    for kept in ([6, 12], [6, 12], [6]):  # the two changes of one photo first
+        page.keyboard.press("Control+z")
+        assert decisions(page)["keep"] == kept
+    page.keyboard.press("Control+Shift+z")
+    page.click("#decisions button[value=reject]")
+    assert len(names(page)) == 2  # stacks
+    page.locator(".chip").click()
+    page.click("#clear-decisions")
+    expect(page.locator("#decisions button[value='keep'] .count")).to_have_text("0")
+
+
+def test_decisions_are_loaded_from_a_file(view: Open, tmp_path: Path) -> None:
+    page = view(sheet(in_groups()), "sort=position")
+    path = tmp_path / "marks.json"
+    entries = {"marked": [], "keep": [{"photo_id": "id-6"}], "reject": [{"photo_id": "id-4"}, {"photo_id": "gone"}]}
+    path.write_text(json.dumps({"batch_id": "trip", **entries}))
+    page.click("#open-export")
+    with page.expect_file_chooser() as chooser:
+        page.click("#load-marks")
+    chooser.value.set_files(path)
+    expect(page.locator("#copied")).to_have_text("0 of 0 marks are of photos here, and 2 decisions")
+    page.keyboard.press("Escape")
+    assert decisions(page) == {"keep": [6], "reject": [4]}
+
+
+def test_details_say_why_and_lead_to_the_others(view: Open) -> None:
+    page = view(sheet(in_groups()), "sort=position")
+    card(page, 4).click()
+    section = page.locator(".of-group")
+    expect(section.locator("h3")).to_have_text("Burst of 5")
+    expect(section.locator("p")).to_have_text("Rank 1: burst-1 0 & <i>more</i>; any two at least 91 % alike.")
+    assert section.locator(".rank").all_inner_texts() == ["1", "2", "3", "4", "5"]
+    section.locator(".member").nth(2).click()
+    expect(page.locator("#detail-name")).to_have_text("IMG_6.jpg")
+    expect(section.locator(".member").nth(2)).to_have_attribute("aria-current", "true")
+    section.get_by_text("Keep this, reject the rest").click()
+    assert section.locator(".member .decided").all_inner_texts() == ["reject", "reject", "keep", "reject", "reject"]
+    expect(page.locator("#detail-keep")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("k")
+    expect(page.locator("#detail-keep")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("Escape")
+    page.locator(".card", has_text="IMG_18.jpg").click()
+    expect(section.locator("h3")).to_have_text("Set of 3: bracket")
+    assert section.get_by_text("Keep this").count() == 0
+    page.keyboard.press("Escape")
+    page.uncheck("#stacks")
+    page.locator(".card", has_text="IMG_13.jpg").click()
+    expect(section.locator("p")).to_contain_text("copy of IMG_11.jpg")
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+def test_groups_are_accessible_and_fit(view: Open, size: tuple[int, int]) -> None:
+    options = {"viewport": {"width": size[0], "height": size[1]}, "has_touch": size[0] < 600}
+    page = view(sheet(in_groups()), "sort=position&group=burst&group=set", **options)
+    page.keyboard.press("Tab")
+    card(page, 0).focus()
+    page.keyboard.press("s")
+    page.keyboard.press("b")
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("Enter")
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("document.querySelector('#detail').scrollWidth <= innerWidth")

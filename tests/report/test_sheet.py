@@ -31,6 +31,7 @@ from curation_features.schema import METRIC_NAMES, METRICS, SIGNAL, PhotoRecord
 from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore, FeatureArtifact
+from curation_features.storage.tables import GROUP_COLUMNS
 from curation_features.weights import LazyModel
 
 CAT = Image.fromarray(bundled.chelsea())
@@ -122,14 +123,27 @@ def test_the_page_has_signals_flags_and_their_reasons(world) -> None:
     assert [tiny[name] for name in ("signals", "flags", "hints", "focus")] == [[], [], [], None]
 
 
+def test_the_page_has_the_group_of_each_photo(world) -> None:
+    one = shot(world, "cat.png", CAT)
+    features = finish(
+        world, [one, {**one, "photo_id": "again"}, shot(world, "tall.png", CAT.rotate(7).crop((9, 9, 60, 90)))]
+    )
+    found = [photo["group"] for photo in shown(features, world.settings)["photos"]]
+    assert found[:2] == [
+        artifact["features"]["group"] for artifact in json.loads(features.json_path.read_bytes())["artifacts"][:2]
+    ]
+    assert (found[0]["kind"], found[0]["size"], found[2]) == ("copy", 2, None)
+
+
 def test_a_table_of_an_earlier_release_makes_a_page(world) -> None:
     features = finish(world, [shot(world, "cat.png", CAT.filter(ImageFilter.GaussianBlur(4)))])
     table = pq.read_table(features.table_path)
-    later = [name for name in table.column_names if name in {*SIGNAL, "flags", "hints", "flag_reasons"}]
+    later = [name for name in table.column_names if name in {*SIGNAL, *GROUP_COLUMNS, "flags", "hints", "flag_reasons"}]
     assert len(later) > 20
-    pq.write_table(table.drop_columns([*later, "version_signals"]), features.table_path)
+    pq.write_table(table.drop_columns([*later, "version_signals", "version_groups"]), features.table_path)
     [photo] = shown(features, world.settings)["photos"]
     assert [photo[name] for name in ("signals", "flags", "hints", "focus", "original")] == [[], [], [], None, None]
+    assert photo["group"] is None
     assert None not in photo["scores"]
     assert refresh(features, world.settings)
 

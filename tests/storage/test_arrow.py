@@ -23,6 +23,7 @@ NUMBERS = {
     pa.int32(): st.integers(-(2**31), 2**31 - 1),
     pa.bool_(): st.booleans(),
     pa.string(): TEXT,
+    pa.binary(): st.binary(max_size=8),
     pa.timestamp("ms"): st.datetimes().map(lambda moment: moment.replace(microsecond=0)),
 }
 

@@ -115,13 +115,16 @@ def test_column_types_do_not_depend_on_missing_values(project, batch_ids) -> Non
         "version_technical",
         "version_clip",
         "version_signals",
+        "version_groups",
+        "group_kind",
+        "group_what",
     )
-    texts = ("photo_id", "original_uri", "image_uri", "sha256", "artifact")
+    texts = ("group_id", "group_copy_of", "group_reason", "photo_id", "original_uri", "image_uri", "sha256", "artifact")
     assert {name: found.pop(name) for name in categories} == dict.fromkeys(categories, "category")
     assert {name: found.pop(name) for name in texts} == dict.fromkeys(texts, "string")
     nested = ("errors", "clip_labels", "label_cosines", "flags", "hints", "flag_reasons")
     assert {name: found.pop(name) for name in nested} == dict.fromkeys(nested, "object")
-    whole = ("width", "height", "iso")
+    whole = ("width", "height", "iso", "group_rank", "group_size")
     assert {name: found.pop(name) for name in whole} == dict.fromkeys(whole, "Int32")
     assert (found.pop("position"), found.pop("taken")) == ("int32", "datetime64[ms]")
     assert found.pop("is_gray") == "boolean"
@@ -150,6 +153,7 @@ def test_attrs_document_columns_and_vocabularies(project) -> None:
     assert attrs["directions"] == {
         **dict.fromkeys(("sharpness", "exposure", "clip_iqa", "brisque"), "1 is best"),
         "noise": "0 is best",
+        "group_rank": "1 is best",
         **dict.fromkeys(("noise_sigma", "brisque_raw", "clipped_low", "clipped_high"), "low is best"),
         **{signal.name: f"{signal.best} is best" for signal in SIGNALS if signal.best},
     }

@@ -191,6 +191,9 @@ def test_the_checks_and_which_of_them_block() -> None:
 # --- The JSON ---
 
 LABELS = ("artifacts", 1, "features", "clip_labels")
+GROUP = {
+    "id": "g", "kind": "copy", "what": "", "rank": 1, "size": 2, "similarity": 0.5, "copy_of": None, "reason": "r",
+}  # fmt: skip
 JSON_DAMAGE: Damages = {
     "an artifact dropped": (on(lambda all: all.pop(1), "artifacts"), {COMPLETE}, "artifacts[1] (photo "),
     "all artifacts dropped": (put([], "artifacts"), {COMPLETE}, "is missing"),
@@ -255,6 +258,13 @@ JSON_DAMAGE: Damages = {
     "an error without a message": (features(1, "errors", [{"stage": "noise", "reason": "r"}]), {IN_RANGE}, "errors[0]"),
     "a negative norm": (features(1, "embedding_norm", -1.0), {IN_RANGE}, "features.embedding_norm: -1.0 is neither"),
     "a norm of no vector": (features(3, "embedding_norm", 9.0), {IN_RANGE}, "embedding_norm: has an error, so it"),
+    "a group that is a text": (features(1, "group", "g"), {IN_RANGE}, "features.group: needs exactly"),
+    "a group without a photo": (features(1, "group", GROUP), {IN_RANGE}, "group_id: is None, should be g by the JSON"),
+    "a group of one": (features(0, "group", {**GROUP, "size": 1}), {IN_RANGE}, "features.group.size: is 1"),
+    "a rank below all": (features(0, "group", {**GROUP, "rank": 3}), {IN_RANGE}, "features.group.rank: is 3 of 2"),
+    "rank 0": (features(0, "group", {**GROUP, "rank": 0}), {IN_RANGE}, "features.group.rank: 0 is less than 1"),
+    "another kind": (features(0, "group", {**GROUP, "kind": "pile"}), {IN_RANGE}, "pile is none of copy, burst, set"),
+    "a group of a failed photo": (features(3, "group", GROUP), {IN_RANGE}, "group: has an error, so it should be null"),
     "a version that is a number": (features(1, "version", {"technical": "t", "clip": 1}), {IN_RANGE}, "version"),
 }  # fmt: skip
 

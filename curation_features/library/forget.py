@@ -1,0 +1,54 @@
+"""Removes a batch or a photo from the groups of all batches, before its files are deleted.
+
+The other photos of its group have no group until the next update, which groups them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from curation_features.library.update import locked
+from curation_features.storage.groups import (
+    State,
+    files_of_groups,
+    groups_metadata,
+    has_groups,
+    read_groups,
+    read_state,
+    write_groups,
+)
+from curation_features.storage.tables import Row
+
+
+def forget_batch(data_path: Path, batch_id: str) -> None:
+    """Remove the photos of a batch. Raises `StoreError`."""
+    _forget(data_path, lambda row: row["batch_id"] == batch_id, {batch_id})
+
+
+def forget_photo(data_path: Path, photo_id: str, batch_ids: frozenset[str]) -> None:
+    """Remove a photo from the groups of some batches. Raises `StoreError`."""
+    _forget(data_path, lambda row: row["photo_id"] == photo_id and row["batch_id"] in batch_ids, batch_ids)
+
+
+def _forget(data_path: Path, is_gone: Callable[[Row], bool], batch_ids: frozenset[str] | set[str]) -> None:
+    if not has_groups(data_path):  # single files are of no use
+        for path in files_of_groups(data_path):
+            path.unlink(missing_ok=True)
+        return
+    with locked(data_path):
+        state, rows, metadata = read_state(data_path), read_groups(data_path), groups_metadata(data_path)
+        kept = [row for row in state.rows if not is_gone(row)]
+        gone = [row for row in state.rows if is_gone(row)]
+        if not gone:
+            return
+        left = {(row["photo_id"], row["sha256"]) for row in kept}
+        split = {row["group_id"] for row in rows if (row["photo_id"], row["sha256"]) not in left}
+        groups = [row for row in rows if not is_gone(row) and row["group_id"] not in split]
+        keys = {row["key"] for row in gone} - {row["key"] for row in kept}
+        bytes_left = {sha256 for _, sha256 in left}
+        edges = [edge for edge in state.edges if bytes_left.issuperset((edge["first"], edge["second"]))]
+        parts = [part for part in state.parts if not any(key in part["groups"] for key in keys)]
+        batches = {name: value for name, value in state.metadata["batches"].items() if name not in batch_ids}
+        facts = {**state.metadata, "batches": batches}
+        write_groups(data_path, groups, {**metadata, "listing": ""}, State(kept, edges, parts, facts))
