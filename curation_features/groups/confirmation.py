@@ -6,13 +6,15 @@ if both are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from curation_features.groups.geometry import composed, match
-from curation_features.groups.shots import may_be_one_moment
+from curation_features.groups.photos import Moment
+from curation_features.groups.shots import is_another_moment, may_be_one_moment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +65,34 @@ def may_be_one_exposure(one: Photo, other: Photo) -> bool:
         ours is None or theirs is None or max(ours, theirs) <= EXPOSURE_RATIO * min(ours, theirs)
         for ours, theirs in zip(_settings(one.exposure), _settings(other.exposure), strict=True)
     )
+
+
+class Exposures:
+    """Moments and exposures of many photos, to rule out most pairs at once."""
+
+    def __init__(self, photos: Sequence[Photo]) -> None:
+        unknown = Moment(math.nan, math.nan)
+        moments = [photo.moment or unknown for photo in photos]
+        self._seconds = np.array([moment.seconds for moment in moments])
+        self._resolution = np.array([moment.resolution for moment in moments])
+        settings = [[math.nan if value is None else value for value in _settings(p.exposure)] for p in photos]
+        self._settings = np.array(settings).reshape(len(photos), 3)
+
+    def may_be_one(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether times and settings allow that the photos of each pair show one exposure, (M,).
+
+        True for every pair of which `may_be_one_exposure` is; that one looks at the names of files, too.
+
+        Args:
+            first: (M,) indices of photos.
+            second: likewise.
+        """
+        resolution = np.maximum(self._resolution[first], self._resolution[second])
+        impossible = is_another_moment(np.abs(self._seconds[first] - self._seconds[second]), resolution)
+        for setting in self._settings.T:
+            ours, theirs = setting[first], setting[second]
+            impossible |= np.maximum(ours, theirs) > EXPOSURE_RATIO * np.minimum(ours, theirs)  # never for NaN
+        return ~impossible
 
 
 def _settings(exposure: Exposure) -> tuple[float | None, ...]:

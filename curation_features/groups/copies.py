@@ -15,7 +15,7 @@ import numpy as np
 
 from curation_features.groups.candidates import near_hashes, near_vectors
 from curation_features.groups.changes import changes
-from curation_features.groups.confirmation import common_part, confirmed, corners, may_be_one_exposure
+from curation_features.groups.confirmation import Exposures, common_part, confirmed, corners, may_be_one_exposure
 from curation_features.groups.geometry import apply, composed, inverse
 from curation_features.groups.linking import link_to_leaders
 from curation_features.groups.sources import doubtful_pairs
@@ -79,10 +79,11 @@ def find_edges(photos: PhotoSet, changed: Collection[int] | None = None) -> list
     index = np.array([_measured(photos, same) for same in distinct], np.intp)
     of = {photo: place for place, same in enumerate(distinct) for photo in same}
     few = None if changed is None else np.unique(np.array([of[photo] for photo in changed], np.intp))
-    hinted = near_hashes(photos.hashes[index], photos.has_hash[index], few)
+    may_be_one = Exposures([photos.photos[place] for place in index]).may_be_one
+    hinted = near_hashes(photos.hashes[index], photos.has_hash[index], few, may_be_one)
     pairs = {(one, other): orientation >= 4 for one, other, orientation in hinted.tolist()}
     if photos.vectors is not None:
-        for one, other in near_vectors(photos.vectors[index], few).tolist():
+        for one, other in near_vectors(photos.vectors[index], few, may_be_one).tolist():
             pairs.setdefault((one, other), False)
     comparison = _Comparison(photos)
     found = (comparison.edge(int(index[one]), int(index[other]), hint) for (one, other), hint in sorted(pairs.items()))
@@ -104,9 +105,8 @@ def link_copies(photos: PhotoSet, edges: Iterable[Edge]) -> list[Copies]:
     comparison = _Comparison(photos, known)
     groups = link_to_leaders([pair for pair, edge in known.items() if edge is not None], keys, comparison)
     linked = {index for group in groups for index in group}
-    whole = [
-        {twins[0]: comparison.own(twins[0])} for twins in same.values() if len(twins) > 1 and twins[0] not in linked
-    ]
+    alone = (twins for twins in same.values() if len(twins) > 1 and linked.isdisjoint(twins))
+    whole = [{twins[0]: comparison.own(twins[0])} for twins in alone]
     return sorted(
         (comparison.copies(group, same) for group in (*groups, *whole)),
         key=lambda copies: photos.photos[copies.members[0]].key,

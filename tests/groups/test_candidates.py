@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation_features.groups.candidates import near_hashes, near_vectors
+from curation_features.groups.candidates import MOST, near_hashes, near_vectors
 
 LOW = [16 * row + column for row in range(8) for column in range(8)]
 """Numbers of PDQ's bits (0 is the lowest one of its text form) of the lowest 8 x 8 frequencies."""
@@ -84,3 +84,33 @@ def test_close_vectors_are_found_exactly(kind, spread):
 def test_nothing_gives_nothing():
     assert near_hashes(np.zeros((0, 8, 32), np.uint8), np.zeros(0, bool)).shape == (0, 3)
     assert near_vectors(np.zeros((5, 8), np.float32)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("changed", [None, np.array([5, 299])])
+def test_many_frames_of_one_view_are_few_candidates(changed):
+    random = np.random.default_rng(4)
+    bits = np.repeat(random.random((1, 8, 256)) < 0.5, 300, axis=0) ^ (random.random((300, 8, 256)) < 0.02)
+    vectors = (1 + 0.02 * random.normal(0, 1, (300, 16))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    apart = bits[:, None, 0].astype(int) ^ bits[None, :, 0]
+    closest = {tuple(sorted((0, int(other)))) for other in np.argsort(apart[0].sum(1), kind="stable")[1 : MOST + 1]}
+    for pairs in (near_hashes(np.packbits(bits, axis=2), np.ones(300, bool), changed), near_vectors(vectors, changed)):
+        assert 0 < np.bincount(pairs[:, 0]).max() <= MOST + (0 if changed is None else len(changed))
+        if changed is None:
+            assert len(pairs) == 300 * MOST - MOST * (MOST + 1) // 2
+    if changed is None:
+        found = near_hashes(np.packbits(bits, axis=2), np.ones(300, bool))
+        assert {(0, int(other)) for other in found[found[:, 0] == 0, 1]} == closest
+
+
+def test_only_allowed_pairs_are_candidates(hashes):
+    every = near_hashes(hashes, np.ones(120, bool)).tolist()
+    vectors = np.ones((50, 4), np.float32) / 2
+
+    def even(first, second):
+        return (first + second) % 2 == 0
+
+    assert near_hashes(hashes, np.ones(120, bool), None, even).tolist() == [
+        pair for pair in every if not (pair[0] + pair[1]) % 2
+    ]
+    assert (near_vectors(vectors, None, even).sum(1) % 2 == 0).all()

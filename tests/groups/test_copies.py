@@ -17,6 +17,7 @@ from skimage import data
 from curation_features.fingerprints import Fingerprint
 from curation_features.fingerprints.measure import measure
 from curation_features.groups import Exposure, Moment, Photo, PhotoSet
+from curation_features.groups.confirmation import Exposures, may_be_one_exposure
 from curation_features.groups.copies import Copies, find_copies, find_edges, link_copies
 
 SCENES = ("astronaut", "coffee", "rocket")
@@ -157,6 +158,33 @@ def test_photos_without_detail_are_no_copies():
 def test_two_exposures_are_no_copies(facts, other, is_copy):
     photos = photo_set(photo("a", scene("coffee"), **facts), photo("b", EDITS["JPEG 30"](scene("coffee")), **other))
     assert bool(find_copies(photos)) == is_copy
+
+
+def test_many_pairs_are_ruled_out_as_one_is():
+    random = np.random.default_rng(5)
+
+    def chosen(*values):
+        return random.choice(np.array([None, *values], object))
+
+    photos = []
+    for number in range(60):
+        seconds, resolution = chosen(0.0, 0.4, 1.0, 5.0, 899.8, 900.0, 3600.0), float(random.choice([0.01, 1.0, 60.0]))
+        moment = None if seconds is None else Moment(seconds, resolution)
+        exposure = Exposure(chosen(0.01, 0.0105, 0.02), chosen(4.0, 5.6), chosen(100, 200))
+        photos.append(Photo(str(number), str(number), f"{number}x", 6, 4, "JPEG", moment, None, exposure))
+    one, other = np.divmod(np.arange(60 * 60), 60)
+    found = Exposures(photos).may_be_one(one, other)
+    assert found.tolist() == [may_be_one_exposure(photos[i], photos[j]) for i, j in zip(one, other, strict=True)]
+    assert 0.1 < found.mean() < 0.9
+
+
+def test_equal_files_are_linked_once(edits):
+    copies = edits[:2]
+    without = replace(copies[0][0], key="0")  # its manifest came without a fingerprint
+    photos = photo_set((without, copies[0][1]), *copies[:2])
+    photos.has_hash[0] = False
+    [group] = find_copies(photos)
+    assert len(group.members) == 3
 
 
 @pytest.mark.long
