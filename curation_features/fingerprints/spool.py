@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.errors import ResourceError
 from curation_features.fingerprints.encoding import from_bytes, hashes_of
 from curation_features.fingerprints.fingerprint import ORIENTATIONS, Fingerprint
 
@@ -41,13 +42,23 @@ class FingerprintSpool:
         return len(self._spans)
 
     def add(self, data: bytes | None) -> None:
-        """Add the fingerprint of the next photo; None: it has none. Raises `OSError`: the disk is full."""
+        """Add the fingerprint of the next photo; None: it has none.
+
+        Raises:
+            ResourceError: the temporary folder is full, or cannot be written.
+        """
         start = self._spans[-1][1] if self._spans else 0
         self._spans.append((start, start + len(data or b"")))
         self._hashes += _NO_HASHES if data is None else hashes_of(data).tobytes()
         if data:
-            self._file.seek(start)
-            self._file.write(data)
+            try:
+                self._file.seek(start)
+                self._file.write(data)
+            except OSError as error:
+                raise ResourceError(
+                    f"fingerprints of a large batch do not fit into the temporary folder {gettempdir()} "
+                    f"({error.strerror}): free space there, or set TMPDIR to another folder"
+                ) from error
 
     def read(self, number: int) -> Fingerprint | None:
         """Return the fingerprint of a photo, or None if it has none."""

@@ -147,7 +147,7 @@ def test_the_walk_through_of_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def succeeded() -> int:
         runs = instance.get_runs()
         assert not any(run.status is dg.DagsterRunStatus.FAILURE for run in runs)
-        return len([run for run in runs if run.is_success])
+        return len([run for run in runs if run.is_success and run.job_name != "group_photos"])
 
     outputs = []
     with launch.project_instance(load_settings(tmp_path)) as instance, dagster_dev(tmp_path, port):

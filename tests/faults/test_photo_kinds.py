@@ -93,6 +93,7 @@ def test_photos_without_statistics_get_defaults_with_a_reason(world, real_brisqu
 AS_NOBODY = """
 import json, os, sys
 from pathlib import Path
+import curation_features.groups.grouping
 from curation_features.service import FeaturesService
 from worlds import World
 
@@ -136,4 +137,6 @@ def test_unreadable_files_fail_alone_and_block_nothing() -> None:
     assert [[error["reason"] for error in features["errors"]] for features in bad] == [[r] for r in expected.values()]
     assert {features["status"] for features in bad} == {"failed"}
     assert before["status"] == "ok"
+    groups = [features.pop("group") for features in (before, after)]
     assert before == after
+    assert [group["kind"] for group in groups] == ["copy", "copy"]
