@@ -37,6 +37,7 @@ from PIL import Image
 
 from curation_features import Settings
 from curation_features.events.outbox import Outbox
+from curation_features.fingerprints import measure
 from curation_features.manifest import batch_from
 from curation_features.processing import accept_without_dagster, process_batch
 from curation_features.report.page import render
@@ -217,7 +218,8 @@ def report_pass(report: Report, folder: str, photos: int, rounds: int) -> None:
     }
     with (
         patch.object(TechnicalQualityAnalyzer, "measure_cpu", only_first(TechnicalQualityAnalyzer.measure_cpu)),
-        patch.object(table, "measure_signals", only_first(table.measure_signals)),
+        patch.object(table, "measure_parts", only_first(table.measure_parts)),
+        patch.object(measure, "measure", only_first(measure.measure)),
     ):
         found = in_rounds(ways, PAIRS * rounds)
     pairs = zip(found["with"], found["without"], strict=True)

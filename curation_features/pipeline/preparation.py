@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from curation_features.devices.transfer import ModelInput
+    from curation_features.signals.views import Views
     from curation_features.technical.analyzer import TechnicalQualityAnalyzer
 
 log = logging.getLogger(__name__)
@@ -172,24 +173,31 @@ class Preparation:
             with stats.timing("cpu_metrics"):
                 for part, measurement in self.technical().measure_cpu(rgb, one_by_one).items():
                     item.add(part, measurement, plan)
-        if parts := [part for part in SIGNAL_PARTS if part in todo]:
-            from curation_features.signals.table import measure_parts  # OpenCV loads with the first photo
-
-            with stats.timing("signals"):
-                for part, signals in measure_parts(rgb, parts).items():
-                    item.add(part, signals, plan)
-        if FINGERPRINT in todo:
-            with stats.timing(FINGERPRINT):
-                item.add(FINGERPRINT, _fingerprint(rgb), plan)
+        if viewed := todo & {*SIGNAL_PARTS, FINGERPRINT}:
+            _measure_views(item, rgb, viewed, plan, stats)
 
 
-def _fingerprint(rgb: NDArray[np.uint8]) -> StoredFingerprint:
+def _measure_views(item: Item, rgb: NDArray[np.uint8], parts: Set[str], plan: Plan, stats: RunStats) -> None:
+    """Measure the signals and the fingerprint, as far as they are in `parts`, from the same reduced copies."""
+    from curation_features.signals.table import measure_parts  # OpenCV loads with the first photo
+    from curation_features.signals.views import Views
+
+    views = Views(rgb)
+    with stats.timing("signals"):
+        for part, signals in measure_parts(views, parts).items():
+            item.add(part, signals, plan)
+    if FINGERPRINT in parts:
+        with stats.timing(FINGERPRINT):
+            item.add(FINGERPRINT, _fingerprint(views), plan)
+
+
+def _fingerprint(views: Views) -> StoredFingerprint:
     """Measure the fingerprint of a photo; a failure does not affect the other parts."""
     from curation_features.fingerprints.encoding import to_bytes  # OpenCV loads with the first photo
     from curation_features.fingerprints.measure import measure
 
     try:
-        return StoredFingerprint(to_bytes(measure(rgb)))
+        return StoredFingerprint(to_bytes(measure(views.preview_rgb)))
     except Exception as error:
         log.exception("Unexpected error in the fingerprint of one photo of the batch; the run continues")
         reason = "out_of_memory" if is_out_of_memory(error) else "internal_error"

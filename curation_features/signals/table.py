@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from curation_features.schema import SIGNAL, SIGNAL_PARTS, SIGNALS, FeatureError, Signals, SignalValue
 from curation_features.signals.blocking import blocking
@@ -16,10 +15,6 @@ from curation_features.signals.focus import focus
 from curation_features.signals.grain import grain
 from curation_features.signals.tones import tones
 from curation_features.signals.views import Views
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +36,16 @@ MEASURES: Mapping[str, Callable[[Views], dict[str, SignalValue]]] = MappingProxy
 """The function of each part."""
 
 
-def measure_parts(rgb: NDArray[np.uint8], parts: Collection[str] = SIGNAL_PARTS) -> dict[str, Signals]:
+def measure_parts(views: Views, parts: Collection[str] = SIGNAL_PARTS) -> dict[str, Signals]:
     """Measure the signals of a photo, by part. A part that fails does not affect the others.
 
     Values are rounded, and None if undefined. They hold for the given pixels: `blocks` only if these are
     the pixels of a JPEG file, and the focus only if they are those of the original.
 
     Args:
-        rgb: (H, W, 3) of uint8, upright.
+        views: of the photo.
         parts: of `schema.SIGNAL_PARTS`.
     """
-    views = Views(rgb)
     return {part: measure_part(views, part) for part in SIGNAL_PARTS if part in parts}
 
 

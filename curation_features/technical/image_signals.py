@@ -11,6 +11,7 @@ from curation_features.schema import SIGNAL_PARTS, SIGNALS, FeatureError, Signal
 from curation_features.settings import Settings, load_settings
 from curation_features.signals.flags import Flag, flags, limits_of
 from curation_features.signals.table import measure_parts
+from curation_features.signals.views import Views
 
 if TYPE_CHECKING:
     from curation_features.photos.inputs import ImageLike
@@ -54,7 +55,7 @@ def measure_signals(image: ImageLike, settings: Settings | None = None) -> Photo
     settings = settings or load_settings()
     rgb, info = read_image(image, settings)
     is_jpeg = info is not None and info.format == "JPEG"
-    measured = measure_parts(rgb, [part for part in SIGNAL_PARTS if is_jpeg or part != "blocking"])
+    measured = measure_parts(Views(rgb), [part for part in SIGNAL_PARTS if is_jpeg or part != "blocking"])
     found = {name: value for part in measured.values() for name, value in part.values.items()}
     values = {signal.name: found.get(signal.name) for signal in SIGNALS}
     errors = tuple(part.error for part in measured.values() if part.error)
