@@ -31,6 +31,7 @@ class Constant:
 CONSTANTS: Mapping[str, Constant] = {
     # time of one photo
     "prepare": Constant(0.024, "CPU s", "contact_sheet.py --only pass: (38 + 10.3) / 2,000; with the page; AVX2"),
+    "fingerprint": Constant(0.011, "CPU s", "14 to 17 ms at load 4 to 10, a third of it shared with the signals since"),
     "brisque_cpu": Constant(0.024, "CPU s", "cpu_metrics.py, AVX-512; on a CPU only"),
     "models_cpu": Constant(3.2, "CPU s", "peers.py, quiet AVX2: ViT-L/14 2.68, RN50 0.54; int8 takes 0.6 of it"),
     "models_gpu": Constant(0.001, "GPU s", "forward passes at least 0.24 ms, BRISQUE 0.5 ms; no GPU measured", True),
@@ -49,7 +50,8 @@ CONSTANTS: Mapping[str, Constant] = {
     "photo_bytes": Constant(220_000, "B", "gpu.py: JPEG of 1024 px, quality 90"),
     "features_bytes": Constant(6_900, "B", "archive.py, shards of 200 and 2,000: JSON, table, 768 numbers, page"),
     "stages_bytes": Constant(2_000, "B", "archive.py, shards of 200 and 2,000"),
-    "cache_bytes": Constant(6_900, "B", "archive.py: one file a photo; 8,192 on disk"),
+    "cache_bytes": Constant(6_900, "B", "archive.py: one file a photo, without its fingerprint"),
+    "fingerprint_bytes": Constant(24_500, "B", "37 real photos: 10.5 kB in the stages, 14.0 kB (base64) in the cache"),
     "thumbnail_bytes": Constant(6_400, "B", "archive.py, 1024 px: one file a photo; in the page as base64, 4/3 of it"),
     "manifest_bytes": Constant(530, "B", "archive.py, the accepted one; that of the shard is outside data/ there"),
     "shard_bytes": Constant(1_030_000, "B a shard", "archive.py, shards of 200 and 2,000: labels, page, tables' heads"),
@@ -101,7 +103,7 @@ class Hardware:
 
 
 def laptop(cores: int) -> Hardware:
-    prepare = value("prepare") + value("brisque_cpu")
+    prepare = value("prepare") + value("fingerprint") + value("brisque_cpu")
     return Hardware(f"laptop, {cores} cores", cores, 0, value("home_network"), 0, prepare, value("models_cpu"))
 
 
@@ -109,8 +111,9 @@ def gpus(count: int) -> Hardware:
     """Machines of up to eight GPUs, with 16 cores for each GPU."""
     machines = math.ceil(count / 8)
     network, price = machines * value("network"), count * value("gpu_hour")
+    prepare = value("prepare_gpu") + value("fingerprint")
     name = f"{count} x H100, {16 * count} cores"
-    return Hardware(name, 16 * count, count, network, price, value("prepare_gpu"), value("models_gpu"))
+    return Hardware(name, 16 * count, count, network, price, prepare, value("models_gpu"))
 
 
 HARDWARE = (laptop(2), laptop(8), gpus(1), gpus(8), gpus(64))
@@ -184,7 +187,8 @@ def predict(photos: int, on: Hardware, size: int = SHARD, kind: Photos | None = 
         "network": photos * value("photo_bytes") / on.network,
     }
     of_photo = (
-        sum(map(value, ("features_bytes", "stages_bytes", "cache_bytes", "manifest_bytes"))) + kind.thumbnail * 4 / 3
+        sum(map(value, ("features_bytes", "stages_bytes", "cache_bytes", "fingerprint_bytes", "manifest_bytes")))
+        + kind.thumbnail * 4 / 3
     )
     predicted = Prediction(
         photos=photos,
