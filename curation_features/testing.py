@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 _COUNTING = threading.Lock()
 
 
-_GRAY = 114.75 / 255
-"""Subtracted from pixels, so that photos differ in direction; between two gray levels, so that no embedding is 0."""
-
-
 class FakeClipEngine:
     """A fake `ClipEngine`: embeddings depend on pixels, or on a text's digest.
 
@@ -61,7 +57,7 @@ class FakeClipEngine:
         """Unit vectors (N, D), and their norms (N,) before normalisation."""
         with _COUNTING:
             self.images_encoded += len(batch)
-        raw = [(image.astype(np.float64).ravel() - _GRAY) @ self._projection for image in batch]
+        raw = [(image.astype(np.float64).ravel() + 1.0) @ self._projection for image in batch]
         vectors = np.stack([*map(_normalize, raw)]) if raw else np.empty((0, self.dimension), np.float32)
         return Embeddings(vectors, np.array([np.linalg.norm(vector) for vector in raw], np.float32))
 
