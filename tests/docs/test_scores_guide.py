@@ -22,6 +22,7 @@ from curation_features.service import FeaturesService
 from curation_features.settings import Settings
 from curation_features.signals.flags import DEFAULT_LIMITS, FLAGS, HINTS, RULES, flags
 from curation_features.signals.table import measure_parts
+from curation_features.signals.views import Views
 from curation_features.storage.artifacts import ArtifactStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -70,7 +71,9 @@ class Measured:
     def __getitem__(self, name: str) -> float | str | None:
         if name in METRIC_NAMES:
             return self._analyzer.measure_cpu(self._rgb, (name,))[name].score
-        signals = {name: value for part in measure_parts(self._rgb).values() for name, value in part.values.items()}
+        signals = {
+            name: value for part in measure_parts(Views(self._rgb)).values() for name, value in part.values.items()
+        }
         signals["blocks"] = signals["blocks"] if self._is_jpeg else None
         return ", ".join(flag.name for flag in flags(signals)) or "-" if name == NOTES else signals[name]
 

@@ -52,7 +52,7 @@ LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(execu
   ... on PythonError { message } } }"""
 STATUS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
   status stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }"""
-MATERIALIZED = """query ($batches: [String!]!) { assetNodes { assetKey { path }
+MATERIALIZED = """query ($batches: [String!]!, $keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { assetKey { path }
   staleStatusByPartition(partitions: $batches)
   assetMaterializations(limit: 1, partitions: $batches) { runId metadataEntries { label } } } }"""
 
@@ -322,7 +322,8 @@ def _a_run_of_the_ui_with_other_settings(query: Query, store: ArtifactStore, bat
     for old, new in zip(before, _features(store, "batch_00"), strict=True):
         assert new["tech"]["sharpness"] < old["tech"]["sharpness"]
         assert new["clip_labels"] == old["clip_labels"]
-    shown = {node["assetKey"]["path"][0]: node for node in query(MATERIALIZED, batches=["batch_00"])["assetNodes"]}
+    found = query(MATERIALIZED, batches=["batch_00"], keys=[{"path": [name]} for name in EVERYTHING])
+    shown = {node["assetKey"]["path"][0]: node for node in found["assetNodes"]}
     for name in EVERYTHING:
         # the run had other settings, so the assets they affect are stale
         assert shown[name]["staleStatusByPartition"] == ["STALE" if name == "technical_metrics" else "FRESH"], name
