@@ -52,7 +52,8 @@ LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(execu
   ... on PythonError { message } } }"""
 STATUS = """query ($run: ID!) { runOrError(runId: $run) { ... on Run {
   status stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }"""
-MATERIALIZED = """query ($batches: [String!]!, $keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { assetKey { path }
+MATERIALIZED = """query ($batches: [String!]!, $keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
+  assetKey { path }
   staleStatusByPartition(partitions: $batches)
   assetMaterializations(limit: 1, partitions: $batches) { runId metadataEntries { label } } } }"""
 
