@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.fingerprints.pdq import oriented
 from curation_features.groups.geometry import composed, match
 from curation_features.groups.photos import Moment
 from curation_features.groups.shots import is_another_moment, may_be_one_moment
@@ -174,7 +175,7 @@ def _by_pixels(one: Fingerprint, other: Fingerprint, corner: NDArray[np.float64]
     orientation = int(bits.argmin())
     if bits[orientation] > PLAIN_BITS:
         return None
-    turned = np.rot90(one.thumbnail[:, ::-1] if orientation >= 4 else one.thumbnail, orientation % 4).astype(int)
+    turned = oriented(one.thumbnail, orientation).astype(int)
     apart = int(np.abs(turned - other.thumbnail).max())
     return _turn(orientation, corner) if apart <= PLAIN_LEVELS and turned.mean(2).std() >= PLAIN_CONTRAST else None
 

@@ -19,6 +19,7 @@ import numpy as np
 from curation_features.groups.bursts import find_bursts
 from curation_features.groups.copies import Copies, Edge, find_edges, link_copies
 from curation_features.groups.keeper import rank_copies
+from curation_features.groups.linking import components, neighbours
 from curation_features.groups.look import Look
 from curation_features.groups.members import RAW_AND_RENDERED, group_id, to_group
 from curation_features.groups.moments import resolve_moments
@@ -34,12 +35,10 @@ from curation_features.groups.pictures import (
     to_frame,
 )
 from curation_features.groups.sets import find_sets
+from curation_features.schema import GROUPS_VERSION
 
 RUN_GAP = 60.0
 """Seconds without a photo of a camera that no burst or set continues over."""
-
-VERSION = 1
-"""Version of the rules; increment it when a change of them alters groups, so that no remembered one is used."""
 
 Memory = MutableMapping[str, list[dict[str, Any]]]
 """Digest of a part's photos -> its groups, by keys instead of indices; JSON can hold it."""
@@ -66,9 +65,8 @@ def group_photos(photos: PhotoSet, edges: Collection[Edge] | None = None, memory
     for edge in edges:
         of_photo[edge.first].append(edge)
     for part in _parts(photos.photos, edges):
-        if len(part) > 1:
-            own = [edge for index in part for edge in of_photo.get(index, ())]
-            groups += _recalled(photos, part, own, before, used)
+        own = [edge for index in part for edge in of_photo.get(index, ())]
+        groups += _recalled(photos, part, own, before, used)
     if memory is not None:
         memory.clear()
         memory.update(used)
@@ -109,7 +107,7 @@ def _select(photos: PhotoSet, part: Sequence[int]) -> PhotoSet:
 def _digest(photos: PhotoSet, edges: Sequence[Edge]) -> str:
     """Return a digest of all that the groups of a part depend on; a fingerprint depends on the bytes of its file."""
     pairs = [(edge.first, edge.second, edge.similarity, edge.transform.tolist()) for edge in edges]
-    digest = hashlib.sha256(repr((VERSION, pairs)).encode())
+    digest = hashlib.sha256(repr((GROUPS_VERSION, pairs)).encode())
     for photo in photos.photos:
         digest.update(repr((replace(photo, measures={}), sorted(photo.measures.items()))).encode())
     digest.update(np.ascontiguousarray(photos.hashes).tobytes() + photos.has_hash.tobytes())
@@ -139,22 +137,11 @@ def _from_record(record: dict[str, Any], index: dict[str, int]) -> Group:
 
 
 def _parts(photos: Sequence[Photo], edges: Iterable[Edge]) -> list[list[int]]:
-    """Return the parts, each in order of the keys of its photos."""
-    parent = list(range(len(photos)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    """Return the parts of at least two photos, by key, each in order of the keys of its photos."""
     copies = ((edge.first, edge.second) for edge in edges)
-    for one, other in chain(copies, _equal_files(photos), pair_raws(photos).items(), _runs(photos)):
-        parent[root(one)] = root(other)
-    parts: defaultdict[int, list[int]] = defaultdict(list)
-    for index in sorted(range(len(photos)), key=lambda index: photos[index].key):
-        parts[root(index)].append(index)
-    return list(parts.values())
+    pairs = chain(copies, _equal_files(photos), pair_raws(photos).items(), _runs(photos))
+    parts = (sorted(part, key=lambda index: photos[index].key) for part in components(neighbours(pairs)))
+    return sorted(parts, key=lambda part: photos[part[0]].key)
 
 
 def _equal_files(photos: Sequence[Photo]) -> Iterator[tuple[int, int]]:
