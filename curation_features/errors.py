@@ -38,6 +38,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "raw": ("rawpy",),
     "pipes": ("dagster_pipes",),
     "ray": ("ray",),
+    "search": ("duckdb", "simsimd", "starlette", "uvicorn"),
 }
 """Modules that only an extra of this package installs, by extra."""
 
@@ -67,6 +68,10 @@ def require_extra(extra: str) -> None:
 
 class InputError(CurationError):
     """A folder of photos is missing, unreadable or without photos."""
+
+
+class QueryError(CurationError):
+    """A search or a filter cannot be understood; the message has the cause."""
 
 
 class ManifestError(CurationError):
