@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from curation_features.errors import MissingExtraError
@@ -60,7 +61,7 @@ def _encode_word(word: str) -> list[int]:
     parts = [symbols[byte] for byte in word.encode()]
     parts[-1] += _END
     while len(parts) > 1:
-        ranks = [merges.get(f"{first} {second}", _MERGES) for first, second in zip(parts, parts[1:], strict=False)]
+        ranks = [merges.get(f"{first} {second}", _MERGES) for first, second in pairwise(parts)]
         best = min(ranks)
         if best == _MERGES:
             break

@@ -25,7 +25,7 @@ from curation_features.weights import ClipWeights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_TYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _PLAIN = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}  # all others change the architecture
 _EPSILON = 1e-5
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the format
@@ -98,7 +98,8 @@ class TextTower:
     def _normalise(self, states: NDArray[np.float32], name: str) -> NDArray[np.float32]:
         centred = states - states.mean(axis=-1, keepdims=True)
         deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
-        return centred / deviation * self._tensor(f"{name}.weight") + self._tensor(f"{name}.bias")
+        scaled: NDArray[np.float32] = centred / deviation * self._tensor(f"{name}.weight")
+        return scaled + self._tensor(f"{name}.bias")
 
     def _tensor(self, name: str) -> NDArray[np.float32]:
         return self._tensors[name].astype(np.float32, copy=False)
@@ -131,7 +132,7 @@ def map_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         OSError: the file cannot be read.
         ValueError: it is not a safetensors file.
     """
-    data = np.memmap(path, np.uint8, mode="r")
+    data: Any = np.memmap(path, np.uint8, mode="r")
     found = {}
     for name, tensor in _read_header(path).items():
         if tensor.kind in _TYPES:
@@ -161,7 +162,7 @@ def _quick_gelu(states: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _gelu(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """x times the normal distribution; erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
+    """The state times the normal distribution function of it; erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
     size = np.abs(states) * np.float32(2**-0.5)
     share = 1 / (1 + 0.3275911 * size)
     terms = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,11 +54,11 @@ Listing = Mapping[Place, Mapping[str, Found]]
 """Existing files by place and batch id."""
 
 
-def list_places(data_path: Path) -> Listing:
-    """List the files of all places."""
-    listing: dict[Place, dict[str, Found]] = {place: {} for place in PLACES}
-    for folder in {place.folder for place in PLACES}:
-        by_suffix = {place.suffix: listing[place] for place in PLACES if place.folder == folder}
+def list_places(data_path: Path, places: Collection[Place] = PLACES) -> Listing:
+    """List the files of some places, or of all."""
+    listing: dict[Place, dict[str, Found]] = {place: {} for place in places}
+    for folder in {place.folder for place in places}:
+        by_suffix = {place.suffix: listing[place] for place in places if place.folder == folder}
         for entry in files_in(data_path / folder):
             name, dot, suffix = entry.name.rpartition(".")
             if (suffix := dot + suffix) in by_suffix:

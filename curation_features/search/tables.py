@@ -13,7 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from curation_features.errors import QueryError, StoreError, require_extra
+from curation_features.search.index import KEY_IN_BATCH_SQL
 from curation_features.settings import nearest
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.groups import grouped_batches, groups_path, has_groups
@@ -21,6 +24,7 @@ from curation_features.storage.tables import FEATURE_COLUMNS, GROUP_COLUMNS, Row
 
 if TYPE_CHECKING:
     import duckdb
+    from numpy.typing import NDArray
 
 _TYPES = {"string": "VARCHAR", "double": "DOUBLE", "float": "FLOAT", "int32": "INTEGER", "bool": "BOOLEAN"}
 _GROUP = re.compile(r"\bgroup_", re.IGNORECASE)
@@ -108,6 +112,16 @@ class Tables:
                 found = found.limit(limit, offset)
             names = found.columns
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def keys_in_batches(self, where: str) -> NDArray[np.uint64]:
+        """Return the key in its batch (see `index`) of each photo that could be read and meets a filter.
+
+        Raises:
+            QueryError, StoreError: see `rows`.
+        """
+        with self._explained(where):
+            found = self.relation([], where).filter("sha256 IS NOT NULL").project(f"{KEY_IN_BATCH_SQL} AS key")
+            return np.asarray(found.fetchnumpy()["key"], np.uint64)
 
     def relation(self, texts: Sequence[str], where: str | None = None) -> duckdb.DuckDBPyRelation:
         """Return all columns of the rows that meet a filter, for aggregates of this program.

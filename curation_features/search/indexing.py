@@ -1,0 +1,416 @@
+"""Makes the index of image embeddings, incrementally.
+
+Only batches that are new or were made again are read, and rows are appended. If the rows of a batch are equal to those
+in the index, as after new labels, nothing is appended. Rows of batches that were deleted or changed are dropped when
+they are a quarter of all, or at once if a user deletes photos (`forget`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from curation_features.atomic_files import FEATURES_AGAIN, flush, open_regular, reading, sweep, write_bytes, writing
+from curation_features.errors import BusyError, StoreError
+from curation_features.inventory import places
+from curation_features.search.index import (
+    COPY,
+    FOLDER,
+    NAME,
+    ROW,
+    SUFFIXES,
+    VECTOR,
+    Contents,
+    Footprint,
+    IndexedBatch,
+    VersionFiles,
+    key_of,
+    picture_of,
+    read_contents,
+    write_contents,
+)
+from curation_features.storage.groups import grouped_batches, groups_path, has_groups, read_groups, state_path
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Advance = Callable[[int], object]
+Reading = Callable[[int], "AbstractContextManager[Advance]"]
+
+_MOST_DEAD = 0.25  # share of the rows of a version that belong to no batch
+_FILES = (places.FEATURES, places.TABLE, places.EMBEDDINGS)
+_COPIED_BYTES = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUpdate:
+    """The result of an update.
+
+    Attributes:
+        batches: number of finished batches.
+        photos: number of photos with a vector, of all versions; one in two batches counts twice.
+        read: number of batches that were new or had changed.
+        added: number of rows that were written for them.
+        versions: number of photos by version.
+        is_new: whether the index has changed.
+    """
+
+    batches: int
+    photos: int
+    read: int
+    added: int
+    versions: Mapping[str, int]
+    is_new: bool
+
+
+def update_index(data_path: Path, reading_batches: Reading | None = None, *, wait: bool = True) -> IndexUpdate:
+    """Bring the index up to date with the finished batches.
+
+    Args:
+        reading_batches: opens the progress of batches that are read, of their number.
+        wait: for another process that updates the index.
+
+    Raises:
+        BusyError: another process updates it (without `wait`).
+        StoreError: a file cannot be read or written; the old index stays.
+    """
+    with locked(data_path, wait=wait):
+        return _Update(data_path).run(reading_batches)
+
+
+def is_due(data_path: Path) -> bool:
+    """Whether batches or groups have changed since the index was made, or it cannot be read. Raises `StoreError`."""
+    try:
+        contents = read_contents(data_path)
+    except StoreError:
+        return True
+    known = {name: batch.files for name, batch in contents.batches.items()}
+    return known != list_finished(data_path) or contents.groups != _groups_footprint(data_path)
+
+
+def forget(data_path: Path) -> None:
+    """Remove batches and photos that were deleted from the index at once. Raises `StoreError`."""
+    if (data_path / FOLDER / NAME).exists():
+        with locked(data_path, wait=True):
+            _Update(data_path, most_dead=0.0).run(None)
+
+
+def list_finished(data_path: Path) -> dict[str, Footprint]:
+    """Return the footprints of the finished batches, sorted by id. Raises `StoreError`."""
+    listing = places.list_places(data_path, _FILES)
+    found = {}
+    for batch_id in sorted(listing[places.FEATURES].keys() & listing[places.TABLE].keys()):
+        files = (listing[place].get(batch_id) for place in _FILES)
+        found[batch_id] = tuple(file and (file.bytes, file.written) for file in files)
+    return found
+
+
+def _groups_footprint(data_path: Path) -> Footprint:
+    if not has_groups(data_path):
+        return ()
+    return tuple(
+        (status.st_size, status.st_mtime_ns) for status in (groups_path(data_path).stat(), state_path(data_path).stat())
+    )
+
+
+@contextmanager
+def locked(data_path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of the index. Raises `BusyError` (without `wait`) or `StoreError`."""
+    path = data_path / "locks" / "index.lock"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, blocking=wait)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise BusyError(f"another process updates the index (lock {path}): try again later") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows of a batch."""
+
+    vectors: NDArray[np.float16]
+    keys: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+
+    def digest(self) -> str:
+        content = hashlib.sha256(self.vectors.tobytes())
+        content.update(np.array([self.keys, self.pictures], np.uint64).tobytes())
+        content.update(b"".join(self.lines))
+        return content.hexdigest()[:32]
+
+
+class _Update:
+    """One update. The caller holds the lock."""
+
+    def __init__(self, data_path: Path, most_dead: float = _MOST_DEAD) -> None:
+        self._data_path = data_path
+        self._folder = data_path / FOLDER
+        self._most_dead = most_dead
+        self._old = _read_old(data_path)
+        self._batches = dict(self._old.batches)
+        self._versions = dict(self._old.versions)
+        self._added = 0
+
+    def run(self, reading_batches: Reading | None) -> IndexUpdate:
+        finished = list_finished(self._data_path)
+        unread = [name for name, files in finished.items() if self._files_of(name) != files]
+        self._batches = {name: batch for name, batch in self._batches.items() if name in finished}
+        with reading_batches(len(unread)) if reading_batches else nullcontext(_ignore) as advance:
+            for batch_id in unread:
+                self._add(batch_id, finished[batch_id])
+                advance(1)
+        self._compact()
+        self._publish()
+        versions = {name: self._contents.live_rows(name) for name in self._contents.versions}
+        return IndexUpdate(
+            batches=len(finished),
+            photos=sum(versions.values()),
+            read=len(unread),
+            added=self._added,
+            versions=versions,
+            is_new=self._contents != self._old,
+        )
+
+    def _files_of(self, batch_id: str) -> Footprint | None:
+        batch = self._batches.get(batch_id)
+        return batch.files if batch else None
+
+    # Rows
+
+    def _add(self, batch_id: str, files: Footprint) -> None:
+        version, model, rows = _read_batch(self._data_path, batch_id)
+        old = self._batches.get(batch_id)
+        content = rows.digest() if rows else ""
+        if rows is None:
+            self._batches[batch_id] = IndexedBatch(files)
+        elif old and (old.version, old.content) == (version, content):
+            self._batches[batch_id] = replace(old, files=files)
+        else:
+            first = self._append(version, model, rows)
+            self._batches[batch_id] = IndexedBatch(files, version, first, len(rows.keys), content)
+
+    def _append(self, version: str, model: str, rows: _Rows) -> int:
+        """Write rows behind the valid ones of a version, and return the number of the first."""
+        dimension = rows.vectors.shape[1]
+        files = self._versions.get(version) or VersionFiles(_stem(version), model, dimension)
+        if files.dimension != dimension:
+            raise StoreError(f"{self._folder}: one version has vectors of {files.dimension} and of {dimension} numbers")
+        lengths = [len(line) for line in rows.lines]
+        table = np.zeros(len(lengths), ROW)
+        table["key"], table["picture"] = rows.keys, rows.pictures
+        table["offset"] = files.text_bytes + np.cumsum([0, *lengths[:-1]])
+        text = b"".join(rows.lines)
+        starts = (files.rows * dimension * VECTOR.itemsize, files.rows * ROW.itemsize, files.text_bytes)
+        contents = (rows.vectors.astype(VECTOR, copy=False).tobytes(), table.tobytes(), text)
+        for suffix, start, data in zip(SUFFIXES, starts, contents, strict=True):
+            path = self._folder / f"{files.stem}{suffix}"
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:  # noqa: PTH123 (keeps content)
+                    file.truncate(start)  # the rows of a killed writer
+                    file.seek(start)
+                    file.write(data)
+        first = files.rows
+        self._added += len(lengths)
+        self._versions[version] = replace(files, rows=first + len(lengths), text_bytes=files.text_bytes + len(text))
+        return first
+
+    def _compact(self) -> None:
+        """Write new files for versions with many rows that belong to no batch."""
+        contents = Contents(self._batches, self._versions)
+        for version, files in list(self._versions.items()):
+            live = contents.live_rows(version)
+            if not live:
+                del self._versions[version]
+            elif files.rows - live > self._most_dead * files.rows:
+                self._rewrite(version)
+
+    def _rewrite(self, version: str) -> None:
+        """Copy the rows of all batches of a version to new files."""
+        old = self._versions[version]
+        new = replace(old, stem=_stem(version), rows=0, text_bytes=0)
+        names = [name for name, batch in self._batches.items() if batch.version == version]
+        size = old.dimension * VECTOR.itemsize
+        with ExitStack() as stack, writing(self._folder):
+            source, target = (
+                [stack.enter_context((self._folder / f"{files.stem}{suffix}").open(mode)) for suffix in SUFFIXES]
+                for files, mode in ((old, "rb"), (new, "wb"))
+            )
+            table = np.fromfile(source[1], ROW, old.rows)
+            ends = [*table["offset"][1:], old.text_bytes]
+            for name in sorted(names, key=lambda name: self._batches[name].first):
+                batch = self._batches[name]
+                of = slice(batch.first, batch.first + batch.count)
+                begin, end = int(table["offset"][of.start]), int(ends[of.stop - 1])
+                moved = table[of].copy()
+                moved["offset"] = moved["offset"] - np.uint64(begin) + np.uint64(new.text_bytes)
+                _copy(source[0], target[0], of.start * size, batch.count * size)
+                target[1].write(moved.tobytes())
+                _copy(source[2], target[2], begin, end - begin)
+                self._batches[name] = replace(batch, first=new.rows)
+                new = replace(new, rows=new.rows + batch.count, text_bytes=new.text_bytes + end - begin)
+        self._versions[version] = new
+
+    # Groups over all batches
+
+    def _mark_grouped(self) -> tuple[Footprint, str]:
+        """Bring the copies up to date; return the footprint of the groups and the name of the file of copies."""
+        now = _groups_footprint(self._data_path)
+        if now == self._old.groups and (not self._old.copies or (self._folder / self._old.copies).exists()):
+            grouped = {name for name, batch in self._old.batches.items() if batch.is_grouped}
+            copies = self._old.copies
+        else:
+            grouped = set(grouped_batches(self._data_path)) if now else set()
+            copies = _write_copies(self._data_path) if now else ""
+        for name, batch in self._batches.items():
+            self._batches[name] = replace(batch, is_grouped=name in grouped)
+        return now, copies
+
+    # Files
+
+    def _publish(self) -> None:
+        """Replace `index.json`, and delete files that it does not name."""
+        groups, copies = self._mark_grouped()
+        self._contents = Contents(dict(sorted(self._batches.items())), self._versions, groups, copies)
+        if self._contents != self._old:
+            used = [f"{files.stem}{suffix}" for files in self._versions.values() for suffix in SUFFIXES]
+            with writing(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for name in used:
+                    flush(self._folder / name)
+                flush(self._folder)
+            write_contents(self._data_path, self._contents)
+            self._delete_unused({*used, copies, NAME})
+        sweep(self._folder)
+
+    def _delete_unused(self, used: set[str]) -> None:
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name not in used and not entry.name.startswith("."):
+                    Path(entry.path).unlink(missing_ok=True)
+
+
+def _read_old(data_path: Path) -> Contents:
+    """Return the index as it is; empty if it cannot be used."""
+    try:
+        contents = read_contents(data_path)
+    except StoreError as error:
+        log.warning("The index is made again: %s", error)
+        return Contents()
+    folder = data_path / FOLDER
+    for files in contents.versions.values():
+        sizes = (files.rows * files.dimension * VECTOR.itemsize, files.rows * ROW.itemsize, files.text_bytes)
+        for suffix, size in zip(SUFFIXES, sizes, strict=True):
+            path = folder / f"{files.stem}{suffix}"
+            if not path.is_file() or path.stat().st_size < size:
+                log.warning("The index is made again: %s is missing or short", path)
+                return Contents()
+    return contents
+
+
+def _read_batch(data_path: Path, batch_id: str) -> tuple[str, str, _Rows | None]:
+    """Return version, model and rows of a batch; None: it has no vectors. Raises `StoreError`."""
+    from curation_features.storage.tables import read_metadata, read_rows
+
+    path = places.EMBEDDINGS.path(data_path, batch_id)
+    if not path.is_file():  # a batch of an early release
+        return "", "", None
+    with reading(path, FEATURES_AGAIN):
+        open_regular(path).close()
+        metadata = read_metadata(path)
+        version, model = metadata.get("version") or "", metadata.get("model") or ""
+        found = [
+            (row["photo_id"], row["sha256"], row["embedding"])
+            for row in read_rows(path, ("photo_id", "sha256", "embedding"))
+            if row["embedding"] is not None and row["sha256"]
+        ]
+    if not version or not found:
+        return "", "", None
+    uris, pictures = _read_table(places.TABLE.path(data_path, batch_id))
+    rows = _Rows(np.stack([vector for *_, vector in found]).astype(VECTOR))
+    for photo_id, sha256, _ in found:
+        key = key_of(photo_id, sha256)
+        line = json.dumps([photo_id, sha256, uris.get((photo_id, sha256), [])], separators=(",", ":"))
+        rows.keys.append(key)
+        rows.pictures.append(pictures.get((photo_id, sha256), 0))
+        rows.lines.append(line.encode() + b"\n")
+    return version, model, rows
+
+
+_TABLE_COLUMNS = ("photo_id", "sha256", "original_uri", "image_uri", "group_id", "group_copy_of")
+
+
+def _read_table(path: Path) -> tuple[dict[tuple[str, str], list[str]], dict[tuple[str, str], int]]:
+    """Return the URIs of each photo of a batch, and what copies in it share."""
+    from curation_features.storage.tables import column_names, read_rows
+
+    uris: dict[tuple[str, str], list[str]] = {}
+    with reading(path, FEATURES_AGAIN):
+        open_regular(path).close()
+        names = set(column_names(path))
+        rows = list(read_rows(path, [name for name in _TABLE_COLUMNS if name in names]))
+    for row in rows:
+        uris.setdefault((row["photo_id"], row["sha256"]), []).append(row["original_uri"] or row["image_uri"])
+    return uris, _pictures(rows)
+
+
+def _pictures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """Return what the copies of one picture share, by photo."""
+    copied = {(row["group_id"], row["group_copy_of"]) for row in rows if row.get("group_copy_of")}
+    found = {}
+    for row in rows:
+        best = row.get("group_copy_of") or row["photo_id"]
+        if (row.get("group_id"), best) in copied:
+            found[row["photo_id"], row["sha256"]] = picture_of(row["group_id"], best)
+    return found
+
+
+def _write_copies(data_path: Path) -> str:
+    """Write the copies of the groups over all batches, and return the name of the file."""
+    pictures = {key_of(*photo): picture for photo, picture in _pictures(read_groups(data_path)).items()}
+    table = np.array(sorted(pictures.items()), COPY) if pictures else np.empty(0, COPY)
+    name = f"{secrets.token_hex(8)}.copies"
+    with writing(data_path / FOLDER / name):
+        write_bytes(data_path / FOLDER / name, table.tobytes(), durable=False)
+    return name
+
+
+def _stem(version: str) -> str:
+    return f"{version[:16]}-{secrets.token_hex(8)}"
+
+
+def _copy(source: Any, target: Any, start: int, size: int) -> None:
+    """Copy a part of a file."""
+    source.seek(start)
+    while size:
+        data = source.read(min(size, _COPIED_BYTES))
+        if not data:
+            raise OSError("a file of the index ends too early")
+        target.write(data)
+        size -= len(data)
+
+
+def _ignore(count: int) -> None:
+    return None

@@ -1,0 +1,219 @@
+"""Search: the same photos as brute force, in the right order, filtered, with copies folded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished_batches import DIMENSION, engine, unit, write_batch
+from numpy.typing import NDArray
+
+from curation_features.errors import MissingWeightsError, QueryError, StoreError
+from curation_features.search.cutoff import count_likely, noise_limit
+from curation_features.search.library import Library
+from curation_features.search.query import Query, Term
+from curation_features.search.ranking import directions
+from curation_features.settings import Settings
+from curation_features.testing import FakeClipEngine
+from curation_features.weights import LazyModel
+
+pytest.importorskip("duckdb")
+pytest.importorskip("simsimd")
+
+Vector = NDArray[np.float32]
+COUNT = 300
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(root=tmp_path)
+
+
+def names(batch_id: str) -> list[str]:
+    return [f"{batch_id}-{number}" for number in range(COUNT)]
+
+
+@pytest.fixture
+def vectors(settings: Settings) -> dict[str, Vector]:
+    """The vectors of two batches, by photo, which are written to disk."""
+    found: dict[str, Vector] = {}
+    for seed, batch_id in enumerate(("one", "two")):
+        made = unit(np.random.default_rng(seed).standard_normal((COUNT, DIMENSION)) + 1)
+        vectors = dict(zip(names(batch_id), made, strict=True))
+        rows = [{"photo_id": name, "height": place, "camera": batch_id} for place, name in enumerate(vectors)]
+        write_batch(settings, batch_id, vectors, rows)
+        found |= vectors
+    return found
+
+
+@pytest.fixture
+def library(settings: Settings, vectors: dict[str, Vector]) -> Library:
+    return Library(settings, engine=engine())
+
+
+def encoded(*texts: str) -> NDArray[np.float64]:
+    return FakeClipEngine(DIMENSION).encode_texts(texts).astype(np.float64)
+
+
+def nearest(vectors: dict[str, Vector], direction: NDArray[np.float64], count: int = 20) -> list[str]:
+    cosines = {name: float(vector.astype(np.float64) @ direction) for name, vector in vectors.items()}
+    return sorted(cosines, key=lambda name: -cosines[name])[:count]
+
+
+def test_words_find_the_nearest_photos(library: Library, vectors: dict[str, Vector]) -> None:
+    found = library.find(["two parrots"], top=20)
+    [text] = encoded("two parrots")
+    assert [hit.photo_id for hit in found.hits] == nearest(vectors, text)
+    assert found.searched == 2 * COUNT
+    first = found.hits[0]
+    assert (first.batch_id, first.path) == (first.photo_id[:3], f"photos/{first.photo_id}.jpg")
+    cosines = np.stack([*vectors.values()]).astype(np.float64) @ text
+    assert first.cosine == pytest.approx(cosines.max(), abs=1e-3)
+    assert first.standard == pytest.approx((cosines.max() - cosines.mean()) / cosines.std(), abs=1e-2)
+
+
+def test_weights_and_words_that_are_not_wanted(library: Library, vectors: dict[str, Vector]) -> None:
+    dog, beach, cage = encoded("dog", "beach", "cage")
+    wanted = dog + 2.5 * beach
+    wanted /= np.linalg.norm(wanted)
+    without = wanted - (wanted @ cage) * cage
+    found = library.find(["dog", "2.5: beach"], without=["cage"], top=20)
+    assert [hit.photo_id for hit in found.hits] == nearest(vectors, without)
+
+
+def test_words_and_a_picture_have_equal_say(library: Library, vectors: dict[str, Vector]) -> None:
+    photo = "one-7"
+    found = library.find(["dog"], like=[(photo, f"bytes of {photo}")], top=20)
+    matrix = np.stack([*vectors.values()]).astype(np.float64)
+    cosines = matrix @ np.stack([encoded("dog")[0], vectors[photo].astype(np.float64)]).T
+    scores = ((cosines - cosines.mean(axis=0)) / cosines.std(axis=0)).sum(axis=1) / np.sqrt(2)
+    order = [name for _, name in sorted(zip(-scores, vectors, strict=True)) if name != photo]
+    assert [hit.photo_id for hit in found.hits] == order[:20]
+    assert found.hits[0].standard == pytest.approx(-sorted(-scores)[1 if scores.argmax() == 7 else 0], abs=1e-2)
+
+
+def test_a_photo_is_not_like_itself(library: Library, vectors: dict[str, Vector]) -> None:
+    frame = library.similar(("two-3", "bytes of two-3"), top=5, columns=["photo_id", "batch_id"])
+    assert [*frame["photo_id"]] == nearest(vectors, vectors["two-3"].astype(np.float64), 6)[1:]
+    assert [*frame.columns] == ["cosine", "standard", "copies", "is_likely", "photo_id", "batch_id"]
+
+
+def test_only_rows_that_meet_the_condition_are_found(library: Library, vectors: dict[str, Vector]) -> None:
+    allowed = {name: vector for name, vector in vectors.items() if name in names("two")[:40]}
+    found = library.find(["dog"], where="height < 40 AND camera = 'two'", top=1000)
+    assert [hit.photo_id for hit in found.hits] == nearest(allowed, encoded("dog")[0], 1000)
+    assert [hit.batch_id for hit in library.find(["dog"], batches=["one"], top=9).hits] == ["one"] * 9
+    assert len(library.where("height < 40", batches=["two"])) == 40
+    assert library.search("dog", where="height < 0").empty
+
+
+def test_copies_are_folded_and_counted(settings: Settings, library: Library) -> None:
+    near = encoded("dog")[0]
+    same = {name: unit(near + 0.01 * np.eye(DIMENSION)[place]) for place, name in enumerate(("a", "b", "c", "far"))}
+    grouped = {"group_id": "g", "group_kind": "copy"}
+    rows = [
+        {"photo_id": "a", **grouped, "group_rank": 1},
+        {"photo_id": "a", "original_uri": "elsewhere/a.jpg"},
+        *({"photo_id": name, **grouped, "group_rank": 2, "group_copy_of": "a"} for name in "bc"),
+        {"photo_id": "far"},
+    ]
+    write_batch(settings, "three", same, rows)
+    write_batch(settings, "four", {"a": same["a"]})
+    hits = library.find(["dog"], top=2).hits
+    assert {hit.photo_id in "abc": hit.copies for hit in hits} in ({True: 2, False: 0}, {True: 3, False: 0})
+    assert [hit.photo_id for hit in hits].count("far") == 1
+
+
+def test_vectors_of_another_model_are_not_compared(settings: Settings, library: Library) -> None:
+    write_batch(settings, "other", {"x": unit(encoded("dog")[0])}, of="1-of another model")
+    found = library.find(["dog"])
+    assert "x" not in {hit.photo_id for hit in found.hits}
+    assert found.other_versions == 1
+    other = Library(settings, engine=LazyModel.ready(FakeClipEngine(DIMENSION), "third"))
+    with pytest.raises(StoreError, match="of another version than those of the model in the settings"):
+        other.find(["dog"])
+
+
+def test_photos_of_the_library_need_no_weights(settings: Settings, vectors: dict[str, Vector]) -> None:
+    def missing() -> None:
+        raise MissingWeightsError("no weights", "fetch them")
+
+    library = Library(settings, engine=LazyModel(missing, missing))  # type: ignore[arg-type]
+    assert len(library.find(like=[("one-1", "bytes of one-1")], top=3).hits) == 3
+    with pytest.raises(MissingWeightsError):
+        library.find(["dog"])
+
+
+def test_vectors_of_words_are_kept(settings: Settings, vectors: dict[str, Vector]) -> None:
+    model = engine()
+    for _ in range(2):
+        Library(settings, engine=model).find(["dog", "2:cat"])
+    assert model.get().texts_encoded == 2
+    [damaged, _] = (settings.cache_path / "queries").iterdir()
+    damaged.write_bytes(b"1234")
+    Library(settings, engine=model).find(["dog", "cat"])
+    assert model.get().texts_encoded == 3
+
+
+def test_a_search_repairs_a_damaged_index(settings: Settings, library: Library) -> None:
+    before = library.find(["dog"])
+    for path in (settings.data_path / "index").glob("*.rows"):
+        path.write_bytes(b"")
+    assert Library(settings, engine=engine()).find(["dog"]) == before
+    (settings.data_path / "index" / "index.json").write_text(json.dumps({"format": 0}))
+    assert Library(settings, engine=engine()).find(["dog"]) == before
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "cause"),
+    [
+        ([], {}, "needs words or a picture"),
+        (["  "], {}, "is empty"),
+        (["2:"], {}, "is empty"),
+        (["0:dog"], {}, "is 0"),
+        ([], {"without": ["dog"]}, "needs words or a picture"),
+        (["dog"], {"without": ["dog"]}, "are the same"),
+        ([], {"like": ["nowhere.jpg"]}, "neither a file nor the id"),
+        ([], {"like": [("one-1", "other bytes")]}, "no vector of this version"),
+        (["dog"], {"where": "heigth > 1"}, "did you mean 'height'"),
+    ],
+)
+def test_a_query_without_meaning_is_refused(
+    library: Library, texts: list[str], options: dict[str, object], cause: str
+) -> None:
+    with pytest.raises(QueryError, match=cause):
+        library.find(texts, **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_batch_is_refused(library: Library) -> None:
+    with pytest.raises(StoreError, match="no finished batch 'ones'; did you mean 'one'"):
+        library.find(["dog"], batches=["ones"])
+
+
+def test_a_time_is_not_a_weight_without_words_after_it() -> None:
+    assert Query.parse(["2:golden hour", "at 10:30"]).terms == (Term("golden hour", 2.0), Term("at 10:30"))
+
+
+def test_unwanted_words_alone_count_against_a_picture() -> None:
+    made = directions([Term("p", is_picture=True), Term("snow", is_wanted=False)], np.eye(2, 4, dtype=np.float32))
+    assert made.weights.tolist() == [-1, 1]
+    assert made.main.tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("matches", [0, 1, 12, 40])
+def test_the_line_is_between_matches_and_noise(matches: int) -> None:
+    rng = np.random.default_rng(matches)
+    noise, good = rng.normal(0.15, 0.03, 5000).clip(max=0.24), rng.uniform(0.3, 0.34, matches)
+    scores = np.concatenate([noise, good])
+    likely = count_likely(-np.sort(-scores), noise_limit(scores))
+    assert likely == matches or matches == 0
+
+
+def test_few_photos_have_no_line() -> None:
+    assert count_likely(np.ones(3), noise_limit(np.ones(3))) is None
+
+
+def test_equal_scores_are_all_noise() -> None:
+    assert count_likely(np.full(30, 0.5), noise_limit(np.full(30, 0.5))) == 0
