@@ -26,6 +26,7 @@ from curation_features.cli import (
     ingest,
     lifecycle,
     reports,
+    searches,
     shards,
     vocabularies,
     weights,
@@ -171,7 +172,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    modules = (ingest, shards, batches, reports, lifecycle, gather, groups, backfills, vocabularies, flags)
+    modules = (ingest, shards, batches, reports, searches, lifecycle, gather, groups, backfills, vocabularies, flags)
     for module in (*modules, weights, caches, configuration):
         module.register(commands)
     return main_parser

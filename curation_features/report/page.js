@@ -136,6 +136,7 @@
   const SOFT = ["softest first", "sharpest first"];
   /** By key: title, value to sort by (null is last in both directions), whether the first direction descends, directions. */
   const ORDERS = new Map([
+    ...(sheet.search ? [["match", ["match", (photo) => photo.position, false, ["best first", "worst first"]]]] : []),
     ["problems", ["problems", (photo) => STATUSES.indexOf(photo.state), false, ["first", "last"]]],
     ["taken", ["capture time", ranked((photo) => photo.taken), false, ["earliest first", "latest first"]]],
     ...metrics.map(({ name, best }, i) => [name, [words(name), (photo) => photo.scores[i], best === 1, BEST]]),
@@ -149,7 +150,7 @@
     ["camera", ["camera", ranked((photo) => photo.camera), false, AZ]],
     ["lens", ["lens", ranked((photo) => photo.lens), false, AZ]],
     ["iso", ["ISO", (photo) => photo.iso, false, ["lowest first", "highest first"]]],
-    ["position", ["place in the batch", (photo) => photo.position, false, ["first to last", "last to first"]]],
+    ...(sheet.search ? [] : [["position", ["place in the batch", (photo) => photo.position, false, ["first to last", "last to first"]]]]),
   ].filter(([, [, value]]) => !photos.length || known(value)));
 
   function inOrder(key, turned) {
@@ -164,7 +165,7 @@
 
   // ---- the view: the current selection, and its form in the address -----------------------------------------------
 
-  const DEFAULT_ORDER = "problems";
+  const DEFAULT_ORDER = sheet.search ? "match" : "problems";
   /** Filters by value: the values of a photo, and the text of a value. */
   const ORIGINS = { day: "day", folder: "folder", camera: "camera", lens: "lens", iso: "ISO" };
   const FACETS = {
@@ -509,7 +510,9 @@
     const kinds = [...groups.values()].map(([{ group }]) => group.kind);
     const found = Object.entries(KINDS).map(([kind, [one, , more]]) => [kinds.filter((other) => other === kind).length, one, more]);
     const grouped = found.filter(([number]) => number).map(([number, one, more]) => `${whole(number)} ${number === 1 ? one : more}`);
-    const all = [summary.join(", "), flagged.length && `flags: ${flagged.join(", ")}`, grouped.length && `groups: ${grouped.join(", ")}`].filter(Boolean);
+    const likely = sheet.search?.likely ?? null;
+    const matching = likely === null ? "" : likely ? `${whole(likely)} likely` : "none clearly matches";
+    const all = [matching, summary.join(", "), flagged.length && `flags: ${flagged.join(", ")}`, grouped.length && `groups: ${grouped.join(", ")}`].filter(Boolean);
     for (const id of ["groups-group", "stacks-label", "help-groups"]) $(id).hidden = !groups.size;
     $("summary").textContent = photos.length ? `${count(photos.length)}: ${all.join("; ")}` : "no photos";
     $("flags-group").hidden = $("help-flags").hidden = !signals.length;
@@ -856,24 +859,38 @@
     return { columns, gap, pitch: row + gap, width: (grid.clientWidth - gap * (columns - 1)) / columns };
   }
 
+  const lineBelow = make("p", { class: "likely-line", role: "presentation", textContent: "Less likely from here" });
+
+  /** The number of photos above the line between likely and unlikely results; 0 without a line. */
+  function aboveLine() {
+    if (view.order !== "match" || view.turned || sheet.search.likely === null) return 0;
+    const above = shown.filter(({ position }) => position < sheet.search.likely).length;
+    return above < shown.length ? above : 0;
+  }
+
   /** Build the cards in the window, and half a window more on both sides. */
   function draw() {
     grid.hidden = !shown.length;
     const { columns, gap, pitch, width } = geometry();
+    const above = aboveLine();
+    const free = above ? (columns - (above % columns)) % columns : 0; // places at the end of the last row above the line
+    const space = above ? parseFloat(getComputedStyle(document.documentElement).fontSize) * 2.5 : 0;
     const spare = window.innerHeight / 2;
     const top = -grid.getBoundingClientRect().top;
     const first = printing ? 0 : Math.max(0, Math.floor((top - spare) / pitch) * columns);
     const end = printing ? shown.length : Math.min(shown.length, Math.ceil((top + window.innerHeight + spare) / pitch) * columns);
-    grid.style.setProperty("--height", `${Math.ceil(shown.length / columns) * pitch - gap}px`);
+    grid.style.setProperty("--height", `${Math.ceil((shown.length + free) / columns) * pitch - gap + space}px`);
     grid.style.setProperty("--width", `${width}px`);
     grid.dataset.sorted = metrics.findIndex(({ name }) => name === view.order);
     const seen = new Set();
-    for (let i = first; i < end; i++) seen.add(i);
+    for (let i = Math.max(0, first - free - (space ? columns : 0)); i < end; i++) seen.add(i);
     if (shown.length) seen.add(active); // keeps the focus
     const wanted = [...seen].sort((a, b) => a - b).map((i) => {
       const card = cards.get(shown[i]) ?? makeCard(shown[i]);
-      card.style.setProperty("--x", `${(i % columns) * (width + gap)}px`);
-      card.style.setProperty("--y", `${Math.floor(i / columns) * pitch}px`);
+      const [slot, lower] = above && i >= above ? [i + free, space] : [i, 0];
+      card.style.setProperty("--x", `${(slot % columns) * (width + gap)}px`);
+      card.style.setProperty("--y", `${Math.floor(slot / columns) * pitch + lower}px`);
+      card.classList.toggle("unlikely", lower > 0);
       card.tabIndex = i === active ? 0 : -1;
       card.setAttribute("aria-posinset", i + 1);
       card.setAttribute("aria-setsize", shown.length);
@@ -882,7 +899,8 @@
       if (by.textContent !== sortedBy(shown[i])) by.textContent = sortedBy(shown[i]);
       return card;
     });
-    place(grid, wanted);
+    lineBelow.style.setProperty("--y", `${((above + free) / columns) * pitch}px`);
+    place(grid, above ? [...wanted, lineBelow] : wanted);
     const kept = new Set(wanted);
     for (const [photo, card] of cards) if (!kept.has(card)) cards.delete(photo);
     showPictures();
@@ -1200,7 +1218,7 @@
   function factsOf(photo) {
     const size = photo.width && photo.height ? `${whole(photo.width)} \u00d7 ${whole(photo.height)} px` : null;
     const analysed = [size, photo.format].filter(Boolean).join(", ");
-    const facts = [["Path", photo.folder && photo.path], ["Status", photo.status], ...photo.facts, ["Analysed at", analysed], ["Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
+    const facts = [["Path", photo.folder && photo.path], ["Status", photo.status], ...photo.facts, ["Analysed at", analysed], [sheet.search ? "Place" : "Place in the batch", whole(photo.position + 1)], ["Id", photo.id]];
     const rows = facts.filter(([, text]) => text).flatMap(([title, text]) => [make("dt", { textContent: plain(title) }), make("dd", {}, make("bdi", { textContent: plain(text) }))]);
     return make("dl", { class: "facts" }, ...rows);
   }

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import cache, partial
@@ -46,7 +46,7 @@ _FACT_LENGTH, _MESSAGE_LENGTH = 60, 400  # characters
 _LINKED = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 _DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d) ")
 _NUMBER = re.compile(r"[0-9]+([./][0-9]+)?")
-_COLUMNS = (
+COLUMNS = (
     *("position", "photo_id", "original_uri", "image_uri", "sha256", "format", "width", "height", "taken", "iso"),
     *("status", "errors"),
     *(metric.name for metric in METRICS),
@@ -55,6 +55,7 @@ _COLUMNS = (
     *groups.COLUMNS,
     *("clip_labels", "label_margin", "artifact"),
 )
+"""The columns of a table that a page shows."""
 
 log = logging.getLogger(__name__)
 
@@ -163,17 +164,51 @@ def contents(table: Path, digest: str, settings: Settings, folder: Path) -> dict
         metadata = read_metadata(table)
         version, labels = dict(metadata["version"]), list(metadata["labels"])
         folders = common_folders(map(_uri, read_rows(table, ("original_uri", "image_uri"))))
-    return {
-        "batch_id": table.stem,
-        "version": version,
-        "metrics": [asdict(metric) for metric in METRICS],
-        "signals": list(signals.SHOWN),
-        "flags": list(FLAGS),
-        "hints": list(HINTS),
-        "labels": labels,
-        "digest": digest,
-        "photos": _read_photos(table, folders, folder, settings),
-    }
+    head = {"batch_id": table.stem, "version": version, "labels": labels, "digest": digest, "search": None}
+    with_photos = {"photos": _read_photos(table, folders, folder, settings)}
+    return {**head, **_CONSTANTS, **with_photos}
+
+
+_CONSTANTS: Mapping[str, Any] = {
+    "metrics": [asdict(metric) for metric in METRICS],
+    "signals": list(signals.SHOWN),
+    "flags": list(FLAGS),
+    "hints": list(HINTS),
+}
+
+
+def write_results(
+    page: Path, title: str, rows: Sequence[Row], matches: Sequence[str], likely: int | None, settings: Settings
+) -> None:
+    """Write a page of photos of any batches, in the order of a search.
+
+    Args:
+        page: the file to write.
+        title: the search, in words.
+        rows: of the tables, with `COLUMNS`; the best first.
+        matches: how well each matches, in words.
+        likely: number of rows above the line between likely and unlikely results; None: there is no line.
+
+    Raises:
+        StoreError: the page cannot be written.
+    """
+    folder, root = (Path(os.path.abspath(path)) for path in (page.parent, settings.root))  # noqa: PTH100 (see below)
+    folders = common_folders(map(_uri, rows))
+    thumbnails = Thumbnails(settings, PREVIEW)
+    photos = []
+    for place, (row, match) in enumerate(zip(rows, matches, strict=True)):
+        photo = _photo(row, folders, thumbnails, folder, root)
+        shown = [["Match", match], ["Batch", row["batch_id"]], *photo["facts"]]
+        photos.append(
+            {**photo, "position": place, "facts": shown, "group": None}
+        )  # a group has photos that are not here
+    head = {"batch_id": title, "version": {"technical": "", "clip": ""}, "labels": [], "digest": ""}
+    sheet = {**head, **_CONSTANTS, "search": {"likely": likely}, "photos": photos}
+    try:
+        with replacing(page, durable=False) as temporary, temporary.open("wb") as file:
+            file.writelines(render(sheet))
+    except OSError as error:
+        raise cannot_write(page, error) from error
 
 
 def _uri(row: Row) -> str:
@@ -186,7 +221,7 @@ def _read_photos(table: Path, folders: Folders, folder: Path, settings: Settings
     root = Path(os.path.abspath(settings.root))  # noqa: PTH100 (a link keeps its own name)
     describe = partial(_photo, folders=folders, thumbnails=Thumbnails(settings, PREVIEW), folder=folder, root=root)
     with reading(table, FEATURES_AGAIN):
-        yield from bounded_map(describe, read_rows(table, _COLUMNS), workers=workers, ahead=2 * workers)
+        yield from bounded_map(describe, read_rows(table, COLUMNS), workers=workers, ahead=2 * workers)
 
 
 def _count_photos(photos: Iterable[dict[str, Any]], progress: Callable[[int], None]) -> Iterator[dict[str, Any]]:

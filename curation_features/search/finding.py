@@ -16,7 +16,7 @@ from curation_features.search.index import Contents, Index, read_contents
 from curation_features.search.indexing import Reading, is_due, update_index
 from curation_features.search.query import Picture, Query
 from curation_features.search.ranking import Directions, Scores, directions, score, score_more
-from curation_features.search.vectors import QueryVectors, photo_keys
+from curation_features.search.vectors import QueryVectors, find_row
 from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Finder:
         standard = scores.standard
         if where and where.strip():
             standard = np.where(self._meets(index, where, batches), standard, np.float32(-np.inf))
-        hidden = {key for term in query.terms if term.is_picture for key in photo_keys(term)}
+        own = [find_row(term, index) for term in query.terms if term.is_picture]
+        hidden = {int(index.keys(np.array([row]))[0]) for row in own if row is not None}
         places = _best(standard, index, rows, hidden, top)
         hits = _hits(index, rows[places], scores, towards)
         likely = count_likely(np.array([hit.standard for hit in hits]), noise_limit(scores.standard))
@@ -170,9 +171,7 @@ class Finder:
     def _has_all(self, contents: Contents, version: str, query: Query) -> bool:
         """Whether all terms are photos with a vector of a version."""
         index = self._open(contents, version)
-        return all(
-            term.is_picture and any(index.find(key) is not None for key in photo_keys(term)) for term in query.terms
-        )
+        return all(term.is_picture and find_row(term, index) is not None for term in query.terms)
 
     def _open(self, contents: Contents, version: str) -> Index:
         known, opened = self._opened

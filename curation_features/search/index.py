@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FORMAT = 1  # increment when the files change their meaning
 FOLDER, NAME = "index", "index.json"
 VECTOR = np.dtype("<f2")
-ROW = np.dtype([("key", "<u8"), ("picture", "<u8"), ("offset", "<u8")])
-"""`key`: see `key_of`; `picture`: see `picture_of`, of the groups in the batch; `offset`: of its line, in bytes."""
+ROW = np.dtype([("key", "<u8"), ("photo", "<u8"), ("picture", "<u8"), ("offset", "<u8")])
+"""`key`: see `key_of`; `photo`: of its id; `picture`: of the groups in its batch; `offset`: of its line, bytes."""
 COPY = np.dtype([("key", "<u8"), ("picture", "<u8")])
 """As in `ROW`, of the groups over all batches; in ascending order of keys."""
 SUFFIXES = (".vectors", ".rows", ".text")
@@ -138,10 +138,11 @@ def _footprint(value: Sequence[Sequence[int] | None]) -> Footprint:
 
 def key_of(photo_id: str, sha256: str) -> int:
     """Return what identifies a photo: 64 bits of a digest."""
-    return _digest(f"{photo_id}\0{sha256}")
+    return digest64(f"{photo_id}\0{sha256}")
 
 
-def _digest(text: str) -> int:
+def digest64(text: str) -> int:
+    """Return 64 bits of the digest of a text."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
@@ -212,7 +213,7 @@ class Index:
         for first, name in self._starts:
             if name in wanted:
                 keys = self._rows["key"][first : first + self.batches[name].count]
-                found.append(keys ^ np.uint64(_digest(name)))
+                found.append(keys ^ np.uint64(digest64(name)))
         return np.concatenate(found)
 
     def photo(self, row: int) -> IndexedPhoto:
@@ -236,10 +237,11 @@ class Index:
             picture = int(self._copies["picture"][place]) if is_copy else 0
         return picture or key
 
-    def find(self, key: int) -> int | None:
-        """Return the first row of a photo; None if it has none."""
+    def find(self, photo_id: str, sha256: str = "") -> int | None:
+        """Return the first row of a photo, of any bytes without `sha256`; None if it has none."""
+        name, key = ("key", key_of(photo_id, sha256)) if sha256 else ("photo", digest64(photo_id))
         for rows in self.ranges():
-            places = np.flatnonzero(self._rows["key"][rows] == np.uint64(key))
+            places = np.flatnonzero(self._rows[name][rows] == np.uint64(key))
             if places.size:
                 return int(rows.start) + int(places[0])
         return None

@@ -35,6 +35,7 @@ from curation_features.search.index import (
     Footprint,
     IndexedBatch,
     VersionFiles,
+    digest64,
     key_of,
     picture_of,
     read_contents,
@@ -151,6 +152,7 @@ class _Rows:
 
     vectors: NDArray[np.float16]
     keys: list[int] = field(default_factory=list)
+    photos: list[int] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
 
@@ -219,7 +221,7 @@ class _Update:
             raise StoreError(f"{self._folder}: one version has vectors of {files.dimension} and of {dimension} numbers")
         lengths = [len(line) for line in rows.lines]
         table = np.zeros(len(lengths), ROW)
-        table["key"], table["picture"] = rows.keys, rows.pictures
+        table["key"], table["photo"], table["picture"] = rows.keys, rows.photos, rows.pictures
         table["offset"] = files.text_bytes + np.cumsum([0, *lengths[:-1]])
         text = b"".join(rows.lines)
         starts = (files.rows * dimension * VECTOR.itemsize, files.rows * ROW.itemsize, files.text_bytes)
@@ -351,9 +353,9 @@ def _read_batch(data_path: Path, batch_id: str) -> tuple[str, str, _Rows | None]
     uris, pictures = _read_table(places.TABLE.path(data_path, batch_id))
     rows = _Rows(np.stack([vector for *_, vector in found]).astype(VECTOR))
     for photo_id, sha256, _ in found:
-        key = key_of(photo_id, sha256)
         line = json.dumps([photo_id, sha256, uris.get((photo_id, sha256), [])], separators=(",", ":"))
-        rows.keys.append(key)
+        rows.keys.append(key_of(photo_id, sha256))
+        rows.photos.append(digest64(photo_id))
         rows.pictures.append(pictures.get((photo_id, sha256), 0))
         rows.lines.append(line.encode() + b"\n")
     return version, model, rows

@@ -7,7 +7,7 @@ other files, to the network or to extensions, and its configuration is locked.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ class Tables:
         require_extra("search")
         import duckdb
 
-        store = ArtifactStore(data_path)
+        self._store = store = ArtifactStore(data_path)
         finished = store.finished_batch_ids()
         for batch_id in batch_ids:
             if batch_id not in finished:
@@ -81,7 +81,7 @@ class Tables:
     def count(self, where: str | None = None) -> int:
         """Return the number of rows that meet a filter. Raises like `rows`."""
         with self._explained(where):
-            [(number,)] = self.relation([], where).aggregate("count(*)").fetchall()
+            [(number,)] = self._database.sql(self._select(["count(*)"], where)).fetchall()
         return int(number)
 
     def rows(
@@ -104,14 +104,97 @@ class Tables:
             StoreError: a table cannot be read.
         """
         with self._explained(where):
-            found = self.relation([*columns, order or ""], where)
-            if order:
-                found = found.order(order)
-            found = found.project(", ".join(columns))
+            rest = f"ORDER BY {order}" if order else ""
             if limit is not None:
-                found = found.limit(limit, offset)
-            names = found.columns
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+                rest += f" LIMIT {int(limit)} OFFSET {int(offset)}"
+            return _dictionaries(self._database.execute(self._select(columns, where, rest=rest)))
+
+    def keep(self, name: str, columns: Sequence[str], where: str | None, also: str = "", rest: str = "") -> int:
+        """Keep rows in memory under a name, in their order, so that pages of them are read without sorting again.
+
+        Args:
+            name: a word; rows that were kept under it are replaced.
+            columns: few and small ones, as for `rows`.
+            where: an SQL expression of a user, as for `rows`.
+            also: an SQL expression of this program; rows must meet both.
+            rest: `GROUP BY` and `ORDER BY` of this program.
+
+        Returns:
+            The number of rows. Raises like `rows`.
+        """
+        with self._explained(where):
+            self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {self._select(columns, where, also, rest)}")
+            [(number,)] = self._database.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608 (a word)
+        return int(number)
+
+    def kept(self, name: str, start: int, count: int) -> list[Row]:
+        """Return the rows from `start` on that were kept under a name, at most `count`."""
+        query = f"SELECT * FROM {name} WHERE rowid >= ? AND rowid < ? ORDER BY rowid"  # noqa: S608 (a word)
+        return _dictionaries(self._database.execute(query, [start, start + count]))
+
+    def forget(self, name: str) -> None:
+        """Forget the rows that were kept under a name."""
+        self._database.execute(f"DROP TABLE IF EXISTS {name}")
+
+    def tally(self, values: Mapping[str, str], where: str | None, also: str = "") -> dict[str, dict[str | None, int]]:
+        """Count the rows with each value of some columns, in one pass.
+
+        Args:
+            values: name -> SQL expression of this program, whose values are texts.
+            where: an SQL expression of a user, as for `rows`.
+            also: an SQL expression of this program; rows must meet both.
+
+        Returns:
+            Name -> value -> number of rows. Raises like `rows`.
+        """
+        columns = [f"{value} AS {_name(name)}" for name, value in values.items()]
+        names = ", ".join(map(_name, values))
+        sets = ", ".join(f"({_name(name)})" for name in values)
+        counts: dict[str, dict[str | None, int]] = {name: {} for name in values}
+        with self._explained(where):
+            inner = self._select(columns, where, also)
+            query = f"SELECT grouping_id({names}), {names}, count(*) FROM ({inner}) GROUP BY GROUPING SETS ({sets})"  # noqa: S608
+            rows = self._database.execute(query).fetchall()
+        for mask, *of, number in rows:
+            place = next(i for i in range(len(of)) if not mask >> (len(of) - 1 - i) & 1)
+            counts[list(values)[place]][of[place]] = int(number)
+        return counts
+
+    def rows_of(self, columns: Sequence[str], photos: Sequence[tuple[str, str | int]]) -> list[Row]:
+        """Return the rows of some photos, in any order; only the tables of their batches are read.
+
+        Args:
+            columns: as for `rows`.
+            photos: each a batch, and the photo's `photo_id` or `position` in it; those of other batches are skipped.
+
+        Raises:
+            StoreError: a table cannot be read.
+        """
+        known = set(self.batch_ids)
+        wanted = [(batch_id, photo) for batch_id, photo in photos if batch_id in known]
+        if not wanted:
+            return []
+        key, kind = ("position", "INTEGER") if isinstance(wanted[0][1], int) else ("photo_id", "VARCHAR")
+        pairs = ", ".join(f"({_text(batch_id)}, {_text(photo)}::{kind})" for batch_id, photo in wanted)
+        chosen = f"SELECT * FROM ({self._rows_in({one for one, _ in wanted})}) WHERE (batch_id, {key}) IN ({pairs})"  # noqa: S608
+        query = self._with_groups(chosen) if any(map(_GROUP.search, columns)) else chosen
+        with self._explained(None):
+            return _dictionaries(self._database.execute(f"SELECT {', '.join(columns)} FROM ({query})"))  # noqa: S608
+
+    def members(self, batch_id: str, group_id: str) -> list[tuple[str, str]]:
+        """Return the photos of a group, each as batch and `photo_id`. Raises `StoreError`.
+
+        Args:
+            batch_id: the batch of one of them: a batch that was not grouped with all others has groups of its own.
+        """
+        if batch_id in self._grouped_batches:
+            rows = f"SELECT * FROM read_parquet({_text(groups_path(self._data_path))})"  # noqa: S608
+        else:
+            rows = self._rows_in({batch_id})
+        query = f"SELECT batch_id, photo_id FROM ({rows}) WHERE group_id = ?"  # noqa: S608
+        with self._explained(None):
+            found = self._database.execute(query, [group_id]).fetchall()
+        return [(one, photo_id) for one, photo_id in found if one in set(self.batch_ids)]
 
     def keys_in_batches(self, where: str) -> NDArray[np.uint64]:
         """Return the key in its batch (see `index`) of each photo that could be read and meets a filter.
@@ -120,8 +203,28 @@ class Tables:
             QueryError, StoreError: see `rows`.
         """
         with self._explained(where):
-            found = self.relation([], where).filter("sha256 IS NOT NULL").project(f"{KEY_IN_BATCH_SQL} AS key")
-            return np.asarray(found.fetchnumpy()["key"], np.uint64)
+            query = self._select([f"{KEY_IN_BATCH_SQL} AS key"], where, "sha256 IS NOT NULL")
+            return np.asarray(self._database.execute(query).fetchnumpy()["key"], np.uint64)
+
+    def interrupt(self) -> None:
+        """Stop the query that another thread runs; it raises `QueryError`."""
+        self._database.interrupt()
+
+    def _select(self, columns: Sequence[str], where: str | None, also: str = "", rest: str = "") -> str:
+        """Return a query, as one text: DuckDB reads the footers of all files for each step of a relation.
+
+        A filter that is one expression, alone, has balanced parentheses, and ends its texts and comments.
+        """
+        if where and where.strip():
+            self._database.sql(_all_rows([])).filter(where)  # nothing is read; raises the cause of a wrong filter
+        has_group = any(map(_GROUP.search, (*columns, where or "", also, rest)))
+        rows = self._grouped if has_group else self._rows
+        conditions = " AND ".join(f"(\n{text}\n)" for text in (where or "", also) if text.strip())
+        return f"SELECT {', '.join(columns)} FROM ({rows}) {'WHERE' if conditions else ''} {conditions} {rest}"  # noqa: S608
+
+    def _rows_in(self, batch_ids: Collection[str]) -> str:
+        """Return the query of all rows of some batches."""
+        return _all_rows([self._store.feature_paths(batch_id)[1] for batch_id in sorted(batch_ids)])
 
     def relation(self, texts: Sequence[str], where: str | None = None) -> duckdb.DuckDBPyRelation:
         """Return all columns of the rows that meet a filter, for aggregates of this program.
@@ -136,18 +239,26 @@ class Tables:
     @cached_property
     def _grouped(self) -> str:
         """Return the query of all rows with the groups over all batches."""
-        if not has_groups(self._data_path):
-            return self._rows
-        grouped = grouped_batches(self._data_path) & set(self.batch_ids)
-        batches = f"photos.batch_id IN ({', '.join(map(_text, sorted(grouped)))})" if grouped else "false"
+        return self._with_groups(self._rows)
+
+    def _with_groups(self, rows: str) -> str:
+        """Return the query of rows with their groups over all batches."""
+        grouped = self._grouped_batches
+        if not grouped:
+            return rows
+        batches = f"photos.batch_id IN ({', '.join(map(_text, sorted(grouped)))})"
         columns = ", ".join(
             f"CASE WHEN {batches} THEN groups.{name} ELSE photos.{name} END AS {name}" for name in GROUP_COLUMNS
         )
         return f"""
-            SELECT photos.* REPLACE ({columns}) FROM ({self._rows}) AS photos
+            SELECT photos.* REPLACE ({columns}) FROM ({rows}) AS photos
             LEFT JOIN read_parquet({_text(groups_path(self._data_path))}) AS groups
             USING (batch_id, photo_id, sha256)
         """  # noqa: S608 (all texts are quoted)
+
+    @cached_property
+    def _grouped_batches(self) -> frozenset[str]:
+        return grouped_batches(self._data_path) & set(self.batch_ids) if has_groups(self._data_path) else frozenset()
 
     @contextmanager
     def _explained(self, where: str | None) -> Iterator[None]:
@@ -160,6 +271,17 @@ class Tables:
             raise StoreError(f"{self._data_path / 'features'}: {_cause(error)}") from error
         except duckdb.Error as error:
             raise QueryError(f"the filter {where!r} cannot be used: {_cause(error)}") from error
+
+
+def _name(word: str) -> str:
+    """Return a name of SQL."""
+    return '"' + word.replace('"', '""') + '"'
+
+
+def _dictionaries(found: duckdb.DuckDBPyConnection) -> list[Row]:
+    """Return the rows of a result as dictionaries."""
+    names = [name for name, *_ in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def _all_rows(files: Sequence[Path]) -> str:

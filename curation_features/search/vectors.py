@@ -8,7 +8,6 @@ The name of a file is a digest of the text and of the version of the model's tex
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import numpy as np
 from curation_features.atomic_files import file_digest, write_bytes
 from curation_features.clip.words import words
 from curation_features.errors import CurationError, QueryError, SettingsError
-from curation_features.search.index import Index, key_of
+from curation_features.search.index import Index
 from curation_features.search.query import Query, Term
 from curation_features.settings import Settings
 from curation_features.versions import digest, part_version, text_version
@@ -35,7 +34,6 @@ KEPT = 1000
 """Number of vectors of texts that are kept: those used last."""
 
 _PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class QueryVectors:
@@ -80,8 +78,11 @@ class QueryVectors:
     def _embed(self, term: Term, index: Index) -> NDArray[np.float32]:
         if not term.is_picture:
             return self._embed_text(term.text)
-        stored = find_photo(term, index)
-        return self._embed_picture(Path(term.text)) if stored is None else stored
+        row = find_row(term, index)
+        if row is None:
+            return self._embed_picture(term)
+        stored: NDArray[np.float32] = index.vectors[row].astype(np.float32)
+        return stored
 
     # Texts
 
@@ -148,7 +149,10 @@ class QueryVectors:
 
     # Pictures
 
-    def _embed_picture(self, path: Path) -> NDArray[np.float32]:
+    def _embed_picture(self, term: Term) -> NDArray[np.float32]:
+        path = Path(term.text)
+        if term.sha256:
+            raise QueryError(f"the photo {term.text!r} has no vector of this version: process its batch again")
         if not path.is_file():
             raise QueryError(f"{path}: is neither a file nor the id of a photo with a vector")
         from curation_features.devices.transfer import stacked
@@ -162,29 +166,12 @@ class QueryVectors:
         return vector
 
 
-def find_photo(term: Term, index: Index) -> NDArray[np.float32] | None:
-    """Return the stored vector of a picture that is in the index; None if it is not.
+def find_row(term: Term, index: Index) -> int | None:
+    """Return a row of a picture that is in the index; None if it is not.
 
-    Raises:
-        QueryError: a photo of the index is meant, and it has no vector.
+    A file is found by its digest, which `ingest` uses as `photo_id`.
     """
-    for key in photo_keys(term):
-        row = index.find(key)
-        if row is not None:
-            stored: NDArray[np.float32] = index.vectors[row].astype(np.float32)
-            return stored
-    if term.sha256:
-        raise QueryError(f"the photo {term.text!r} has no vector of this version: process its batch again")
-    return None
-
-
-def photo_keys(term: Term) -> list[int]:
-    """Return the possible keys of a picture: `ingest` uses the digest of a file as its `photo_id`."""
-    if term.sha256:
-        return [key_of(term.text, term.sha256)]
-    if _DIGEST.fullmatch(term.text):
-        return [key_of(term.text, term.text)]
     with suppress(OSError, CurationError):
-        found = file_digest(Path(term.text))
-        return [key_of(found, found)]
-    return []
+        found = index.find(term.text, term.sha256)
+        return found if found is not None or term.sha256 else index.find(file_digest(Path(term.text)))
+    return None
