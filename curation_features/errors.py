@@ -38,7 +38,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "raw": ("rawpy",),
     "pipes": ("dagster_pipes",),
     "ray": ("ray",),
-    "search": ("duckdb", "simsimd", "starlette", "uvicorn"),
+    "search": ("duckdb", "simsimd", "starlette", "threadpoolctl", "uvicorn"),
 }
 """Modules that only an extra of this package installs, by extra."""
 

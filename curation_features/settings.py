@@ -139,6 +139,7 @@ class Settings:
     workers: int = _setting(0, "threads that read, decode and measure; 0: one per core, at most 16", minimum=0)
 
     contact_sheet: bool = _setting(True, "write a contact sheet, data/features/{batch_id}.html, for each batch")
+    search_index: bool = _setting(True, "keep the index for searches up to date when batches finish")
 
     warn_degraded_share: float = _setting(0.1, "warn if a larger fraction of a batch's photos is degraded", minimum=0)
     warn_label_shift: float = _setting(

@@ -93,8 +93,10 @@ def pixels(seed: int) -> Any:
     return np.random.default_rng(seed).integers(90, 160, (48, 64, 3), dtype=np.uint8)
 
 
-def snapshot(folder: Path, *, without: tuple[str, ...] = ("dagster", "locks", "deleted.jsonl")) -> dict[str, bytes]:
-    """Every file in a folder with its content, except locks."""
+def snapshot(
+    folder: Path, *, without: tuple[str, ...] = ("dagster", "locks", "index", "deleted.jsonl")
+) -> dict[str, bytes]:
+    """Every file in a folder with its content, except locks, and the index, whose names are random."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")

@@ -97,6 +97,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.cli.results import files_of, outcome_of
     from curation_features.events.outbox import Outbox
     from curation_features.processing import accept_without_dagster, process_batch
+    from curation_features.search.indexing import refresh_index
     from curation_features.storage.artifacts import ArtifactStore
 
     to_stdout = args.output == "-"
@@ -115,6 +116,7 @@ def process(args: argparse.Namespace, settings: Settings) -> Outcome:
         with bar.waiting("another run of this batch"):
             locked.enter_context(store.exclusive(batch.batch_id))
         made = process_batch(batch, stages, store, outbox, retry_failed=args.retry_failed)
+    refresh_index(settings)
     return outcome_of(
         batch,
         made.merged,

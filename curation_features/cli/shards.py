@@ -140,6 +140,7 @@ def process_shards(
     from curation_features.engines import EngineOptions, Shard, ShardResult, create_engine
     from curation_features.engines.batch_work import batch_work
     from curation_features.engines.shard_files import read_shards
+    from curation_features.search.indexing import refresh_index
 
     if args.output:
         raise UsageError("--output is for one manifest without an engine; an engine writes into the data folder")
@@ -160,6 +161,7 @@ def process_shards(
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
             engine = create_engine(name, options)
             results += engine.run(shards, work)
+    refresh_index(settings)
     return _outcome(name, engine.description, results, time.monotonic() - start)
 
 

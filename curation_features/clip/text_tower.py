@@ -55,8 +55,11 @@ class TextTower:
 
     def encode_texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N prompts: (N, D), unit norm. Raises `InvalidWeightsError`."""
+        from threadpoolctl import threadpool_limits
+
         try:
-            vectors = np.stack([self._encode(byte_pairs.encode(text, self._length)[0]) for text in prompts])
+            with threadpool_limits(1, "blas"):  # products of a few rows wait for memory; two threads would spin
+                vectors = np.stack([self._encode(byte_pairs.encode(text, self._length)[0]) for text in prompts])
         except (KeyError, ValueError, IndexError) as error:
             raise InvalidWeightsError(
                 f"{self._weights.path}: its text tower does not fit its configuration ({error})", "fetch it again"

@@ -21,6 +21,7 @@ from curation_features.inventory.batch_files import BatchFile, batch_files, inco
 from curation_features.inventory.footprint import Footprint, References, footprint_of, photo_files
 from curation_features.library import forget_batch
 from curation_features.removal.files import DataFolder, event_sequence
+from curation_features.search import forget as forget_search
 from curation_features.settings import Settings
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
@@ -150,6 +151,7 @@ def remove_batch(
         folder.check(file.path for file in removal.files)
         record_deletion(settings.data_path, batch_id=batch_id, photos=removal.photos, sequence=removal.sequence)
         forget_batch(settings.data_path, batch_id)
+        forget_search(settings.data_path, [batch_id])
         with locked_folders(settings):  # listed again: the sensor may have moved manifests
             for path in filter(folder.holds, incoming_files(settings, batch_id)):
                 folder.delete(path)
@@ -162,6 +164,7 @@ def remove_batch(
         for file in removal.files:
             if file.kind in _MANIFESTS:
                 folder.delete(file.path)
+        forget_search(settings.data_path, [batch_id])
     shared.forget(batch_id)
     return removal
 

@@ -10,6 +10,7 @@ from curation_features.errors import BusyError, StoreError
 from curation_features.inventory.batch_files import BatchFile
 from curation_features.inventory.places import BATCHES, LATEST_EVENT, read_event
 from curation_features.inventory.unreferenced import ORPHANS, is_old
+from curation_features.search import forget
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import record_deletion
@@ -91,6 +92,7 @@ def collect(
                 for file in orphans:  # the latest event may be the only record of its sequence
                     if file.kind == LATEST_EVENT.kind and (sequence := event_sequence(file.path)) is not None:
                         record_deletion(settings.data_path, batch_id=batch_id, photos=None, sequence=sequence)
+                forget(settings.data_path, [batch_id])
                 yield from delete(orphans)
         except BusyError:
             continue

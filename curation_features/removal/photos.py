@@ -42,6 +42,7 @@ from curation_features.removal.batches import locked_folders
 from curation_features.removal.files import DataFolder
 from curation_features.removal.groups import groups_of, regroup
 from curation_features.schema import SIGNALS, Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
+from curation_features.search import forget as forget_search
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import deletions, record_deletion
@@ -177,6 +178,7 @@ def remove_photo(
     made = [str(file.path.relative_to(data_path)) for file in removal.files if file.kind in ("copy", "thumbnail")]
     record_deletion(data_path, photo_id=photo_id, batches=batches, files=made)
     forget_photo(data_path, photo_id, frozenset(batches))
+    forget_search(data_path, batches)
     for batch_id in batches:
         with store.exclusive(batch_id, wait=False):
             with locked_folders(settings):
@@ -184,6 +186,7 @@ def remove_photo(
             remove_from_batch(settings, store, batch_id, photo_id, accept)
     for file in removal.files:
         folder.delete(file.path)
+    forget_search(data_path, batches)
 
 
 # One batch -----------------------------------------------------------------------------------------------------------

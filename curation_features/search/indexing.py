@@ -2,7 +2,7 @@
 
 Only batches that are new or were made again are read, and rows are appended. If the rows of a batch are equal to those
 in the index, as after new labels, nothing is appended. Rows of batches that were deleted or changed are dropped when
-they are a quarter of all, or at once if a user deletes photos (`forget`).
+they are a quarter of all; if a user deletes photos, they are overwritten at once (`forget`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from curation_features.search.index import (
     read_contents,
     write_contents,
 )
+from curation_features.settings import Settings
 from curation_features.storage.groups import grouped_batches, groups_path, has_groups, read_groups, state_path
 
 if TYPE_CHECKING:
@@ -94,6 +95,21 @@ def update_index(data_path: Path, reading_batches: Reading | None = None, *, wai
         return _Update(data_path).run(reading_batches)
 
 
+def refresh_index(settings: Settings) -> None:
+    """Bring the index up to date after batches were finished, if settings want it; a failure is logged.
+
+    A search brings it up to date, too: if another process updates it now, nothing is lost.
+    """
+    if not settings.search_index:
+        return
+    try:
+        update_index(settings.data_path, wait=False)
+    except BusyError as error:
+        log.debug("%s", error)
+    except StoreError as error:
+        log.warning("The index for search is not up to date: %s", error)
+
+
 def is_due(data_path: Path) -> bool:
     """Whether batches or groups have changed since the index was made, or it cannot be read. Raises `StoreError`."""
     try:
@@ -104,11 +120,11 @@ def is_due(data_path: Path) -> bool:
     return known != list_finished(data_path) or contents.groups != _groups_footprint(data_path)
 
 
-def forget(data_path: Path) -> None:
-    """Remove batches and photos that were deleted from the index at once. Raises `StoreError`."""
+def forget_batches(data_path: Path, batch_ids: Collection[str]) -> None:
+    """Erase the rows of some batches; the next update adds those that still exist. Raises `StoreError`."""
     if (data_path / FOLDER / NAME).exists():
-        with locked(data_path, wait=True):
-            _Update(data_path, most_dead=0.0).run(None)
+        with locked(data_path):
+            _Update(data_path).forget(batch_ids)
 
 
 def list_finished(data_path: Path) -> dict[str, Footprint]:
@@ -166,10 +182,9 @@ class _Rows:
 class _Update:
     """One update. The caller holds the lock."""
 
-    def __init__(self, data_path: Path, most_dead: float = _MOST_DEAD) -> None:
+    def __init__(self, data_path: Path) -> None:
         self._data_path = data_path
         self._folder = data_path / FOLDER
-        self._most_dead = most_dead
         self._old = _read_old(data_path)
         self._batches = dict(self._old.batches)
         self._versions = dict(self._old.versions)
@@ -194,6 +209,14 @@ class _Update:
             versions=versions,
             is_new=self._contents != self._old,
         )
+
+    def forget(self, batch_ids: Collection[str]) -> None:
+        for batch_id in batch_ids:
+            if batch_id in self._batches:
+                self._erase(self._batches[batch_id])  # before `index.json` forgets the place
+                del self._batches[batch_id]
+        self._compact()
+        self._publish()
 
     def _files_of(self, batch_id: str) -> Footprint | None:
         batch = self._batches.get(batch_id)
@@ -239,6 +262,22 @@ class _Update:
         self._versions[version] = replace(files, rows=first + len(lengths), text_bytes=files.text_bytes + len(text))
         return first
 
+    def _erase(self, batch: IndexedBatch) -> None:
+        """Overwrite the rows of a batch."""
+        if not batch.count:
+            return
+        files = self._versions[batch.version]
+        vectors, rows, text = (self._folder / f"{files.stem}{suffix}" for suffix in SUFFIXES)
+        size = files.dimension * VECTOR.itemsize
+        with writing(self._folder):
+            table = np.fromfile(rows, ROW, batch.count + 1, offset=batch.first * ROW.itemsize)
+            begin, *_, end = [*table["offset"], files.text_bytes][: batch.count + 1]
+            erased = np.zeros(batch.count, ROW)
+            erased["offset"] = table["offset"][: batch.count]
+            _overwrite(vectors, batch.first * size, bytes(batch.count * size))
+            _overwrite(rows, batch.first * ROW.itemsize, erased.tobytes())
+            _overwrite(text, int(begin), b" " * int(end - begin))
+
     def _compact(self) -> None:
         """Write new files for versions with many rows that belong to no batch."""
         contents = Contents(self._batches, self._versions)
@@ -246,7 +285,7 @@ class _Update:
             live = contents.live_rows(version)
             if not live:
                 del self._versions[version]
-            elif files.rows - live > self._most_dead * files.rows:
+            elif files.rows - live > _MOST_DEAD * files.rows:
                 self._rewrite(version)
 
     def _rewrite(self, version: str) -> None:
@@ -296,7 +335,9 @@ class _Update:
         """Replace `index.json`, and delete files that it does not name."""
         groups, copies = self._mark_grouped()
         self._contents = Contents(dict(sorted(self._batches.items())), self._versions, groups, copies)
-        if self._contents != self._old:
+        if not self._batches:
+            self._delete_unused(set())
+        elif self._contents != self._old:
             used = [f"{files.stem}{suffix}" for files in self._versions.values() for suffix in SUFFIXES]
             with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -308,7 +349,9 @@ class _Update:
         sweep(self._folder)
 
     def _delete_unused(self, used: set[str]) -> None:
-        with os.scandir(self._folder) as entries:
+        if not self._folder.exists():
+            return
+        with writing(self._folder), os.scandir(self._folder) as entries:
             for entry in entries:
                 if entry.name not in used and not entry.name.startswith("."):
                     Path(entry.path).unlink(missing_ok=True)
@@ -401,6 +444,12 @@ def _write_copies(data_path: Path) -> str:
 
 def _stem(version: str) -> str:
     return f"{version[:16]}-{secrets.token_hex(8)}"
+
+
+def _overwrite(path: Path, start: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
 
 
 def _copy(source: Any, target: Any, start: int, size: int) -> None:

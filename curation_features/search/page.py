@@ -6,16 +6,15 @@ from pathlib import Path
 
 from curation_features.report.sheet import COLUMNS, write_results
 from curation_features.search.finding import Found
+from curation_features.search.forget import PAGE
 from curation_features.search.query import Query, Term
 from curation_features.search.tables import Tables
 from curation_features.settings import Settings
 
-NAME = "search.html"
-
 
 def default_path(settings: Settings) -> Path:
     """Return the path of the page of the last search."""
-    return settings.data_path / NAME
+    return settings.data_path / PAGE
 
 
 def write_page(page: Path, found: Found, settings: Settings) -> None:

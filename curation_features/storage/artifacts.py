@@ -47,7 +47,7 @@ _LISTING_S = 5.0  # the two checks of two processes at the same time see no file
 _SWEPT_FOLDERS = (
     *("manifests", "adoptions", "features", "features/embeddings", "cache", "cache/thumbnails", "cache/ingest"),
     *(f"stages/{stage}" for stage in STAGE_TABLES),
-    "groups",
+    *("groups", "index", "cache/queries"),
 )
 
 
