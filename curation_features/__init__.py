@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from curation_features.photos.inputs import read_pixels
     from curation_features.pipeline import FeatureStages, Models
     from curation_features.schema import METRIC_NAMES
+    from curation_features.search.library import Library
     from curation_features.service import FeaturesService
     from curation_features.settings import Settings, load_settings, packaged_file
     from curation_features.storage.frames import read_features
@@ -65,6 +66,7 @@ __all__ = [
     "InputError",
     "InvalidWeightsError",
     "LazyModel",
+    "Library",
     "LibraryGroups",
     "ManifestError",
     "MissingExtraError",
@@ -104,6 +106,7 @@ _HOME = {
     "FeaturesService": "service",
     "Gathered": "dataset.gather",
     "LazyModel": "weights",
+    "Library": "search.library",
     "LibraryGroups": "library",
     "METRIC_NAMES": "schema",
     "Models": "pipeline",

@@ -123,6 +123,11 @@ class Finder:
         likely = count_likely(np.array([hit.standard for hit in hits]), noise_limit(scores.standard))
         return Found(query, hits, likely, len(rows), others)
 
+    def embed(self, text: str, index: Index) -> NDArray[np.float32]:
+        """Return the vector (D,) of a text, norm 1. Raises like `find`."""
+        vector: NDArray[np.float32] = self._vectors.embed(Query.parse([text]), index)[0]
+        return vector
+
     def _refresh(self) -> None:
         """Bring the index up to date, unless another process does."""
         try:

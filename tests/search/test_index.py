@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curation_features.errors import BusyError, StoreError
 from curation_features.search import forget, indexing
 from curation_features.search.index import Index, read_contents
-from curation_features.search.indexing import is_due, update_index
+from curation_features.search.indexing import is_due, refresh_index, update_index
 from curation_features.settings import Settings
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -166,3 +166,16 @@ def test_a_second_writer_waits_or_is_refused(settings: Settings) -> None:
     write_batch(settings, "one", photos("a"))
     with indexing.locked(settings.data_path), pytest.raises(BusyError, match="updates the index"):
         update_index(settings.data_path, wait=False)
+
+
+def test_the_index_follows_finished_batches_if_wanted(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    index = settings.data_path / "index"
+    write_batch(settings, "one", photos("a"))
+    refresh_index(settings.replace(search_index=False))
+    assert not index.exists()
+    refresh_index(settings)
+    assert indexed(settings) == expected(one=photos("a"))
+    shutil.rmtree(index)
+    index.write_text("not a folder")
+    refresh_index(settings)
+    assert "not up to date" in caplog.text
