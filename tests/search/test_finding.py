@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from finished_batches import DIMENSION, engine, unit, write_batch
 from numpy.typing import NDArray
 
+from curation_features.clip import label_embeddings
+from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.errors import MissingWeightsError, QueryError, StoreError
 from curation_features.search.cutoff import count_likely, noise_limit
 from curation_features.search.library import Library
@@ -17,6 +21,7 @@ from curation_features.search.query import Query, Term
 from curation_features.search.ranking import directions
 from curation_features.settings import Settings
 from curation_features.testing import FakeClipEngine
+from curation_features.versions import text_version
 from curation_features.weights import LazyModel
 
 pytest.importorskip("duckdb")
@@ -155,6 +160,23 @@ def test_vectors_of_words_are_kept(settings: Settings, vectors: dict[str, Vector
     damaged.write_bytes(b"1234")
     Library(settings, engine=model).find(["dog", "cat"])
     assert model.get().texts_encoded == 3
+
+
+def test_a_label_is_a_query_for_free(settings: Settings, vectors: dict[str, Vector]) -> None:
+    vocabulary = load_vocabulary(settings)
+    stored = unit(np.random.default_rng(9).standard_normal((len(vocabulary.labels), DIMENSION)))
+    version = label_embeddings.label_version(text_version(settings, engine().identity), vocabulary)
+    header = {"version": version, "labels": len(stored), "logit_scale": 100.0}
+    array = io.BytesIO()
+    np.save(array, stored)
+    settings.cache_path.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(settings.cache_path / label_embeddings.FILE_NAME, "w") as archive:
+        archive.writestr("labels/version.json", json.dumps(header))
+        archive.writestr("labels/embeddings.npy", array.getvalue())
+    model = engine()
+    found = Library(settings, engine=model).find([vocabulary.labels[2].upper()], top=20)
+    assert [hit.photo_id for hit in found.hits] == nearest(vectors, stored[2].astype(np.float64))
+    assert model.get().texts_encoded == 0
 
 
 def test_a_search_repairs_a_damaged_index(settings: Settings, library: Library) -> None:
