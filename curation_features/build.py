@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from curation_features.errors import StorageAwayError, StoreError
 from curation_features.finish import FinishedBatch, finish_batch
@@ -243,7 +244,8 @@ def _features(
         embeddings, normed = stored
         for data in store.read_fingerprints(batch):
             compared.fingerprints.add(data)
-        merged = merge(batch, normed, version, labels, stages.settings, compared)
+        kept = partial(store.kept_groups, batch.batch_id)
+        merged = merge(batch, normed, version, labels, stages.settings, compared, kept)
         stages.observer.features_merged(merged)
         finished = finish_batch(batch, merged, store, embeddings, stages.settings, stages.observer.photos_rendered)
     log_batch(batch, merged, stats)

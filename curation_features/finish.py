@@ -78,7 +78,9 @@ def finish_batch(
     """
     if is_accepted:
         check_accepted(batch, store)
-    artifact = store.write_features(merged.document, merged.rows(), merged.version, merged.labels, embeddings)
+    artifact = store.write_features(
+        merged.document, merged.rows(), merged.version, merged.labels, embeddings, merged.groups
+    )
     sheet = refresh(artifact, settings, progress)
     problems = verify(batch, artifact.json_path, artifact.table_path, artifact.embeddings_path)
     return FinishedBatch(batch, merged, artifact, sheet, problems)

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from curation_features.schema import FINGERPRINT, PARTS, SIGNAL_PARTS
+from curation_features.schema import FINGERPRINT, GROUPS_VERSION, PARTS, SIGNAL_PARTS
 from curation_features.settings import Settings
 
 ALGORITHMS: Mapping[str, int] = dict.fromkeys(PARTS, 1)
@@ -60,6 +60,11 @@ def text_version(settings: Settings, model: str = "") -> str:
     """Version of a model's text embeddings; bf16 and int8 affect image embeddings only."""
     exact = settings.replace(precision="auto") if settings.precision in ("bf16", "int8") else settings
     return part_version("embedding", exact, model)
+
+
+def grouping_rules(settings: Settings) -> list[Any]:
+    """Return what determines the groups of given photos: the version of the grouping, and its constants."""
+    return [GROUPS_VERSION, settings.constants("groups")]
 
 
 def combined(versions: Mapping[str, str]) -> str:

@@ -33,7 +33,8 @@ FIELDS = {
     "compared": "number of photos that were added or changed, and compared with all others",
     "changed": "whether a group has changed",
     "counts": "{copy | burst | set: number of groups}",
-    "groups": "[{id, kind, what, size, similarity, photos: [{photo_id, path, batches, rank, copy_of, reason}]}]",
+    "groups": "[{id, kind, what, size, similarity, "
+    "photos: [{photo_id, path, batches, rank, copy_of, copy_of_path, reason}]}]",
     "file": "the table of the groups",
     "seconds": "duration",
 }

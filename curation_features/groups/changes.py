@@ -8,6 +8,7 @@ import numpy as np
 
 from curation_features.groups.confirmation import common_part, corners
 from curation_features.groups.geometry import apply
+from curation_features.groups.look import GRAY, colour_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +25,8 @@ SAME_SIZE = 1.03
 SAME_BRIGHTNESS = 12.0
 """Gray levels by which the means of two copies differ at most."""
 
-GRAY, COLORFUL = 2.0, 6.0
-"""Mean difference of the channels of a gray copy at most, and of a colour photo at least, gray levels."""
+COLOURFUL = 2 * GRAY
+"""Least mean difference of the channels of a photo in colour, gray levels."""
 
 
 def changes(
@@ -65,10 +66,8 @@ def _sizes(first: Photo, copy: Photo, transform: NDArray[np.float64]) -> list[st
 
 
 def _tones(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> list[str]:
-    first, copy = (thumbnail.astype(np.float64) for thumbnail in (ours, theirs))
-    color, other = (float(np.ptp(thumbnail, axis=2).mean()) for thumbnail in (first, copy))
-    words = ["gray"] if other < GRAY and color > COLORFUL else []
-    brighter = float(copy.mean() - first.mean())
+    words = ["gray"] if colour_of(theirs) < GRAY and colour_of(ours) > COLOURFUL else []
+    brighter = float(theirs.mean() - ours.mean())
     if abs(brighter) > SAME_BRIGHTNESS:
         words.append("brighter" if brighter > 0 else "darker")
     return words

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ def find_edges(photos: PhotoSet, changed: Collection[int] | None = None) -> list
             of the others, found before, still hold: an edge depends on its two photos only.
     """
     distinct = list(_by_bytes(photos).values())  # in the order of their digests
-    index = np.array([_measured(photos, same) for same in distinct], np.intp)
+    index = np.array([representative(same, photos.has_hash) for same in distinct], np.intp)
     of = {photo: place for place, same in enumerate(distinct) for photo in same}
     few = None if changed is None else np.unique(np.array([of[photo] for photo in changed], np.intp))
     may_be_one = Exposures([photos.photos[place] for place in index]).may_be_one
@@ -189,14 +190,10 @@ class _Comparison:
         """The group with all files of the same bytes."""
         places = {twin: place for place in group.values() for twin in same[place.photo.sha256]}
         members = sorted(places, key=lambda index: self._photos.photos[index].key)
-        shared = (
-            common_part(places[one].frame, places[other].frame)
-            for at, one in enumerate(members)
-            for other in members[at + 1 :]
-        )
+        shared = (common_part(one.frame, other.frame) for one, other in combinations(group.values(), 2))
         first = places[members[0]]
         changes = [self._changes(first, places[index], members[0], index) for index in members]
-        return Copies(members, min(shared), changes)
+        return Copies(members, min(shared, default=1.0), changes)
 
     def _changes(self, first: _Place, place: _Place, leader: int, index: int) -> str:
         if index == leader:
@@ -208,6 +205,11 @@ class _Comparison:
         return changes(first.photo, place.photo, transform, ours, theirs)
 
 
-def _measured(photos: PhotoSet, same: Sequence[int]) -> int:
-    """The photo that represents others with its bytes: the first with a fingerprint."""
-    return next((index for index in same if photos.has_hash[index]), same[0])
+def representative(same: Sequence[int], has_hash: Sequence[bool] | NDArray[np.bool_]) -> int:
+    """The photo that represents others with its bytes: the first with a fingerprint, if any.
+
+    Args:
+        same: photos with equal bytes, by key.
+        has_hash: whether each photo has a fingerprint.
+    """
+    return next((index for index in same if has_hash[index]), same[0])

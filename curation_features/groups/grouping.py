@@ -7,17 +7,15 @@ photos.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any
 
-import numpy as np
-
 from curation_features.groups.bursts import find_bursts
 from curation_features.groups.copies import Copies, Edge, find_edges, link_copies
+from curation_features.groups.digests import digest_of
 from curation_features.groups.keeper import rank_copies
 from curation_features.groups.linking import components, neighbours
 from curation_features.groups.look import Look
@@ -105,15 +103,9 @@ def _select(photos: PhotoSet, part: Sequence[int]) -> PhotoSet:
 
 
 def _digest(photos: PhotoSet, edges: Sequence[Edge]) -> str:
-    """Return a digest of all that the groups of a part depend on; a fingerprint depends on the bytes of its file."""
+    """Return a digest of all that the groups of a part depend on."""
     pairs = [(edge.first, edge.second, edge.similarity, edge.transform.tolist()) for edge in edges]
-    digest = hashlib.sha256(repr((GROUPS_VERSION, pairs)).encode())
-    for photo in photos.photos:
-        digest.update(repr((replace(photo, measures={}), sorted(photo.measures.items()))).encode())
-    digest.update(np.ascontiguousarray(photos.hashes).tobytes() + photos.has_hash.tobytes())
-    if photos.vectors is not None:
-        digest.update(np.ascontiguousarray(photos.vectors).tobytes())
-    return digest.hexdigest()
+    return digest_of(photos, (GROUPS_VERSION, pairs))
 
 
 def _to_record(group: Group, photos: Sequence[Photo]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation_features.groups.best import Ranked
-from curation_features.groups.look import Look, correlate, to_gray
+from curation_features.groups.look import GRAY, Look, colour_of, correlate, to_gray
 from curation_features.groups.moments import stem_of
 from curation_features.groups.photos import Photo
 from curation_features.photos.formats import RAW_FORMATS
@@ -19,9 +19,6 @@ _FORMATS = (*RAW_FORMATS, "TIFF", "PNG", "BMP", "HEIC", "JXL", "AVIF", "JPEG", "
 
 _WHOLE = 0.98
 """Least correlation of the thumbnails of two photos that show the whole picture, in one of eight orientations."""
-
-_GRAY = 3.0
-"""Mean difference between channels of a thumbnail, in gray levels, under which a photo is gray."""
 
 _WHITE, _WHITER = 250, 0.02
 """Gray level that counts as white, and the difference in the share of white that counts."""
@@ -74,7 +71,7 @@ def _rules(photos: Sequence[Photo], look: Look) -> list[_Rule]:
 def _worse(rule: _Rule, best: int, other: int, photos: Sequence[Photo], look: Look) -> str:
     first, second = photos[best], photos[other]
     if first.sha256 == second.sha256:
-        return "same bytes as the best"
+        return "same bytes as the best" if first.path != second.path else "the file of the best, under another id"
     if rule.best == _LARGEST and _is_part(best, other, look):
         return _CROP
     return rule.worse.format(second.width, second.height, first.width, first.height)
@@ -94,7 +91,7 @@ def _is_gray(index: int, photos: Sequence[Photo], look: Look) -> bool:
     fingerprint = look.fingerprint(index)
     if measured is not None or fingerprint is None:
         return bool(measured)
-    return float(np.ptp(fingerprint.thumbnail.astype(np.int16), axis=2).mean()) < _GRAY
+    return colour_of(fingerprint.thumbnail) < GRAY
 
 
 def _white(index: int, look: Look) -> int:

@@ -28,6 +28,10 @@ _VISIBLE = 0.1
 """Share of a thumbnail that must be neither, in both photos, to compare their framing."""
 
 
+GRAY = 3.0
+"""Mean difference between the channels of a thumbnail, in gray levels, under which a photo has no colour."""
+
+
 class Look:
     """Compares photos of a set; each fingerprint is read once."""
 
@@ -104,6 +108,11 @@ def to_gray(fingerprint: Fingerprint) -> NDArray[np.float32]:
     """Return the luma (ITU-R BT.601) of a thumbnail, in gray levels."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     return np.asarray(fingerprint.thumbnail @ weights, np.float32)
+
+
+def colour_of(thumbnail: NDArray[np.uint8]) -> float:
+    """Return the mean difference between the largest and the smallest channel of a thumbnail, in gray levels."""
+    return float(np.ptp(thumbnail.astype(np.int16), axis=2).mean())
 
 
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from curation_features.library.update import locked
 from curation_features.storage.groups import (
     State,
+    file_of,
     files_of_groups,
     groups_metadata,
     has_groups,
@@ -42,11 +43,11 @@ def _forget(data_path: Path, is_gone: Callable[[Row], bool], batch_ids: frozense
         gone = [row for row in state.rows if is_gone(row)]
         if not gone:
             return
-        left = {(row["photo_id"], row["sha256"]) for row in kept}
-        split = {row["group_id"] for row in rows if (row["photo_id"], row["sha256"]) not in left}
-        groups = [row for row in rows if not is_gone(row) and row["group_id"] not in split]
         keys = {row["key"] for row in gone} - {row["key"] for row in kept}
-        bytes_left = {sha256 for _, sha256 in left}
+        lost = {file_of(row) for row in gone if row["key"] in keys}
+        split = {row["group_id"] for row in rows if file_of(row) in lost}
+        groups = [row for row in rows if not is_gone(row) and row["group_id"] not in split]
+        bytes_left = {row["sha256"] for row in kept}
         edges = [edge for edge in state.edges if bytes_left.issuperset((edge["first"], edge["second"]))]
         parts = [part for part in state.parts if not any(key in part["groups"] for key in keys)]
         batches = {name: value for name, value in state.metadata["batches"].items() if name not in batch_ids}

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation_features.storage.groups import read_groups, read_state
+from curation_features.storage.groups import file_of, read_groups, read_state
 from curation_features.storage.tables import Row
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPhoto:
-    """A photo of a group; `batches` are those that have it."""
+    """A photo of a group; `batches` are those that have it. Files of equal bytes differ in `path` only."""
 
     photo_id: str
     path: str
     batches: tuple[str, ...]
     rank: int
     copy_of: str | None
+    copy_of_path: str | None
     reason: str
 
 
@@ -43,38 +44,22 @@ def list_groups(data_path: Path, batch_ids: Collection[str] = ()) -> list[Listed
     """
     rows = read_groups(data_path)
     wanted = {row["group_id"] for row in rows if not batch_ids or row["batch_id"] in batch_ids}
-    by_photo: dict[str, dict[tuple[str, str], list[Row]]] = {}
-    for row in rows:
-        if row["group_id"] in wanted:
-            group = by_photo.setdefault(row["group_id"], {})
-            group.setdefault((row["photo_id"], row["sha256"]), []).append(row)
-    if not by_photo:
+    found = {file_of(row): row for row in rows if row["group_id"] in wanted}
+    if not found:
         return []
-    members = {photo for group in by_photo.values() for photo in group}
-    paths: dict[tuple[str, str], str] = {}
-    for row in read_state(data_path).rows:
-        photo = row["photo_id"], row["sha256"]
-        if photo in members:
-            path = json.loads(row["photo"])["path"]
-            paths[photo] = min(path, paths.get(photo, path))
-    found = [_listed(group, paths) for group in by_photo.values()]
-    return sorted(found, key=lambda group: (group.kind, group.photos[0].path, group.id))
+    groups: dict[str, dict[str, list[tuple[str, Row]]]] = {}  # id -> key of a photo -> its paths and rows
+    for state in read_state(data_path).rows:
+        row = found.get(file_of(state))
+        if row is not None:
+            path = json.loads(state["photo"])["path"]  # as it is, with any character
+            groups.setdefault(row["group_id"], {}).setdefault(state["key"], []).append((path, row))
+    listed = [_listed(list(photos.values())) for photos in groups.values()]
+    return sorted(listed, key=lambda group: (group.kind, group.photos[0].path, group.id))
 
 
-def _listed(group: dict[tuple[str, str], list[Row]], paths: dict[tuple[str, str], str]) -> ListedGroup:
-    photos = [
-        ListedPhoto(
-            photo[0],
-            paths.get(photo, photo[0]),
-            tuple(row["batch_id"] for row in rows),
-            rows[0]["group_rank"],
-            rows[0]["group_copy_of"],
-            rows[0]["group_reason"],
-        )
-        for photo, rows in group.items()
-    ]
-    photos.sort(key=lambda photo: (photo.copy_of is not None, photo.rank, photo.path))
-    [[first, *_], *_] = group.values()
+def _listed(group: Sequence[Sequence[tuple[str, Row]]]) -> ListedGroup:
+    photos = sorted(map(_photo, group), key=lambda photo: (photo.copy_of is not None, photo.rank, photo.path))
+    (_, first), *_ = group[0]
     return ListedGroup(
         id=first["group_id"],
         kind=first["group_kind"],
@@ -82,4 +67,18 @@ def _listed(group: dict[tuple[str, str], list[Row]], paths: dict[tuple[str, str]
         size=first["group_size"],
         similarity=first["group_similarity"],
         photos=tuple(photos),
+    )
+
+
+def _photo(places: Sequence[tuple[str, Row]]) -> ListedPhoto:
+    """Return a photo with its batches; the first of its paths, if batches write it in several ways."""
+    (_, first), *_ = places
+    return ListedPhoto(
+        first["photo_id"],
+        min(path for path, _ in places),
+        tuple(row["batch_id"] for _, row in places),
+        first["group_rank"],
+        first["group_copy_of"],
+        first["group_copy_of_path"],
+        first["group_reason"],
     )

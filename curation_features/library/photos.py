@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from curation_features.fingerprints.encoding import hashes_of
 from curation_features.groups.photos import Exposure, Moment, Photo
 from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
+from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import photo_of
 from curation_features.schema import FINGERPRINT, METRICS, SIGNALS
 from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of
@@ -37,7 +38,7 @@ _COLUMNS = (
 _FILES = (places.FEATURES, places.TABLE, places.EMBEDDINGS, *(p for p in places.STAGES if p.kind == _TECHNICAL))
 
 PhotoId = tuple[str, str]
-"""A `photo_id` and the digest of its bytes."""
+"""A `photo_id` and the digest of its bytes: what files of equal data share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,13 @@ def _stage(data_path: Path, batch_id: str) -> Path:
     return data_path / "stages" / _TECHNICAL / f"{batch_id}.parquet"
 
 
-def read_photos(data_path: Path, batch_id: str) -> Iterator[Row]:
+def read_photos(data_path: Path, batch_id: str, locations: Locations) -> Iterator[Row]:
     """Yield a row of the state for each photo of a batch that could be read; `identity` is empty.
+
+    Args:
+        data_path: the data folder.
+        batch_id: of a finished batch.
+        locations: of files.
 
     Raises:
         StoreError: a table cannot be read.
@@ -115,7 +121,7 @@ def read_photos(data_path: Path, batch_id: str) -> Iterator[Row]:
             record = record_of(row)
             STAGE_TABLES[_TECHNICAL].restore(record, row)
             signals = {signal.name: row.get(signal.name) for signal in SIGNALS}
-            photo = photo_of(record, json.loads(row["artifact"]), signals)
+            photo = photo_of(record, json.loads(row["artifact"]), signals, locations)
             if photo is None or photo.key in seen:
                 continue
             seen.add(photo.key)
@@ -129,6 +135,7 @@ def read_photos(data_path: Path, batch_id: str) -> Iterator[Row]:
                 "batch_id": batch_id,
                 "photo_id": row["photo_id"],
                 "sha256": row["sha256"],
+                "path": photo.path,
                 "key": photo.key,
                 "compared": compared.hexdigest()[:32],
                 "identity": "",
@@ -151,20 +158,20 @@ def _read_column(path: Path, column: str) -> Iterator[tuple[PhotoId, Any]]:
             yield (row["photo_id"], row["sha256"]), row[column]
 
 
-def read_fingerprints(data_path: Path, batch_id: str, wanted: Mapping[PhotoId, int]) -> Iterator[tuple[int, bytes]]:
-    """Yield the fingerprints of some photos of a batch, with their numbers. Raises `StoreError`."""
-    for photo, data in _read_column(_stage(data_path, batch_id), FINGERPRINT):
-        if photo in wanted:
-            yield wanted[photo], data
+def read_fingerprints(data_path: Path, batch_id: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the fingerprints of a batch's photos whose bytes have one of some digests. Raises `StoreError`."""
+    for (_, sha256), data in _read_column(_stage(data_path, batch_id), FINGERPRINT):
+        if sha256 in wanted:
+            yield sha256, data
 
 
 def read_vectors(
-    data_path: Path, batch_id: str, wanted: Mapping[PhotoId, int]
-) -> Iterator[tuple[int, NDArray[np.float16]]]:
-    """Yield the vectors of some photos of a batch, with their numbers. Raises `StoreError`."""
+    data_path: Path, batch_id: str, wanted: Collection[PhotoId]
+) -> Iterator[tuple[PhotoId, NDArray[np.float16]]]:
+    """Yield the vectors of some photos of a batch. Raises `StoreError`."""
     for photo, vector in _read_column(places.EMBEDDINGS.path(data_path, batch_id), "embedding"):
         if photo in wanted:
-            yield wanted[photo], vector.astype(np.float16)
+            yield photo, vector.astype(np.float16)
 
 
 def encode(photo: Photo) -> str:

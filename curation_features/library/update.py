@@ -35,8 +35,8 @@ from curation_features.library.photos import (
     read_vectors,
     read_versions,
 )
+from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import Grouped, entries, stacked
-from curation_features.schema import GROUPS_VERSION
 from curation_features.settings import Settings
 from curation_features.storage.groups import (
     State,
@@ -47,7 +47,7 @@ from curation_features.storage.groups import (
     write_groups,
 )
 from curation_features.storage.tables import Row, group_columns
-from curation_features.versions import digest
+from curation_features.versions import digest, grouping_rules
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,11 +121,7 @@ def is_due(settings: Settings, data_path: Path | None = None) -> str:
 
 
 def _listing(sources: Mapping[str, Source], settings: Settings) -> str:
-    return digest([listing_digest(sources), _version(settings)])
-
-
-def _version(settings: Settings) -> list[Any]:
-    return [GROUPS_VERSION, settings.constants("groups")]
+    return digest([listing_digest(sources), grouping_rules(settings)])
 
 
 def update_groups(
@@ -167,7 +163,7 @@ class GroupsUpdate:
     def __init__(self, settings: Settings, data_path: Path, spool: FingerprintSpool) -> None:
         self._settings = settings
         self._spool = spool
-        self._places: dict[int, int] = {}  # number of a photo -> its place in the spool; -1: it has no fingerprint
+        self._places: dict[str, int] = {}  # digest of bytes -> place of the fingerprint in the spool; -1: there is none
         self._data_path = data_path
         self._sources = list_sources(data_path)
         self._listing = _listing(self._sources, settings)
@@ -189,9 +185,10 @@ class GroupsUpdate:
 
     def read(self, advance: Advance = _ignore) -> None:
         """Read the batches that are new or were made again. Raises `StoreError`."""
+        locations = Locations(self._settings.root)
         for batch_id in self.unread:
             self._sources[batch_id] = read_versions(self._data_path, batch_id, self._sources[batch_id])
-            self._rows[batch_id] = list(read_photos(self._data_path, batch_id))
+            self._rows[batch_id] = list(read_photos(self._data_path, batch_id, locations))
             advance(1)
 
     def group(self) -> None:
@@ -216,7 +213,7 @@ class GroupsUpdate:
         groups = group_photos(photos, list(edges.values()), self._memory)
         self._regrouped = len(self._memory.keys() - self._old.memory.keys())
         names = [row["photo_id"] for row in self._chosen]
-        self._groups = {self._chosen[index]["key"]: group for index, group in entries(groups, names)}
+        self._groups = {self._chosen[index]["key"]: group for index, group in entries(groups, names, self._photos)}
         self._edges = [self._edge_row(edge) for edge in edges.values()]
 
     def _find_changed(self) -> set[int]:
@@ -250,11 +247,14 @@ class GroupsUpdate:
         return found
 
     def _find_firsts(self) -> dict[str, int]:
-        """Return the photo that represents all with its bytes: the first with a fingerprint, if any, by key."""
-        found: dict[str, int] = {}
-        for index in sorted(range(len(self._chosen)), key=lambda index: not self._has_hashes(self._chosen[index])):
-            found.setdefault(self._chosen[index]["sha256"], index)
-        return found
+        """Return the photo that represents all with its bytes."""
+        from curation_features.groups.copies import representative
+
+        same: dict[str, list[int]] = {}
+        for index, row in enumerate(self._chosen):  # by key
+            same.setdefault(row["sha256"], []).append(index)
+        has_hash = [self._has_hashes(row) for row in self._chosen]
+        return {sha256: representative(indices, has_hash) for sha256, indices in same.items()}
 
     def _edge_row(self, edge: Edge) -> Row:
         first, second = (self._chosen[index] for index in (edge.first, edge.second))
@@ -279,7 +279,7 @@ class GroupsUpdate:
             numbers = {"batches": len(self._sources), "photos": len(self._chosen), "groups": self._counts()}
             versions = {"fingerprint": self._fingerprints, "embedding": self._embeddings}
             batches = {batch_id: source.as_json() for batch_id, source in self._sources.items()}
-            facts = {"version": _version(self._settings), "made": made}
+            facts = {"version": grouping_rules(self._settings), "made": made}
             metadata = {**facts, **numbers, "versions": versions, "listing": self._listing}
             write_groups(
                 self._data_path, groups, metadata, State(state, self._edges, parts, {**facts, "batches": batches})
@@ -341,33 +341,37 @@ class GroupsUpdate:
         row = self._chosen[number]
         if not self._has_hashes(row):
             return None
-        if number not in self._places:
-            wanted = self._wanted(row["batch_id"])
-            self._places.update(dict.fromkeys(wanted.values(), -1))
-            for other, data in read_fingerprints(self._data_path, row["batch_id"], wanted):
-                self._places[other] = len(self._spool)
-                self._spool.add(data)
-        place = self._places[number]
+        if row["sha256"] not in self._places:
+            wanted = {sha256 for _, sha256 in self._ids(row["batch_id"])} - self._places.keys()
+            self._places.update(dict.fromkeys(wanted, -1))
+            for sha256, data in read_fingerprints(self._data_path, row["batch_id"], wanted):
+                if self._places[sha256] < 0:
+                    self._places[sha256] = len(self._spool)
+                    self._spool.add(data)
+        place = self._places[row["sha256"]]
         return None if place < 0 else self._spool.read(place)
 
-    def _wanted(self, batch_id: str) -> dict[PhotoId, int]:
-        """Return the photos that are read from a batch, with their numbers."""
-        return {
-            (self._chosen[number]["photo_id"], self._chosen[number]["sha256"]): number
-            for number in self._of_batch[batch_id]
-        }
+    def _ids(self, batch_id: str) -> dict[PhotoId, list[int]]:
+        """Return the photos that are read from a batch, with their numbers: files of equal bytes may share an id."""
+        found: dict[PhotoId, list[int]] = {}
+        for number in self._of_batch[batch_id]:
+            row = self._chosen[number]
+            found.setdefault((row["photo_id"], row["sha256"]), []).append(number)
+        return found
 
     def _read_vectors(self) -> NDArray[np.float16] | None:
         found: dict[int, NDArray[np.float16]] = {}
         for batch_id, numbers in self._of_batch.items():
             if self._has_vectors(self._chosen[numbers[0]]):
-                found.update(read_vectors(self._data_path, batch_id, self._wanted(batch_id)))
+                wanted = self._ids(batch_id)
+                for photo, vector in read_vectors(self._data_path, batch_id, wanted):
+                    found.update(dict.fromkeys(wanted[photo], vector))
         return stacked([found.get(number) for number in range(len(self._chosen))])
 
     # Results
 
     def _group_row(self, row: Row) -> Row:
-        names = {name: row[name] for name in ("batch_id", "photo_id", "sha256")}
+        names = {name: row[name] for name in ("batch_id", "photo_id", "sha256", "path")}
         return {**names, **group_columns(self._groups[row["key"]])}
 
     def _counts(self) -> dict[Kind, int]:
@@ -396,7 +400,7 @@ def _read_old(settings: Settings, data_path: Path) -> _Old:
     except StoreError as error:
         log.warning("All photos are compared again: %s", error)
         return _Old()
-    if state.metadata.get("version") != _version(settings) or state.metadata.get("made") != made:
+    if state.metadata.get("version") != grouping_rules(settings) or state.metadata.get("made") != made:
         return _Old()
     memory = {row["part"]: json.loads(row["groups"]) for row in state.parts}
     return _Old(list(state.rows), list(state.edges), memory, state.metadata)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,13 @@ from curation_features.storage.tables import Column
 
 ASSET = "groups"
 _ACTIVE = [dg.DagsterRunStatus(name) for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
+_UNFINISHED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_BATCHES = "curation_features/batches"
+"""Tag of a run: digest of the batches that it was launched for."""
+
+_SHORTEST_WAIT, _LONGEST_WAIT = 60.0, 3600.0
+"""Seconds from the end of a failed run to the next try: doubled by each failure."""
+
 _ROWS_SHOWN = 10
 _NAME_LENGTH = 60  # characters
 _LARGEST = {
@@ -64,7 +72,8 @@ group_photos = dg.define_asset_job(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="""Launches the job `group_photos` after a batch was finished, made again or deleted: one run at a time.
 
-Groups that `curation-features groups` made are reported to Dagster.""",
+A failed run is tried again after a minute, then two, four, ... up to an hour. Groups that `curation-features groups`
+made are reported to Dagster.""",
 )
 def photo_groups(
     context: dg.SensorEvaluationContext, settings: SettingsResource, store: Store
@@ -76,7 +85,21 @@ def photo_groups(
         return dg.SensorResult(skip_reason="no batch has changed since the last time", asset_events=events)
     if context.instance.get_runs(dg.RunsFilter(job_name=group_photos.name, statuses=_ACTIVE), limit=1):
         return dg.SkipReason("batches have changed; a run for an earlier change has not ended yet")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=due)])
+    failed = context.instance.get_run_records(dg.RunsFilter(tags={_BATCHES: due}, statuses=_UNFINISHED))
+    wait = _seconds_to_wait(failed, time.time())
+    if wait > 0:
+        return dg.SkipReason(f"the last run, {failed[0].dagster_run.run_id}, failed; tried again in {wait:.0f} s")
+    # A key launches one run: each try has its own.
+    key = f"{due}:{len(failed)}" if failed else due
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags={_BATCHES: due})])
+
+
+def _seconds_to_wait(failed: Sequence[dg.RunRecord], now: float) -> float:
+    """Return the seconds until the next try after failed runs, the newest first; not above 0: now."""
+    if not failed:
+        return 0.0
+    ended = failed[0].end_time or failed[0].update_timestamp.timestamp()
+    return ended + min(_SHORTEST_WAIT * 2.0 ** min(len(failed) - 1, 10), _LONGEST_WAIT) - now
 
 
 def _made_elsewhere(instance: dg.DagsterInstance, data_path: Path) -> list[dg.AssetMaterialization]:

@@ -4,9 +4,8 @@ from curation_features.clip.vocabulary import named_vocabulary, vocabulary_names
 from curation_features.errors import CurationError, SettingsError
 from curation_features.pipeline import FeatureStages
 from curation_features.pipeline.plan import TECHNICAL_PARTS
-from curation_features.schema import GROUPS_VERSION
 from curation_features.settings import Settings
-from curation_features.versions import combined, digest, part_version, text_version
+from curation_features.versions import combined, digest, grouping_rules, part_version, text_version
 from curation_features.weights import locate
 
 _MODELS = {"embedding": "clip", "clip_iqa": "clip_iqa", "brisque": "brisque"}
@@ -25,11 +24,11 @@ def code_versions(settings: Settings, stages: FeatureStages) -> dict[str, str]:
         "image_embeddings": parts["embedding"],
         "label_embeddings": combined({"embedding": text_version(settings, weights["embedding"]), **vocabularies}),
         "clip_labels": parts["labels"],
-        "groups": combined({"groups": digest([GROUPS_VERSION, settings.constants("groups")])}),
+        "groups": combined({"groups": digest(grouping_rules(settings))}),
         "features": digest(
             {
                 "algorithm": 2,
-                "groups": [GROUPS_VERSION, settings.constants("groups")],
+                "groups": grouping_rules(settings),
                 "fallback_labels": settings.fallback_labels,
                 "flags": settings.constants("flags"),
             }

@@ -9,7 +9,8 @@ from typing import Any
 
 from curation_features.clip.labels import fallback_prediction
 from curation_features.manifest import Batch, distinct_photos, enrich
-from curation_features.pipeline.grouped import Compared, group_batch
+from curation_features.photos.locations import Locations
+from curation_features.pipeline.grouped import Compared, Kept, group_batch
 from curation_features.pipeline.signals_of_photo import signals_of_photo
 from curation_features.schema import (
     METRICS,
@@ -38,12 +39,14 @@ class EnrichedBatch:
         records: one per artifact, in order; artifacts of one photo share a record.
         version: `version` of the features.
         labels: the vocabulary, in the order of the records' cosines.
+        groups: digest of all that the groups depend on; empty: unknown, or there are none.
     """
 
     document: dict[str, Any]
     records: Sequence[PhotoRecord]
     version: Mapping[str, str]
     labels: Sequence[str] = ()
+    groups: str = ""
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the features table."""
@@ -80,6 +83,7 @@ def merge(
     labels: Sequence[str],
     settings: Settings,
     compared: Compared | None = None,
+    kept: Kept = lambda digest: None,
 ) -> EnrichedBatch:
     """Add the features of each photo to its artifacts; all other fields stay unchanged.
 
@@ -89,25 +93,27 @@ def merge(
         labels: the vocabulary; its first labels are the default labels.
         settings: the limits of the flags, and other default labels, if any.
         compared: the fingerprints and vectors of the records, for groups; None: no photo gets a group.
+        kept: finds groups that were made before.
     """
-    by_position: dict[int, PhotoRecord] = {}
-    distinct = list(distinct_photos(batch).values())
-    for record, positions in zip(records, distinct, strict=True):
-        by_position.update(dict.fromkeys(positions, record))
-    ordered = [by_position[position] for position in range(len(batch.artifacts))]
+    by_position: dict[int, int] = {}
+    for number, (_, positions) in enumerate(zip(records, distinct_photos(batch).values(), strict=True)):
+        by_position.update(dict.fromkeys(positions, number))
+    numbers = [by_position[position] for position in range(len(batch.artifacts))]
+    ordered = [records[number] for number in numbers]
     limits = limits_of(settings)
     features = [
         features_of(record, artifact, version, labels, limits, settings.fallback_labels)
         for record, artifact in zip(ordered, batch.document["artifacts"], strict=True)
     ]
+    digest = ""
     if compared is not None:
-        first = [positions[0] for positions in distinct]
-        artifacts = [batch.document["artifacts"][position] for position in first]
-        signals = [features[position]["signals"] for position in first]
-        for number, group in group_batch(records, artifacts, signals, compared).items():
-            for position in distinct[number]:
-                features[position]["group"] = group
-    return EnrichedBatch(enrich(batch, features), ordered, version, labels)
+        artifacts, signals = batch.document["artifacts"], [found["signals"] for found in features]
+        locations, rules = Locations(settings.root), version.get("groups")
+        groups = group_batch(ordered, artifacts, signals, numbers, compared, locations, rules, kept)
+        for position, group in groups.by_place.items():
+            features[position]["group"] = group
+        digest = groups.digest
+    return EnrichedBatch(enrich(batch, features), ordered, version, labels, digest)
 
 
 def features_of(

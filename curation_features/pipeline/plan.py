@@ -13,9 +13,9 @@ from curation_features.clip.label_embeddings import label_version
 from curation_features.clip.vocabulary import Vocabulary
 from curation_features.errors import InvalidWeightsError, MissingWeightsError, WeightsError
 from curation_features.pipeline.observer import Observer, SilentObserver
-from curation_features.schema import FINGERPRINT, GROUPS_VERSION, METRIC_NAMES, PARTS, SIGNAL_PARTS, FeatureError
+from curation_features.schema import FINGERPRINT, METRIC_NAMES, PARTS, SIGNAL_PARTS, FeatureError
 from curation_features.settings import Settings
-from curation_features.versions import combined, digest, part_version, text_version
+from curation_features.versions import combined, digest, grouping_rules, part_version, text_version
 from curation_features.weights import LazyModel
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def groups_version(versions: Mapping[str, str], settings: Settings) -> str:
         versions: of the parts `fingerprint` and `embedding`.
     """
     parts = {name: versions.get(name, UNMEASURED) for name in (FINGERPRINT, "embedding")}
-    return combined({**parts, "groups": digest([GROUPS_VERSION, settings.constants("groups")])})
+    return combined({**parts, "groups": digest(grouping_rules(settings))})
 
 
 def feature_versions(plan: Plan, settings: Settings) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curation_features.inventory.footprint import table_rows
+from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import Compared, group_batch
 from curation_features.schema import FINGERPRINT, Embedding, PhotoRecord, StoredFingerprint
 from curation_features.storage.artifacts import ArtifactStore
@@ -22,7 +23,11 @@ def groups_of(document: Mapping[str, Any], photo_id: str) -> frozenset[str]:
 
 
 def regroup(
-    document: Mapping[str, Any], records: Sequence[PhotoRecord], ids: frozenset[str], store: ArtifactStore
+    document: Mapping[str, Any],
+    records: Sequence[PhotoRecord],
+    ids: frozenset[str],
+    store: ArtifactStore,
+    locations: Locations,
 ) -> None:
     """Find the groups of the photos of some groups again, and set `group` of their features.
 
@@ -31,6 +36,7 @@ def regroup(
         records: one per artifact, in order.
         ids: of the groups.
         store: has the fingerprints and the image embeddings.
+        locations: of files.
 
     Raises:
         StoreError: a table cannot be read.
@@ -41,14 +47,14 @@ def regroup(
     ]
     for place in places:
         artifacts[place]["features"]["group"] = None
-    chosen = [records[place] for place in places]
-    signals = [artifacts[place]["features"]["signals"] for place in places]
+    chosen, of_place = [records[place] for place in places], [artifacts[place] for place in places]
+    signals = [artifact["features"]["signals"] for artifact in of_place]
     with Compared() as compared:
         for record in _completed(chosen, document["batch_id"], store):
             compared.add(record)
-        found = group_batch(chosen, [artifacts[place] for place in places], signals, compared)
-    for number, group in found.items():
-        artifacts[places[number]]["features"]["group"] = group
+        found = group_batch(chosen, of_place, signals, range(len(chosen)), compared, locations)
+    for number, group in found.by_place.items():
+        of_place[number]["features"]["group"] = group
 
 
 def _completed(records: Sequence[PhotoRecord], batch_id: str, store: ArtifactStore) -> Iterator[PhotoRecord]:

@@ -35,6 +35,7 @@ from curation_features.inventory.footprint import (
 from curation_features.inventory.staleness import without_features
 from curation_features.library import forget_photo
 from curation_features.manifest import EVENT_TYPE, Batch, batch_from, document_digest, is_batch_id, to_json
+from curation_features.photos.locations import Locations
 from curation_features.photos.reader import RANKING_FOLDER
 from curation_features.pipeline import EnrichedBatch
 from curation_features.pipeline.plan import groups_version, signals_version
@@ -276,7 +277,7 @@ def _shorten_features(
     batch = batch_from(next((manifest for manifest in manifests if without_features(manifest) == plain), plain))
     merged, path = _enriched(shorter, table_path, photo_id, settings), store.embeddings_path(batch_id)
     if touched := groups_of(features, photo_id):
-        regroup(shorter, merged.records, touched, store)
+        regroup(shorter, merged.records, touched, store, Locations(settings.root))
     with reading(path, FEATURES_AGAIN):
         source = read_metadata(path) if path.is_file() else {}
     with store.embeddings(batch_id, source.get("version"), source.get("model")) as embeddings:

@@ -56,17 +56,21 @@
     return Array.from({ length: KEY_LENGTH }, (_, i) => LETTERS[(halves[i & 1] >>> (3 * (i & ~1))) & 63]).join("");
   }
 
-  const copies = new Map(); // by id
+  const withId = Map.groupBy(photos, ({ id }) => id);
+  const isSame = (photo, other) => photo.id === other.id && photo.path === other.path;
 
-  /** The key of a photo's mark: the hash of its id, so that every run gives the same. Further copies get separate keys. */
-  function keyInBatch(id) {
-    copies.set(id, (copies.get(id) ?? 0) + 1);
-    return keyOf(copies.get(id) === 1 ? id : `${id}\n${copies.get(id)}`);
+  /**
+   * The key of a photo's mark: the hash of its id, so that every run gives the same. Files of equal bytes share an id; their
+   * paths tell them apart, in any order. A photo that is in the batch several times has one mark.
+   */
+  function keyInBatch(photo) {
+    const isAlone = withId.get(photo.id).every((other) => isSame(photo, other));
+    return keyOf(isAlone ? photo.id : `${photo.id}\n${photo.path}`);
   }
 
   photos.forEach((photo, number) => {
     photo.number = number;
-    photo.key = keyInBatch(photo.id);
+    photo.key = keyInBatch(photo);
     photo.folder = photo.path.slice(0, Math.max(0, photo.path.lastIndexOf("/")));
     photo.folded = folded(`${photo.path} ${photo.name}`);
     const { Camera = null, Lens = null } = Object.fromEntries(photo.facts);
@@ -372,7 +376,7 @@
   function keepOnly(photo) {
     if (!photo.group) return tell("This photo is in no group. K keeps it, X rejects it.");
     if (photo.group.kind === "set") return tell(`A set is kept whole (${kindOf(photo.group)}): nothing was rejected.`);
-    change([], [], groupOf(photo).map((one) => [one, one.id === photo.id ? "k" : "r"]));
+    change([], [], groupOf(photo).map((one) => [one, isSame(one, photo) ? "k" : "r"]));
   }
 
   /** Replace the marks by those of an address, unless these were stored before. An address of other photos is ignored. */
@@ -1158,8 +1162,8 @@
     if (!group) return [];
     const isSet = group.kind === "set";
     const title = isSet ? `Set of ${whole(group.size)}${group.what ? `: ${plain(group.what)}` : ""}` : group.kind === "copy" ? `${whole(group.size)} copies of one picture` : `Burst of ${whole(group.size)}`;
-    const better = group.copy_of === null ? null : photos.find(({ id }) => id === group.copy_of);
-    const lines = [isSet ? "All photos of a set are kept." : `Rank ${whole(group.rank)}`, plain(group.reason), better && `copy of ${plain(better.name)}`, `any two at least ${percent(group.similarity)} alike`];
+    const better = group.copy_of === null ? null : photos.find((one) => isSame(one, { id: group.copy_of, path: group.copy_of_path }));
+    const lines = [isSet ? "All photos of a set are kept." : `Rank ${whole(group.rank)}`, plain(group.reason), better && `copy of ${plain(better.name === photo.name ? better.path : better.name)}`, `any two at least ${percent(group.similarity)} alike`];
     const text = isSet ? `${lines[0]} Here: ${lines[1]}; ${lines[3]}.` : `${lines[0]}: ${lines.slice(1).filter(Boolean).join("; ")}.`;
     const keep = isSet ? null : make("button", { type: "button", class: "small", "aria-keyshortcuts": "b", onclick: () => keepOnly(photo) }, "Keep this, reject the rest");
     const members = groupOf(photo).map((one) => member(one, one === photo));
@@ -1402,7 +1406,7 @@
     $("copied").value = `${count(listed().length)} copied`;
   }
 
-  const GROUP_FIELDS = ["id", "kind", "what", "rank", "size", "copy_of", "reason"];
+  const GROUP_FIELDS = ["id", "kind", "what", "rank", "size", "copy_of", "copy_of_path", "reason"];
 
   function csv(some) {
     const numbered = (title) => [1, 2, 3, 4, 5].map((i) => `${title}_${i}`);
@@ -1429,12 +1433,17 @@
     download(`${JSON.stringify(found, null, 1)}\n`, "application/json", "marks.json");
   }
 
-  /** Add the marks of a saved file, by id; copies with one id are distinguished by path. */
+  /** The photo of a saved entry, by id. Files with one id are distinguished by path; of an unknown path it may be any. */
+  function photoOf({ photo_id, path }) {
+    const found = withId.get(photo_id) ?? [];
+    return found.find((photo) => photo.path === path) ?? (found.every((photo) => isSame(photo, found[0])) ? found[0] : undefined);
+  }
+
+  /** Add the marks of a saved file. */
   async function loadMarks(file) {
-    const copies = Map.groupBy(photos, ({ id }) => id);
     try {
       const { marked: entries, keep = [], reject = [] } = JSON.parse(await file.text());
-      const known = (some) => some.filter(({ photo_id }) => copies.has(photo_id)).map(({ photo_id, path }) => copies.get(photo_id).find((photo) => photo.path === path) ?? copies.get(photo_id)[0]);
+      const known = (some) => some.map(photoOf).filter((photo) => photo !== undefined);
       const on = known(entries);
       const decide = [...known(keep).map((photo) => [photo, "k"]), ...known(reject).map((photo) => [photo, "r"])];
       change(on, [], decide);

@@ -250,7 +250,7 @@ def _photo(row: Row, folders: Folders, thumbnails: Thumbnails, folder: Path, roo
         "flags": signals.flags_of(row, "flags"),
         "hints": signals.flags_of(row, "hints"),
         "focus": place,
-        "group": groups.group_of(row),
+        "group": groups.group_of(row, folders),
         "labels": [[found["label"], found["confidence"], found["cosine_score"]] for found in row["clip_labels"] or ()],
         "margin": row["label_margin"],
         "errors": [

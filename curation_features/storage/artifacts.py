@@ -22,17 +22,28 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from curation_features.atomic_files import publish, reading, staged, store_bytes, sweep, writing
+from curation_features.atomic_files import (
+    FEATURES_AGAIN,
+    open_regular,
+    publish,
+    reading,
+    staged,
+    store_bytes,
+    sweep,
+    writing,
+)
 from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import FINGERPRINT, Embedding, PhotoRecord
 from curation_features.storage.embeddings import EmbeddingsWriter
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
+    GROUP_COLUMNS,
     STAGE_TABLES,
     Row,
     column_names,
     digested,
+    group_of,
     read_metadata,
     read_rows,
     record_of,
@@ -384,6 +395,25 @@ class ArtifactStore:
         except StoreError as error:
             log.warning("Features without all embeddings: %s", error)
 
+    def kept_groups(self, batch_id: str, digest: str) -> list[Row | None] | None:
+        """Return `group` of each artifact in the last features of a batch, if these were made of the same data.
+
+        Args:
+            digest: as `write_features` got it.
+
+        Returns:
+            None if the features are missing, of other data, or cannot be read.
+        """
+        _, path = self.feature_paths(batch_id)
+        try:
+            with reading(path, FEATURES_AGAIN):
+                open_regular(path).close()
+                if read_metadata(path).get("groups") != digest:
+                    return None
+                return [group_of(row) for row in read_rows(path, list(GROUP_COLUMNS))]
+        except StoreError:
+            return None
+
     def write_features(
         self,
         document: Mapping[str, Any],
@@ -391,6 +421,7 @@ class ArtifactStore:
         version: Mapping[str, str],
         labels: Sequence[str],
         embeddings: EmbeddingsWriter | None = None,
+        groups: str = "",
     ) -> FeatureArtifact:
         """Write the enriched artifacts: table, embeddings and, last, JSON.
 
@@ -400,11 +431,12 @@ class ArtifactStore:
             version: the `version` of the features.
             labels: the vocabulary, in the order of the table's cosines.
             embeddings: the image embeddings; None deletes older ones.
+            groups: digest of what the groups were made of, for `kept_groups`.
         """
         json_path, table_path = self.feature_paths(document["batch_id"])
         embeddings_path = self.embeddings_path(document["batch_id"])
         data = to_json(document)
-        metadata = {"version": dict(version), "labels": list(labels)}
+        metadata = {"version": dict(version), "labels": list(labels), "groups": groups}
         with writing(json_path), staged(json_path) as json_file, staged(table_path) as table_file:
             json_file.write_bytes(data)
             with writing(table_path), rows_writer(table_file, FEATURE_COLUMNS, metadata) as add:

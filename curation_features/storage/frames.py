@@ -60,9 +60,10 @@ def read_features(
         columns: the columns to read, in this order; by default all.
         embeddings: add the column `embedding`: the image embedding (float32, norm 1), or None.
         distinct: keep one row per picture: of the rows with one `photo_id` the first in the batch finished last (by the
-            modification time of the JSON file), and of the copies of a picture the best. Copies are those of the groups
-            over all batches (`curation-features groups`), if they were made, else of the groups within each batch.
-            Frames of bursts and sets all stay. `"bytes"`: only files with equal bytes are copies. Rows stay in order.
+            modification time of the JSON file), and of the copies of a picture the best, also of files with one
+            `photo_id`. Copies are those of the groups over all batches (`curation-features groups`), if they were made,
+            else of the groups within each batch. Frames of bursts and sets all stay. `"bytes"`: only files with equal
+            bytes are copies. Rows stay in order.
 
     Raises:
         StoreError: a batch is missing or not finished, or a file of it cannot be read.

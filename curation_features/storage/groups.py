@@ -27,6 +27,7 @@ from curation_features.storage.tables import (
     Column,
     Columns,
     Row,
+    column_names,
     read_metadata,
     read_rows,
     rows_writer,
@@ -34,14 +35,15 @@ from curation_features.storage.tables import (
 
 FOLDER = "groups"
 
-LIBRARY_COLUMNS: Columns = {
+_FILE: Columns = {
     **{name: FEATURE_COLUMNS[name] for name in ("batch_id", "photo_id", "sha256")},
-    **GROUP_COLUMNS,
+    "path": Column("string", "the photo's `original_uri`, or else its `image_uri`"),
 }
+LIBRARY_COLUMNS: Columns = {**_FILE, **GROUP_COLUMNS}
 """The columns of `groups.parquet`."""
 
 STATE_COLUMNS: Columns = {
-    **{name: FEATURE_COLUMNS[name] for name in ("batch_id", "photo_id", "sha256")},
+    **_FILE,
     "key": Column("string", "the photo in all batches"),
     "compared": Column("string", "digest of what is compared of the photo in this batch"),
     "identity": Column("string", "digest of what is compared of it, seen together with all other photos"),
@@ -62,6 +64,9 @@ PART_COLUMNS: Columns = {
     "part": Column("string", "digest of the photos of a part, and of their pairs"),
     "groups": Column("string", "its groups, as JSON"),
 }
+FileId = tuple[str, str, str, str]
+"""Batch, `photo_id`, digest of the bytes, and path of a photo."""
+
 _FILES = {"photos": STATE_COLUMNS, "edges": EDGE_COLUMNS, "parts": PART_COLUMNS}
 
 _REMEDY = "delete it, then run: curation-features groups"
@@ -87,6 +92,11 @@ def state_path(data_path: Path) -> Path:
     return _path(data_path, "photos")
 
 
+def file_of(row: Row) -> FileId:
+    """Return what a row of `groups.parquet` and the row of `photos.parquet` of the same file share."""
+    return row["batch_id"], row["photo_id"], row["sha256"], row["path"]
+
+
 def files_of_groups(data_path: Path) -> list[Path]:
     """Return the paths of the table of groups and of the state."""
     return [groups_path(data_path), *(_path(data_path, name) for name in _FILES)]
@@ -103,7 +113,7 @@ def has_groups(data_path: Path) -> bool:
 
 def read_groups(data_path: Path) -> list[Row]:
     """Return the rows of the table of groups. Raises `StoreError`."""
-    return _read(groups_path(data_path))
+    return _read(groups_path(data_path), LIBRARY_COLUMNS)
 
 
 def groups_metadata(data_path: Path) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def groups_metadata(data_path: Path) -> dict[str, Any]:
 
 def read_state(data_path: Path) -> State:
     """Return the state. Raises `StoreError`: a file cannot be read, or the files are of different updates."""
-    found = {name: _read(_path(data_path, name)) for name in _FILES}
+    found = {name: _read(_path(data_path, name), columns) for name, columns in _FILES.items()}
     facts = []
     for name in _FILES:
         with reading(_path(data_path, name), _REMEDY):
@@ -166,7 +176,9 @@ def write_groups(data_path: Path, groups: Iterable[Row], metadata: Mapping[str, 
             publish(*written)
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: Path, columns: Columns) -> list[Row]:
     with reading(path, _REMEDY):
         open_regular(path).close()  # pyarrow would block on a FIFO
+        if column_names(path) != [*columns]:
+            raise StoreError(f"{path}: has the columns of another release: {_REMEDY}")
         return list(read_rows(path))

@@ -262,6 +262,7 @@ GROUP_COLUMNS: Columns = {
     "group_size": Column("int32", "number of photos of the group", "photos", (2, math.inf)),
     "group_similarity": Column("double", "least similarity of two photos of the group", None, _SHARE),
     "group_copy_of": Column("string", "`photo_id` of a better copy of the same picture in the group"),
+    "group_copy_of_path": Column("string", "path of that copy: its `original_uri`, or else its `image_uri`"),
     "group_reason": Column("string", "why the photo has its rank, in words"),
 }
 """The group of a photo: `features.group` of its artifact."""
@@ -387,6 +388,11 @@ def flag_columns(flags: Sequence[Mapping[str, str]]) -> Row:
 def group_columns(group: Mapping[str, Any] | None) -> Row:
     """Return the columns of `group` of a feature record."""
     return {name: group and group[name.removeprefix("group_")] for name in GROUP_COLUMNS}
+
+
+def group_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the `group` of `group_columns`; None if the photo is in no group."""
+    return None if row["group_id"] is None else {name.removeprefix("group_"): row[name] for name in GROUP_COLUMNS}
 
 
 @contextmanager

@@ -53,6 +53,7 @@ _RECORD = {
             "size": int,
             "similarity": float,
             "copy_of": _OrNull(str),
+            "copy_of_path": _OrNull(str),
             "reason": str,
         }
     ),

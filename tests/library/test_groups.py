@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from worlds import World
 
 from curation_features import read_features
 from curation_features.build import build_assets
-from curation_features.library import forget_batch, forget_photo, is_due, update_groups
+from curation_features.library import forget_batch, forget_photo, is_due, list_groups, update_groups
 from curation_features.schema import ASSETS
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.groups import LIBRARY_COLUMNS, groups_path, read_groups, state_path
@@ -52,24 +53,29 @@ def scene(world: World, name: str, seed: int, second: int, **exif: Any) -> Artif
 
 @pytest.fixture
 def photos(world: World) -> list[Artifact]:
-    """A burst of three, a copy of its first frame, two equal files of another scene, and a photo alone."""
+    """A burst of three, its first frame under another id, two equal files with one id, and a photo alone."""
     burst = [scene(world, f"IMG_{n}.png", 1000 + n, 5) for n in range(3)]
-    pair = [scene(world, f"other-{n}.png", 2000, 600) for n in range(2)]
+    pair = [{**scene(world, f"other-{n}.png", 2000, 600), "photo_id": "other"} for n in range(2)]
     copy = {**burst[0], "photo_id": "copy of 0"}
     return [*burst, copy, *pair, scene(world, "alone.png", 3000, 1200)]
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The name of a photo: its id, or that of its file if another one has its id."""
+    return Path(row["path"]).name if row["photo_id"] == "other" else str(row["photo_id"])
 
 
 def groups(world: World) -> dict[str, set[str]]:
     """The photos of each group."""
     found: dict[str, set[str]] = {}
     for row in read_groups(world.settings.data_path):
-        found.setdefault(f"{row['group_kind']} {row['group_id']}", set()).add(row["photo_id"])
+        found.setdefault(f"{row['group_kind']} {row['group_id']}", set()).add(name_of(row))
     return found
 
 
 def by_photo(world: World) -> dict[str, tuple[Any, ...]]:
     rows = read_groups(world.settings.data_path)
-    return {row["photo_id"]: tuple(row[name] for name in LIBRARY_COLUMNS if name != "batch_id") for row in rows}
+    return {name_of(row): tuple(row[name] for name in LIBRARY_COLUMNS if name != "batch_id") for row in rows}
 
 
 SPLITS: list[Mapping[str, list[int]]] = [
@@ -134,6 +140,32 @@ def test_only_the_group_of_a_changed_photo_is_made_again(world: World, photos: l
     assert is_due(settings) == ""
 
 
+def test_one_file_in_two_batches_is_one_photo(world: World, photos: list[Artifact]) -> None:
+    """However a manifest spells its path; equal bytes in another place are another photo."""
+    first, second, alone = (photos[place] for place in (0, 1, 6))
+    link = world.root / "photos" / "link.png"
+    link.symlink_to("alone.png")
+    finish(world, "a", [first, second, alone])
+    finish(world, "b", [{**first, "original_uri": str(world.root / first["original_uri"])}])
+    finish(world, "c", [{**alone, "original_uri": f"./photos/{link.name}"}])
+    made = update_groups(world.settings)
+    assert (made.photos, dict(made.groups)) == (3, {"burst": 1})
+    [group] = list_groups(world.settings.data_path)
+    assert [(photo.photo_id, photo.batches) for photo in group.photos] == [
+        ("IMG_0.png", ("a", "b")), ("IMG_1.png", ("a",)),
+    ]  # fmt: skip
+    forget_batch(world.settings.data_path, "b")  # the photo is still in the other batch
+    assert len(list_groups(world.settings.data_path)) == 1
+    shutil.copy(link, world.root / "photos" / "twin.png")
+    finish(world, "d", [{**alone, "original_uri": "photos/twin.png"}])
+    assert dict(update_groups(world.settings).groups) == {"burst": 1, "copy": 1}
+    copies, _ = reversed(list_groups(world.settings.data_path))
+    assert [(photo.rank, photo.copy_of, photo.copy_of_path) for photo in copies.photos] == [
+        (1, None, None), (2, "alone.png", copies.photos[0].path),
+    ]  # fmt: skip
+    assert [photo.batches for photo in copies.photos if photo.path == "photos/twin.png"] == [("d",)]
+
+
 @pytest.mark.parametrize("damage", ["state", "groups", "pair"])
 def test_a_damaged_state_costs_time_only(world: World, photos: list[Artifact], damage: str) -> None:
     finish(world, "a", photos)
@@ -173,7 +205,7 @@ def test_a_deleted_photo_or_batch_leaves_no_trace(world: World, photos: list[Art
     assert dict(update_groups(world.settings).groups) == {"copy": 1}
     table = groups_path(data)
     table.unlink()
-    forget_photo(data, "other-0.png", frozenset({"b"}))  # without groups the state is of no use
+    forget_photo(data, "other", frozenset({"b"}))  # without groups the state is of no use
     assert not state_path(data).exists()
 
 
@@ -196,24 +228,24 @@ def test_vectors_and_fingerprints_of_one_version_are_compared(world: World, phot
 
 
 def kept(world: World, **options: Any) -> list[tuple[str, str]]:
-    frame = read_features(settings=world.settings, columns=["batch_id", "photo_id"], **options)
-    return list(frame.itertuples(index=False, name=None))
+    frame = read_features(settings=world.settings, columns=["batch_id", "photo_id", "original_uri"], **options)
+    rows = frame.rename(columns={"original_uri": "path"}).to_dict("records")
+    return [(row["batch_id"], name_of(row)) for row in rows]
 
 
 def test_copies_of_all_batches_are_folded(world: World, photos: list[Artifact]) -> None:
     finish(world, "a", [photos[0], photos[1], photos[4]])
     finish(world, "b", [photos[3], photos[5], photos[0]])
-    equal = {"IMG_0.png", "copy of 0"}, {"other-0.png", "other-1.png"}
     assert len(kept(world)) == 6
     within = kept(world, distinct=True)  # the groups of each batch
-    assert len(within) == 4
-    assert {name for _, name in within} >= {"IMG_1.png", "other-0.png", "other-1.png"}
+    assert len(within) == 3
+    assert {*within} >= {("a", "IMG_1.png"), ("b", "other-1.png")}  # of one id the newest
     update_groups(world.settings)
-    best = {row["photo_id"] for row in read_groups(world.settings.data_path) if row["group_copy_of"] is None}
-    names = [name for _, name in kept(world, distinct=True)]
+    best = {name_of(row) for row in read_groups(world.settings.data_path) if row["group_copy_of"] is None}
+    names = {name for _, name in kept(world, distinct=True)}
     assert len(names) == 3
-    assert all(len(best & pair & set(names)) == 1 for pair in equal)
-    assert "IMG_1.png" in names  # of a burst, and no copy
+    assert len(best & {"IMG_0.png", "copy of 0"} & names) == 1
+    assert {"IMG_1.png", "other-0.png"} < names  # of a burst, and no copy; the best of two files
     assert len(kept(world, distinct="bytes")) == 3
     finish(world, "c", [{**photos[4], "photo_id": "newer"}])  # after the groups
     assert len(kept(world, distinct=True)) == 4

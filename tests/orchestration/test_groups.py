@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from curation_features.library import update_groups
+from curation_features.orchestration import library
 from curation_features.orchestration.project import build_definitions
 
 pytestmark = pytest.mark.long
@@ -63,6 +67,28 @@ def test_a_running_update_is_waited_for(pipeline, world) -> None:
     assert not found.run_requests
     assert "has not ended" in found.skip_message
     pipeline.instance.report_run_canceled(run)
+    assert len(tick(pipeline).run_requests) == 1
+
+
+def test_a_failed_update_is_tried_again(pipeline, world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With longer and longer pauses."""
+    pipeline.process(world.batch([world.photo("a.png", 1)], "one"))
+    job, now = pipeline.definitions().resolve_job_def("group_photos"), time.time()
+    keys, waits = [], []
+    for failures in range(2):
+        [request] = tick(pipeline).run_requests
+        keys.append(request.run_key)
+        run = pipeline.instance.create_run_for_job(job, tags=request.tags)
+        (pipeline.instance.report_run_failed if failures else pipeline.instance.report_run_canceled)(run)
+        waits.append(0)
+        while not tick(pipeline).run_requests:
+            assert "tried again in" in tick(pipeline).skip_message
+            waits[-1] += 60
+            clock = SimpleNamespace(time=partial(sum, [*waits, now, 30]))
+            monkeypatch.setattr(library, "time", clock)
+    assert waits == [60, 120]
+    assert len({*keys}) == 2
+    pipeline.process(world.batch([world.photo("b.png", 2)], "two"))  # another state of the batches: no pause
     assert len(tick(pipeline).run_requests) == 1
 
 

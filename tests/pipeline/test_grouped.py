@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from worlds import World
 
+from curation_features import read_features
 from curation_features.build import build_assets
 from curation_features.fingerprints import measure
-from curation_features.groups.photos import Group, Member
+from curation_features.groups import grouping
+from curation_features.groups.photos import Group, Member, Photo, PhotoSet
 from curation_features.manifest import Batch
+from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import Compared, key_of, photo_of, stacked
 from curation_features.schema import ASSETS, PhotoInfo, PhotoRecord
 from curation_features.storage.artifacts import ArtifactStore
@@ -32,6 +35,11 @@ def build(world: World, batch: Batch, *assets: str) -> tuple[list[dict[str, Any]
     json_path, table_path = store.feature_paths(batch.batch_id)
     document = json.loads(json_path.read_bytes())
     return [item["features"] for item in document["artifacts"]], pq.read_table(table_path).to_pylist()
+
+
+@pytest.fixture
+def locations(tmp_path: Path) -> Locations:
+    return Locations(tmp_path)
 
 
 def copies(world: World) -> Batch:
@@ -59,6 +67,60 @@ def test_equal_bytes_are_a_group_in_json_and_table(world: World) -> None:
     assert {row["version_groups"] for row in rows} == {found[0]["version"]["groups"]}
     assert build(world, copies(world), "features") == (found, rows)  # from the stages
     assert world.run(copies(world).document)[0] == found  # by the service, without stages
+
+
+def test_files_of_equal_bytes_are_copies_with_one_id(world: World) -> None:
+    """As `ingest` writes them: two originals share an id and the reduced image; one original is there twice."""
+    first, other = world.photo("b.png"), world.photo("alone.png", 1)
+    shared = {**first, "std_uri": first["original_uri"]}
+    places = ["photos of last year/b.png", "./photos/b.png", "photos/x/../b.png"]
+    artifacts = [{**shared, "original_uri": place} for place in places]
+    found, rows = build(world, world.batch([*artifacts, other]), *ASSETS)
+    worse, best, again, alone = (features["group"] for features in found)
+    assert (best, alone) == (again, None)
+    assert (best["kind"], best["size"], best["rank"], best["copy_of"]) == ("copy", 2, 1, None)
+    assert (worse["id"], worse["rank"], worse["reason"]) == (best["id"], 2, "same bytes as the best")
+    assert (worse["copy_of"], worse["copy_of_path"]) == (first["photo_id"], "./photos/b.png")
+    assert [row["group_copy_of_path"] for row in rows] == ["./photos/b.png", None, None, None]
+    frame = read_features(settings=world.settings, columns=["original_uri"], distinct=True)
+    assert [*frame["original_uri"]] == ["./photos/b.png", "./photos/alone.png"]
+
+
+@pytest.mark.parametrize("change", ["labels", "exif", "order", "table"])
+def test_groups_are_found_again_only_if_data_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    grouped: list[int] = []
+    plain = grouping.group_photos
+
+    def counted(photos: PhotoSet) -> list[Group]:
+        grouped.append(len(photos.photos))
+        return plain(photos)
+
+    monkeypatch.setattr(grouping, "group_photos", counted)
+    artifacts = [{**world.photo("a.png"), "photo_id": name} for name in "xy"]
+    artifacts.append(world.photo("other.png", 1))
+    before, _ = build(world, world.batch(artifacts), *ASSETS)
+    changed = {
+        "exif": [{**artifacts[0], "exif": {"camera": "Y"}}, *artifacts[1:]],
+        "order": artifacts[::-1],
+    }
+    if change == "labels":
+        path = world.root / "config" / "labels.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"labels": [*"abcdef"]}))
+    elif change == "table":
+        path = ArtifactStore(world.settings.data_path).feature_paths("batch_1")[1]
+        path.write_bytes(path.read_bytes()[:-9])
+    after, _ = build(world, world.batch(changed.get(change, artifacts)), *ASSETS)
+    assert grouped == [3] * (1 if change == "labels" else 2)
+    groups = [[features["group"] for features in found] for found in (before, after)]
+    assert [[group and group["size"] for group in found] for found in groups] == [
+        [2, 2, None],
+        [None, 2, 2] if change == "order" else [2, 2, None],
+    ]
+    assert (groups[0] == groups[1]) == (change in ("labels", "table"))
+    assert (before[0]["version"]["clip"] != after[0]["version"]["clip"]) == (change == "labels")
 
 
 def test_a_fingerprint_that_fails_costs_no_other_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,22 +175,25 @@ def test_a_stage_table_of_an_earlier_release_is_read(world: World) -> None:
     assert [bool(features["group"]) for features in without] == [True, False, True, True, False]  # equal bytes
 
 
-def test_a_photo_is_described_by_its_original() -> None:
+def test_a_photo_is_described_by_its_original(locations: Locations) -> None:
     record = PhotoRecord("one", "data/one.jpg", PhotoInfo("0" * 64, "JPEG", 683, 1024))
     exif = {"datetime": "2024:02:29 10:00:00", "subseconds": "25", "camera": "X", "iso": 400, "shutter_speed": "1/50"}
     artifact = {"original_uri": "one.CR3", "format": ".cr3", "exif": exif}
-    photo = photo_of(record, {**artifact, "processing_metadata": {"original_size": [6000, 4000]}}, {"blur_px": 0.5})
+    sized = {**artifact, "processing_metadata": {"original_size": [6000, 4000]}}
+    photo = photo_of(record, sized, {"blur_px": 0.5}, locations)
     assert photo is not None
     assert (photo.path, photo.format, photo.width, photo.height) == ("one.CR3", "CR3", 4000, 6000)
     assert (photo.camera, photo.exposure.iso, photo.exposure.seconds) == ("X", 400, 0.02)
     assert photo.moment is not None
     assert photo.moment.seconds % 1 == 0.25
     assert photo.measures["blur_px"] == 0.5
-    assert photo.key == key_of("one", "0" * 64) != key_of("one", "1" * 64)
-    plain = photo_of(record, {"exif": None, "format": 7}, {})
+    assert photo.key == key_of("one", "0" * 64, "one.CR3")
+    others = [key_of("two", "0" * 64, "one.CR3"), key_of("one", "1" * 64, "one.CR3"), key_of("one", "0" * 64, "x")]
+    assert len({photo.key, *others}) == 4
+    plain = photo_of(record, {"exif": None, "format": 7}, {}, locations)
     assert plain is not None
     assert (plain.path, plain.format, plain.width, plain.moment) == ("data/one.jpg", "JPEG", 683, None)
-    assert photo_of(replace(record, info=None), artifact, {}) is None
+    assert photo_of(replace(record, info=None), artifact, {}, locations) is None
 
 
 def test_vectors_of_another_length_count_as_none() -> None:
@@ -163,13 +228,14 @@ def test_a_group_is_written_with_ids_of_photos() -> None:
     from curation_features.pipeline.grouped import entries
 
     group = Group("g", "copy", "", [Member(2, 1, "larger"), Member(0, 2, "smaller", 2)], 0.12345678)
-    assert dict(entries([group], ["a", "b", "c"])) == {
+    photos = [Photo(f"key {name}", "", f"{name}.jpg", 1, 1, "JPEG") for name in "abc"]
+    assert dict(entries([group], ["a", "b", "c"], photos)) == {
         2: {
             "id": "g", "kind": "copy", "what": "", "rank": 1, "size": 2, "similarity": 0.123457, "copy_of": None,
-            "reason": "larger",
+            "copy_of_path": None, "reason": "larger",
         },
         0: {
             "id": "g", "kind": "copy", "what": "", "rank": 2, "size": 2, "similarity": 0.123457, "copy_of": "c",
-            "reason": "smaller",
+            "copy_of_path": "c.jpg", "reason": "smaller",
         },
     }  # fmt: skip

@@ -1289,6 +1289,7 @@ def in_groups() -> list[dict[str, Any]]:
             given[place]["group"] = {
                 "id": identity, "kind": kind, "what": what, "rank": 1 if is_set else rank + 1, "size": len(places),
                 "similarity": 0.91, "copy_of": f"id-{places[0]}" if kind == "copy" and rank else None,
+                "copy_of_path": given[places[0]]["path"] if kind == "copy" and rank else None,
                 "reason": f"{identity} {rank} & <i>more</i>",
             }  # fmt: skip
 
@@ -1393,6 +1394,51 @@ def test_decisions_are_loaded_from_a_file(view: Open, tmp_path: Path) -> None:
     expect(page.locator("#copied")).to_have_text("0 of 0 marks are of photos here, and 2 decisions")
     page.keyboard.press("Escape")
     assert decisions(page) == {"keep": [6], "reject": [4]}
+
+
+def test_files_of_one_id_are_decided_by_path(view: Open, tmp_path: Path) -> None:
+    """Equal bytes in three folders: decisions stay with their files in another order, and with another file."""
+    folders = ["a", "b", "c"]
+
+    def files(*folders: str) -> list[dict[str, Any]]:
+        group = {"id": "g", "kind": "copy", "what": "", "size": len(folders), "similarity": 1.0, "reason": "equal"}
+        return [
+            photo(place, id="same", name="IMG_1.jpg", path=f"{folder}/IMG_1.jpg")
+            | {"group": {**group, "rank": 1, "copy_of": None, "copy_of_path": None}}
+            | (
+                {"group": {**group, "rank": 2, "copy_of": "same", "copy_of_path": "a/IMG_1.jpg"}}
+                if folder > "a"
+                else {}
+            )
+            for place, folder in enumerate(folders)
+        ]
+
+    def chosen(page: Page) -> dict[str, list[str]]:
+        page.click("#open-export")
+        with page.expect_download() as download:
+            page.click("#save-marks")
+        page.keyboard.press("Escape")
+        found = json.loads(download.value.path().read_text())
+        return {name: sorted(item["path"][0] for item in found[name]) for name in ("keep", "reject")}
+
+    page = view(sheet(files(*folders)), "sort=position&stacks=0")
+    card(page, 1).click()
+    expect(page.locator(".of-group p")).to_contain_text("copy of a/IMG_1.jpg")
+    page.keyboard.press("b")
+    page.keyboard.press("Escape")
+    assert chosen(page) == {"keep": ["b"], "reject": ["a", "c"]}
+    page = view(sheet(files("d", "c", "b", "a")), "sort=position&stacks=0", beside=page)
+    assert chosen(page) == {"keep": ["b"], "reject": ["a", "c"]}
+    path = tmp_path / "marks.json"
+    of = {name: [{"photo_id": "same", "path": f"{name}/IMG_1.jpg"}] for name in "dx"}
+    path.write_text(json.dumps({"batch_id": "trip", "marked": [], "keep": of["d"], "reject": of["x"]}))
+    page.click("#open-export")
+    with page.expect_file_chooser() as chooser:
+        page.click("#load-marks")
+    chooser.value.set_files(path)
+    expect(page.locator("#copied")).to_have_text("0 of 0 marks are of photos here, and 1 decision")
+    page.keyboard.press("Escape")
+    assert chosen(page) == {"keep": ["b", "d"], "reject": ["a", "c"]}
 
 
 def test_details_say_why_and_lead_to_the_others(view: Open) -> None:

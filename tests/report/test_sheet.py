@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from io import BytesIO
@@ -124,15 +125,15 @@ def test_the_page_has_signals_flags_and_their_reasons(world) -> None:
 
 
 def test_the_page_has_the_group_of_each_photo(world) -> None:
-    one = shot(world, "cat.png", CAT)
-    features = finish(
-        world, [one, {**one, "photo_id": "again"}, shot(world, "tall.png", CAT.rotate(7).crop((9, 9, 60, 90)))]
-    )
-    found = [photo["group"] for photo in shown(features, world.settings)["photos"]]
-    assert found[:2] == [
-        artifact["features"]["group"] for artifact in json.loads(features.json_path.read_bytes())["artifacts"][:2]
-    ]
-    assert (found[0]["kind"], found[0]["size"], found[2]) == ("copy", 2, None)
+    one, other = shot(world, "cat.png", CAT), shot(world, "tall.png", CAT.rotate(7).crop((9, 9, 60, 90)))
+    twin = {**one, "original_uri": str(world.root / "photos" / "copy of cat.png")}
+    shutil.copy(world.root / "photos" / "cat.png", twin["original_uri"])
+    features = finish(world, [one, twin, other])
+    best, copy, alone = (photo["group"] for photo in shown(features, world.settings)["photos"])
+    stored = [item["features"]["group"] for item in json.loads(features.json_path.read_bytes())["artifacts"]]
+    assert [best, {**copy, "copy_of_path": "x"}, alone] == [stored[0], {**stored[1], "copy_of_path": "x"}, None]
+    assert (best["kind"], best["size"], best["copy_of_path"]) == ("copy", 2, None)
+    assert (copy["copy_of"], copy["copy_of_path"]) == (one["photo_id"], "cat.png")  # no folder of the machine
 
 
 def test_a_table_of_an_earlier_release_makes_a_page(world) -> None:

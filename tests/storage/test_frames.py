@@ -119,7 +119,8 @@ def test_column_types_do_not_depend_on_missing_values(project, batch_ids) -> Non
         "group_kind",
         "group_what",
     )
-    texts = ("group_id", "group_copy_of", "group_reason", "photo_id", "original_uri", "image_uri", "sha256", "artifact")
+    texts = ("group_id", "group_copy_of", "group_copy_of_path", "group_reason", "photo_id", "original_uri", "image_uri")
+    texts += ("sha256", "artifact")
     assert {name: found.pop(name) for name in categories} == dict.fromkeys(categories, "category")
     assert {name: found.pop(name) for name in texts} == dict.fromkeys(texts, "string")
     nested = ("errors", "clip_labels", "label_cosines", "flags", "hints", "flag_reasons")

@@ -192,7 +192,8 @@ def test_the_checks_and_which_of_them_block() -> None:
 
 LABELS = ("artifacts", 1, "features", "clip_labels")
 GROUP = {
-    "id": "g", "kind": "copy", "what": "", "rank": 1, "size": 2, "similarity": 0.5, "copy_of": None, "reason": "r",
+    "id": "g", "kind": "copy", "what": "", "rank": 1, "size": 2, "similarity": 0.5, "copy_of": None,
+    "copy_of_path": None, "reason": "r",
 }  # fmt: skip
 JSON_DAMAGE: Damages = {
     "an artifact dropped": (on(lambda all: all.pop(1), "artifacts"), {COMPLETE}, "artifacts[1] (photo "),
