@@ -11,6 +11,7 @@ import dagster as dg
 
 from curation_features.groups.photos import Kind
 from curation_features.library import LibraryGroups, ListedGroup, is_due, list_groups, update_groups
+from curation_features.orchestration import search_index
 from curation_features.orchestration.assets import OWNERS, Stages, Store
 from curation_features.orchestration.metadata import column_schema
 from curation_features.orchestration.provenance import data_version
@@ -60,8 +61,10 @@ def photo_groups_asset(stages: Stages, store: Store) -> dg.MaterializeResult[Non
 
 group_photos = dg.define_asset_job(
     "group_photos",
-    selection=dg.AssetSelection.assets(ASSET),
-    description="Groups the photos of all batches. The sensor `photo_groups` launches it after a batch has changed.",
+    selection=dg.AssetSelection.assets(ASSET, search_index.ASSET),
+    description="""Groups the photos of all batches, and brings the index for searches up to date.
+
+The sensor `photo_groups` launches it after a batch has changed.""",
 )
 
 

@@ -12,6 +12,7 @@ from curation_features.orchestration.checks import nothing_quarantined
 from curation_features.orchestration.jobs import extract_features
 from curation_features.orchestration.library import group_photos, photo_groups, photo_groups_asset
 from curation_features.orchestration.resources import build_resources
+from curation_features.orchestration.search_index import search_index_asset
 from curation_features.orchestration.sensors import dead_runs, event_delivery, preprocess_outputs
 from curation_features.pipeline import FeatureStages
 from curation_features.pipeline.code_versions import code_versions
@@ -36,7 +37,7 @@ def build_definitions(
         [photo_features, photo_groups_asset],
     )
     return dg.Definitions(
-        assets=[preprocess_batches, *assets],
+        assets=[preprocess_batches, *assets, search_index_asset],
         asset_checks=[nothing_quarantined],
         jobs=[extract_features, group_photos],
         sensors=[

@@ -69,6 +69,7 @@ class IndexUpdate:
         read: number of batches that were new or had changed.
         added: number of rows that were written for them.
         versions: number of photos by version.
+        contents: digest of the rows of each batch.
         is_new: whether the index has changed.
     """
 
@@ -77,6 +78,7 @@ class IndexUpdate:
     read: int
     added: int
     versions: Mapping[str, int]
+    contents: Mapping[str, str]
     is_new: bool
 
 
@@ -207,6 +209,7 @@ class _Update:
             read=len(unread),
             added=self._added,
             versions=versions,
+            contents={name: batch.content for name, batch in self._batches.items()},
             is_new=self._contents != self._old,
         )
 

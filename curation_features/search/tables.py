@@ -253,7 +253,8 @@ class Tables:
         return f"""
             SELECT photos.* REPLACE ({columns}) FROM ({rows}) AS photos
             LEFT JOIN read_parquet({_text(groups_path(self._data_path))}) AS groups
-            USING (batch_id, photo_id, sha256)
+            ON (photos.batch_id, photos.photo_id, photos.sha256, coalesce(photos.original_uri, photos.image_uri))
+                = (groups.batch_id, groups.photo_id, groups.sha256, groups.path)
         """  # noqa: S608 (all texts are quoted)
 
     @cached_property

@@ -127,8 +127,10 @@ def test_copies_are_folded_and_counted(settings: Settings, library: Library) -> 
     write_batch(settings, "three", same, rows)
     write_batch(settings, "four", {"a": same["a"]})
     hits = library.find(["dog"], top=2).hits
-    assert {hit.photo_id in "abc": hit.copies for hit in hits} in ({True: 2, False: 0}, {True: 3, False: 0})
-    assert [hit.photo_id for hit in hits].count("far") == 1
+    assert sorted((hit.photo_id in "abc", hit.copies) for hit in hits) in (
+        [(False, 0), (True, 2)],
+        [(False, 0), (True, 3)],
+    )
 
 
 def test_vectors_of_another_model_are_not_compared(settings: Settings, library: Library) -> None:
