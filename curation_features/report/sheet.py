@@ -187,7 +187,7 @@ def write_results(
         title: the search, in words.
         rows: of the tables, with `COLUMNS`; the best first.
         matches: how well each matches, in words.
-        likely: number of rows above the line between likely and unlikely results; None: there is no line.
+        likely: number of rows above the line between likely and unlikely results; None: without a line.
 
     Raises:
         StoreError: the page cannot be written.

@@ -185,7 +185,7 @@ class Tables:
         """Return the photos of a group, each as batch and `photo_id`. Raises `StoreError`.
 
         Args:
-            batch_id: the batch of one of them: a batch that was not grouped with all others has groups of its own.
+            batch_id: the batch of one of them: a batch that was not grouped with all others has separate groups.
         """
         if batch_id in self._grouped_batches:
             rows = f"SELECT * FROM read_parquet({_text(groups_path(self._data_path))})"  # noqa: S608
