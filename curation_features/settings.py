@@ -87,6 +87,22 @@ class Settings:
         "", "bearer token of the webhook; prefer the environment to this file", secret=True
     )
 
+    watch_folders: tuple[str, ...] = _setting(
+        (), "folders of photos to watch, with their subfolders: new photos become batches", is_path=True
+    )
+    watch_batches: str = _setting(
+        "folder-day",
+        "new photos that become one batch: those of a folder and day, of a folder, or of a session",
+        choices=("folder-day", "folder", "session"),
+    )
+    watch_batch_photos: int = _setting(2000, "most photos in a batch of watched folders; more are split", minimum=1)
+    watch_settle_seconds: float = _setting(
+        30.0, "a new photo is taken after its size and time have not changed for so long", minimum=0
+    )
+    watch_session_hours: float = _setting(
+        4.0, "a session ends if the next photo was taken so much later (watch_batches = session)", above=0
+    )
+
     model: str = _setting(
         DEFAULT_MODEL, "CLIP model: hf-hub:ORG/REPO, local-dir:FOLDER or NAME/TAG", affects=("embedding",)
     )
@@ -235,7 +251,7 @@ _KINDS: Mapping[type, tuple[str, tuple[type, ...]]] = {
 """Description and legal types of a setting, by the type of its default."""
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_PATH_LISTS = ("photo_roots", "incoming_dirs")  # separated as in PATH
+_PATH_LISTS = ("photo_roots", "incoming_dirs", "watch_folders")  # separated as in PATH
 _NOT_SETTINGS = (_ROOT, f"{ENV_PREFIX}SHARED_DATA")  # the latter is for tests
 
 

@@ -106,7 +106,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(project: Project, monkeypatch:
     monkeypatch.setenv("HOME", "/home/ada")
     root = pwd.getpwuid(0)
     paths = [name for name, spec in SPECS.items() if spec.metadata["is_path"]]
-    assert {name for name in SPECS if re.search("(_dirs?|_file|_roots|(iqa|brisque)_weights)$", name)} == set(paths)
+    assert {name for name in SPECS if re.search("(_dirs?|_folders|_file|_roots|(iqa|brisque)_weights)$", name)} == set(
+        paths
+    )
     for name in paths:
         given = ["~/x", f"~{root.pw_name}/y", "~nobody-is-called-so/z", "a/~", "hf-hub:~/x"]
         meant = ["/home/ada/x", f"{root.pw_dir}/y", *given[2:]]

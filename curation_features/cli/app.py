@@ -29,6 +29,7 @@ from curation_features.cli import (
     searches,
     shards,
     vocabularies,
+    watch,
     weights,
 )
 from curation_features.cli.command import (
@@ -172,7 +173,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    modules = (ingest, shards, batches, reports, searches, lifecycle, gather, groups, backfills, vocabularies, flags)
-    for module in (*modules, weights, caches, configuration):
+    modules = (ingest, watch, shards, batches, reports, searches, lifecycle, gather, groups, backfills, vocabularies)
+    for module in (*modules, flags, weights, caches, configuration):
         module.register(commands)
     return main_parser

@@ -284,9 +284,13 @@ def _begin(
 
 
 def begin(
-    args: argparse.Namespace, settings: Settings, *, to_stderr: bool = False
+    args: argparse.Namespace, settings: Settings, *, to_stderr: bool = False, is_reported: bool = False
 ) -> tuple[FeatureStages, RunObserver]:
-    """Create the stages of a run and their observer; fetch weights, and report missing models."""
+    """Create the stages of a run and their observer; fetch weights, and report missing models.
+
+    Args:
+        is_reported: do not report missing models again.
+    """
     from curation_features.clip.vocabulary import chosen_vocabulary
     from curation_features.pipeline import FeatureStages
     from curation_features.pipeline.plan import ALL_PARTS
@@ -296,7 +300,7 @@ def begin(
         observer = RunObserver(download)
         stages = FeatureStages(settings, vocabulary=chosen, observer=observer)
         missing = stages.plan(ALL_PARTS).missing
-    if missing:
+    if missing and not is_reported:
         defaults = ", ".join(sorted({error.stage for error in missing.values()}))
         lines = [
             *(f"- {failure.summary}" for failure in observer.failures),

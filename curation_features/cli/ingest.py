@@ -59,7 +59,7 @@ def _add_photo_arguments(command: argparse.ArgumentParser) -> None:
         "photos",
         nargs="*",
         default=[],
-        type=_parse_path,
+        type=parse_photos_path,
         metavar="PATH",
         help="folders, read recursively, photos, and quoted patterns such as 'trip/*.jpg'",
     )
@@ -70,8 +70,8 @@ def _add_photo_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--vocabulary", metavar="NAME", help="the named vocabulary of the batch")
 
 
-def _parse_path(text: str) -> Path:
-    """A local path; `~` is expanded, if the shell has not done so."""
+def parse_photos_path(text: str) -> Path:
+    """Parse a local path; `~` is expanded, if the shell has not done so."""
     if is_remote(text):
         raise argparse.ArgumentTypeError(
             f"{mask_secrets(text)}: only local folders and photos are ingested, since `ingest` keeps reduced copies of "

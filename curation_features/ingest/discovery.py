@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +170,41 @@ def find_companions(photos: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
     return dict(companions)
 
 
+def photos_among(files: Collection[str]) -> set[str]:
+    """Find the photos among files: without raw files that are companions of a rendered one.
+
+    Args:
+        files: absolute paths.
+    """
+    rendered = [path for path in files if _suffix(path) in _RENDERED_SUFFIXES]
+    raws = [path for path in files if _suffix(path) in RAW_SUFFIXES]
+    rendered_raws = pair(rendered, raws, COMPANION_KINDS).keys()
+    return {path for path in files if _suffix(path) in PHOTO_SUFFIXES and path not in rendered_raws}
+
+
+def skipped_kind(parent: str, name: str, own: Sequence[Path]) -> str | None:
+    """Return why a folder is not entered: a kind of `SKIPPED_KINDS`, or None if it is.
+
+    Args:
+        own: see `find_own_folders`.
+    """
+    path, known = os.path.join(parent, name), name.casefold()  # noqa: PTH118
+    if known in _OTHER_PROGRAMS or known.endswith(_OTHER_PROGRAMS_SUFFIX) or _is_derivative(parent, known):
+        return "other_programs"
+    if any(_is_same(Path(path), folder) for folder in own):
+        return "own_files"
+    if name.startswith("."):
+        return "hidden"
+    return "linked_folders" if os.path.islink(path) else None  # noqa: PTH114
+
+
+def find_own_folders(top: Path, data_path: Path) -> Sequence[Path]:
+    """Return the project's own folders that are not entered from `top`."""
+    if _is_same(top, data_path):
+        return data_path / RANKING_FOLDER, data_path / "cache"  # no other has photos
+    return () if top.resolve().is_relative_to(data_path.resolve()) else (data_path,)
+
+
 def _list_companions(folder: str) -> list[str]:
     """Return the files in a folder with the suffix of a companion; none if it cannot be listed."""
     with suppress(OSError), os.scandir(folder) as entries:
@@ -207,7 +242,7 @@ class _Scanner:
             fixed.stat()
         except OSError as error:
             raise _explain(fixed, error) from error
-        own = _find_own_folders(fixed, self.data_path)
+        own = find_own_folders(fixed, self.data_path)
         expansion = Expansion(lambda parent, name: self._is_entered(parent, name, own), self._collect_error)
         count = 0
         for count, path in enumerate(expansion.paths(pattern), 1):  # noqa: B007
@@ -223,7 +258,7 @@ class _Scanner:
         self.unreadable[str(error.filename)] = str(error.strerror)
 
     def _walk(self, top: str, *, is_given: bool = True) -> None:
-        own = _find_own_folders(Path(top), self.data_path)
+        own = find_own_folders(Path(top), self.data_path)
 
         def collect_error(error: OSError) -> None:
             if is_given and error.filename == top:
@@ -239,26 +274,14 @@ class _Scanner:
                     group.append(os.path.join(parent, name))  # noqa: PTH118
 
     def _is_entered(self, parent: str, name: str, own: Sequence[Path]) -> bool:
-        path, known = os.path.join(parent, name), name.casefold()  # noqa: PTH118
-        if known in _OTHER_PROGRAMS or known.endswith(_OTHER_PROGRAMS_SUFFIX) or _is_derivative(parent, known):
-            kind = "other_programs"
-        elif any(_is_same(Path(path), folder) for folder in own):
-            kind = "own_files"
-        elif name.startswith("."):
-            kind = "hidden"
-        elif os.path.islink(path):  # noqa: PTH114
-            kind = "linked_folders"
-        else:
-            return True
-        self.left_out[kind].append(path)
-        return False
+        kind = skipped_kind(parent, name, own)
+        if kind is not None:
+            self.left_out[kind].append(os.path.join(parent, name))  # noqa: PTH118
+        return kind is None
 
     def result(self) -> Found:
         files = _deduplicate(self.files)
-        rendered = [path for path in files if _suffix(path) in _RENDERED_SUFFIXES]
-        raws = [path for path in files if _suffix(path) in RAW_SUFFIXES]
-        rendered_raws = pair(rendered, raws, COMPANION_KINDS).keys()
-        photos = {path for path in files if _suffix(path) in PHOTO_SUFFIXES and path not in rendered_raws}
+        photos = photos_among(files)
         others = [path for path in files if path not in photos]
         companions = pair(photos, [path for path in others if _suffix(path) in COMPANION_KINDS], COMPANION_KINDS)
         unread: defaultdict[str, list[str]] = defaultdict(list)
@@ -286,13 +309,6 @@ def _explain(path: Path, error: OSError) -> InputError:
 
 def _in_cwd(path: Path) -> str:
     return "" if path.is_absolute() else f" in {_printable(Path.cwd())}"
-
-
-def _find_own_folders(top: Path, data_path: Path) -> Sequence[Path]:
-    """Return the project's own folders that are not entered from `top`."""
-    if _is_same(top, data_path):
-        return data_path / RANKING_FOLDER, data_path / "cache"  # no other has photos
-    return () if top.resolve().is_relative_to(data_path.resolve()) else (data_path,)
 
 
 def _is_same(path: Path, other: Path) -> bool:

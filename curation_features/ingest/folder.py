@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,12 +65,14 @@ class IngestResult:
         rejected: unreadable files with the reason. They are also in the manifest, with the reason as `ingest_error`,
             so that the pipeline reports them as failed.
         change: difference to the previous batch, as in the newest of its manifests and features.
+        excluded: photos whose id was to be excluded. If all are, the manifest has no photo, and is not written.
     """
 
     manifest: dict[str, Any]
     path: Path
     rejected: tuple[tuple[Path, str], ...]
     change: Change
+    excluded: tuple[Path, ...] = ()
 
 
 def new_batch_id(now: datetime) -> str:
@@ -86,7 +88,11 @@ def batch_id_of(paths: Sequence[Path]) -> str:
     """
     absolute = [Path(os.path.abspath(fixed_part(path))) for path in paths]  # noqa: PTH100 (a link keeps its own name)
     folder = os.path.commonpath([path if path.is_dir() else path.parent for path in absolute])
-    name = Path(folder).name
+    return legal_id(Path(folder).name)
+
+
+def legal_id(name: str) -> str:
+    """Return a batch id like `name`: other characters than the allowed ones become `-`."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     legal = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", letters)).strip("._-")
     return legal[:_MAX_ID].rstrip("._-") or f"photos-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
@@ -114,6 +120,7 @@ def ingest(
     batch_id: str,
     vocabulary: str | None = None,
     replace: bool = False,
+    exclude: Container[str] = (),
     progress: Callable[[int], None] | None = None,
     comparing: AbstractContextManager[None] | None = None,
 ) -> IngestResult:
@@ -133,6 +140,7 @@ def ingest(
         vocabulary: name of the vocabulary for the manifest; by default the project's.
         replace: allow an existing batch to lose photos. Without it, the files are read twice to check that none is
             lost.
+        exclude: ids of photos that are skipped, before they are decoded; asked for by several threads.
         progress: called with 1 for each photo done.
         comparing: context of the comparison with the previous batch.
 
@@ -165,24 +173,30 @@ def ingest(
     sweep(settings.data_path / "batches", settings.data_path / RANKING_FOLDER)
     artifacts: list[dict[str, Any]] = []
     rejected: list[tuple[Path, str]] = []
+    excluded: list[Path] = []
     rows = bounded_map(
-        partial(_ingest_photo, reader=reader, images=images, settings=settings),
+        partial(_ingest_photo, reader=reader, images=images, settings=settings, exclude=exclude),
         zip(paths, known, strict=True),
         workers=workers,
         ahead=2 * workers,
     )
     for photo, path, (artifact, rejection) in zip(photos, paths, rows, strict=True):
         found = companions.get(str(path))
-        artifacts.append({**artifact, "companions": found} if found else artifact)
+        if artifact is None:
+            excluded.append(photo)
+        else:
+            artifacts.append({**artifact, "companions": found} if found else artifact)
         if rejection is not None:
             rejected.append((photo, rejection))
         if progress:
             progress(1)
     manifest = {**head, "artifacts": artifacts}
     file = settings.data_path / "batches" / f"{batch_id}.json"
-    store_bytes(file, to_json(manifest), durable=True)
+    if artifacts or not excluded:
+        store_bytes(file, to_json(manifest), durable=True)
     identities = [(artifact["photo_id"], artifact["original_uri"]) for artifact in artifacts]
-    return IngestResult(manifest, file, tuple(rejected), _compare(before, identities, companion_uris))
+    change = _compare(before, identities, companion_uris)
+    return IngestResult(manifest, file, tuple(rejected), change, tuple(excluded))
 
 
 # The previous batch ---------------------------------------------------------------------------------------------------
@@ -277,20 +291,26 @@ def _hash_uri(original_uri: str) -> str:
 
 
 def _ingest_photo(
-    photo: tuple[Path, _Artifact | None], reader: PhotoReader, images: Images, settings: Settings
-) -> tuple[_Artifact, str | None]:
-    """Return the artifact of a file, and the reason of a failure.
+    photo: tuple[Path, _Artifact | None],
+    reader: PhotoReader,
+    images: Images,
+    settings: Settings,
+    exclude: Container[str],
+) -> tuple[_Artifact | None, str | None]:
+    """Return the artifact of a file, None if it is excluded, and the reason of a failure.
 
     Args:
         photo: the file, and its artifact if `_look_up` has found it.
     """
     path, known = photo
     if known is not None:
-        return known, None
+        return (None if known["photo_id"] in exclude else known), None
     original_uri = uri(path, settings.root)
     file = None
     try:
         file = reader.read(original_uri)
+        if file.sha256 in exclude:
+            return None, None
         return {"photo_id": file.sha256, "original_uri": original_uri, **images.fields(file)}, None
     except PhotoError as error:
         message = str(error)

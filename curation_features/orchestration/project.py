@@ -14,6 +14,7 @@ from curation_features.orchestration.library import group_photos, photo_groups, 
 from curation_features.orchestration.resources import build_resources
 from curation_features.orchestration.search_index import search_index_asset
 from curation_features.orchestration.sensors import dead_runs, event_delivery, preprocess_outputs
+from curation_features.orchestration.watching import ingest_watched, watched_folders
 from curation_features.pipeline import FeatureStages
 from curation_features.pipeline.code_versions import code_versions
 from curation_features.settings import Settings, load_settings
@@ -39,13 +40,14 @@ def build_definitions(
     return dg.Definitions(
         assets=[preprocess_batches, *assets, search_index_asset],
         asset_checks=[nothing_quarantined],
-        jobs=[extract_features, group_photos],
+        jobs=[extract_features, group_photos, ingest_watched],
         sensors=[
             preprocess_outputs,
             event_delivery(running=bool(settings.event_webhook)),
             dead_runs,
             reconcile,
             photo_groups,
+            watched_folders(settings),
         ],
         resources={**build_resources(settings), **(resources or {})},
         # One process, so that the steps of a run share the models and the cached results.
