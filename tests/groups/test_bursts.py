@@ -70,6 +70,7 @@ TWO = [[0, 1, 2], [3, 4, 5]]
         ([shot(NOON + t, camera=None, path=f"{'ab'[n // 3]}/{n}.jpg") for n, t in enumerate(FEW * 2)], TWO),
         ([shot(NOON + t, 90 * n) for n, t in enumerate(FEW)], []),
         ([shot(NOON + t, 70 * n, burst="uuid") for n, t in enumerate(FEW)], [[0, 1, 2]]),  # the camera says so
+        ([shot(NOON, resolution=1, burst="uuid", path=f"card/IMG_{n}.JPG") for n in (100, 205)], [[0, 1]]),
     ],
 )  # fmt: skip
 def test_bursts_are_near_in_time_and_alike(shots: list[tuple[Photo, float]], expected: list[list[int]]) -> None:

@@ -58,6 +58,7 @@ def test_equal_bytes_are_a_group_in_json_and_table(world: World) -> None:
     assert groups[0] == groups[2]
     assert {groups[0]["id"], groups[3]["id"]} == {groups[0]["id"]}
     worse, better = sorted((groups[0], groups[3]), key=lambda group: group["copy_of"] is None)
+    assert worse["reason"] == "the file of the best, under another id"
     names = {groups[0]["reason"]: found[0], groups[3]["reason"]: found[3]}
     assert better["copy_of"] is None
     assert worse["copy_of"] in {copies(world).artifacts[place].photo_id for place in (0, 3)}
