@@ -38,7 +38,7 @@ def test_geometry_decides_where_thumbnails_differ(
 
 
 def test_a_digest_covers_all_that_is_compared() -> None:
-    moved = VECTORS * np.float16(0.5)
+    moved = np.eye(2, dtype=np.float16) * np.float16(0.5)
     hashes = SET.hashes.copy()
     hashes[1, 7, 31] = 1
     others = [

@@ -34,7 +34,14 @@ def test_other_files_have_other_locations(root: Path) -> None:
     locations = Locations(root)
     outside = root.parent / "a.jpg"  # exists as little as the others
     uris = ["gone.jpg", "photos/gone.jpg", "photos/a%20b.jpg", str(outside), "../a.JPG", "photos", "."]
-    uris += ["s3://bucket/a.jpg", "s3://bucket/./a.jpg", "file://host/a.jpg", "nul\0.jpg", "lone \ud800.jpg"]
+    uris += [
+        "s3://bucket/a.jpg",
+        "s3://bucket/./a.jpg",
+        "file://host/a.jpg",
+        "nul\0.jpg",
+        "nul\0/a.jpg",
+        "lone \ud800.jpg",
+    ]
     found = [locations.of(uri) for uri in uris]
     assert len({*found}) == len(uris)
     assert found[3] == str(outside)
