@@ -56,7 +56,7 @@ def write_batch(
                 }
             )
     table = rows or [{"photo_id": photo_id} for photo_id in vectors]
-    facts = {"version": {"clip": made}, "labels": []}
+    facts = {"version": {"technical": made, "clip": made}, "labels": []}
     with rows_writer(features / f"{batch_id}.parquet", FEATURE_COLUMNS, facts) as add:
         for position, row in enumerate(table):
             uri = f"photos/{row['photo_id']}.jpg"

@@ -24,6 +24,7 @@ from curation_features.cli import (
     gather,
     groups,
     ingest,
+    library,
     lifecycle,
     reports,
     searches,
@@ -173,7 +174,7 @@ def parser() -> Parser:
     global_options(main_parser)
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(title="commands", required=True, metavar=COMMAND)
-    modules = (ingest, watch, shards, batches, reports, searches, lifecycle, gather, groups, backfills, vocabularies)
-    for module in (*modules, flags, weights, caches, configuration):
+    modules = (ingest, watch, shards, batches, reports, searches, library, lifecycle, gather, groups, backfills)
+    for module in (*modules, vocabularies, flags, weights, caches, configuration):
         module.register(commands)
     return main_parser

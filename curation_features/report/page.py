@@ -2,7 +2,8 @@
 
     page.html    the frame, a template with $names
     page.css     the style
-    page.js      sorts, filters and marks photos; inserts texts only as `textContent`, never as HTML
+    parts.js     words and elements, which the library page has as well; texts are inserted only as `textContent`
+    page.js      sorts, filters and marks photos
 
 The Content-Security-Policy names the digests of the style and the script; a browser runs and applies nothing else.
 Photos are JSON with escaped `<`, `>` and `&`. Pictures come last, so that the page is usable before they are loaded.
@@ -75,7 +76,7 @@ def render(sheet: Mapping[str, Any]) -> Iterator[bytes]:
         ValueError: a number is not finite.
         OSError: the temporary file for pictures cannot be written.
     """
-    style, script = _read_part("page.css"), _read_part("page.js")
+    style, script = _read_part("page.css"), _read_part("parts.js") + _read_part("page.js")
     head, middle, end = re.split(r"\$(?:photos|pictures)", _read_part("page.html"))
     batch = {name: value for name, value in sheet.items() if name != "photos"}
     data = _json({**batch, "reasons": dict(REASONS), "remedies": dict(REMEDIES)})

@@ -109,6 +109,12 @@ class Tables:
                 rest += f" LIMIT {int(limit)} OFFSET {int(offset)}"
             return _dictionaries(self._database.execute(self._select(columns, where, rest=rest)))
 
+    def check(self, where: str | None) -> None:
+        """Raise `QueryError` unless a filter is one expression over the columns; reads no table."""
+        if where and where.strip():
+            with self._explained(where):
+                self._database.sql(_all_rows([])).filter(where)
+
     def keep(self, name: str, columns: Sequence[str], where: str | None, also: str = "", rest: str = "") -> int:
         """Keep rows in memory under a name, in their order, so that pages of them are read without sorting again.
 
@@ -211,12 +217,12 @@ class Tables:
         self._database.interrupt()
 
     def _select(self, columns: Sequence[str], where: str | None, also: str = "", rest: str = "") -> str:
-        """Return a query, as one text: DuckDB reads the footers of all files for each step of a relation.
+        """Return a query as one text.
 
-        A filter that is one expression, alone, has balanced parentheses, and ends its texts and comments.
+        For a relation, DuckDB reads the footers of all files twice: when it is made, and when it runs. A filter that is
+        one expression, alone, has balanced parentheses, and ends its texts and comments.
         """
-        if where and where.strip():
-            self._database.sql(_all_rows([])).filter(where)  # nothing is read; raises the cause of a wrong filter
+        self.check(where)
         has_group = any(map(_GROUP.search, (*columns, where or "", also, rest)))
         rows = self._grouped if has_group else self._rows
         conditions = " AND ".join(f"(\n{text}\n)" for text in (where or "", also) if text.strip())

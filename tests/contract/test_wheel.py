@@ -196,6 +196,7 @@ NEEDS = {
     "materialize trip": ("dagster", 2),
     "run photos": ("dagster", 2),
     "ingest --samples": ("samples", 2),
+    "library": ("search", 2),
 }
 
 

@@ -77,8 +77,9 @@ def test_the_policy_allows_only_packaged_style_and_script() -> None:
     assert {rules[name] for name in ("default-src", "base-uri", "form-action")} == {"'none'"}
     assert rules["img-src"] == "data:"
     scripts = [text for tag, more, text in elements.found if tag == "script" and "type" not in more]
-    for rule, texts, part in (("script-src", scripts, "page.js"), ("style-src", elements.texts("style"), "page.css")):
-        assert texts == [(PARTS / part).read_text("utf-8")]
+    styles, script = elements.texts("style"), ("parts.js", "page.js")
+    for rule, texts, parts in (("script-src", scripts, script), ("style-src", styles, ("page.css",))):
+        assert texts == ["".join((PARTS / part).read_text("utf-8") for part in parts)]
         assert b64decode(rules[rule].removeprefix("'sha256-").removesuffix("'")) == sha256(texts[0].encode()).digest()
     first = next(place for place, (tag, _, _) in enumerate(elements.found) if tag in ("style", "script", "link"))
     assert any(more.get("http-equiv") for _, more, _ in elements.found[:first])
@@ -93,7 +94,7 @@ def test_the_frame_has_no_url_handler_or_inline_style() -> None:
 
 
 def test_no_text_becomes_html_or_code_in_the_script() -> None:
-    script = (PARTS / "page.js").read_text("utf-8")
+    script = "".join((PARTS / part).read_text("utf-8") for part in ("parts.js", "page.js"))
     html = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|setHTML"
     assert re.search(html, script) is None
     assert re.search(r"\beval\b|\bFunction\(|setTimeout\([\"'`]", script) is None

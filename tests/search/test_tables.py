@@ -68,3 +68,24 @@ def test_a_wrong_filter_is_refused_with_its_cause(tables: Tables, tmp_path: Path
 def test_an_unknown_batch_is_refused(world: World) -> None:
     with pytest.raises(StoreError, match="no finished batch 'three'"):
         Tables(world.settings.data_path, ["three"])
+
+
+def test_rows_are_kept_in_order_and_read_by_place(tables: Tables, world: World) -> None:
+    frame = read_features(settings=world.settings).sort_values(["height", "batch_id"], ascending=[False, True])
+    places = ["batch_id", "position"]
+    assert tables.keep("view", places, "height > 40", "batch_id <> 'x'", "ORDER BY height DESC, batch_id") == 4
+    kept = tables.kept("view", 1, 2)
+    expected = frame[frame.height > 40][places][1:3]
+    assert [tuple(row.values()) for row in kept] == [*expected.itertuples(index=False, name=None)]
+    found = tables.rows_of(["photo_id"], [(row["batch_id"], row["position"]) for row in kept])
+    assert sorted(row["photo_id"] for row in found) == sorted(frame[frame.height > 40].photo_id[1:3])
+    shared = frame.photo_id.value_counts().index[0]
+    assert len(tables.rows_of(["height"], [("one", shared), ("two", shared), ("three", shared), ("one", "'")])) == 2
+    tables.forget("view")
+
+
+def test_values_are_tallied_like_pandas(tables: Tables, world: World) -> None:
+    frame = read_features(settings=world.settings)
+    found = tables.tally({"batch": "batch_id", "lens": "lens"}, "height > 40", "true")
+    assert found["batch"] == frame[frame.height > 40].batch_id.astype(object).value_counts().to_dict()
+    assert found["lens"].keys() <= {None}
