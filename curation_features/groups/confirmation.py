@@ -15,7 +15,7 @@ import numpy as np
 from curation_features.fingerprints.pdq import oriented
 from curation_features.groups.geometry import composed, match
 from curation_features.groups.photos import Moment
-from curation_features.groups.shots import is_another_moment, may_be_one_moment
+from curation_features.groups.shots import ZONE, is_another_moment, may_be_one_moment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,8 +76,34 @@ class Exposures:
         moments = [photo.moment or unknown for photo in photos]
         self._seconds = np.array([moment.seconds for moment in moments])
         self._resolution = np.array([moment.resolution for moment in moments])
+        self._phase = self._seconds % ZONE
         settings = [[math.nan if value is None else value for value in _settings(p.exposure)] for p in photos]
         self._settings = np.array(settings).reshape(len(photos), 3)
+
+    def order(self, photos: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return photos of unknown moments, and then the others by time, but for time zones.
+
+        Args:
+            photos: indices.
+        """
+        known = ~np.isnan(self._phase[photos])
+        order = np.lexsort((self._phase[photos], self._resolution[photos], known))
+        return np.asarray(photos[order], np.intp)
+
+    def within_reach(self, photos: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return those of the others that may show one exposure with any of the photos, and perhaps more.
+
+        Args:
+            photos: indices, at least one.
+            others: indices.
+        """
+        phases, phase = self._phase[photos], self._phase[others]
+        first, last = phases.min(), phases.max()
+        apart = np.where(
+            (phase >= first) & (phase <= last), 0, np.minimum((first - phase) % ZONE, (phase - last) % ZONE)
+        )
+        is_far = apart > np.maximum(self._resolution[others], self._resolution[photos].max())  # never for NaN
+        return np.asarray(others[~is_far], np.intp)
 
     def may_be_one(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Whether times and settings allow that the photos of each pair show one exposure, (M,).

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation_features.groups.candidates import near_hashes, near_vectors
 from curation_features.groups.changes import changes
 from curation_features.groups.confirmation import Exposures, common_part, confirmed, corners, may_be_one_exposure
 from curation_features.groups.geometry import apply, composed, inverse
 from curation_features.groups.linking import link_to_leaders
+from curation_features.groups.near_hashes import near_hashes
+from curation_features.groups.near_vectors import near_vectors
 from curation_features.groups.sources import doubtful_pairs
 
 if TYPE_CHECKING:
@@ -80,11 +81,11 @@ def find_edges(photos: PhotoSet, changed: Collection[int] | None = None) -> list
     index = np.array([representative(same, photos.has_hash) for same in distinct], np.intp)
     of = {photo: place for place, same in enumerate(distinct) for photo in same}
     few = None if changed is None else np.unique(np.array([of[photo] for photo in changed], np.intp))
-    may_be_one = Exposures([photos.photos[place] for place in index]).may_be_one
-    hinted = near_hashes(photos.hashes[index], photos.has_hash[index], few, may_be_one)
+    exposures = Exposures([photos.photos[place] for place in index])
+    hinted = near_hashes(photos.hashes[index], photos.has_hash[index], few, exposures)
     pairs = {(one, other): orientation >= 4 for one, other, orientation in hinted.tolist()}
     if photos.vectors is not None:
-        for one, other in near_vectors(photos.vectors[index], few, may_be_one).tolist():
+        for one, other in near_vectors(photos.vectors[index], few, exposures).tolist():
             pairs.setdefault((one, other), False)
     comparison = _Comparison(photos)
     found = (comparison.edge(int(index[one]), int(index[other]), hint) for (one, other), hint in sorted(pairs.items()))

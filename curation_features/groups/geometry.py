@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.groups.products import product
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -153,10 +155,10 @@ def _nearest(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Indices of descriptors that are each other's nearest, and by how many bits they differ; the closest first."""
     ones, others = (2 * np.unpackbits(descriptors, axis=1).astype(np.float32) - 1 for descriptors in (first, second))
-    distances = (ones.shape[1] - ones @ others.T) / 2  # exact: small whole numbers
-    ahead, back = distances.argmin(1), distances.argmin(0)
+    agreement = product(ones, others)  # exact: small whole numbers
+    ahead, back = agreement.argmax(1), agreement.argmax(0)
     ours = np.flatnonzero(back[ahead] == np.arange(len(first)))
-    bits = distances[ours, ahead[ours]]
+    bits = (ones.shape[1] - agreement[ours, ahead[ours]]) / 2
     order = np.argsort(bits, kind="stable")[: np.count_nonzero(bits <= FARTHEST)]
     ours = ours[order]
     return ours, np.asarray(ahead[ours], np.intp), np.asarray(bits[order], np.float32)

@@ -178,6 +178,24 @@ def test_many_pairs_are_ruled_out_as_one_is():
     assert 0.1 < found.mean() < 0.9
 
 
+def test_times_within_reach_hold_all_possible_pairs():
+    """Of some photos next to each other by time, on both sides of a quarter of an hour."""
+    random = np.random.default_rng(9)
+    moments = [Moment(float(random.choice([0, 899, 2e6])) + random.random(), 0.01 + (i % 4 == 0)) for i in range(80)]
+    moments += [Moment(450.0 + i, 1.0) for i in range(80)]
+    photos = [Photo(str(i), str(i), "", 6, 4, "JPEG", one) for i, one in enumerate([*moments, *[None] * 5])]
+    times, every = Exposures(photos), np.arange(165)
+    order = times.order(random.permutation(every))
+    assert sorted(order.tolist()) == every.tolist()
+    numbers = []
+    for some in np.array_split(order, 40):
+        within = times.within_reach(some, every)
+        one, other = np.repeat(some, 165), np.tile(every, len(some))
+        assert set(other[times.may_be_one(one, other)].tolist()) <= set(within.tolist())
+        numbers.append(len(within))
+    assert np.median(numbers) < 80
+
+
 def test_equal_files_are_linked_once(edits):
     copies = edits[:2]
     without = replace(copies[0][0], key="0")  # its manifest came without a fingerprint
