@@ -63,17 +63,28 @@ def exposed(rgb: Pixels, stops: float) -> Pixels:
     return np.asarray((again * 255).round().astype(np.uint8))[rgb]
 
 
-def focused(rgb: Pixels, at: float, radius: float = 6.0) -> Pixels:
-    """A frame of a focus stack: sharp at a share of the width, blurred by the distance from there."""
-    width = rgb.shape[1]
-    distance = np.abs(np.linspace(0, 1, width) - at)
+def focused(rgb: Pixels, at: float, radius: float = 6.0, depth: Pixels | None = None) -> Pixels:
+    """A frame of a focus stack: sharp at a depth, blurred by the distance from there.
+
+    Args:
+        depth: of each pixel, 0 to 1; None: it is the share of the width.
+    """
+    depth = np.broadcast_to(np.linspace(0, 1, rgb.shape[1]), rgb.shape[:2]) if depth is None else depth
+    distance = np.abs(depth - at)
     levels = [rgb.astype(np.float32)]
     levels += [cv2.GaussianBlur(levels[0], (0, 0), sigma) for sigma in np.linspace(radius / 4, radius, 4)]
     place = np.clip(distance * 2, 0, 1) * (len(levels) - 1)
     result = np.zeros(rgb.shape, np.float32)
     for level, pixels in enumerate(levels):
-        result += pixels * np.clip(1 - np.abs(place - level), 0, 1).astype(np.float32)[None, :, None]
+        result += pixels * np.clip(1 - np.abs(place - level), 0, 1).astype(np.float32)[..., None]
     return np.asarray(result.round().astype(np.uint8))
+
+
+def dome(rgb: Pixels) -> Pixels:
+    """Depth of a thing that is near in the middle of the frame and far at its corners, 0 to 1."""
+    height, width = rgb.shape[:2]
+    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    return np.asarray(np.hypot(rows, columns) / np.sqrt(2))
 
 
 def crossing(rgb: Pixels, subject: Pixels, at: float, share: float = 0.3) -> Pixels:

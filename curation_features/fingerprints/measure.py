@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,27 +24,37 @@ LEAST_SIDE = 96
 
 THUMBNAIL_SIDE = 16
 
+DETAIL_SIDE = 1024
+"""Long side at which sharpness is measured, px, if the photo has as many: two frames of a landscape at f/11, focused on
+the foreground and on the mountains, look the same at 512 px."""
+
 TILES = 8
 """Tiles a side whose sharpness is measured."""
 
-LEAST_CONTRAST = 4.0
-"""Variance that is added to that of a tile, squared gray levels: the noise of a plain tile does not count."""
+LEAST_CONTRAST = 25.0
+"""Variance that is added to that of a tile, squared gray levels: a plain tile has no sharpness to compare."""
+
+PLAINEST, MOST_NOISE = 0.05, 16.0
+"""Share of the tiles whose energy counts as noise, and the most that does: of noise of 2 gray levels."""
 
 
-def measure(rgb: NDArray[np.uint8]) -> Fingerprint:
+def measure(rgb: NDArray[np.uint8], detail: NDArray[np.uint8] | None = None) -> Fingerprint:
     """Measure the fingerprint of a photo. Equal pixels give equal bits on one machine, with any number of threads.
 
     The hash is that of the photo without plain borders: they hardly change a picture, and most of a hash.
 
     Args:
         rgb: (H, W, 3) of uint8, upright; of any size.
+        detail: luma of the photo with a long side of at most `DETAIL_SIDE`; None: made of `rgb`.
     """
+    if detail is None:
+        detail = np.asarray(cv2.cvtColor(_at_most(rgb, DETAIL_SIDE), cv2.COLOR_RGB2GRAY), np.uint8)
     reduced = _resized(rgb)
     luma = np.asarray(cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY), np.uint8)
     hashes, quality = pdq(without_borders(luma))
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = np.asarray(cv2.resize(reduced, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Fingerprint(hashes, quality, thumbnail, tile_sharpness(luma), keypoints(luma))
+    return Fingerprint(hashes, quality, thumbnail, tile_sharpness(detail), keypoints(luma))
 
 
 def tile_sharpness(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -58,18 +69,29 @@ def tile_sharpness(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
     if min(height, width) < 2 * TILES:
         return np.zeros((TILES, TILES), np.float32)
     rows, columns = (np.arange(TILES + 1) * side // TILES for side in (height, width))
-    sums, squares = (_tile_sums(np.asarray(table, np.float64), rows, columns) for table in cv2.integral2(luma))
-    count = np.outer(np.diff(rows), np.diff(columns))
-    variance = squares / count - np.square(sums / count)
-    energy = np.zeros_like(variance)
-    for gradient in (cv2.absdiff(luma[1:], luma[:-1]), cv2.absdiff(luma[:, 1:], luma[:, :-1])):
-        table = np.asarray(cv2.integral2(gradient)[1], np.float64)
-        energy += _tile_sums(table, np.minimum(rows, len(table) - 1), np.minimum(columns, table.shape[1] - 1))
-    return np.asarray(energy / count / (variance + LEAST_CONTRAST), np.float32)
+    parts = [
+        [_energy_and_variance(luma[top:bottom, left:right]) for left, right in pairwise(columns)]
+        for top, bottom in pairwise(rows)
+    ]
+    energy, variance = np.moveaxis(np.array(parts), 2, 0)
+    noise = min(float(np.quantile(energy, PLAINEST)), MOST_NOISE)
+    return np.asarray(np.maximum(energy - noise, 0) / (variance + LEAST_CONTRAST), np.float32)
 
 
-def _tile_sums(integral: NDArray[np.float64], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    return np.diff(np.diff(integral[np.ix_(rows, columns)], axis=0), axis=1)
+def _energy_and_variance(tile: NDArray[np.uint8]) -> tuple[float, float]:
+    pairs = (tile[1:], tile[:-1]), (tile[:, 1:], tile[:, :-1])
+    energy = sum(cv2.norm(one, other, cv2.NORM_L2SQR) / one.size for one, other in pairs)
+    return energy, float(cv2.meanStdDev(tile)[1][0, 0]) ** 2
+
+
+def _at_most(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A photo whose long side is reduced to `side`, if it is longer."""
+    height, width = rgb.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return rgb
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _resized(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

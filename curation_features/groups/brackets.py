@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from curation_features.groups.look import Look
 from curation_features.groups.photos import Exposure
-from curation_features.groups.pictures import Frame, gap
+from curation_features.groups.pictures import Frame, gap, is_apart
 
 GAP = 4.0
 """Seconds between two exposures of a bracket, at most."""
@@ -27,11 +27,11 @@ DIAL_STEP = 0.6
 ROUNDING = 0.15
 """EV by which an exposure may be off its place: shutter speeds and ISO are written as rounded numbers."""
 
-APART = 2.0
-"""A frame before or after a bracket is further away than its frames are from each other, by this factor."""
-
 ALIKE = 0.6
 """Least rank correlation of two frames of one view; photos of different scenes reach 0.5."""
+
+CERTAIN_SIZE = 5
+"""Frames from which the pattern of exposures is not by chance: one pair of one view suffices, others may be texture."""
 
 COMMON = 0.7
 """Least share that two frames have in common by geometry, if ranks do not correlate: a shake of the hand."""
@@ -79,7 +79,7 @@ def _repeats(row: Sequence[Frame], begin: int, size: int, look: Look) -> int:
             break
         pattern, repeats = steps, repeats + 1
     end = begin + repeats * size
-    if repeats == 1 and not _is_marked(row[begin:end]) and not _is_apart(row, begin, end):
+    if repeats == 1 and not _is_marked(row[begin:end]) and not is_apart(row, begin, end):
         return 0
     return repeats
 
@@ -133,21 +133,14 @@ def _is_regular(lights: Sequence[float], is_marked: bool) -> bool:
     return places in orders or [-place for place in places] in orders
 
 
-def _is_apart(row: Sequence[Frame], begin: int, end: int) -> bool:
-    """Return whether no frame follows or precedes at once, as in a burst."""
-    inner = max(gap(one, other) for one, other in pairwise(row[begin:end]))
-    limit = APART * inner + max(frame.moment.resolution for frame in row[begin:end])
-    before = gap(row[begin - 1], row[begin]) if begin else math.inf
-    after = gap(row[end - 1], row[end]) if end < len(row) else math.inf
-    return min(before, after) > limit
-
-
 def _is_one_view(frames: Sequence[Frame], lights: Sequence[float], look: Look) -> bool:
     """Return whether frames next in exposure show one view; pairs that are black or white throughout do not count."""
     by_light = [frame for _, frame in sorted(zip(lights, frames, strict=True), key=lambda pair: pair[0])]
     pairs = [(one.picture.best, other.picture.best) for one, other in pairwise(by_light)]
     views = [look.framing(*pair) for pair in pairs]
     is_seen = [(view or 0.0) >= ALIKE or look.common(*pair) >= COMMON for pair, view in zip(pairs, views, strict=True)]
+    if len(frames) >= CERTAIN_SIZE and any(is_seen):
+        return True
     return any(is_seen) and all(seen or view is None for seen, view in zip(is_seen, views, strict=True))
 
 

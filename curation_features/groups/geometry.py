@@ -118,7 +118,18 @@ def _order(points: Keypoints) -> bytes:
 
 def _match(first: Keypoints, second: Keypoints, mirrored: bool) -> Match | None:
     descriptors = np.roll(first.descriptors, 16, axis=1) if mirrored else first.descriptors
-    ours, theirs, bits = _nearest(descriptors, second.descriptors)
+    return fitted(first, second, *nearest(bits_between(descriptors, second.descriptors)), mirrored)
+
+
+def fitted(
+    first: Keypoints,
+    second: Keypoints,
+    ours: NDArray[np.intp],
+    theirs: NDArray[np.intp],
+    bits: NDArray[np.float32],
+    mirrored: bool,
+) -> Match | None:
+    """The transform that most of the matched keypoints agree with."""
     if len(ours) < LEAST_MATCHES:
         return None
     start, end = first.positions[ours].astype(np.float64), second.positions[theirs].astype(np.float64)
@@ -150,15 +161,21 @@ def apply(transform: NDArray[np.float64], positions: NDArray[np.floating]) -> ND
     return np.asarray(positions @ transform[:, :2].T + transform[:, 2], np.float64)
 
 
-def _nearest(
-    first: NDArray[np.uint8], second: NDArray[np.uint8]
+def bits_between(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Bits by which each two descriptors differ, (N, M)."""
+    ones, others = (2 * np.unpackbits(descriptors, axis=1).astype(np.float32) - 1 for descriptors in (first, second))
+    return np.asarray((ones.shape[1] - product(ones, others)) / 2, np.float32)  # exact: small whole numbers
+
+
+def nearest(
+    distances: NDArray[np.float32],
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Indices of descriptors that are each other's nearest, and by how many bits they differ; the closest first."""
-    ones, others = (2 * np.unpackbits(descriptors, axis=1).astype(np.float32) - 1 for descriptors in (first, second))
-    agreement = product(ones, others)  # exact: small whole numbers
-    ahead, back = agreement.argmax(1), agreement.argmax(0)
-    ours = np.flatnonzero(back[ahead] == np.arange(len(first)))
-    bits = (ones.shape[1] - agreement[ours, ahead[ours]]) / 2
+    if not distances.size:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.float32)
+    ahead, back = distances.argmin(1), distances.argmin(0)
+    ours = np.flatnonzero(back[ahead] == np.arange(len(distances)))
+    bits = distances[ours, ahead[ours]]
     order = np.argsort(bits, kind="stable")[: np.count_nonzero(bits <= FARTHEST)]
     ours = ours[order]
     return ours, np.asarray(ahead[ours], np.intp), np.asarray(bits[order], np.float32)

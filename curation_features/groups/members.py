@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from curation_features.groups.best import rank_frames
+from curation_features.groups.best import NO_WINNER, Ranked, rank_frames
 from curation_features.groups.keeper import rank_copies
 from curation_features.groups.look import Look
 from curation_features.groups.photos import Group, Member, Photo
 from curation_features.groups.pictures import Found, Picture
+from curation_features.groups.stacks import is_sharp_elsewhere
 
 RAW_AND_RENDERED = "raw and rendered"
 _OF_SHOT = "raw file of the same shot"
+_ELSEWHERE = f"{NO_WINNER}: sharp in different places"
 
 
 def to_group(found: Found, photos: Sequence[Photo], look: Look) -> Group:
@@ -34,7 +36,7 @@ def group_id(least_key: str) -> str:
 def _members(found: Found, photos: Sequence[Photo], look: Look) -> Iterator[list[Member]]:
     frames = [photos[picture.best] for picture in found.pictures]
     if found.kind == "burst":
-        ranks = [(ranked.rank, ranked.reason) for ranked in rank_frames(frames)]
+        ranks = [(ranked.rank, ranked.reason) for ranked in _ranked(found, frames, look)]
         last = len(frames) + 1
     else:
         ranks, last = [(1, _reason(found))] * len(frames), 2
@@ -50,6 +52,13 @@ def _members(found: Found, photos: Sequence[Photo], look: Look) -> Iterator[list
             for index, ranked in copies[1:]
         ]
         yield _raws(picture, photos, rank, last)
+
+
+def _ranked(found: Found, frames: Sequence[Photo], look: Look) -> list[Ranked]:
+    """Rank the frames of a burst. If they are sharp in different places, it may be a focus stack: none is worse."""
+    if is_sharp_elsewhere([picture.best for picture in found.pictures], look):
+        return [Ranked(1, _ELSEWHERE)] * len(frames)
+    return rank_frames(frames)
 
 
 def _reason(found: Found) -> str:

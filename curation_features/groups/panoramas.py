@@ -1,4 +1,4 @@
-"""Frames of a panorama: of one exposure, each overlapping the one before in part, in one direction.
+"""Frames of a panorama: each overlaps the one before in part, in one direction.
 
 They may be taken half a minute apart, and neither time nor likeness finds them: only what neighbours have in common.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-import numpy as np
-
+from curation_features.groups.brackets import light
 from curation_features.groups.look import Look
-from curation_features.groups.pictures import Frame, gap, is_uniform
+from curation_features.groups.pictures import Frame, gap
+from curation_features.groups.shifts import is_shift, shift_of
 
 GAP = 60.0
 """Seconds between two frames, at most."""
@@ -21,27 +22,29 @@ LEAST_PAUSE = 0.5
 
 LEAST_FRAMES = 3
 
-SHIFT = (0.12, 0.9)
-"""Share of the frame's side by which a frame is moved on, least and most."""
-
-LEAST_INLIERS = 12
-"""Keypoints that a step brings together; different scenes reach 8, and no upright step of equal scale."""
-
-SCALE, SKEW = 1.1, 0.1
-"""Largest ratio of the sizes of one thing in two neighbours, and largest sine of the angle between them."""
+EXPOSURE = 1.1
+"""EV between neighbours at most: automatic exposure changes a little while the camera turns."""
 
 TURN = math.radians(30)
 """Largest change of the direction from frame to frame."""
 
+LENGTHS = 2.0
+"""Largest ratio of two steps of one panorama."""
+
 
 def find_panoramas(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
     """Return begin and end of each panorama in a row of frames, which are in order of time."""
+    if len(row) < LEAST_FRAMES:
+        return []
+    steps = [_step(one, other, look) for one, other in pairwise(row)]
     spans: list[tuple[int, int]] = []
     begin, heading = 0, None
     for end in range(1, len(row) + 1):
-        step = _step(row[end - 1], row[end], look) if end < len(row) else None
+        step = steps[end - 1] if end < len(row) else None
         if step is not None and (heading is None or _is_onward(heading, step)):
             heading = step
+            continue
+        if heading is not None and end + 1 < len(row) and _is_bridged(row[end - 1 : end + 2], heading, steps[end]):
             continue
         if end - begin >= LEAST_FRAMES:
             spans.append((begin, end))
@@ -50,28 +53,36 @@ def find_panoramas(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
     return spans
 
 
+def _is_possible(one: Frame, other: Frame) -> bool:
+    """Return whether two frames may be neighbours, by their times and exposures."""
+    if other.moment.seconds - one.moment.seconds < LEAST_PAUSE or gap(one, other) > GAP:
+        return False
+    lights = light([one.exposure, other.exposure])
+    return one.exposure == other.exposure or (lights is not None and abs(lights[1] - lights[0]) <= EXPOSURE)
+
+
 def _step(one: Frame, other: Frame, look: Look) -> complex | None:
     """Return by how much the second frame is moved on, in shares of the frame's sides. None if it is not."""
-    if other.moment.seconds - one.moment.seconds < LEAST_PAUSE or gap(one, other) > GAP:
-        return None
-    if not is_uniform(one, other):
-        return None
-    found = look.match(*sorted((one.picture.best, other.picture.best)))
-    if found is None or found.inliers < LEAST_INLIERS:
-        return None
-    linear, offset = found.transform[:, :2], found.transform[:, 2]
-    scale = math.sqrt(abs(float(np.linalg.det(linear))))
-    if not 1 / SCALE <= scale <= SCALE or linear[0, 0] < 0 or max(abs(linear[0, 1]), abs(linear[1, 0])) > SKEW:
+    if not _is_possible(one, other):
         return None
     sides = look.sides(one.picture.best)
-    middle = np.array(sides) / 2
-    moved = (linear @ middle + offset - middle) / np.array(sides)
-    if one.picture.best < other.picture.best:
-        moved = -moved  # what moves to the left, shows that the camera turned to the right
-    step = complex(float(moved[0]), float(moved[1]))
-    return step if SHIFT[0] <= abs(step) <= SHIFT[1] else None
+    if sides != look.sides(other.picture.best):
+        return None
+    found = look.shift(one.picture.best, other.picture.best)
+    return shift_of(found, sides) if found is not None and is_shift(found, sides) else None
 
 
 def _is_onward(heading: complex, step: complex) -> bool:
     turn = math.remainder(math.atan2(step.imag, step.real) - math.atan2(heading.imag, heading.real), math.tau)
-    return abs(turn) <= TURN
+    return abs(turn) <= TURN and 1 / LENGTHS <= abs(step) / abs(heading) <= LENGTHS
+
+
+def _is_bridged(frames: Sequence[Frame], heading: complex, after: complex | None) -> bool:
+    """Return whether one step without a common part that can be seen, like sky, is between two of one panorama."""
+    return after is not None and _is_onward(heading, after) and all(_is_possible(a, b) for a, b in pairwise(frames))
+
+
+def common_strip(look: Look, one: int, other: int) -> float:
+    """Return the share of its keypoints that a frame has in common with the next one; 0 if no strip is found."""
+    found = look.shift(one, other)
+    return min(found.overlaps) if found is not None else 0.0

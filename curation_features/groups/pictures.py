@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from curation_features.groups.moments import file_number, folder_of, stem_of
 from curation_features.groups.photos import Exposure, Kind, Moment, Photo
@@ -14,6 +15,9 @@ from curation_features.photos.formats import RAW_FORMATS
 
 RAW_GAP = 2.0
 """Largest difference in seconds of a raw file and its rendered file, as in immich's rule for such pairs."""
+
+APART = 2.0
+"""A frame before or after a set is further away than its frames are from each other, by this factor."""
 
 EQUAL_EV = 0.1
 """Difference of a setting in EV up to which two frames have one exposure."""
@@ -137,6 +141,15 @@ def gap(earlier: Frame, later: Frame) -> float:
     """Return the seconds between two exposures, at least 0. Cameras write the begin or the end of an exposure."""
     longest = max(earlier.exposure.seconds or 0.0, later.exposure.seconds or 0.0)
     return max(0.0, later.moment.seconds - earlier.moment.seconds - longest)
+
+
+def is_apart(row: Sequence[Frame], begin: int, end: int) -> bool:
+    """Return whether no frame precedes or follows a part of a row at once, as in a burst."""
+    inner = max(gap(one, other) for one, other in pairwise(row[begin:end]))
+    limit = APART * inner + max(frame.moment.resolution for frame in row[begin:end])
+    before = gap(row[begin - 1], row[begin]) if begin else math.inf
+    after = gap(row[end - 1], row[end]) if end < len(row) else math.inf
+    return min(before, after) > limit
 
 
 def is_uniform(one: Frame, other: Frame) -> bool:

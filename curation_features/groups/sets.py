@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from curation_features.groups.brackets import find_brackets, likeness_of_framing
 from curation_features.groups.look import Look
-from curation_features.groups.panoramas import find_panoramas
+from curation_features.groups.panoramas import common_strip, find_panoramas
 from curation_features.groups.pictures import Found, Frame
 from curation_features.groups.stacks import find_stacks
 
@@ -22,7 +22,7 @@ Spans = Sequence[tuple[int, int]]
 _FINDERS: Mapping[str, tuple[Callable[[Sequence[Frame], Look], Spans], Callable[[Look, int, int], float]]] = {
     "bracket": (find_brackets, likeness_of_framing),
     "focus stack": (find_stacks, lambda look, one, other: look.likeness(one, other) or 0.0),
-    "panorama": (find_panoramas, Look.common),
+    "panorama": (find_panoramas, common_strip),
 }
 """Kind of set -> function that finds it in a row of frames, and the similarity of two neighbours."""
 

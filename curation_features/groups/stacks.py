@@ -1,19 +1,21 @@
-"""Focus stacks: frames of one view and exposure in which the sharp region travels in one direction.
+"""Focus stacks: frames of one view and exposure in which the sharp region travels through the depths of the view.
 
 A focus stack looks like a burst: seconds apart, and alike but for what is sharp. In a burst of a subject that moves,
-the picture changes with the sharp region; in a blurred burst sharpness changes everywhere at once.
+the picture changes with the sharp region; in a blurred burst sharpness changes everywhere at once; a camera that
+searches the focus comes back, or stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation_features.groups.focus import Travel, change, most_different, travel
 from curation_features.groups.look import Look
-from curation_features.groups.pictures import Frame, gap, is_uniform
+from curation_features.groups.pictures import Frame, gap, is_apart, is_uniform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,43 +25,33 @@ GAP = 10.0
 
 LEAST_FRAMES = 3
 
-CHANGED = 1.5
-"""Ratio of its sharpness in two frames by which a tile changes."""
+DISTANCE, AGREEMENT = 0.1, 0.55
+"""Least travel of the focus through all depths, and least correlation of a tile's depth with the tiles around it."""
 
-ALIKE = 0.93
-"""Least correlation of thumbnails with the first frame on a tripod: defocus does not change them, a subject does."""
+BACK = -0.12
+"""Least step of the focus, as a share of its travel: frames far from the focus hardly differ."""
 
-SHAKEN_ALIKE, SHAKEN_COMMON = 0.85, 0.6
-"""Least correlation of neighbours that were held by hand, or least share in common by geometry."""
+LARGEST_STEP = 0.6
+"""Largest step of four frames or more: in a burst the focus moves once."""
 
+OF_THREE = 0.2, 0.55, 0.1
+"""`DISTANCE`, `AGREEMENT` and least step of three frames: noise puts them in order in a third of the cases."""
 
-class Travel(NamedTuple):
-    """How the sharp region travels from the first to the last frame.
+SHARPER = 1.12
+"""Ratio by which a tenth of the tiles is sharper at least in the first frame, and another tenth in the last one."""
 
-    Attributes:
-        distance: in shares of the frame's side.
-        back: movement backwards in between, as a share of the distance.
-        changed: share of the tiles whose sharpness changes.
-        swapped: share of these in which the first frame is sharper, or in which the last one is: the smaller one.
-    """
+SAME_PLACES = 0.35
+"""Least agreement of tiles next to each other about which of the two is sharper."""
 
-    distance: float
-    back: float
-    changed: float
-    swapped: float
+STEADY = 0.85
+"""Least share of tones that one frame explains of the next, and the first of the last one."""
 
-    def reaches(self, limit: Travel) -> bool:
-        """Return whether the region travels as far, as steadily and in as many tiles as a limit says."""
-        return (
-            self.distance >= limit.distance
-            and self.back <= limit.back
-            and self.changed >= limit.changed
-            and self.swapped >= limit.swapped
-        )
+TEXTURE = 150.0
+"""Least variance of a thumbnail in the comparison of two such frames, squared gray levels: a wall of bricks has less,
+and each shake changes it. A set asks for more."""
 
-
-STILL, SHAKEN = Travel(0.2, 0.15, 0.35, 0.1), Travel(0.35, 0.1, 0.45, 0.1)
-"""Travel of a stack on a tripod, and held by hand. In bursts it reaches 0.16, and 0.31 if a large subject crosses."""
+ELSEWHERE, IN_PLACES = 1.15, 0.5
+"""`SHARPER` and `SAME_PLACES` of two frames of a burst that are sharp in different places."""
 
 
 def find_stacks(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
@@ -77,7 +69,7 @@ def _split(row: Sequence[Frame], begin: int, end: int, look: Look) -> list[tuple
     """Try a row as one stack, then the parts before and after its longest gap."""
     if end - begin < LEAST_FRAMES:
         return []
-    if _is_stack([frame.picture.best for frame in row[begin:end]], look):
+    if is_apart(row, begin, end) and _is_stack([frame.picture.best for frame in row[begin:end]], look):
         return [(begin, end)]
     gaps = [gap(one, other) for one, other in pairwise(row[begin:end])]
     longest = max(gaps)
@@ -88,42 +80,44 @@ def _split(row: Sequence[Frame], begin: int, end: int, look: Look) -> list[tuple
 
 
 def _is_stack(photos: Sequence[int], look: Look) -> bool:
-    fingerprints = [look.fingerprint(index) for index in photos]
-    sharpness = [fingerprint.sharpness for fingerprint in fingerprints if fingerprint is not None]
-    if len(sharpness) < len(photos):
+    sharpness = _sharpness(photos, look)
+    if sharpness is None:
         return False
-    way = travel(np.stack(sharpness))
-    if not way.reaches(STILL):
+    if not _is_onward(travel(sharpness), len(photos)):
         return False
-    if all((look.correlation(photos[0], other) or 0.0) >= ALIKE for other in photos[1:]):
-        return True
-    return way.reaches(SHAKEN) and all(
-        (look.correlation(one, other) or 0.0) >= SHAKEN_ALIKE or look.common(one, other) >= SHAKEN_COMMON
-        for one, other in pairwise(photos)
+    changed = change(sharpness[0], sharpness[-1])
+    if min(changed.sharper, changed.softer) < SHARPER or changed.agreement < SAME_PLACES:
+        return False
+    return all(look.steadiness(*pair) >= STEADY for pair in (*pairwise(photos), (photos[0], photos[-1])))
+
+
+def _is_onward(way: Travel, frames: int) -> bool:
+    """Return whether the focus travels through the depths, step by step."""
+    if frames == LEAST_FRAMES:
+        distance, agreement, least = OF_THREE
+        return way.distance >= distance and way.agreement >= agreement and way.least_step >= least
+    return (
+        way.distance >= DISTANCE
+        and way.agreement >= AGREEMENT
+        and way.least_step >= BACK
+        and way.largest_step <= LARGEST_STEP
     )
 
 
-def travel(sharpness: NDArray[np.float32]) -> Travel:
-    """Return how the sharp region travels from the first to the last frame.
+def is_sharp_elsewhere(photos: Sequence[int], look: Look) -> bool:
+    """Return whether two frames of a burst are sharp in different places of one view: each may be needed."""
+    sharpness = _sharpness(photos, look)
+    if sharpness is None:
+        return False
+    one, other = most_different(sharpness)
+    found = change(sharpness[one], sharpness[other])
+    if min(found.sharper, found.softer) < ELSEWHERE or found.agreement < IN_PLACES:
+        return False
+    return look.steadiness(photos[one], photos[other], TEXTURE) >= STEADY
 
-    A tile's weight in a frame is the square of its sharpness relative to the frame in which it is sharpest.
 
-    Args:
-        sharpness: (frames, 8, 8).
-    """
-    highest, lowest = sharpness.max(0), sharpness.min(0)
-    is_changed = highest > CHANGED * np.maximum(lowest, 1e-6)
-    if not is_changed.any():
-        return Travel(0.0, 0.0, 0.0, 0.0)
-    weights = np.square(sharpness / np.maximum(highest, 1e-6)) * is_changed
-    total = np.maximum(weights.sum((1, 2)), 1e-9)
-    rows, columns = ((np.arange(side) + 0.5) / side for side in sharpness.shape[1:])
-    centres = np.stack([weights.sum(1) @ columns, weights.sum(2) @ rows], axis=1) / total[:, None]
-    way = centres[-1] - centres[0]
-    distance = float(np.linalg.norm(way))
-    if distance < 1e-6:
-        return Travel(0.0, 0.0, float(is_changed.mean()), 0.0)
-    steps = np.diff(centres @ way / distance)
-    is_first = (sharpness[0] > sharpness[-1])[is_changed].mean()
-    back = float(-steps[steps < 0].sum() / distance)
-    return Travel(distance, back, float(is_changed.mean()), float(min(is_first, 1 - is_first)))
+def _sharpness(photos: Sequence[int], look: Look) -> NDArray[np.float32] | None:
+    """Return the sharpness of the tiles of frames, (frames, 8, 8); None if one has no fingerprint."""
+    fingerprints = [look.fingerprint(index) for index in photos]
+    tiles = [fingerprint.sharpness for fingerprint in fingerprints if fingerprint is not None]
+    return np.stack(tiles) if len(tiles) == len(photos) else None

@@ -197,7 +197,7 @@ def _fingerprint(views: Views) -> StoredFingerprint:
     from curation_features.fingerprints.measure import measure
 
     try:
-        return StoredFingerprint(to_bytes(measure(views.preview_rgb)))
+        return StoredFingerprint(to_bytes(measure(views.preview_rgb, views.detail_luma)))
     except Exception as error:
         log.exception("Unexpected error in the fingerprint of one photo of the batch; the run continues")
         reason = "out_of_memory" if is_out_of_memory(error) else "internal_error"

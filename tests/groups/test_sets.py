@@ -10,13 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from sequences import BASE, Roll, crossing, described, focused, handheld, noisy, panned, picture
+from sequences import BASE, Roll, crossing, described, dome, exposed, focused, handheld, noisy, panned, picture
 
 from curation_features.groups import Exposure, Moment
 from curation_features.groups.brackets import find_brackets
 from curation_features.groups.grouping import group_photos
 from curation_features.groups.pictures import Frame, Picture
-from curation_features.groups.stacks import STILL, travel
 
 THIRD = 1 / 3
 NOMINAL = (30, 15, 8, 4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 15, 1 / 30, 1 / 60, 1 / 125, 1 / 250, 1 / 500, 1 / 1000)
@@ -86,19 +85,33 @@ def test_a_bracket_has_a_cameras_pattern(row: list[Frame], sizes: list[int]) -> 
     assert all(one[1] <= other[0] for one, other in pairwise(found))
 
 
-def test_other_views_are_not_a_bracket() -> None:
+@pytest.mark.parametrize(("stops", "strange", "count"), [((-2, 0, 2), {1, 2}, 0), ((0, -1, 1, -2, 2), {0, 2}, 1)])
+def test_other_views_are_not_a_bracket_of_three(stops: tuple[int, ...], strange: set[int], count: int) -> None:
     class OtherViews(OneView):
         def framing(self, one: int, other: int) -> float:
-            return 0.5 if {one, other} == {1, 2} else 1.0
+            return 0.5 if {one, other} == strange else 1.0
 
         def common(self, one: int, other: int) -> float:
             return 0.1
 
-    assert find_brackets(frames([-2, 0, 2]), OtherViews()) == []  # type: ignore[arg-type]
+    assert len(find_brackets(frames(stops), OtherViews())) == count  # type: ignore[arg-type]
 
 
 def stack(rgb: np.ndarray, places: Sequence[float]) -> list[np.ndarray]:
     return [noisy(focused(rgb, at), seed) for seed, at in enumerate(places)]
+
+
+def dome_by_hand(rgb: np.ndarray) -> list[np.ndarray]:
+    return [handheld(focused(rgb, at, depth=dome(rgb)), frame) for frame, at in enumerate(np.linspace(0.1, 0.8, 5))]
+
+
+def brighter_and_brighter(roll: Roll, rgb: np.ndarray) -> list[str]:
+    """A panorama with automatic exposure: each frame has a third of a stop more."""
+    keys = []
+    for number, frame in enumerate(panned(wide(rgb), 3, 0.4)):
+        exposure = replace(BASE, seconds=BASE.seconds * 2 ** (number / 3))
+        keys += roll.shoot([noisy(exposed(frame, number / 3), number)], 3, exposure=exposure)
+    return keys
 
 
 def wide(rgb: np.ndarray) -> np.ndarray:
@@ -114,6 +127,8 @@ CASES: dict[str, tuple[str, Callable[[Roll, np.ndarray], Any]]] = {
     "seven exposures": ("bracket", lambda roll, rgb: roll.bracket(rgb, (-3, -2, -1, 0, 1, 2, 3), 0.2)),
     "focus stack": ("focus stack", lambda roll, rgb: roll.shoot(stack(rgb, np.linspace(0.1, 0.9, 5)), 5)),
     "fast stack": ("focus stack", lambda roll, rgb: roll.shoot(stack(rgb, (0.7, 0.5, 0.3)), 0.2)),
+    "dome by hand": ("focus stack", lambda roll, rgb: roll.shoot(dome_by_hand(rgb))),
+    "automatic exposure": ("panorama", brighter_and_brighter),
     "panorama": ("panorama", lambda roll, rgb: roll.shoot(panned(wide(rgb), 4, 0.5), 25)),
     "upwards": (
         "panorama",
@@ -142,6 +157,7 @@ def test_sets_are_recognised_and_bursts_are_none(name: str) -> None:
     (group,) = groups = group_photos(photos)
     assert described(groups, photos) == {tuple(keys): kind}
     assert 0 <= group.similarity <= 1
+    assert kind != "panorama" or 0.2 < group.similarity < 0.7  # half of the frame is common, or less
     if kind != "burst":
         assert {(member.rank, member.copy_of) for member in group.members} == {(1, None)}
 
@@ -155,24 +171,43 @@ def test_a_fast_pan_or_a_return_is_no_panorama(order: tuple[int, ...], every: fl
     assert "panorama" not in described(group_photos(photos), photos).values()
 
 
-def sharpness(places: Sequence[float], strengths: Sequence[float] = (1.0,) * 9) -> np.ndarray:
-    """Tiles of frames that are sharp near a share of the width."""
-    near = [np.clip(1 - 2 * np.abs((np.arange(8) + 0.5) / 8 - place), 0.1, 1) for place in places]
-    rows = [np.tile(line * strength, (8, 1)) for line, strength in zip(near, strengths, strict=False)]
-    return np.stack(rows).astype(np.float32)
-
-
 @pytest.mark.parametrize(
-    ("tiles", "expected"),
-    [
-        (sharpness((0.1, 0.5, 0.9)), True),
-        (sharpness((0.9, 0.7, 0.5, 0.3)), True),
-        (sharpness((0.5, 0.52, 0.54)), False),  # hardly travels
-        (sharpness((0.1, 0.9, 0.3, 0.8)), False),  # to and fro
-        (sharpness((0.2, 0.5, 0.8), (1.0, 0.2, 0.04)), False),  # blurred everywhere: the first is always sharper
-        (np.concatenate([sharpness((0.1, 0.5, 0.9))[:, :2], np.ones((3, 6, 8), np.float32)], axis=1), False),
-        (np.ones((3, 8, 8), np.float32), False),
-    ],
-)  # fmt: skip
-def test_the_sharp_region_of_a_stack_travels(tiles: np.ndarray, expected: bool) -> None:
-    assert travel(tiles).reaches(STILL) is expected
+    ("places", "is_ranked"), [((0.2, 0.8, 0.2), False), ((0.2, 0.2, 0.2, 0.8), False), ((0.2, 0.2, 0.2), True)]
+)
+def test_frames_sharp_in_different_places_share_a_rank(places: tuple[float, ...], is_ranked: bool) -> None:
+    roll = Roll()
+    for place, frame in enumerate(stack(picture("coffee"), places)):
+        roll.shoot([frame], measures={"blur_px": 1.0 + place})
+    (group,) = group_photos(roll.photo_set())
+    assert group.kind == "burst"
+    assert [member.rank for member in group.members] == ([1, 2, 3] if is_ranked else [1] * len(places))
+    assert ("sharp in different places" in group.members[0].reason) is not is_ranked
+
+
+def test_a_strip_of_sky_does_not_divide_a_panorama() -> None:
+    """The strip that the second and the third of four frames share has no detail."""
+    rgb = wide(picture("coffee")).copy()
+    width = rgb.shape[1] / (1 + 3 * 0.6)
+    rgb[:, round(1.2 * width) : round(1.6 * width)] = 128
+    roll = Roll()
+    keys = roll.shoot([noisy(frame, seed) for seed, frame in enumerate(panned(rgb, 4, 0.4))], 4)
+    photos = roll.photo_set()
+    assert described(group_photos(photos), photos) == {tuple(keys): "panorama"}
+
+
+def test_a_subject_that_moves_makes_no_focus_stack() -> None:
+    """The focus travels, but each frame shows another place of the subject: one of them is wanted."""
+    roll = Roll()
+    frames = stack(picture("coffee"), (0.2, 0.4, 0.6, 0.8))
+    roll.shoot(
+        [crossing(frame, picture("chelsea"), at, 0.5) for frame, at in zip(frames, (0, 0.3, 0.6, 0.9), strict=True)]
+    )
+    assert {group.kind for group in group_photos(roll.photo_set())} == {"burst"}
+
+
+def test_a_part_of_a_burst_is_no_focus_stack() -> None:
+    """Three frames of one exposure among others that follow at once."""
+    roll = Roll()
+    roll.shoot(stack(picture("coffee"), (0.2, 0.5, 0.8)))
+    roll.shoot([noisy(picture("coffee"), 9)] * 2, exposure=replace(BASE, seconds=1 / 200))
+    assert {group.kind for group in group_photos(roll.photo_set())} == {"burst"}

@@ -17,10 +17,11 @@ from worlds import World
 from curation_features import read_features
 from curation_features.build import build_assets
 from curation_features.library import forget_batch, forget_photo, is_due, list_groups, update_groups
-from curation_features.schema import ASSETS
+from curation_features.schema import ASSETS, FINGERPRINT
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.groups import LIBRARY_COLUMNS, groups_path, read_groups, state_path
 from curation_features.storage.tables import arrow_schema
+from curation_features.versions import ALGORITHMS
 
 Artifact = dict[str, Any]
 
@@ -221,7 +222,7 @@ def test_vectors_and_fingerprints_of_one_version_are_compared(world: World, phot
     assert found.grouped >= 2
     versions = json.loads(pq.read_schema(groups_path(data)).metadata[b"curation_features"])["versions"]
     assert versions["embedding"] != "another"
-    assert versions["fingerprint"].startswith("1-")
+    assert versions["fingerprint"].startswith(f"{ALGORITHMS[FINGERPRINT]}-")
 
 
 # --- read_features(distinct=True) ---

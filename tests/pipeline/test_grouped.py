@@ -128,10 +128,10 @@ def test_a_fingerprint_that_fails_costs_no_other_part(world: World, monkeypatch:
     batch = world.batch([world.photo("a.png"), world.photo("narrow.png", 1, (40, 40))])
     plain = measure.measure
 
-    def fails(rgb: Any) -> Any:
+    def fails(rgb: Any, detail: Any) -> Any:
         if rgb.shape[1] == 40:
             raise RuntimeError("no corners")
-        return plain(rgb)
+        return plain(rgb, detail)
 
     monkeypatch.setattr(measure, "measure", fails)
     found, _ = build(world, batch, *ASSETS)
