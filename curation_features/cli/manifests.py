@@ -92,7 +92,8 @@ def batch_id_of(given: str, settings: Settings) -> str:
 
 def check_known(batch_ids: Iterable[str], settings: Settings, records: BatchRecords | None = None) -> None:
     """Raise `InputError` if a batch has neither a file nor a partition in Dagster."""
-    from curation_features.inventory import batch_files, known_batch_ids, list_places
+    from curation_features.inventory import batch_files, known_batch_ids
+    from curation_features.storage.places import list_places
 
     for batch_id in batch_ids:
         is_id = is_batch_id(batch_id)

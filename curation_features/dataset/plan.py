@@ -15,9 +15,9 @@ from curation_features.dataset.options import Options
 from curation_features.dataset.schemas import UnifiedSchema
 from curation_features.dataset.sources import Source, read_source
 from curation_features.errors import InputError, StoreError
-from curation_features.inventory import known_batch_ids, list_places
-from curation_features.inventory.places import EMBEDDINGS, FEATURES, TABLE, Listing
+from curation_features.inventory import known_batch_ids
 from curation_features.settings import Settings, nearest
+from curation_features.storage.places import EMBEDDINGS, FEATURES, TABLE, Listing, list_places
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,8 @@ from typing import Any
 
 from curation_features.atomic_files import open_regular
 from curation_features.errors import InputError
-from curation_features.inventory.places import PLACES
 from curation_features.settings import Settings
+from curation_features.storage.places import PLACES
 from curation_features.storage.tables import METADATA_KEY
 
 RECORD = "_dataset.json"  # readers of Parquet folders skip names that begin with an underscore

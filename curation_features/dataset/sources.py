@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation_features.atomic_files import open_regular, reading
 from curation_features.errors import StoreError
-from curation_features.inventory.places import EMBEDDINGS, TABLE, Found, Listing
+from curation_features.storage.places import EMBEDDINGS, TABLE, Found, Listing
 from curation_features.storage.tables import METADATA_KEY
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from curation_features.atomic_files import file_digest
 from curation_features.events.outbox import Outbox
-from curation_features.inventory import places
 from curation_features.manifest import Batch
 from curation_features.pipeline import FeatureStages
 from curation_features.pipeline.plan import ALL_PARTS, feature_versions
 from curation_features.schema import STATUSES
+from curation_features.storage import places
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 

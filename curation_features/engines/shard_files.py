@@ -13,8 +13,8 @@ from curation_features.atomic_files import flush, store_bytes, sweep, writing
 from curation_features.engines.executor import Shard, ShardResult
 from curation_features.engines.sharding import SHARD_OF, shard_ids_pattern
 from curation_features.errors import ManifestError, StoreError
-from curation_features.inventory import places
 from curation_features.manifest import is_batch_id, read_manifest, to_json
+from curation_features.storage import places
 
 Change = Literal["new", "changed", "unchanged"]
 

@@ -6,7 +6,6 @@ Nothing here writes or deletes. Each folder is listed once, for any number of ba
 from curation_features.inventory.batch_files import BatchFile, batch_files, total_bytes
 from curation_features.inventory.entries import BatchEntry, flag_counts, known_batch_ids, list_batches, show_batch
 from curation_features.inventory.footprint import footprint_of, photo_files
-from curation_features.inventory.places import list_places
 from curation_features.inventory.unreferenced import UnreferencedFiles
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "footprint_of",
     "known_batch_ids",
     "list_batches",
-    "list_places",
     "photo_files",
     "show_batch",
     "total_bytes",

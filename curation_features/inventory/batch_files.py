@@ -12,8 +12,8 @@ from pathlib import Path
 
 from curation_features.errors import StoreError
 from curation_features.events.outbox import FEATURES_COMPLETED
-from curation_features.inventory.places import PLACES, files_in, read_event, read_object, read_regular
 from curation_features.settings import Settings
+from curation_features.storage.places import PLACES, files_in, read_event, read_object, read_regular
 
 PENDING, JOURNAL, QUARANTINE = Path("events/pending"), Path("events") / FEATURES_COMPLETED, Path("quarantine")
 THUMBNAILS = Path("cache/thumbnails")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from curation_features.atomic_files import file_digest
 from curation_features.errors import StoreError
-from curation_features.inventory import places
 from curation_features.inventory.batch_files import BatchFile, batch_files
 from curation_features.inventory.footprint import artifacts_in, table_rows
 from curation_features.inventory.staleness import CurrentVersions, Stale, StalenessOf, Summary
@@ -18,6 +17,7 @@ from curation_features.manifest import is_batch_id
 from curation_features.schema import STATUSES
 from curation_features.settings import Settings
 from curation_features.signals.flags import FlagCount, Kind, count_flags
+from curation_features.storage import places
 from curation_features.storage.tables import read_metadata
 
 _VERSIONS = ("technical", "clip")

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from curation_features.errors import PhotoError, StoreError
-from curation_features.inventory import places
 from curation_features.inventory.batch_files import (
     THUMBNAILS,
     BatchFile,
@@ -25,6 +24,7 @@ from curation_features.inventory.batch_files import (
 from curation_features.manifest import URI_FIELDS, document_digest
 from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER, is_remote, local_path
 from curation_features.settings import Settings
+from curation_features.storage import places
 from curation_features.storage.cache import FeatureCache
 from curation_features.storage.tables import Row, read_rows
 

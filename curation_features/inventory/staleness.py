@@ -9,7 +9,6 @@ from typing import Any
 
 from curation_features.clip.vocabulary import vocabulary_names
 from curation_features.errors import SettingsError, StoreError
-from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
 from curation_features.manifest import Batch, document_digest
 from curation_features.pipeline import FeatureStages, Models, Plan
@@ -17,6 +16,7 @@ from curation_features.pipeline.observer import SilentObserver
 from curation_features.pipeline.plan import ALL_PARTS, SCORE_PARTS, groups_version, signals_version
 from curation_features.schema import RETRYABLE_REASONS
 from curation_features.settings import Settings
+from curation_features.storage import places
 from curation_features.storage.tables import read_metadata
 
 REASONS: Mapping[str, str] = {

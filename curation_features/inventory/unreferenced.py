@@ -12,10 +12,10 @@ from pathlib import Path
 from curation_features.atomic_files import is_leftover
 from curation_features.inventory.batch_files import JOURNAL, PENDING, QUARANTINE, THUMBNAILS, BatchFile, existing
 from curation_features.inventory.footprint import Footprint, References
-from curation_features.inventory.places import ADOPTION, LATEST_EVENT, PAGE, PLACES, TABLES, Place, files_in
 from curation_features.photos.reader import INGEST_RECORDS, RANKING_FOLDER
 from curation_features.settings import Settings
 from curation_features.storage.cache import FeatureCache
+from curation_features.storage.places import ADOPTION, LATEST_EVENT, PAGE, PLACES, TABLES, Place, files_in
 
 ORPHANS = (*TABLES, PAGE, LATEST_EVENT, ADOPTION)
 """Places whose files have no use without a manifest or features of their batch."""

@@ -15,11 +15,11 @@ import numpy as np
 from curation_features.atomic_files import FEATURES_AGAIN, open_regular, reading
 from curation_features.fingerprints.encoding import hashes_of
 from curation_features.groups.photos import Exposure, Moment, Photo
-from curation_features.inventory import places
 from curation_features.inventory.footprint import table_rows
 from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import photo_of
 from curation_features.schema import FINGERPRINT, METRICS, SIGNALS
+from curation_features.storage import places
 from curation_features.storage.tables import STAGE_TABLES, Row, read_metadata, read_rows, record_of
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from pathlib import Path, PurePath
 from filelock import FileLock, Timeout
 
 from curation_features.errors import StoreError
-from curation_features.inventory import places
 from curation_features.inventory.batch_files import BatchFile, batch_files, incoming_files, incoming_folders
 from curation_features.inventory.footprint import Footprint, References, footprint_of, photo_files
 from curation_features.library import forget_batch
 from curation_features.removal.files import DataFolder, event_sequence
 from curation_features.search import forget as forget_search
 from curation_features.settings import Settings
+from curation_features.storage import places
 from curation_features.storage.adoptions import Adoptions
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import last_sequence, record_deletion

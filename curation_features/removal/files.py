@@ -8,12 +8,12 @@ from pathlib import Path
 
 from curation_features.errors import BusyError, StoreError
 from curation_features.inventory.batch_files import BatchFile
-from curation_features.inventory.places import BATCHES, LATEST_EVENT, read_event
 from curation_features.inventory.unreferenced import ORPHANS, is_old
 from curation_features.search import forget
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import record_deletion
+from curation_features.storage.places import BATCHES, LATEST_EVENT, read_event
 
 _ORPHAN_KINDS = frozenset(place.kind for place in ORPHANS)
 

@@ -12,7 +12,6 @@ from curation_features.atomic_files import FEATURES_AGAIN, reading, store_bytes
 from curation_features.errors import InputError, StoreError
 from curation_features.events.outbox import Outbox
 from curation_features.finish import finish_batch
-from curation_features.inventory import places
 from curation_features.inventory.batch_files import (
     THUMBNAILS,
     BatchFile,
@@ -45,6 +44,7 @@ from curation_features.removal.groups import groups_of, regroup
 from curation_features.schema import SIGNALS, Embedding, LabelPrediction, LabelScore, PhotoInfo, PhotoRecord
 from curation_features.search import forget as forget_search
 from curation_features.settings import Settings
+from curation_features.storage import places
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.deletions import deletions, record_deletion
 from curation_features.storage.tables import STAGE_TABLES, read_metadata, record_of

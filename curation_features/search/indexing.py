@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 
 from curation_features.atomic_files import FEATURES_AGAIN, flush, open_regular, reading, sweep, write_bytes, writing
 from curation_features.errors import BusyError, StoreError
-from curation_features.inventory import places
 from curation_features.search.index import (
     COPY,
     FOLDER,
@@ -42,6 +41,7 @@ from curation_features.search.index import (
     write_contents,
 )
 from curation_features.settings import Settings
+from curation_features.storage import places
 from curation_features.storage.groups import grouped_batches, groups_path, has_groups, read_groups, state_path
 
 if TYPE_CHECKING:

@@ -132,7 +132,7 @@ def required_distributions(required: list[str]) -> dict[str, Distribution]:
 
 
 def top_levels(found: Distribution) -> set[str]:
-    return {path.parts[0] for path in found.files or ()} - {"..", "__pycache__"}
+    return {path.parts[0].removesuffix(".py") for path in found.files or ()} - {"..", "__pycache__"}
 
 
 @pytest.fixture(scope="module")

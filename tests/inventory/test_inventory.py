@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from libraries import KilledError, Library
 
 from curation_features.errors import MissingWeightsError, StoreError
-from curation_features.inventory import batch_files, list_batches, places, show_batch
+from curation_features.inventory import batch_files, list_batches, show_batch
 from curation_features.inventory.unreferenced import UnreferencedFiles
 from curation_features.manifest import batch_from
 from curation_features.schema import PhotoInfo, PhotoRecord
 from curation_features.settings import Settings, load_settings
+from curation_features.storage import places
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.cache import FeatureCache
 from curation_features.storage.tables import METADATA_KEY, read_metadata
@@ -92,7 +93,7 @@ def test_the_last_event_is_taken_from_its_copy(library, monkeypatch) -> None:
         read.append(path.relative_to(library.data).as_posix())
         return path.read_bytes()
 
-    monkeypatch.setattr("curation_features.inventory.places.read_regular", listened)
+    monkeypatch.setattr("curation_features.storage.places.read_regular", listened)
     found = list(list_batches(library.settings))
     assert [entry.photos for entry in found] == [3, 2]
     assert read == ["events/latest/holiday.json", "events/latest/holiday-two.json"]
