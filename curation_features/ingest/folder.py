@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
-import unicodedata
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from curation_features.atomic_files import store_bytes, sweep, uri
 from curation_features.clip.vocabulary import named_vocabulary
 from curation_features.concurrency import bounded_map, worker_count
 from curation_features.errors import InputError, ManifestError, PhotoError
+from curation_features.ingest.batch_ids import legal_id
 from curation_features.ingest.discovery import find_companions, scan
 from curation_features.ingest.images import Images
 from curation_features.ingest.patterns import fixed_part
@@ -32,8 +31,6 @@ from curation_features.settings import Settings, load_settings
 from curation_features.storage.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
-
-_MAX_ID = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +86,6 @@ def batch_id_of(paths: Sequence[Path]) -> str:
     absolute = [Path(os.path.abspath(fixed_part(path))) for path in paths]  # noqa: PTH100 (a link keeps its own name)
     folder = os.path.commonpath([path if path.is_dir() else path.parent for path in absolute])
     return legal_id(Path(folder).name)
-
-
-def legal_id(name: str) -> str:
-    """Return a batch id like `name`: other characters than the allowed ones become `-`."""
-    letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    legal = re.sub(r"\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", letters)).strip("._-")
-    return legal[:_MAX_ID].rstrip("._-") or f"photos-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def find_photos(folder: Path, settings: Settings | None = None) -> list[Path]:

@@ -4,17 +4,20 @@ The job submits the manifest to `data/incoming/`, so that the sensor `preprocess
 """
 
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from curation_features.errors import BusyError
 from curation_features.inbox.folders import submit
-from curation_features.ingest.folder import IngestResult
 from curation_features.orchestration.resources import SettingsResource
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.watching import Looked, Watch
 from curation_features.watching.journal import PlannedBatch
+
+if TYPE_CHECKING:
+    from curation_features.ingest.folder import IngestResult
 
 BATCH_TAG = "curation_features/watched_batch"
 _ACTIVE = [dg.DagsterRunStatus(name) for name in ("QUEUED", "STARTING", "STARTED", "CANCELING")]
@@ -125,7 +128,7 @@ def _describe(looked: Looked) -> str:
     return "; ".join(parts)
 
 
-def _metadata(result: IngestResult) -> dict[str, dg.MetadataValue]:
+def _metadata(result: "IngestResult") -> dict[str, dg.MetadataValue]:
     counts = {
         "photos": len(result.manifest["artifacts"]),
         "unreadable": len(result.rejected),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from curation_features.ingest.folder import legal_id
+from curation_features.ingest.batch_ids import legal_id
 
 Rule = Literal["folder-day", "folder", "session"]
 

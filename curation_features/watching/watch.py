@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from filelock import FileLock, Timeout
 
 from curation_features.atomic_files import writing
 from curation_features.errors import BusyError, InputError, ManifestError, StorageAwayError
 from curation_features.ingest.discovery import photos_among
-from curation_features.ingest.folder import IngestResult, ingest
 from curation_features.photos.reader import is_remote
 from curation_features.settings import Settings
 from curation_features.storage.artifacts import ArtifactStore
@@ -25,6 +24,9 @@ from curation_features.watching.ingested import Ingested
 from curation_features.watching.journal import NOTHING, Folder, Journal, PlannedBatch
 from curation_features.watching.look import Sight, find_problem, look
 from curation_features.watching.plan import Draft, Rule, Waiting, cut, is_at_rest, is_quiet, ready_photos, unique_id
+
+if TYPE_CHECKING:
+    from curation_features.ingest.folder import IngestResult
 
 LOOK_S = 20.0
 """Time of a look by default, in seconds: a third of the time that Dagster gives to a sensor."""
@@ -188,6 +190,8 @@ class Watch:
             return self._ingest(batch, progress)
 
     def _ingest(self, batch: PlannedBatch, progress: Callable[[int], None] | None) -> IngestResult | None:
+        from curation_features.ingest.folder import ingest  # loads decoders; a look needs none
+
         self._check_root(batch)
         files = self._journal.photos_of(batch)
         present = [path for path in files if os.path.lexists(path)]

@@ -308,8 +308,11 @@ def _all_but_the_poisoned_batch(root: Path, query: Query, store: ArtifactStore, 
 
 def _a_run_of_the_ui_with_other_settings(query: Query, store: ArtifactStore, batch_ids: list[str]) -> None:
     nodes = {node["assetKey"]["path"][0]: node for node in query(ASSETS)["assetNodes"]}
-    assert set(nodes) == {"preprocess_batches", *EVERYTHING, "groups"}
-    assert {name for name, node in nodes.items() if node["partitionKeys"] == batch_ids} == set(nodes) - {"groups"}
+    assert set(nodes) == {"preprocess_batches", *EVERYTHING, "groups", "search_index"}
+    assert {name for name, node in nodes.items() if node["partitionKeys"] == batch_ids} == set(nodes) - {
+        "groups",
+        "search_index",
+    }
     assert nodes["preprocess_batches"]["isObservable"]
     before = _features(store, "batch_00")
     run_id = _launch(query, "batch_00", sharpness_scale="1000000")

@@ -43,7 +43,7 @@ from curation_features.storage.cache import FeatureCache
 WAYS = ("process", "materialize")
 BEGINS = ("empty", "old")
 STEPS = frozenset({"open", "os.rename", "os.remove", "os.link", "sqlite3.connect", "faults.flush"})
-UNCOMPARED = ("dagster", "locks", "adoptions")  # folders whose content differs between runs
+UNCOMPARED = ("dagster", "locks", "adoptions", "index")  # these folders differ between runs
 
 Files = dict[str, bytes]
 

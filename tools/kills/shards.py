@@ -97,9 +97,9 @@ def drive(root: str, engine: str) -> None:
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    """Read all files but locks, and adoptions, which hold timings."""
-    data = root / "data"
-    paths = (path for path in data.rglob("*") if path.is_file() and path.relative_to(data).parts[0] != "locks")
+    """Read all files but locks, adoptions, which hold timings, and the index, whose files have random names."""
+    data, left_out = root / "data", ("locks", "index")
+    paths = (path for path in data.rglob("*") if path.is_file() and path.relative_to(data).parts[0] not in left_out)
     return {str(path.relative_to(data)): b"" if "adoptions" in path.parts else path.read_bytes() for path in paths}
 
 
