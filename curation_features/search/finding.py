@@ -152,7 +152,7 @@ class Finder:
         if not contents.versions:
             raise StoreError(
                 f"{self._data_path}: no photo has an image embedding, which a search compares: "
-                "process a batch with the weights of CLIP (curation-features weights)"
+                "fetch the weights of CLIP (curation-features models pull), and process a batch again"
             )
         version = self._choose_version(contents, query)
         photos = sum(contents.live_rows(name) for name in contents.versions)

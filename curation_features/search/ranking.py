@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from curation_features.search.query import Term
 
 _LEAST_NORM = 1e-3
-_LEAST_DEVIATION = 1e-9
+_LEAST_DEVIATION = 1e-3  # of nearly equal photos: smaller differences are rounding errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,5 +173,7 @@ def find_row(term: Term, index: Index) -> int | None:
     """
     with suppress(OSError, CurationError):
         found = index.find(term.text, term.sha256)
-        return found if found is not None or term.sha256 else index.find(file_digest(Path(term.text)))
+        if found is not None or term.sha256 or not Path(term.text).is_file():
+            return found
+        return index.find(file_digest(Path(term.text)))
     return None

@@ -235,6 +235,19 @@ def test_the_line_is_between_matches_and_noise(matches: int) -> None:
     assert likely == matches or matches == 0
 
 
+def test_equal_photos_have_no_spread(settings: Settings) -> None:
+    same = unit(encoded("beach")[0])
+    write_batch(settings, "one", {"a": same, "b": same})
+    found = Library(settings, engine=engine()).find(["dog"])
+    assert found.likely is None
+    assert [abs(hit.standard) < 1 for hit in found.hits] == [True, True]
+
+
+def test_an_empty_library_says_what_to_do(settings: Settings) -> None:
+    with pytest.raises(StoreError, match="models pull"):
+        Library(settings, engine=engine()).find(["dog"])
+
+
 def test_few_photos_have_no_line() -> None:
     assert count_likely(np.ones(3), noise_limit(np.ones(3))) is None
 
