@@ -7,14 +7,14 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation_features.cli.command import Outcome, check_output, declare, parse_path
+from curation_features.cli.command import Outcome, UsageError, check_output, declare, parse_path
 from curation_features.cli.manifests import batch_id_of
 from curation_features.cli.terminal import FOLD, LEFT, RIGHT, complain, console, count_of, make_table, progress, say
 from curation_features.errors import PhotoError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from curation_features.search.finding import Found, Hit
 
 FIELDS = {
-    "hits": "[{batch_id, photo_id, sha256, path, cosine, standard, copies}], the best first",
+    "hits": "[{batch_id, photo_id, sha256, path, cosine, standard, copies}], the best first; without words no scores",
     "likely": "number of hits that are likely to match; null: too few photos for an estimate",
     "searched": "number of photos that were compared; one in two batches counts twice",
     "other_versions": "number of photos that only have vectors of another model or version",
@@ -42,7 +42,7 @@ def register(commands: Any) -> None:
     command.add_argument("--like", action="append", default=[], type=expand_home, metavar="FILE", help=like)
     without = "words that results shall not match; may be repeated"
     command.add_argument("--not", action="append", default=[], dest="without", metavar="WORDS", help=without)
-    where = "an SQL condition on the columns of the tables: \"blur_px < 0.6 AND camera = 'X100'\""
+    where = "an SQL condition on the columns of the tables, also alone: \"blur_px < 0.6 AND camera = 'X100'\""
     command.add_argument("--where", metavar="SQL", help=where)
     batch = "search only this batch; may be repeated"
     command.add_argument("--batch", action="append", default=[], type=expand_home, metavar="BATCH", help=batch)
@@ -67,8 +67,10 @@ def search(args: argparse.Namespace, settings: Settings) -> Outcome:
     from curation_features.search.finding import Finder
 
     start = time.monotonic()
-    finder = Finder(settings, reading=_reading)
     batches = [batch_id_of(given, settings) for given in args.batch]
+    if args.where and not (args.texts or args.like or args.without):
+        return _filter(args, settings, batches, start)
+    finder = Finder(settings, reading=_reading)
     found = finder.find(
         args.texts, like=args.like, without=args.without, where=args.where, batches=batches, top=args.top
     )
@@ -80,8 +82,35 @@ def search(args: argparse.Namespace, settings: Settings) -> Outcome:
         "files": files,
         "seconds": round(time.monotonic() - start, 3),
     }
-    show = partial(_print_paths, shown, settings) if args.paths else partial(_show, found, shown, fields)
+    paths = [hit.path for hit in shown]
+    show = partial(_print_paths, paths, settings) if args.paths else partial(_show, found, shown, fields)
     return Outcome(fields, show)
+
+
+def _filter(args: argparse.Namespace, settings: Settings, batches: Sequence[str], start: float) -> Outcome:
+    """List the photos that meet a condition, the newest first."""
+    from curation_features.search.tables import Tables
+
+    if args.open or args.output:
+        raise UsageError("a contact sheet needs words or a picture; curation-features library shows a filter alone")
+    columns = ("batch_id", "photo_id", "sha256", "coalesce(original_uri, image_uri) AS path")
+    with Tables(settings.data_path, batches) as tables:
+        rows = tables.rows(columns, args.where, "taken DESC NULLS LAST, batch_id, position", args.top)
+        found, searched = tables.count(args.where), tables.count()
+    fields: dict[str, Any] = {
+        "hits": [{**row, "cosine": None, "standard": None, "copies": None} for row in rows],
+        **{"likely": None, "searched": searched, "other_versions": 0, "files": {}},
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+    def show() -> None:
+        shown = [(row["batch_id"], printable(row["path"], "\ufffd")) for row in rows]
+        if shown:
+            console().print(make_table({"batch": LEFT, "photo": FOLD}, shown))
+        more = f"; --top shows more than {len(rows):,}" if found > len(rows) else ""
+        say(f"{count_of(found, 'photo')} of {searched:,}{more}", style="bold")
+
+    return Outcome(fields, partial(_print_paths, [row["path"] for row in rows], settings) if args.paths else show)
 
 
 def _write_page(args: argparse.Namespace, found: Found, settings: Settings) -> Mapping[str, Path]:
@@ -101,17 +130,15 @@ def _reading(total: int) -> Iterator[Callable[[int], object]]:
         yield bar.advance
 
 
-def _print_paths(hits: tuple[Hit, ...], settings: Settings) -> None:
-    """Print the path of each hit, exactly; a URI stays as it is."""
+def _print_paths(uris: Sequence[str], settings: Settings) -> None:
+    """Print the path of each photo, exactly; a remote URI stays as it is."""
     from curation_features.photos.reader import is_remote, local_path
 
-    for hit in hits:
-        path = hit.path
-        if not is_remote(path):
-            try:
-                path = os.path.relpath(settings.root / local_path(path))
-            except (PhotoError, ValueError):  # of another machine; on another drive
-                path = hit.path
+    for uri in uris:
+        path = uri
+        if not is_remote(uri):
+            with suppress(PhotoError, ValueError):  # of another machine; on another drive
+                path = os.path.relpath(settings.root / local_path(uri))
         sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 

@@ -97,6 +97,16 @@ def test_a_filter_a_batch_and_a_page(command: Command, tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
+def test_a_filter_alone_lists_all_that_meet_it(command: Command) -> None:
+    code, output = command("search", "--where", "height < 5", "--top", "6", "--json")
+    found = json.loads(output)
+    assert (code, len(found["hits"]), found["searched"], found["hits"][0]["cosine"]) == (0, 6, 2 * COUNT, None)
+    code, output = command("search", "--where", "height < 5", "--batch", "two")
+    assert code == 0
+    assert "5 photos of 60" in output
+    assert "\x1b" not in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -105,6 +115,7 @@ def test_a_filter_a_batch_and_a_page(command: Command, tmp_path: Path) -> None:
         (["dog", "--batch", "ones"], "did you mean 'one'"),
         (["dog", "--top", "0"], "must be a number from 1"),
         (["dog", "--paths", "--open"], "not allowed with"),
+        (["--where", "height < 5", "--open"], "a contact sheet needs words"),
         (["--like", "nowhere.jpg"], "neither a file nor the id"),
     ],
 )
