@@ -167,7 +167,7 @@ def kinds(faces: Sequence[Pixels]) -> dict[str, Kind]:
         "burst, dial by 1 EV": Kind("burst", shoots.dialled((0, 0, -1, -2, -2, -2))),
         "burst, dial by 1 EV, each frame": Kind("burst", shoots.dialled((1, 0, -1, -2))),
         "burst, exposure wavers": Kind("burst", shoots.metered(6)),
-        "one subject, framed anew": Kind("", shoots.reframed(4, 2.5)),
+        "one subject, reframed": Kind("", shoots.reframed(4, 2.5)),
     }  # fmt: skip
 
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from curation_features.atomic_files import writing
-from curation_features.errors import BusyError, StoreError
+from curation_features.errors import StoreError
 from curation_features.fingerprints.fingerprint import ORIENTATIONS, Fingerprint
 from curation_features.fingerprints.spool import FingerprintSpool
 from curation_features.groups.photos import Kind, Photo, PhotoSet
@@ -38,6 +36,7 @@ from curation_features.library.photos import (
 from curation_features.photos.locations import Locations
 from curation_features.pipeline.grouped import Grouped, entries, stacked
 from curation_features.settings import Settings
+from curation_features.storage import locks
 from curation_features.storage.groups import (
     State,
     groups_metadata,
@@ -90,21 +89,9 @@ class LibraryGroups:
     path: Path
 
 
-@contextmanager
-def locked(data_path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(data_path: Path, *, wait: bool = True) -> AbstractContextManager[None]:
     """Hold the lock of the groups. Raises `BusyError` (without `wait`) or `StoreError`."""
-    path = data_path / "locks" / "groups.lock"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, blocking=wait)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BusyError(f"another process groups photos (lock {path}): try again later") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locks.locked(data_path, "groups", "groups photos", wait=wait)
 
 
 def is_due(settings: Settings, data_path: Path | None = None) -> str:

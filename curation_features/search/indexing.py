@@ -12,14 +12,13 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from curation_features.atomic_files import FEATURES_AGAIN, flush, open_regular, reading, sweep, write_bytes, writing
 from curation_features.errors import BusyError, StoreError
@@ -41,7 +40,7 @@ from curation_features.search.index import (
     write_contents,
 )
 from curation_features.settings import Settings
-from curation_features.storage import places
+from curation_features.storage import locks, places
 from curation_features.storage.groups import grouped_batches, groups_path, has_groups, read_groups, state_path
 
 if TYPE_CHECKING:
@@ -147,21 +146,9 @@ def _groups_footprint(data_path: Path) -> Footprint:
     )
 
 
-@contextmanager
-def locked(data_path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(data_path: Path, *, wait: bool = True) -> AbstractContextManager[None]:
     """Hold the lock of the index. Raises `BusyError` (without `wait`) or `StoreError`."""
-    path = data_path / "locks" / "index.lock"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, blocking=wait)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BusyError(f"another process updates the index (lock {path}): try again later") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return locks.locked(data_path, "index", "updates the index", wait=wait)
 
 
 @dataclass(slots=True)
