@@ -55,6 +55,14 @@ def test_keypoints_are_spread_and_inside(coffee):
     assert len(cells) >= 35  # of 64, some of which are a plain table
 
 
+def test_keypoints_of_all_levels_lie_on_their_corners():
+    """A displacement, such as that of ORB's levels, has the wrong direction in the mirrored photo."""
+    luma = cv2.resize(data.camera(), (400, 400), interpolation=cv2.INTER_AREA)
+    found, other = keypoints(luma), keypoints(np.ascontiguousarray(luma[:, ::-1]))
+    apart = np.linalg.norm(found.positions[:, None] * (-1, 1) + (1, 0) - other.positions, axis=2).min(1) * 400  # px
+    assert (apart < 1).mean() > 0.97
+
+
 def test_mirror_exchanges_the_halves_of_descriptors():
     luma = cv2.resize(data.camera(), (400, 400), interpolation=cv2.INTER_AREA)
     found, other = keypoints(luma), keypoints(np.ascontiguousarray(luma[:, ::-1]))
