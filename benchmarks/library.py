@@ -6,7 +6,8 @@ With --data the tables are kept, and used again.
 
     cold     a process from its start to the printed paths, with a text that it has not seen; beside it, `import torch,
              open_clip` alone
-    warm     a search in a process that has searched before, with the same words, and with others
+    warm     a search in a process that has searched before, with the same words, and with others; as a DataFrame
+    page     requests of the library page: photos before and after columns are loaded into memory, counts, another order
     exact    the first 100 against all cosines in float32 of the stored vectors
     add      a batch of 1,000 photos is added to the index
     killed   a process that adds batches is killed at random: the index answers as before or with the new batches
@@ -23,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,9 +38,14 @@ from gather import template
 from measure import Report, arguments
 from numpy.typing import NDArray
 
+from curation_features.gallery import answers
+from curation_features.gallery.current import OpenTables
+from curation_features.gallery.selection import LOADED, selection_from
 from curation_features.search.finding import Finder
 from curation_features.search.index import Index, read_contents
 from curation_features.search.indexing import update_index
+from curation_features.search.library import Library
+from curation_features.search.tables import Tables
 from curation_features.settings import Settings
 from curation_features.storage.tables import EMBEDDING_COLUMNS, GROUP_COLUMNS, arrow_schema
 from curation_features.versions import part_version
@@ -143,15 +151,54 @@ def cold(settings: Settings, rounds: int) -> dict[str, float]:
 
 
 def warm(settings: Settings, rounds: int) -> dict[str, float]:
-    finder = Finder(settings)
-    finder.find([words(0)])
-    same, other = [], []
-    for number in range(10 * rounds):
-        for seconds, text in ((same, words(0)), (other, words(1000 + number))):
-            start = time.process_time()
-            finder.find([text])
-            seconds.append(time.process_time() - start)
-    return {"warm, same words": median(same), "warm, other words": median(other)}
+    every, one = Finder(settings), Finder(settings.replace(workers=1))
+    library = Library(settings)
+    actions: dict[str, Callable[[int], object]] = {
+        "warm": lambda _: every.find([words(0)]),
+        "warm, other words": lambda number: every.find([words(1000 + number)]),
+        "warm, one thread": lambda _: one.find([words(0)]),
+        "warm, DataFrame": lambda _: library.search(words(0)),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    for number in range(10 * rounds + 1):
+        for name, action in actions.items():
+            taken[name].append(spent(partial(action, number)))
+    return {
+        f"{name}, {clock}": median(seconds[place] for seconds in found[1:])
+        for name, found in taken.items()
+        for place, clock in enumerate(("CPU", "wall"))
+    }
+
+
+def spent(action: Callable[[], object]) -> tuple[float, float]:
+    """Return the CPU seconds and the seconds that an action takes."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    action()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def page(settings: Settings) -> dict[str, float]:
+    opened = OpenTables(Tables(settings.data_path), "")
+    newest, sharpest = selection_from({}), selection_from({"sort": ["sharpness"]})
+    blurred, ok = selection_from({"sort": ["blur_px"]}), selection_from({"status": ["status 1"]})
+
+    def load() -> None:
+        while opened.tables.load(LOADED) < 1:
+            pass
+
+    actions: dict[str, Callable[[], object]] = {
+        "newest photos": lambda: answers.photos(opened, newest, 0, 120),
+        "by sharpness, from files": lambda: answers.photos(opened, sharpest, 0, 120),
+        "counts, from files": lambda: answers.counts(opened, newest),
+        "columns are loaded": load,
+        "by blur": lambda: answers.photos(opened, blurred, 0, 120),
+        "counts": lambda: answers.counts(opened, newest),
+        "counts of one status": lambda: answers.counts(opened, ok),
+    }
+    taken = {name: spent(action) for name, action in actions.items()}
+    opened.close()
+    clocks = enumerate(("CPU", "wall"))
+    return {f"page: {name}, {clock}": taken[name][place] for place, clock in clocks for name in actions}
 
 
 def exact(settings: Settings, version: str, photos: int) -> dict[str, float]:
@@ -233,6 +280,8 @@ def measure(root: Path, photos: int, parts: set[str], rounds: int) -> dict[str, 
         found |= cold(settings, rounds)
     if "warm" in parts:
         found |= warm(settings, rounds)
+    if "page" in parts:
+        found |= page(settings)
     if "exact" in parts:
         found |= exact(settings, version, photos)
     if "add" in parts:
@@ -242,7 +291,7 @@ def measure(root: Path, photos: int, parts: set[str], rounds: int) -> dict[str, 
     return found
 
 
-PARTS = ("cold", "warm", "exact", "add", "killed")
+PARTS = ("cold", "warm", "page", "exact", "add", "killed")
 
 
 def main() -> None:

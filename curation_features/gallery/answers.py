@@ -38,15 +38,27 @@ def photos(
         note: gets the rows that were read.
     """
     name, tables = selection.key(), opened.tables
-    total = opened.keep(
-        name, lambda: tables.keep(name, _PLACE, selection.where, selection.conditions(), selection.sql_order)
-    )
+    total = opened.keep(name, lambda: tables.keep(name, _PLACE, *_filters(opened, selection), selection.sql_order))
     places = [(row["batch_id"], row["position"]) for row in tables.kept(name, start, min(count, MOST_ROWS))]
     rows = tables.rows_of(CARD_COLUMNS, places)
     note(rows)
     found = {(row["batch_id"], row["position"]): row for row in rows}
     cards = [card(found[place]) if place in found else None for place in places]
     return {"version": opened.version, "count": total, "start": start, "photos": cards}
+
+
+def _filters(opened: OpenTables, selection: Selection, but: str = "") -> tuple[str, str]:
+    """Return the filter of the user, and the conditions of this program without the facet `but`.
+
+    After columns were loaded, the filter is evaluated once, and its photos are kept.
+    """
+    where, conditions = selection.where, selection.conditions(but)
+    if not where or not opened.tables.is_loaded:
+        return where, conditions
+    name = selection.where_key()
+    opened.keep(name, lambda: opened.tables.keep(name, _PLACE, where))
+    kept = f"(batch_id, position) IN (SELECT (batch_id, position) FROM {name})"  # noqa: S608 (a word)
+    return "", f"({conditions}) AND {kept}" if conditions else kept
 
 
 def named(opened: OpenTables, wanted: Sequence[Photo], note: Note) -> dict[Photo, dict[str, Any]]:
@@ -78,12 +90,12 @@ def counts(opened: OpenTables, selection: Selection) -> dict[str, Any]:
 
     The choice in a facet itself does not count, so that another value of it can be chosen.
     """
-    by_condition: dict[str, list[str]] = {}
+    by_filters: dict[tuple[str, str], list[str]] = {}
     for facet in (*FACETS, *LISTS):
-        by_condition.setdefault(selection.conditions(but=facet), []).append(facet)
+        by_filters.setdefault(_filters(opened, selection, but=facet), []).append(facet)
     found: dict[str, list[list[Any]]] = {}
-    for condition, facets in by_condition.items():
-        found.update(_count(opened, selection.where, condition, facets))
+    for (where, condition), facets in by_filters.items():
+        found.update(_count(opened, where, condition, facets))
     numbers = [number for _, number in found["batch"]]
     shown = {facet: rows if facet == "month" else rows[:_MOST_VALUES] for facet, rows in found.items()}
     return {"version": opened.version, **shown, "batches": len(numbers), "photos": sum(numbers)}

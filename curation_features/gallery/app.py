@@ -20,7 +20,7 @@ from curation_features.gallery import answers
 from curation_features.gallery.asking import Asked, Searcher, parse
 from curation_features.gallery.current import CurrentTables
 from curation_features.gallery.pictures import Photo, Picture, Pictures
-from curation_features.gallery.selection import selection_from
+from curation_features.gallery.selection import LOADED, selection_from
 from curation_features.inventory import list_batches
 from curation_features.report import signals
 from curation_features.report.page import REASONS
@@ -40,6 +40,7 @@ _FILES = {
 }
 _YEAR_S = 365 * 24 * 3600
 _BATCHES_S = 10.0  # an answer on batches is used again so long
+_LOADING_S = 0.5  # after which the page is shown how much is loaded
 _MOST_FOUND = 500
 _NOT_COLUMNS = ("artifact", "clip_labels", "label_cosines", "errors", "embedding_norm")
 
@@ -56,7 +57,6 @@ class LibraryApp:
     def __init__(self, settings: Settings, searcher: Callable[[], Searcher]) -> None:
         self._settings = settings
         self._photos = CurrentTables(settings.data_path)
-        self._counts = CurrentTables(settings.data_path)  # separate: counts of a million photos take seconds
         self._pictures = Pictures(settings, self._photos)
         self._make_searcher = searcher
         self._searcher: Searcher | None = None
@@ -80,7 +80,6 @@ class LibraryApp:
     def close(self) -> None:
         """Close the tables."""
         self._photos.close()
-        self._counts.close()
 
     # What the page shows
 
@@ -109,9 +108,17 @@ class LibraryApp:
         )
 
     async def counts(self, request: Request) -> Response:
-        """Answer: how many photos of a selection have each value of each facet."""
+        """Answer: how many photos of a selection have each value of each facet.
+
+        Columns of all photos are loaded first, batches at a time, so that other requests are answered in between. While
+        they are not, the answer is only the share that is `loaded`, and the page asks again.
+        """
         selection = selection_from(_query(request))
-        return JSONResponse(await self._counts.ask(lambda opened: answers.counts(opened, selection)))
+        ends = asyncio.get_running_loop().time() + _LOADING_S
+        while (share := await self._photos.ask(lambda opened: opened.tables.load(LOADED))) < 1:
+            if asyncio.get_running_loop().time() > ends:
+                return JSONResponse({"loaded": share})
+        return JSONResponse({"loaded": 1, **await self._photos.ask(lambda opened: answers.counts(opened, selection))})
 
     async def photo(self, request: Request) -> Response:
         """Answer: all about one photo."""

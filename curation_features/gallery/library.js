@@ -441,15 +441,21 @@
 
   let counts = null;
   let counting = new AbortController();
+  let summary = "";
 
   async function loadCounts() {
     counting.abort();
     counting = new AbortController();
+    const { signal } = counting;
     try {
-      counts = await ask("counts", selectionOf(view), counting.signal);
+      let found;
+      while ((found = await ask("counts", selectionOf(view), signal)).loaded < 1) $("summary").textContent = `Counting\u2026 ${percent(found.loaded)}`;
+      counts = found;
       showCounts();
     } catch (error) {
-      if (error.name !== "AbortError" && list?.total !== 0) tell(error.message);
+      if (error.name === "AbortError") return;
+      $("summary").textContent = summary;
+      if (list?.total !== 0) tell(error.message);
     }
   }
 
@@ -457,9 +463,8 @@
     showMonths();
     showCloud();
     for (const name of ["status", "flag", "kind", "reason", "camera", "batch"]) showFacet(name);
-    if (!isFiltered()) {
-      $("summary").textContent = `${count(counts.photos)} in ${batchCount(counts.batches)}`;
-    }
+    if (!isFiltered()) summary = `${count(counts.photos)} in ${batchCount(counts.batches)}`;
+    $("summary").textContent = summary;
   }
 
   const toggle = (set, value) => {

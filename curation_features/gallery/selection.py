@@ -25,6 +25,13 @@ LISTS: Mapping[str, str] = {
 }
 """Facets with any number of values for each photo, as SQL; a chosen empty value selects photos without any."""
 
+LOADED = (
+    *("batch_id", "position", "original_uri", "image_uri", "taken", "status", "errors", "camera", "iso", "label"),
+    *("confidence", "width", "height", *(metric.name for metric in METRICS), "blur_px", "flags", "hints"),
+    *("group_id", "group_kind", "group_rank", "group_copy_of"),
+)
+"""Columns of facets, orders and conditions, which are kept in memory."""
+
 _LAST = "batch_id DESC, position"
 _BEST = "group_id IS NULL OR group_kind = 'set' OR (group_rank = 1 AND group_copy_of IS NULL)"
 
@@ -85,7 +92,11 @@ class Selection:
 
     def key(self) -> str:
         """Return a word that no other selection has."""
-        return f"view_{hashlib.sha256(repr((self.where, self.conditions(), self.sql_order)).encode()).hexdigest()[:24]}"
+        return _word("view", self.where, self.conditions(), self.sql_order)
+
+    def where_key(self) -> str:
+        """Return a word that no other filter of the user has."""
+        return _word("where", self.where)
 
 
 def selection_from(given: Mapping[str, Sequence[str]]) -> Selection:
@@ -117,6 +128,10 @@ def _condition(facet: str, values: Sequence[str]) -> str:
         has = f"{FACETS[facet]} IN ({', '.join(named)})"
         has_none = f"{FACETS[facet]} IS NULL"
     return " OR ".join([*([has] if named else []), *([has_none] if "" in values else [])])
+
+
+def _word(kind: str, *texts: str) -> str:
+    return f"{kind}_{hashlib.sha256(repr(texts).encode()).hexdigest()[:24]}"
 
 
 def _text(value: str) -> str:

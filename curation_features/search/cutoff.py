@@ -22,6 +22,8 @@ RANGES = 4.5
 """Interquartile ranges above the median of the lower half; of normal noise, 3 standard deviations above its mean."""
 GAP = 0.15
 """The first gap of this share of the distance from the best score to the noise ends the likely results."""
+SAMPLED = 100_000
+"""Number of scores from which the noise of a larger library is estimated: each second, third, ... one."""
 SEARCHED = 100
 """Number of results in which a gap is searched."""
 
@@ -30,6 +32,7 @@ def noise_limit(scores: NDArray[np.floating]) -> float | None:
     """Return the score that noise rarely exceeds; None for fewer than `FEWEST` scores."""
     if len(scores) < FEWEST:
         return None
+    scores = scores[:: max(1, len(scores) // SAMPLED)]
     quarter = len(scores) // 8  # of the lower half
     parts = np.partition(scores, [quarter, 2 * quarter, 3 * quarter])
     lower, middle, upper = (float(parts[place * quarter]) for place in (1, 2, 3))

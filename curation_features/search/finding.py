@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +15,11 @@ import numpy as np
 from curation_features.concurrency import worker_count
 from curation_features.errors import BusyError, StoreError, WeightsError, require_extra
 from curation_features.search.cutoff import count_likely, noise_limit
-from curation_features.search.index import Contents, Index, read_contents
+from curation_features.search.index import Contents, ContentsReader, Index
 from curation_features.search.indexing import Reading, is_due, update_index
 from curation_features.search.query import Picture, Query
-from curation_features.search.ranking import Directions, Scores, directions, score, score_more
-from curation_features.search.vectors import QueryVectors, find_row
+from curation_features.search.ranking import Directions, Scores, best_places, directions, score, score_more
+from curation_features.search.vectors import QueryVectors, find_row, find_rows
 from curation_features.settings import Settings, nearest
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EXTRA_CANDIDATES = 200  # beyond three times the number of results: copies are folded
+_FEWEST_ROWS = 10_000  # that are worth a thread
 _OTHER_MODEL = (
     "name its model in the settings, or embed the photos with the present one: "
     "curation-features process MANIFEST, or a backfill of image_embeddings"
@@ -91,6 +95,7 @@ class Finder:
         self._data_path = settings.data_path
         self._vectors = QueryVectors(settings, engine)
         self._reading = reading
+        self._contents = ContentsReader(self._data_path)
         self._opened: tuple[Contents, dict[str, Index]] = (Contents(), {})
 
     def find(
@@ -105,46 +110,48 @@ class Finder:
     ) -> Found:
         """See `Library.find`."""
         query = Query.parse(texts, like, without)
-        self._refresh()
-        index, others = self._choose(query, batches)
-        towards = directions(query.terms, self._vectors.embed(query, index))
+        index, others = self._choose(self._refresh(), query, batches)
+        own = find_rows(query, index)
+        towards = directions(query.terms, self._vectors.embed(query, index, own))
         parts = index.ranges(batches)
-        rows = np.concatenate([np.empty(0, np.int64), *(np.arange(part.start, part.stop) for part in parts)])
-        if not rows.size:
+        searched = sum(part.stop - part.start for part in parts)
+        if not searched:
             return Found(query, (), None, 0, others)
         scores = score(self._cosines(index, parts, towards), towards.weights)
         standard = scores.standard
         if where and where.strip():
             standard = np.where(self._meets(index, where, batches), standard, np.float32(-np.inf))
-        own = [find_row(term, index) for term in query.terms if term.is_picture]
-        hidden = {int(index.keys(np.array([row]))[0]) for row in own if row is not None}
-        places = _best(standard, index, rows, hidden, top)
-        hits = _hits(index, rows[places], scores, towards)
+        hidden = index.keys(np.array([row for row in own if row is not None], np.int64))
+        rows = _best(standard, index, parts, hidden, top)
+        hits = _hits(index, rows, scores, towards)
         likely = count_likely(np.array([hit.standard for hit in hits]), noise_limit(scores.standard))
-        return Found(query, hits, likely, len(rows), others)
+        return Found(query, hits, likely, searched, others)
 
     def embed(self, text: str, index: Index) -> NDArray[np.float32]:
         """Return the vector (D,) of a text, norm 1. Raises like `find`."""
-        vector: NDArray[np.float32] = self._vectors.embed(Query.parse([text]), index)[0]
+        vector: NDArray[np.float32] = self._vectors.embed(Query.parse([text]), index, [None])[0]
         return vector
 
-    def _refresh(self) -> None:
-        """Bring the index up to date, unless another process does."""
+    def _refresh(self) -> Contents:
+        """Return the content of the index; bring it up to date first, unless another process does."""
+        contents = None
         try:
-            if is_due(self._data_path):
+            with suppress(StoreError):  # damaged: it is made again
+                contents = self._contents.read()
+            if contents is None or is_due(self._data_path, contents):
                 update_index(self._data_path, self._reading, wait=False)
         except BusyError as error:
             log.info("The index is searched as it is: %s", error)
         except StoreError as error:
-            if not read_contents(self._data_path).batches:
+            if contents is None or not contents.batches:
                 raise
             log.warning("The index is searched without the last changes: %s", error)
+        return self._contents.read()
 
     # The index
 
-    def _choose(self, query: Query, batches: Collection[str]) -> tuple[Index, int]:
+    def _choose(self, contents: Contents, query: Query, batches: Collection[str]) -> tuple[Index, int]:
         """Return the index whose vectors the query can be compared with, and the number of photos of others."""
-        contents = read_contents(self._data_path)
         for batch_id in batches:
             if batch_id not in contents.batches:
                 remedy = nearest(batch_id, contents.batches) or "; to process it: curation-features process MANIFEST"
@@ -160,7 +167,7 @@ class Finder:
 
     def _choose_version(self, contents: Contents, query: Query) -> str:
         try:
-            usable = [version for version in self._vectors.versions() if version in contents.versions]
+            usable = [version for version in self._vectors.versions if version in contents.versions]
         except WeightsError:  # photos of the library have vectors without the model
             usable = [name for name in contents.versions if self._has_all(contents, name, query)]
             if not usable:
@@ -180,14 +187,14 @@ class Finder:
 
     def _open(self, contents: Contents, version: str) -> Index:
         known, opened = self._opened
-        if known != contents:
+        if known is not contents:
             opened = {}
         if version not in opened:
             try:
                 opened = {**opened, version: Index(self._data_path, contents, version)}
             except StoreError:  # replaced in the meantime, or damaged
                 update_index(self._data_path)
-                contents = read_contents(self._data_path)
+                contents = self._contents.read()
                 opened = {version: Index(self._data_path, contents, version)}
         self._opened = contents, opened
         return opened[version]
@@ -200,11 +207,16 @@ class Finder:
 
         vectors = towards.vectors.astype(np.float16)
         threads = worker_count(self._settings.workers)
-        found = [
-            np.asarray(simsimd.cdist(vectors, index.vectors[part], metric="dot", out_dtype="float32", threads=threads))
-            for part in parts
-        ]
-        return np.concatenate(found, axis=1)
+        pieces = [piece for part in parts for piece in _pieces(part, threads)]
+
+        def compare(piece: slice) -> NDArray[np.float32]:
+            found = simsimd.cdist(vectors, index.vectors[piece], metric="dot", out_dtype="float32", threads=1)
+            return np.asarray(found)
+
+        if len(pieces) < 2 or threads < 2:
+            return np.concatenate([*map(compare, pieces)], axis=1)
+        with ThreadPoolExecutor(threads) as pool:  # threads of SimSIMD spin when they have nothing to do
+            return np.concatenate([*pool.map(compare, pieces)], axis=1)
 
     def _meets(self, index: Index, where: str, batches: Collection[str]) -> NDArray[np.bool_]:
         """Return for each row of some batches whether it meets a condition."""
@@ -214,24 +226,40 @@ class Finder:
             return np.isin(index.keys_in_batches(batches), tables.keys_in_batches(where))
 
 
+def _pieces(rows: slice, threads: int) -> list[slice]:
+    """Return equal parts of rows, for some threads."""
+    count = max(1, min(threads, (rows.stop - rows.start) // _FEWEST_ROWS))
+    ends = np.linspace(rows.start, rows.stop, count + 1).astype(int).tolist()
+    return [slice(*part) for part in pairwise(ends)]
+
+
 def _best(
-    standard: NDArray[np.float32], index: Index, rows: NDArray[np.int64], hidden: Collection[int], top: int
+    standard: NDArray[np.float32], index: Index, parts: Sequence[slice], hidden: NDArray[np.uint64], top: int
 ) -> NDArray[np.int64]:
-    """Return the places of the best scores in descending order; of the copies of a picture only the best."""
+    """Return the rows of the best scores in descending order; of the copies of a picture only the best.
+
+    Args:
+        standard: the scores of the rows of `parts`.
+        hidden: keys of photos that are not wanted.
+    """
     count = 3 * top + _EXTRA_CANDIDATES
     while True:
-        places = np.argpartition(-standard, count)[:count] if count < len(standard) else np.arange(len(standard))
-        places = places[np.isfinite(standard[places])]
-        ordered = places[np.lexsort((places, -standard[places]))]
-        chosen: dict[int, int] = {}
-        for place in ordered.tolist():
-            if int(index.keys(rows[place : place + 1])[0]) not in hidden:
-                chosen.setdefault(index.picture(int(rows[place])), place)
-            if len(chosen) == top:
-                break
-        if len(chosen) == top or count >= len(standard):
-            return np.array(list(chosen.values()), np.int64)
+        places = best_places(standard, count)
+        rows = _rows_at(places, parts)
+        rows = rows[~np.isin(index.keys(rows), hidden)]
+        _, firsts = np.unique(index.pictures(rows), return_index=True)
+        if len(firsts) >= top or count >= len(standard):
+            return rows[np.sort(firsts)[:top]]
         count *= 4
+
+
+def _rows_at(places: NDArray[np.int64], parts: Sequence[slice]) -> NDArray[np.int64]:
+    """Return the rows at some places of all `parts`, one behind the other."""
+    sizes = np.array([part.stop - part.start for part in parts], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    shifts = np.array([part.start for part in parts], np.int64) - starts
+    rows: NDArray[np.int64] = places + shifts[np.searchsorted(starts, places, side="right") - 1]
+    return rows
 
 
 def _hits(index: Index, rows: NDArray[np.int64], scores: Scores, towards: Directions) -> tuple[Hit, ...]:
@@ -239,12 +267,13 @@ def _hits(index: Index, rows: NDArray[np.int64], scores: Scores, towards: Direct
     vectors = index.vectors[rows].astype(np.float32)
     standard = score_more(vectors @ towards.vectors.T, scores, towards.weights)
     cosines = vectors @ towards.main
+    copies = index.copies(rows)
     hits = []
     for place in np.lexsort((rows, -standard)):
         row = int(rows[place])
         photo = index.photo(row)
         path = photo.uris[0] if photo.uris else photo.photo_id
         scored = float(cosines[place]), float(standard[place])
-        copies = index.copies(row) + len(set(photo.uris[1:]) - {path})
-        hits.append(Hit(index.batch_of(row), photo.photo_id, photo.sha256, path, *scored, copies))
+        others = int(copies[place]) + len(set(photo.uris[1:]) - {path})
+        hits.append(Hit(index.batch_of(row), photo.photo_id, photo.sha256, path, *scored, others))
     return tuple(hits)

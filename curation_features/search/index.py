@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -109,22 +110,44 @@ class Contents:
         return sum(batch.count for batch in self.batches.values() if batch.version == version)
 
 
+class ContentsReader:
+    """Reads `index.json` again only after it was replaced. Thread-safe."""
+
+    def __init__(self, data_path: Path) -> None:
+        self._path = data_path / FOLDER / NAME
+        self._known: tuple[tuple[int, ...], Contents] = ((), Contents())
+
+    def read(self) -> Contents:
+        """Return the content of the index; empty if there is none, or it has another format. Raises `StoreError`."""
+        file_of, contents = self._known
+        with reading(self._path, REMEDY):
+            try:
+                with self._path.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    now = (status.st_ino, status.st_size, status.st_mtime_ns)
+                    if now != file_of:
+                        contents = _parse(file.read())
+            except FileNotFoundError:
+                return Contents()
+        self._known = now, contents
+        return contents
+
+
 def read_contents(data_path: Path) -> Contents:
-    """Return the content of the index; empty if there is none, or it has another format. Raises `StoreError`."""
-    path = data_path / FOLDER / NAME
-    with reading(path, REMEDY):
-        try:
-            found = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return Contents()
-        if found["format"] != FORMAT:
-            return Contents()
-        batches = {
-            name: IndexedBatch(**{**value, "files": _footprint(value["files"])})
-            for name, value in found["batches"].items()
-        }
-        versions = {name: VersionFiles(**value) for name, value in found["versions"].items()}
-        return Contents(batches, versions, _footprint(found["groups"]), found["copies"])
+    """Return the content of the index; see `ContentsReader.read`."""
+    return ContentsReader(data_path).read()
+
+
+def _parse(data: bytes) -> Contents:
+    """Return the content of `index.json`. Raises `ValueError`, `TypeError` or `KeyError`."""
+    found = json.loads(data)
+    if found["format"] != FORMAT:
+        return Contents()
+    batches = {
+        name: IndexedBatch(**{**value, "files": _footprint(value["files"])}) for name, value in found["batches"].items()
+    }
+    versions = {name: VersionFiles(**value) for name, value in found["versions"].items()}
+    return Contents(batches, versions, _footprint(found["groups"]), found["copies"])
 
 
 def write_contents(data_path: Path, contents: Contents) -> None:
@@ -228,14 +251,20 @@ class Index:
         """Return the keys of some rows."""
         return np.asarray(self._rows["key"][rows])
 
-    def picture(self, row: int) -> int:
-        """Return what the copies of a photo share with it; its key if it has no copy."""
-        key, picture = int(self._rows["key"][row]), int(self._rows["picture"][row])
-        if self.batches[self.batch_of(row)].is_grouped:
-            place = int(np.searchsorted(self._copies["key"], np.uint64(key)))
-            is_copy = place < len(self._copies) and int(self._copies["key"][place]) == key
-            picture = int(self._copies["picture"][place]) if is_copy else 0
-        return picture or key
+    def pictures(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return what the copies of each photo share with it; its key if it has no copy."""
+        keys, pictures = self.keys(rows), self._rows["picture"][rows]
+        if len(self._copies):
+            places = np.searchsorted(self._copies["key"], keys).clip(max=len(self._copies) - 1)
+            copied = np.where(self._copies["key"][places] == keys, self._copies["picture"][places], np.uint64(0))
+        else:
+            copied = np.zeros_like(pictures)
+        pictures = np.where(self._are_grouped[np.searchsorted(self._firsts, rows, side="right") - 1], copied, pictures)
+        return np.where(pictures, pictures, keys)
+
+    @cached_property
+    def _are_grouped(self) -> NDArray[np.bool_]:
+        return np.array([self.batches[name].is_grouped for _, name in self._starts], np.bool_)
 
     def find(self, photo_id: str, sha256: str = "") -> int | None:
         """Return the first row of a photo, of any bytes without `sha256`; None if it has none."""
@@ -246,14 +275,24 @@ class Index:
                 return int(rows.start) + int(places[0])
         return None
 
-    def copies(self, row: int) -> int:
-        """Return how many photos of other bytes show the picture of a photo."""
-        picture = self.picture(row)
-        if picture == int(self._rows["key"][row]):
-            return 0
-        keys = [self._copies["key"][self._copies["picture"] == np.uint64(picture)]]
-        keys += [self._rows["key"][rows][self._rows["picture"][rows] == np.uint64(picture)] for rows in self.ranges()]
-        return len(np.unique(np.concatenate(keys))) - 1
+    def copies(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many photos of other bytes show the picture of each photo."""
+        pictures = self.pictures(rows)
+        first, after = (np.searchsorted(self._copied, pictures, side=side) for side in ("left", "right"))
+        found: NDArray[np.int64] = np.maximum(after - first - 1, 0)
+        return found
+
+    @cached_property
+    def _copied(self) -> NDArray[np.uint64]:
+        """Return the picture of each photo that is a copy, in ascending order."""
+        found = [self._copies]
+        for part in self.ranges():
+            rows = self._rows[part]
+            found.append(rows[rows["picture"] != 0][["key", "picture"]].astype(COPY))
+        table = np.concatenate(found)
+        table = table[np.lexsort((table["key"], table["picture"]))]
+        is_repeated = table[1:] == table[:-1]  # in two batches, or in both kinds of groups
+        return np.asarray(np.delete(table["picture"], np.flatnonzero(is_repeated)))
 
 
 def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:

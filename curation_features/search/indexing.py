@@ -111,12 +111,8 @@ def refresh_index(settings: Settings) -> None:
         log.warning("The index for search is not up to date: %s", error)
 
 
-def is_due(data_path: Path) -> bool:
-    """Whether batches or groups have changed since the index was made, or it cannot be read. Raises `StoreError`."""
-    try:
-        contents = read_contents(data_path)
-    except StoreError:
-        return True
+def is_due(data_path: Path, contents: Contents) -> bool:
+    """Whether batches or groups have changed since an index with this content was made. Raises `StoreError`."""
     known = {name: batch.files for name, batch in contents.batches.items()}
     return known != list_finished(data_path) or contents.groups != _groups_footprint(data_path)
 
@@ -131,11 +127,8 @@ def forget_batches(data_path: Path, batch_ids: Collection[str]) -> None:
 def list_finished(data_path: Path) -> dict[str, Footprint]:
     """Return the footprints of the finished batches, sorted by id. Raises `StoreError`."""
     listing = places.list_places(data_path, _FILES)
-    found = {}
-    for batch_id in sorted(listing[places.FEATURES].keys() & listing[places.TABLE].keys()):
-        files = (listing[place].get(batch_id) for place in _FILES)
-        found[batch_id] = tuple(file and (file.bytes, file.written) for file in files)
-    return found
+    batch_ids = sorted(listing[places.FEATURES].keys() & listing[places.TABLE].keys())
+    return {batch_id: tuple(listing[place].get(batch_id) for place in _FILES) for batch_id in batch_ids}
 
 
 def _groups_footprint(data_path: Path) -> Footprint:

@@ -121,20 +121,21 @@ class Library:
             StoreError: a table cannot be read.
         """
         from curation_features.search.tables import Tables
+        from curation_features.storage.frames import read_rows_of
 
         with Tables(self._settings.data_path, batches) as tables:
             rows = tables.rows(["batch_id", "position"], condition, "batch_id, position")
-        names = list(dict.fromkeys(row["batch_id"] for row in rows))
-        return _rows(self._settings, names, columns, ("batch_id", "position"), [tuple(row.values()) for row in rows])
+        return read_rows_of(self._settings, ("batch_id", "position"), [tuple(row.values()) for row in rows], columns)
 
 
 def _frame(found: Found, settings: Settings, columns: Sequence[str] | None) -> pd.DataFrame:
     """Return the rows of hits."""
     import pandas as pd
 
+    from curation_features.storage.frames import read_rows_of
+
     keys = [(hit.batch_id, hit.photo_id, hit.sha256) for hit in found.hits]
-    names = list(dict.fromkeys(hit.batch_id for hit in found.hits))
-    rows = _rows(settings, names, columns, ("batch_id", "photo_id", "sha256"), keys)
+    rows = read_rows_of(settings, ("batch_id", "photo_id", "sha256"), keys, columns)
     likely = [None if found.likely is None else place < found.likely for place in range(len(keys))]
     scores = pd.DataFrame(
         {
@@ -147,26 +148,3 @@ def _frame(found: Found, settings: Settings, columns: Sequence[str] | None) -> p
     frame = pd.concat([scores, rows], axis=1)
     frame.attrs = rows.attrs
     return frame
-
-
-def _rows(
-    settings: Settings,
-    batch_ids: Sequence[str],
-    columns: Sequence[str] | None,
-    key: Sequence[str],
-    wanted: Sequence[tuple[object, ...]],
-) -> pd.DataFrame:
-    """Return rows of `read_features`, found by a key, in this order."""
-    from curation_features.storage.artifacts import ArtifactStore
-    from curation_features.storage.frames import read_features
-
-    needed = None if columns is None else list(dict.fromkeys([*columns, *key]))
-    some = ArtifactStore(settings.data_path).finished_batch_ids()[:1]  # for the columns, if no row is wanted
-    frame = read_features(*(batch_ids or some), settings=settings, columns=needed)
-    places: dict[tuple[object, ...], int] = {}
-    for place, values in enumerate(zip(*(frame[name] for name in key), strict=True)):
-        places.setdefault(values, place)
-    chosen = frame.iloc[[places[values] for values in wanted]].reset_index(drop=True)
-    chosen = chosen if columns is None else chosen[list(columns)]
-    chosen.attrs = frame.attrs
-    return chosen

@@ -12,7 +12,7 @@ it is a separate direction, which counts negatively.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from curation_features.search.query import Term
 
+_BLOCK = 64  # scores of which the best is compared, to find the best of all
 _LEAST_NORM = 1e-3
 _LEAST_DEVIATION = 1e-3  # of nearly equal photos: smaller differences are rounding errors
 
@@ -108,14 +109,29 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 def score(cosines: NDArray[np.float32], weights: NDArray[np.float32]) -> Scores:
     """Return the scores of photos with these cosines (K, N) with each direction."""
     means = cosines.mean(axis=1, dtype=np.float64)
-    deviations = np.maximum(cosines.std(axis=1, dtype=np.float64), _LEAST_DEVIATION)
-    scores = Scores(np.empty(0, np.float32), means, deviations)
-    return replace(scores, standard=score_more(cosines.T, scores, weights))
+    centred = cosines - means[:, None].astype(np.float32)
+    squares = np.array([row @ row for row in centred], np.float64)
+    deviations = np.maximum(np.sqrt(squares / cosines.shape[1]), _LEAST_DEVIATION)
+    return Scores((_scales(deviations, weights) @ centred), means, deviations)
 
 
 def score_more(cosines: NDArray[np.float32], scores: Scores, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the standard scores (N,) of photos with these cosines (N, K), beside those that were scored before."""
-    scales = weights / scores.deviations / np.linalg.norm(weights)
-    shift = float(scores.means @ scales)
-    standard: NDArray[np.float32] = cosines @ scales.astype(np.float32) - np.float32(shift)
+    standard: NDArray[np.float32] = (cosines - scores.means.astype(np.float32)) @ _scales(scores.deviations, weights)
     return standard
+
+
+def _scales(deviations: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    scales: NDArray[np.float64] = weights / deviations / np.linalg.norm(weights)
+    return scales.astype(np.float32)
+
+
+def best_places(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the places of at least `count` finite scores (all, if there are fewer), the best first, then by place.
+
+    At least `count` scores reach the best one of each of the `count` best blocks, so that only those are sorted.
+    """
+    blocks = scores[: len(scores) // _BLOCK * _BLOCK].reshape(_BLOCK, -1).max(axis=0)
+    least = np.partition(blocks, -count)[-count] if count <= len(blocks) else np.float32(-np.inf)
+    places = np.flatnonzero((scores >= least) & (scores > -np.inf))
+    return places[np.argsort(-scores[places], kind="stable")]

@@ -8,7 +8,9 @@ The name of a file is a digest of the text and of the version of the model's tex
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +56,7 @@ class QueryVectors:
         self._engine = engine
         self._labels: dict[str, NDArray[np.float32]] | None = None
 
+    @cached_property
     def versions(self) -> list[str]:
         """Return the versions of image embeddings that texts can be compared with; that of the settings first.
 
@@ -65,20 +68,22 @@ class QueryVectors:
         settings = (self._settings.replace(precision=precision) for precision in precisions)
         return list(dict.fromkeys(part_version("embedding", of, identity) for of in settings))
 
-    def embed(self, query: Query, index: Index) -> NDArray[np.float32]:
+    def embed(self, query: Query, index: Index, rows: Sequence[int | None]) -> NDArray[np.float32]:
         """Return the vectors of all terms: (T, D), norm 1.
+
+        Args:
+            rows: of the terms in the index; see `find_rows`.
 
         Raises:
             QueryError: a picture does not exist, or a photo is not in the index.
             PhotoError: a picture cannot be decoded.
             WeightsError: the model cannot be used.
         """
-        return np.stack([self._embed(term, index) for term in query.terms])
+        return np.stack([self._embed(term, index, row) for term, row in zip(query.terms, rows, strict=True)])
 
-    def _embed(self, term: Term, index: Index) -> NDArray[np.float32]:
+    def _embed(self, term: Term, index: Index, row: int | None) -> NDArray[np.float32]:
         if not term.is_picture:
             return self._embed_text(term.text)
-        row = find_row(term, index)
         if row is None:
             return self._embed_picture(term)
         stored: NDArray[np.float32] = index.vectors[row].astype(np.float32)
@@ -164,6 +169,11 @@ class QueryVectors:
         if not np.isfinite(vector).all():
             raise QueryError(f"{path}: has no finite vector")
         return vector
+
+
+def find_rows(query: Query, index: Index) -> list[int | None]:
+    """Return the row of each term that is a picture in the index; None for the others."""
+    return [find_row(term, index) if term.is_picture else None for term in query.terms]
 
 
 def find_row(term: Term, index: Index) -> int | None:

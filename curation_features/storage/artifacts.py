@@ -36,6 +36,7 @@ from curation_features.errors import BusyError, ManifestError, StoreError
 from curation_features.manifest import Batch, parse_manifest, to_json
 from curation_features.schema import FINGERPRINT, Embedding, PhotoRecord
 from curation_features.storage.embeddings import EmbeddingsWriter
+from curation_features.storage.places import files_in
 from curation_features.storage.tables import (
     FEATURE_COLUMNS,
     GROUP_COLUMNS,
@@ -320,8 +321,9 @@ class ArtifactStore:
         return folder / f"{batch_id}.json", folder / f"{batch_id}.parquet"
 
     def finished_batch_ids(self) -> list[str]:
-        """Return the ids of finished batches, sorted. Their JSON file, written last, exists."""
-        return sorted(path.stem for path in (self.data_path / "features").glob("[A-Za-z0-9]*.json"))
+        """Return the ids of finished batches, sorted. Their JSON file, written last, exists. Raises `StoreError`."""
+        names = (entry.name for entry in files_in(self.data_path / "features"))
+        return sorted(name[:-5] for name in names if name.endswith(".json") and name[0].isascii() and name[0].isalnum())
 
     def embeddings_path(self, batch_id: str) -> Path:
         """Return the path of a finished batch's image embeddings."""

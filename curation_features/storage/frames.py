@@ -84,10 +84,55 @@ def read_features(
     if distinct:
         finished = [_read_finish_time(store.feature_paths(batch_id)[0]) for batch_id in selected]
         table = table.take(_choose(store.data_path, selected, [table for table, _ in tables], finished, distinct))
-    frame = pd.DataFrame({name: _to_pandas(name, table.column(name)) for name in names})
+    frame = _frame(table, names, [metadata for _, metadata in tables])
     if embeddings:
         frame["embedding"] = pd.Series(_read_embeddings(store, table.select(_JOIN_KEYS)), frame.index, dtype=object)
-    vocabularies = {metadata["version"]["clip"]: metadata["labels"] for _, metadata in tables}
+    return frame
+
+
+def read_rows_of(
+    settings: Settings,
+    key: Sequence[str],
+    wanted: Sequence[tuple[object, ...]],
+    columns: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return some rows of `read_features`, in this order; other rows are not converted.
+
+    Args:
+        key: columns that identify a row, the first of them `batch_id`; of several rows the first one is meant.
+        wanted: values of these columns.
+        columns: as for `read_features`.
+
+    Raises:
+        StoreError, ValueError: see `read_features`.
+    """
+    import pyarrow as pa
+
+    store = ArtifactStore(settings.data_path)
+    names = _check_columns(columns)
+    read = list(dict.fromkeys([*names, *key]))
+    in_batch: dict[str, list[int]] = {}  # places in `wanted`
+    for place, (batch_id, *_) in enumerate(wanted):
+        in_batch.setdefault(str(batch_id), []).append(place)
+    parts, known = [_schema(read).empty_table()], []
+    for batch_id in _select_batches(store, list(in_batch)) if in_batch else ():
+        table, metadata = _read_table(store.feature_paths(batch_id)[1], read)
+        rows = list(zip(*(table.column(name).to_pylist() for name in key), strict=True))
+        first = {values: row for row, values in reversed([*enumerate(rows)])}
+        chosen = [first[wanted[place]] for place in in_batch[batch_id]]
+        parts.append(table.take(pa.array(chosen, pa.int64())))
+        known.append(metadata)
+    order = {place: row for row, place in enumerate(place for places in in_batch.values() for place in places)}
+    in_order = pa.array([order[place] for place in range(len(wanted))], pa.int64())
+    return _frame(pa.concat_tables(parts, promote_options="default").take(in_order), names, known)
+
+
+def _frame(table: pa.Table, names: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return columns of a table as a DataFrame, with their descriptions."""
+    import pandas as pd
+
+    frame = pd.DataFrame({name: _to_pandas(name, table.column(name)) for name in names})
+    vocabularies = {one["version"]["clip"]: one["labels"] for one in metadata}
     frame.attrs = {**_describe(names), "vocabularies": vocabularies}
     return frame
 

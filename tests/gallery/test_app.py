@@ -21,11 +21,13 @@ from finished_batches import write_batch
 from PIL import Image
 
 from curation_features.errors import MissingWeightsError
+from curation_features.gallery import app
 from curation_features.gallery.app import LibraryApp
 from curation_features.gallery.asking import Asked, parse
 from curation_features.gallery.current import CurrentTables
 from curation_features.search.finding import Found, Hit
 from curation_features.search.query import Query
+from curation_features.search.tables import Tables
 from curation_features.settings import Settings
 from curation_features.storage.frames import read_features
 
@@ -119,8 +121,16 @@ def ordered(frame: pd.DataFrame, by: str = "taken", ascending: bool = False) -> 
     return [*found.photo_id]
 
 
-def test_photos_come_newest_first_in_windows(page: Page, frame: pd.DataFrame) -> None:
-    expected = ordered(frame)
+@pytest.fixture(params=["files", "memory"])
+def any_page(page: Page, request: pytest.FixtureRequest) -> Page:
+    """A page whose server reads files, or has loaded them into memory for the counts."""
+    if request.param == "memory":
+        assert page.ask("api/counts").json["loaded"] == 1
+    return page
+
+
+def test_photos_come_newest_first_in_windows(any_page: Page, frame: pd.DataFrame) -> None:
+    page, expected = any_page, ordered(frame)
     assert page.ids() == expected
     window = page.ask("api/photos", start=30, count=20).json
     assert [photo["id"] for photo in window["photos"]] == expected[30:50]
@@ -132,7 +142,8 @@ def test_photos_come_newest_first_in_windows(page: Page, frame: pd.DataFrame) ->
     assert (first["batch"], first["taken"], first["scores"][0]) == ("one", str(row.taken), row.sharpness)
 
 
-def test_facets_and_filters_choose_the_same_as_pandas(page: Page, frame: pd.DataFrame) -> None:
+def test_facets_and_filters_choose_the_same_as_pandas(any_page: Page, frame: pd.DataFrame) -> None:
+    page = any_page
     for value in HOSTILE:
         chosen = frame[(frame.camera == value) & (frame.batch_id == "two")]
         assert page.ids(camera=value, batch="two") == ordered(chosen)
@@ -163,6 +174,9 @@ def test_counts_are_those_of_pandas(page: Page, frame: pd.DataFrame) -> None:
     assert dict(chosen["status"]) == Counter(frame[frame.camera == HOSTILE[1]].status)  # its own choice is free
     both = frame[(frame.camera == HOSTILE[1]) & (frame.status == "degraded")]
     assert dict(chosen["label"]) == Counter(both.label.astype(object).fillna(""))
+    small = page.ask("api/counts", where="photo_id LIKE 'one%' AND width = 30", status="ok").json  # ids are not loaded
+    assert dict(small["status"]) == Counter(frame[frame.batch_id == "one"].status)
+    assert dict(small["camera"]) == Counter(frame[(frame.batch_id == "one") & (frame.status == "ok")].camera)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +188,24 @@ def test_counts_are_those_of_pandas(page: Page, frame: pd.DataFrame) -> None:
         ({"sort": "taken; DROP TABLE x"}, "there is not an order"),
     ],
 )
-def test_a_wrong_request_is_explained(page: Page, given: dict[str, str], cause: str) -> None:
+def test_a_wrong_request_is_explained(any_page: Page, given: dict[str, str], cause: str) -> None:
+    page = any_page
     answer = page.ask("api/photos", **given)
     assert answer.status == 400
     assert cause in answer.json["error"]["message"]
     assert page.ask("api/photos", count="-1").status == 200
+
+
+def test_other_requests_are_answered_while_columns_load(
+    page: Page, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_LOADING_S", -1)
+    load = Tables.load
+    monkeypatch.setattr(Tables, "load", lambda tables, columns: load(tables, columns, 1))  # one of two batches
+    assert page.ask("api/counts").json == {"loaded": 0.5}
+    assert page.ids() == ordered(frame)
+    found = page.ask("api/counts").json
+    assert (found["loaded"], found["photos"]) == (1, 2 * COUNT)
 
 
 def test_a_slow_filter_is_stopped(settings: Settings) -> None:

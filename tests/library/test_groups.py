@@ -18,6 +18,7 @@ from curation_features import read_features
 from curation_features.build import build_assets
 from curation_features.library import forget_batch, forget_photo, is_due, list_groups, update_groups
 from curation_features.schema import ASSETS, FINGERPRINT
+from curation_features.search.tables import Tables
 from curation_features.storage.artifacts import ArtifactStore
 from curation_features.storage.groups import LIBRARY_COLUMNS, groups_path, read_groups, state_path
 from curation_features.storage.tables import arrow_schema
@@ -252,3 +253,21 @@ def test_copies_of_all_batches_are_folded(world: World, photos: list[Artifact]) 
     assert len(kept(world, distinct=True)) == 4
     assert len(kept(world, distinct="bytes")) == 3
     assert Path(groups_path(world.settings.data_path)).is_file()
+
+
+def test_a_filter_sees_the_groups_of_all_batches(world: World, photos: list[Artifact]) -> None:
+    pytest.importorskip("duckdb")
+    finish(world, "a", [photos[0], photos[1]])
+    finish(world, "b", [photos[3], photos[5]])
+    update_groups(world.settings)
+    finish(world, "c", [{**photos[4], "photo_id": "newer"}])
+    groups = {(row["batch_id"], row["photo_id"]): row["group_id"] for row in read_groups(world.settings.data_path)}
+    assert len({*groups.values()} - {None}) < len([*filter(None, groups.values())])
+    names = ["batch_id", "position", "group_id", "group_rank"]
+    with Tables(world.settings.data_path) as tables:
+        rows = tables.rows([*names, "photo_id"], order="batch_id, position")
+        found = {(row["batch_id"], row["photo_id"]): row["group_id"] for row in rows}
+        assert {key: group for key, group in found.items() if group} == {k: g for k, g in groups.items() if g}
+        while tables.load(names, 1) < 1:
+            pass
+        assert tables.rows(names, order="batch_id, position") == [{name: row[name] for name in names} for row in rows]

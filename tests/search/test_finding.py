@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from curation_features.clip import label_embeddings
 from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.errors import MissingWeightsError, QueryError, StoreError
+from curation_features.search import finding
 from curation_features.search.cutoff import count_likely, noise_limit
 from curation_features.search.library import Library
 from curation_features.search.query import Query, Term
-from curation_features.search.ranking import directions
+from curation_features.search.ranking import best_places, directions
 from curation_features.settings import Settings
 from curation_features.testing import FakeClipEngine
 from curation_features.versions import text_version
@@ -77,6 +78,28 @@ def test_words_find_the_nearest_photos(library: Library, vectors: dict[str, Vect
     cosines = np.stack([*vectors.values()]).astype(np.float64) @ text
     assert first.cosine == pytest.approx(cosines.max(), abs=1e-3)
     assert first.standard == pytest.approx((cosines.max() - cosines.mean()) / cosines.std(), abs=1e-2)
+
+
+def test_threads_share_the_rows(
+    settings: Settings, vectors: dict[str, Vector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "_FEWEST_ROWS", 70)
+    alone, shared = (Library(settings.replace(workers=workers), engine=engine()) for workers in (1, 3))
+    found = shared.find(["two parrots"], top=2 * COUNT)
+    assert [hit.photo_id for hit in found.hits[:20]] == nearest(vectors, encoded("two parrots")[0])
+    assert found == alone.find(["two parrots"], top=2 * COUNT)
+    assert shared.find(["dog"], batches=["two"]) == alone.find(["dog"], batches=["two"])
+
+
+@pytest.mark.parametrize("count", [1, 7, 700])
+@pytest.mark.parametrize("size", [0, 63, 64, 129, 5000])
+def test_the_best_scores_are_found_with_ties(size: int, count: int) -> None:
+    scores = np.random.default_rng(size).integers(0, 1 + size // 9, size).astype(np.float32)
+    scores[::3] = -np.inf  # do not meet a condition
+    expected = [place for place in sorted(range(size), key=lambda place: (-scores[place], place)) if place % 3]
+    places = best_places(scores, count).tolist()
+    assert places == expected[: len(places)]
+    assert len(places) >= min(count, len(expected))
 
 
 def test_weights_and_words_that_are_not_wanted(library: Library, vectors: dict[str, Vector]) -> None:
@@ -246,6 +269,16 @@ def test_equal_photos_have_no_spread(settings: Settings) -> None:
 def test_an_empty_library_says_what_to_do(settings: Settings) -> None:
     with pytest.raises(StoreError, match="models pull"):
         Library(settings, engine=engine()).find(["dog"])
+
+
+def test_the_line_of_many_photos_is_that_of_all_scores() -> None:
+    scores = np.random.default_rng(0).normal(0.15, 0.03, 600_000).astype(np.float32)
+    scores.sort()  # the worst order for a part of them
+    lower = scores[: len(scores) // 2]
+    low, middle, high = np.quantile(lower, [0.25, 0.5, 0.75])
+    limit = noise_limit(scores)
+    assert limit is not None
+    assert (limit - middle - 4.5 * (high - low)) / 0.03 == pytest.approx(0, abs=0.01)
 
 
 def test_few_photos_have_no_line() -> None:

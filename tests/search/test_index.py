@@ -50,13 +50,13 @@ def expected(**batches: Vectors) -> dict[tuple[str, str, tuple[str, ...]], list[
 
 def test_the_index_follows_batches_that_come_change_and_go(settings: Settings) -> None:
     data = settings.data_path
-    assert not is_due(data)
+    assert not is_due(data, read_contents(data))
     one, two = photos("a", "b"), photos("b", "c", "d")
     write_batch(settings, "one", {**one, "without": None})
     write_batch(settings, "two", two)
-    assert is_due(data)
+    assert is_due(data, read_contents(data))
     assert update_index(data).added == 5
-    assert not is_due(data)
+    assert not is_due(data, read_contents(data))
     assert indexed(settings) == expected(one=one, two=two)
     changed = photos("a", "e", seed=1)
     write_batch(settings, "one", changed)

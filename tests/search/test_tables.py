@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from worlds import World
 
@@ -63,6 +64,30 @@ def test_a_wrong_filter_is_refused_with_its_cause(tables: Tables, tmp_path: Path
     file.write_text("1")
     with pytest.raises(QueryError, match=cause):
         tables.count(where.format(file=file))
+
+
+def test_loaded_columns_are_read_from_memory(tables: Tables, world: World) -> None:
+    names = ["batch_id", "position", "height"]
+    rows = tables.rows(names, "height > 40", "batch_id, position")
+    assert (tables.load(names, 1), tables.is_loaded) == (0.5, False)
+    assert tables.rows(names, "height > 40", "batch_id, position") == rows
+    assert (tables.load(names, 1), tables.is_loaded) == (1, True)
+    assert tables.rows(["width"], "height > 40", "batch_id, position") == [{"width": 96}] * 4  # another column
+    for path in (world.settings.data_path / "features").glob("*.parquet"):
+        path.unlink()
+    assert tables.rows(names, "height > 40", "batch_id, position") == rows
+    with pytest.raises(StoreError):
+        tables.rows(names, "width > 40")
+
+
+@pytest.mark.parametrize("earlier", ["one", "two"])
+def test_columns_that_some_tables_lack_are_loaded(tables: Tables, world: World, earlier: str) -> None:
+    path = world.settings.data_path / "features" / f"{earlier}.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("iso"), path)
+    names = ["batch_id", "position", "iso", "height"]
+    rows = tables.rows(names, order="batch_id, position")
+    assert tables.load(names) == 1
+    assert tables.rows(names, order="batch_id, position") == rows
 
 
 def test_an_unknown_batch_is_refused(world: World) -> None:
