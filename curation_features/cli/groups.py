@@ -16,7 +16,7 @@ from rich.text import Text
 from curation_features.cli.command import Outcome, declare
 from curation_features.cli.manifests import BATCH_HELP, batch_id_of
 from curation_features.cli.terminal import FOLD, LEFT, RIGHT, console, count_of, groups_line, make_table, progress, say
-from curation_features.errors import InputError
+from curation_features.errors import InputError, StoreError
 from curation_features.settings import Settings, expand_home, nearest
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ FIELDS = {
     "counts": "{copy | burst | set: number of groups}",
     "groups": "[{id, kind, what, size, similarity, "
     "photos: [{photo_id, path, batches, rank, copy_of, copy_of_path, reason}]}]",
+    "failed": "{batch_id: message}: batches with a damaged table, which were skipped",
     "file": "the table of the groups",
     "seconds": "duration",
 }
@@ -73,10 +74,12 @@ def groups(args: argparse.Namespace, settings: Settings) -> Outcome:
         "changed": made.is_new,
         "counts": dict(made.groups),
         "groups": [asdict(group) for group in found],
+        "failed": dict(made.failed),
         "file": made.path,
         "seconds": round(time.monotonic() - start, 3),
     }
-    return Outcome(fields, partial(_show, made, found, fields))
+    failure = StoreError(f"skipped, as they cannot be read: {', '.join(made.failed)}") if made.failed else None
+    return Outcome(fields, partial(_show, made, found, fields), failure)
 
 
 @contextmanager

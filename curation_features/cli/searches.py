@@ -139,6 +139,9 @@ def _print_paths(uris: Sequence[str], settings: Settings) -> None:
         if not is_remote(uri):
             with suppress(PhotoError, ValueError):  # of another machine; on another drive
                 path = os.path.relpath(settings.root / local_path(uri))
+        if "\n" in path:
+            complain(f"skipped, as its path has a line break: {path!r}")
+            continue
         sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 

@@ -15,12 +15,14 @@ from curation_features.cli.batches import begin
 from curation_features.cli.command import Outcome, allow_degraded, declare
 from curation_features.cli.ingest import parse_photos_path
 from curation_features.cli.terminal import count_of, progress, say
-from curation_features.errors import CurationError
+from curation_features.errors import CurationError, StoreError
 from curation_features.settings import Settings
 
 if TYPE_CHECKING:
     from curation_features.watching import Looked, Watch
     from curation_features.watching.journal import PlannedBatch
+
+_LONGEST_PAUSE_S = 600.0
 
 FIELDS = {
     "batches": "[{batch_id, photos, statuses, seconds}]: the finished batches",
@@ -64,11 +66,13 @@ def watch(args: argparse.Namespace, settings: Settings) -> Outcome:
         begin(args, settings)  # missing weights are reported now, not with the first photo
         say(f"watching {', '.join(map(str, watched.folders))}", style="dim")
         while True:
-            looked = session.look(watched, is_last=False)
-            if args.once and looked.waiting:
-                time.sleep(settings.watch_settle_seconds)
-                looked = session.look(watched, is_last=True)
-            session.process(watched, watched.due(looked, is_patient=not args.once))
+            try:
+                looked = session.step(watched)
+            except StoreError as error:  # of the journal, which cannot be written on a full disk
+                if args.once:
+                    raise
+                time.sleep(session.pause_after(error))
+                continue
             if args.once and looked.is_complete and not looked.manifests:
                 break
             if looked.is_complete and not looked.manifests:
@@ -104,12 +108,31 @@ class _Session:
     failed: dict[str, str] = field(default_factory=dict)
     looked: Looked | None = None
     has_signal: bool = False
+    pauses: int = 0
 
     def fields(self) -> dict[str, Any]:
         """The output of `--json`."""
         waiting, problems = (self.looked.waiting, self.looked.problems) if self.looked else (0, {})
         found = {"batches": self.batches, "waiting": waiting, "failed": self.failed, "problems": problems}
         return {**found, "signal": self.has_signal}
+
+    def step(self, watched: Watch) -> Looked:
+        """Look at the folders, and process what is due. Raises `StoreError`: the journal cannot be used."""
+        looked = self.look(watched, is_last=False)
+        if self.args.once and looked.waiting:
+            time.sleep(self.settings.watch_settle_seconds)
+            looked = self.look(watched, is_last=True)
+        self.process(watched, watched.due(looked, is_patient=not self.args.once))
+        self.pauses = 0
+        return looked
+
+    def pause_after(self, error: StoreError) -> float:
+        """Report that the journal cannot be used, once; return the seconds until the next step, which double."""
+        if not self.pauses:
+            say(f"waiting, and trying again: {error}", style="red")
+        self.pauses += 1
+        every: float = self.args.every
+        return max(every, min(every * 2.0 ** min(self.pauses, 10), _LONGEST_PAUSE_S))
 
     def look(self, watched: Watch, *, is_last: bool) -> Looked:
         """Look at the folders, and report what has changed."""

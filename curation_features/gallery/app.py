@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from curation_features.errors import CurationError, PhotoError, QueryError
 from curation_features.gallery import answers
 from curation_features.gallery.asking import Asked, Searcher, parse
-from curation_features.gallery.current import CurrentTables
+from curation_features.gallery.current import QUERY_S, CurrentTables
 from curation_features.gallery.pictures import Photo, Picture, Pictures
 from curation_features.gallery.selection import LOADED, selection_from
 from curation_features.inventory import list_batches
@@ -170,7 +170,7 @@ class LibraryApp:
     def _find(self, asked: Asked, like: Sequence[tuple[str, str]], where: str | None, top: int) -> Found:
         if self._searcher is None:
             self._searcher = self._make_searcher()
-        return self._searcher.find(asked.texts, like=like, without=asked.without, where=where, top=top)
+        return self._searcher.find(asked.texts, like=like, without=asked.without, where=where, top=top, seconds=QUERY_S)
 
     # Pictures
 

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from curation_features.search.finding import Found
     from curation_features.search.query import Picture
 
-_PART = re.compile(
-    r"""\s*(?P<minus>-\s*)?(?:(?P<weight>\d+(?:\.\d+)?:)?"(?P<quoted>[^"]*)"|(?P<plain>[^,"]+))\s*(?:,|$)|,"""
-)
+_QUOTED = re.compile(r'(?<![^\s,:-])"([^"]*)"')  # at the beginning of a word: 5" is a size
+_PART = re.compile(rf"(?:{_QUOTED.pattern}|[^,])++")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,16 @@ class Searcher(Protocol):
     """Finds photos by words and by example: `search.finding.Finder`."""
 
     def find(
-        self, texts: Sequence[str], *, like: Sequence[Picture], without: Sequence[str], where: str | None, top: int
+        self,
+        texts: Sequence[str],
+        *,
+        like: Sequence[Picture],
+        without: Sequence[str],
+        where: str | None,
+        top: int,
+        seconds: float | None,
     ) -> Found:
-        """See `search.library.Library.find`."""
+        """See `search.finding.Finder.find`."""
 
 
 def parse(text: str) -> Asked:
@@ -38,11 +44,10 @@ def parse(text: str) -> Asked:
 
     Example: `beach, 2:golden hour, -"boats, ships"`.
     """
-    texts: list[str] = []
-    without: list[str] = []
-    for found in _PART.finditer(text):
-        words = found["plain"] if found["quoted"] is None else f"{found['weight'] or ''}{found['quoted']}"
-        words = " ".join((words or "").split())
+    asked: dict[bool, list[str]] = {True: [], False: []}
+    for part in (found[0].strip() for found in _PART.finditer(text)):
+        is_wanted = not part.startswith("-")
+        words = " ".join(_QUOTED.sub(r"\1", part.removeprefix("-")).split())
         if words:
-            (without if found["minus"] else texts).append(words)
-    return Asked(tuple(texts), tuple(without))
+            asked[is_wanted].append(words)
+    return Asked(tuple(asked[True]), tuple(asked[False]))

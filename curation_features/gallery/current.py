@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from curation_features.errors import QueryError, StoreError
+from curation_features.errors import StoreError
 from curation_features.search.tables import Tables
 from curation_features.storage.groups import groups_path
 
@@ -66,23 +65,8 @@ class CurrentTables:
             self._opened.close()
 
     def _limited(self, question: Callable[[OpenTables], T], opened: OpenTables) -> T:
-        is_late = threading.Event()
-
-        def stop() -> None:
-            is_late.set()
-            opened.tables.interrupt()
-
-        timer = threading.Timer(self._query_s, stop)
-        timer.daemon = True
-        timer.start()
-        try:
+        with opened.tables.limited(self._query_s):
             return question(opened)
-        except QueryError as error:
-            if is_late.is_set():
-                raise QueryError(f"the filter takes longer than {self._query_s:g} s: use a simpler one") from error
-            raise
-        finally:
-            timer.cancel()
 
     def _current(self) -> OpenTables:
         now = time.monotonic()

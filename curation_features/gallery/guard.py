@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -39,6 +38,7 @@ HEADERS = {
 }
 """Headers of every answer; an answer has `cache-control: no-store` unless its route sets another."""
 
+_DEFAULT_PORT = 80  # of http
 _TICKET_S = 120.0
 _OPEN_AGAIN = "Open the address that `curation-features library` printed in the terminal."
 
@@ -58,7 +58,8 @@ class Guard:
     def __init__(self, app: App, port: int, base: str) -> None:
         self._app = app
         self._base = base
-        self._hosts = frozenset(f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost"))
+        end = "" if port == _DEFAULT_PORT else f":{port}"  # as browsers write it
+        self._hosts = frozenset(f"{name}{end}".encode() for name in ("127.0.0.1", "localhost"))
         self._origins = frozenset(b"http://" + host for host in self._hosts)
         self._cookie = secrets.token_urlsafe(32)
         self._tickets: dict[str, float] = {}
@@ -121,14 +122,10 @@ class Guard:
         return used is not None or _is_same(self.token, given)
 
     def _has_cookie(self, scope: Scope) -> bool:
-        for value in _values(scope, b"cookie"):
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-            except CookieError:
-                continue
-            if found is not None and _is_same(found.value, self._cookie):
-                return True
-        return False
+        sent = b";".join(_values(scope, b"cookie")).decode("latin-1")
+        # Not http.cookies: it refuses all cookies because of one that another server of this machine has set.
+        pairs = (pair.strip().partition("=") for pair in sent.split(";"))
+        return any(name == COOKIE and _is_same(value, self._cookie) for name, _, value in pairs)
 
 
 def random_path() -> str:

@@ -2,8 +2,8 @@
 (() => {
   const {
     KINDS, SIGNALS,
-    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, percent,
-    place, plain, precise, reasonLines, smallScore, svg, table, two, whole, words,
+    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, makeClosable, percent,
+    place, plain, precise, reasonLines, redraw, smallScore, svg, table, two, whole, words,
   } = PARTS;
   const $ = (id) => document.getElementById(id);
   const PAGE = 3000; // photos of one page; browsers limit the height of an element
@@ -12,6 +12,7 @@
   const GROUPS = 30; // groups of one request
   const FEW_LABELS = 40;
   const MOST_MONTHS = 84; // shown as bars; more are shown by year
+  const MOST_SPAN = 2400; // months; years without photos are skipped if there are more
 
   // ---- requests -----------------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@
     if (given.has("like")) found.like = [given.get("of") ?? "", given.get("like")];
     for (const name in FACETS) found.chosen[name] = new Set(given.getAll(name));
     found.best = given.get("best") === "1";
-    if (given.get("sort") in ORDERS) found.order = given.get("sort");
+    if (Object.hasOwn(ORDERS, given.get("sort"))) found.order = given.get("sort");
     found.turned = given.get("turned") === "1";
     found.page = Math.max(0, Math.floor(Number(given.get("page")) || 1) - 1);
     return found;
@@ -159,11 +160,20 @@
       list = newList();
       $("grid").classList.add("loading");
     }
+    if (isBeyond(list.total)) return firstPage();
     active = isSearch() ? 0 : view.page * PAGE;
     window.scrollTo(0, 0);
     if (isSearch() && !isSame) search(list);
     else if (!isSearch()) load(list, view.page * PAGE);
     if (isSame && list.total !== null) shownAgain();
+  }
+
+  /** Whether the page of the address does not exist. */
+  const isBeyond = (total) => total !== null && view.page * PAGE >= Math.max(1, total);
+
+  function firstPage() {
+    view.page = 0;
+    update({ push: false });
   }
 
   async function load(into, at) {
@@ -177,12 +187,18 @@
       const found = await ask("photos", given, into.stop.signal);
       if (into !== list) return;
       if (into.version !== null && into.version !== found.version) return refresh();
-      [into.total, into.version] = [found.count, found.version];
+      if (into.hasFailed) tell("");
+      if (version !== null && version !== found.version) [batches, shownGroups] = [null, null];
+      version = found.version;
+      [into.total, into.version, into.hasFailed] = [found.count, found.version, false];
       found.photos.forEach((photo, i) => photo && into.photos.set(start + i, photo));
-      if (view.page * PAGE >= Math.max(1, found.count)) return (view.page = 0), update({ push: false });
+      if (isBeyond(found.count)) return firstPage();
       shownAgain();
     } catch (error) {
-      if (error.name !== "AbortError") failed(into, error);
+      if (error.name === "AbortError") return;
+      into.asked.delete(start); // the next drawing asks again
+      into.hasFailed = true;
+      failed(into, error);
     }
   }
 
@@ -217,23 +233,32 @@
     }
   }
 
-  /** The library has changed: load the list again, at the same place. */
+  /** The library has changed: load again what is shown, at the same place. */
   function refresh() {
-    const top = window.scrollY;
-    shownKey = null;
-    showPhotos();
-    requestAnimationFrame(() => window.scrollTo(0, top));
     batches = null;
-    shownGroups = null;
+    if (view.tab === "batches") showBatches();
+    const isReading = view.tab === "groups" && shownGroups?.number > GROUPS; // further ones: they stay
+    if (!isReading) shownGroups = null;
+    if (view.tab === "groups") showGroups();
+    if (isSearch()) return;
+    shownKey = null;
+    if (view.tab !== "photos") return;
+    const [top, at] = [window.scrollY, active];
+    showPhotos();
+    active = at;
+    requestAnimationFrame(() => window.scrollTo(0, top));
   }
 
+  let version = null; // of the library
+
   async function lookForChanges() {
-    if (document.hidden || !list?.version || isSearch() || view.tab !== "photos") return;
+    if (document.hidden) return;
     const given = selectionOf(view);
     given.set("count", 1);
     try {
       const found = await ask("photos", given);
-      if (list.version && found.version !== list.version) refresh();
+      if (found.version !== (version ?? found.version)) refresh();
+      version = found.version;
     } catch {
       // said by the next request of the user
     }
@@ -391,6 +416,7 @@
 
   function focusOn(i) {
     const [from, to] = rangeShown();
+    if (to <= from) return; // not loaded yet
     active = Math.min(to - 1, Math.max(from, i));
     const { columns, pitch, lineHeight } = geometry();
     const [row, , below] = cellOf(active, columns);
@@ -431,11 +457,11 @@
     if (!photo.sha256) return tell("This photo could not be read, so nothing is known to be similar to it.");
     if ($("detail").open) $("detail").close();
     view = { ...emptyView(), chosen: view.chosen, where: view.where, like: [photo.batch, photo.id] };
-    likeName = photo.name;
+    names.set(String(view.like), photo.name);
     update();
   }
 
-  let likeName = "";
+  const names = new Map(); // of photos that others were compared with
 
   // ---- counts: time, labels, facets -----------------------------------------------------------------------------
 
@@ -522,7 +548,7 @@
   function showMonths() {
     const numbers = new Map(counts.month);
     const known = [...numbers.keys()].filter(Boolean).sort();
-    const spans = monthsBetween(known[0], known.at(-1));
+    const spans = monthsBetween(known);
     const byYear = spans.length > MOST_MONTHS;
     const bars = new Map();
     for (const month of spans) {
@@ -566,12 +592,14 @@
     changed();
   }
 
-  function monthsBetween(first, last) {
-    if (!first) return [];
+  /** All months from the first to the last; only the known ones if a time is so wrong that there are too many. */
+  function monthsBetween(known) {
+    if (!known.length) return [];
     const number = (month) => Number(month.slice(0, 4)) * 12 + Number(month.slice(5)) - 1;
     const name = (n) => `${String(Math.floor(n / 12)).padStart(4, "0")}-${String((n % 12) + 1).padStart(2, "0")}`;
-    const [from, to] = [number(first), number(last)];
-    return Array.from({ length: Math.min(2400, to - from + 1) }, (_, i) => name(from + i));
+    const [from, to] = [number(known[0]), number(known.at(-1))];
+    if (to - from >= MOST_SPAN) return known;
+    return Array.from({ length: to - from + 1 }, (_, i) => name(from + i));
   }
 
   let allLabels = false;
@@ -620,7 +648,7 @@
     const chips = [];
     const chip = (text, remove) => chips.push(make("button", { type: "button", class: "chip", title: "Remove this filter", onclick: () => (remove(), changed(), focusChip()) }, text));
     if (view.text.trim()) chip(`search: ${plain(view.text)}`, () => (view.text = ""));
-    if (view.like) chip(`similar to ${plain(likeName || "a photo")}`, () => (view.like = null));
+    if (view.like) chip(`similar to ${plain(names.get(String(view.like)) ?? "a photo")}`, () => (view.like = null));
     if (view.where.trim()) chip(`filter: ${plain(view.where)}`, () => (view.where = ""));
     if (view.name.trim()) chip(`name: ${plain(view.name)}`, () => (view.name = ""));
     for (const [name, [title, said]] of Object.entries(FACETS)) {
@@ -937,21 +965,16 @@
     });
     for (const link of document.querySelectorAll("nav [data-view]"))
       link.addEventListener("click", (event) => (event.preventDefault(), (view.tab = link.dataset.view), update()));
-    for (const dialog of document.querySelectorAll("dialog"))
-      dialog.addEventListener("click", (event) => {
-        if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
-      });
-    let waiting = false;
-    const soon = () => {
-      if (waiting) return;
-      waiting = true;
-      requestAnimationFrame(() => ((waiting = false), draw()));
-    };
-    window.addEventListener("scroll", soon, { passive: true });
-    new ResizeObserver(soon).observe(document.body);
+    makeClosable();
+    redraw(draw);
     grid.addEventListener("keydown", pressedInGrid);
     grid.addEventListener("click", clickedInGrid);
-    for (const event of ["popstate", "hashchange"]) window.addEventListener(event, () => ((view = viewFrom(location.hash)), update({ push: false })));
+    for (const event of ["popstate", "hashchange"])
+      window.addEventListener(event, () => {
+        document.querySelector("dialog[open]")?.close();
+        view = viewFrom(location.hash);
+        update({ push: false });
+      });
     document.addEventListener("keydown", (event) => {
       const typing = event.target.matches("input:not([type=checkbox], [type=radio]), textarea, select");
       if (event.ctrlKey || event.metaKey || event.altKey || typing || document.querySelector("dialog[open]")) return;
@@ -977,7 +1000,7 @@
     $("columns-table").append(...Object.entries(about.columns).flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
     update({ push: false });
     document.documentElement.dataset.ready = performance.now();
-    setTimeout(() => loadBatches().catch(() => {}), 1500);
+    setTimeout(() => (loadBatches().catch(() => {}), lookForChanges()), 1500);
   }
 
   begin();

@@ -120,12 +120,13 @@ class Pictures:
 
     async def row(self, photo: Photo) -> Row | None:
         """Return what the tables say of a photo's files; None if it is in no finished batch. Raises `StoreError`."""
-        if photo not in self._rows:
+        known = self._rows.get(photo)
+        if known is None:
             rows = await self._tables.ask(lambda opened: opened.tables.rows_of(_COLUMNS, [photo[:2]]))
-            if not rows:
-                return None
-            self._remember(photo, next((row for row in rows if row["position"] == photo[2]), rows[0]))
-        return self._rows[photo]
+            known = next((row for row in rows if row["position"] == photo[2]), rows[0] if rows else None)
+            if known is not None:
+                self._remember(photo, known)
+        return known
 
     def note(self, rows: list[Row]) -> None:
         """Remember the files of photos, so that their thumbnails need no query."""

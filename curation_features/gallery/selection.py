@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from curation_features.errors import QueryError
 from curation_features.schema import METRICS
+from curation_features.search.tables import literal
 
 FACETS: Mapping[str, str] = {
     "batch": "batch_id",
@@ -79,7 +80,7 @@ class Selection:
         parts = [_condition(facet, values) for facet, values in self.chosen.items() if values and facet != but]
         if self.name.strip():
             path = "lower(concat_ws(' ', batch_id, original_uri, image_uri))"
-            parts += [f"contains({path}, lower({_text(word)}))" for word in self.name.split()]
+            parts += [f"contains({path}, lower({literal(word)}))" for word in self.name.split()]
         if self.is_best:
             parts.append(_BEST)
         return " AND ".join(f"({part})" for part in parts)
@@ -120,7 +121,7 @@ def _first(given: Mapping[str, Sequence[str]], name: str) -> str:
 
 def _condition(facet: str, values: Sequence[str]) -> str:
     """Return the SQL expression of photos that have one of the values of a facet."""
-    named = [_text(value) for value in values if value]
+    named = [literal(value) for value in values if value]
     if facet in LISTS:
         has = f"list_has_any({LISTS[facet]}, [{', '.join(named)}])"
         has_none = f"len({LISTS[facet]}) = 0"
@@ -132,8 +133,3 @@ def _condition(facet: str, values: Sequence[str]) -> str:
 
 def _word(kind: str, *texts: str) -> str:
     return f"{kind}_{hashlib.sha256(repr(texts).encode()).hexdigest()[:24]}"
-
-
-def _text(value: str) -> str:
-    """Return a text literal of SQL; NUL, which DuckDB's parser does not accept, becomes another character."""
-    return "'" + value.replace("\0", "\ufffd").replace("'", "''") + "'"

@@ -60,6 +60,16 @@ def confirmed(
     return _by_pixels(one, other, corner) if transform is None else transform
 
 
+def different_bits(hashes: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return the different bits of a photo's hash in each orientation and of another's as it is, (8,).
+
+    Args:
+        hashes: (8, 32) of a photo, by orientation.
+        others: likewise.
+    """
+    return np.asarray(np.bitwise_count(hashes ^ others[0]).sum(1), np.intp)
+
+
 def may_be_one_exposure(one: Photo, other: Photo) -> bool:
     """Whether capture time and exposure, as far as both are known, allow that two photos show one exposure."""
     return may_be_one_moment(one, other) and all(
@@ -197,7 +207,7 @@ def _by_pixels(one: Fingerprint, other: Fingerprint, corner: NDArray[np.float64]
     """
     if min(len(one.keypoints.positions), len(other.keypoints.positions)) >= FEW_KEYPOINTS:
         return None
-    bits = np.bitwise_count(one.hashes ^ other.hashes[0]).sum(1)
+    bits = different_bits(one.hashes, other.hashes)
     orientation = int(bits.argmin())
     if bits[orientation] > PLAIN_BITS:
         return None

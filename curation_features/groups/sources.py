@@ -10,9 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from curation_features.groups.confirmation import may_be_one_exposure
+from curation_features.groups.confirmation import different_bits, may_be_one_exposure
 
 if TYPE_CHECKING:
     from curation_features.groups.photos import Photo, PhotoSet
@@ -41,7 +39,7 @@ def doubtful_pairs(photos: PhotoSet, pairs: Iterable[Pair]) -> set[tuple[int, in
     """
     near: defaultdict[int, list[tuple[float, int, str, int]]] = defaultdict(list)
     for pair in pairs:
-        bits = _bits(photos, pair.first, pair.second)
+        bits = int(different_bits(photos.hashes[pair.first], photos.hashes[pair.second]).min())
         for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
             near[one].append((-round(pair.similarity, 2), bits, photos.photos[other].sha256, other))
     doubtful: set[tuple[int, int]] = set()
@@ -57,8 +55,3 @@ def doubtful_pairs(photos: PhotoSet, pairs: Iterable[Pair]) -> set[tuple[int, in
 
 def _fits(photo: Photo, others: Sequence[Photo]) -> bool:
     return all(may_be_one_exposure(photo, other) for other in others)
-
-
-def _bits(photos: PhotoSet, one: int, other: int) -> int:
-    """Return the different bits of two hashes in the orientation in which they are fewest."""
-    return int(np.bitwise_count(photos.hashes[one] ^ photos.hashes[other][0]).sum(1).min())

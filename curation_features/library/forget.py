@@ -5,21 +5,25 @@ The other photos of its group have no group until the next update, which groups 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from curation_features.atomic_files import writing
+from curation_features.errors import StoreError
 from curation_features.library.update import locked
 from curation_features.storage.groups import (
     State,
     file_of,
     files_of_groups,
     groups_metadata,
-    has_groups,
     read_groups,
     read_state,
     write_groups,
 )
 from curation_features.storage.tables import Row
+
+log = logging.getLogger(__name__)
 
 
 def forget_batch(data_path: Path, batch_id: str) -> None:
@@ -32,13 +36,22 @@ def forget_photo(data_path: Path, photo_id: str, batch_ids: frozenset[str]) -> N
     _forget(data_path, lambda row: row["photo_id"] == photo_id and row["batch_id"] in batch_ids, batch_ids)
 
 
-def _forget(data_path: Path, is_gone: Callable[[Row], bool], batch_ids: frozenset[str] | set[str]) -> None:
-    if not has_groups(data_path):  # single files are of no use
-        for path in files_of_groups(data_path):
+def _delete(data_path: Path) -> None:
+    for path in files_of_groups(data_path):
+        with writing(path):
             path.unlink(missing_ok=True)
+
+
+def _forget(data_path: Path, is_gone: Callable[[Row], bool], batch_ids: frozenset[str] | set[str]) -> None:
+    if not any(path.exists() for path in files_of_groups(data_path)):
         return
     with locked(data_path):
-        state, rows, metadata = read_state(data_path), read_groups(data_path), groups_metadata(data_path)
+        try:
+            state, rows, metadata = read_state(data_path), read_groups(data_path), groups_metadata(data_path)
+        except StoreError as error:  # of no use to the next update, which compares all photos
+            log.warning("The groups of all batches are deleted: %s", error)
+            _delete(data_path)
+            return
         kept = [row for row in state.rows if not is_gone(row)]
         gone = [row for row in state.rows if is_gone(row)]
         if not gone:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from curation_features.library.update import locked
 from curation_features.storage.groups import file_of, read_groups, read_state
 from curation_features.storage.tables import Row
 
@@ -42,17 +43,18 @@ def list_groups(data_path: Path, batch_ids: Collection[str] = ()) -> list[Listed
     Raises:
         StoreError: the groups cannot be read.
     """
-    rows = read_groups(data_path)
+    with locked(data_path):  # files of one update
+        rows, state = read_groups(data_path), read_state(data_path)
     wanted = {row["group_id"] for row in rows if not batch_ids or row["batch_id"] in batch_ids}
     found = {file_of(row): row for row in rows if row["group_id"] in wanted}
     if not found:
         return []
     groups: dict[str, dict[str, list[tuple[str, Row]]]] = {}  # id -> key of a photo -> its paths and rows
-    for state in read_state(data_path).rows:
-        row = found.get(file_of(state))
+    for photo in state.rows:
+        row = found.get(file_of(photo))
         if row is not None:
-            path = json.loads(state["photo"])["path"]  # as it is, with any character
-            groups.setdefault(row["group_id"], {}).setdefault(state["key"], []).append((path, row))
+            path = json.loads(photo["photo"])["path"]  # as it is, with any character
+            groups.setdefault(row["group_id"], {}).setdefault(photo["key"], []).append((path, row))
     listed = [_listed(list(photos.values())) for photos in groups.values()]
     return sorted(listed, key=lambda group: (group.kind, group.photos[0].path, group.id))
 

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ class LibraryGroups:
         is_new: whether a group has changed.
         made: digest of the groups.
         path: of the table.
+        failed: batches that were skipped, as a table of them cannot be read, with the reason.
     """
 
     groups: Mapping[Kind, int]
@@ -87,6 +88,7 @@ class LibraryGroups:
     is_new: bool
     made: str
     path: Path
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def locked(data_path: Path, *, wait: bool = True) -> AbstractContextManager[None]:
@@ -104,7 +106,10 @@ def is_due(settings: Settings, data_path: Path | None = None) -> str:
     if not sources and not has_groups(data_path):
         return ""
     now = _listing(sources, settings)
-    return "" if now == groups_metadata(data_path).get("listing") else now
+    with suppress(StoreError):  # damaged: the groups are made again
+        if now == groups_metadata(data_path).get("listing"):
+            return ""
+    return now
 
 
 def _listing(sources: Mapping[str, Source], settings: Settings) -> str:
@@ -118,6 +123,8 @@ def update_groups(
 ) -> LibraryGroups:
     """Group the photos of all finished batches, as far as they have changed since the last time.
 
+    A batch with a table that cannot be read is skipped, and named in the result.
+
         made = update_groups(load_settings())
         made.groups  # {"burst": 12, "copy": 3}
 
@@ -126,7 +133,7 @@ def update_groups(
         data_path: the data folder; by default that of the settings.
 
     Raises:
-        StoreError: a table cannot be read or written.
+        StoreError: the groups cannot be written.
     """
     data_path = data_path or settings.data_path
     with locked(data_path), FingerprintSpool() as spool:
@@ -145,6 +152,7 @@ class GroupsUpdate:
 
     Attributes:
         unread: batches that are new or were made again.
+        failed: those that cannot be read, with the reason; the next update tries them again.
     """
 
     def __init__(self, settings: Settings, data_path: Path, spool: FingerprintSpool) -> None:
@@ -163,6 +171,7 @@ class GroupsUpdate:
         self._sources.update({batch_id: known[batch_id] for batch_id in kept})
         self._is_same = not self.unread and known.keys() == self._sources.keys() and not is_due(settings, data_path)
         self._rows = {batch_id: of for batch_id, of in _by_batch(self._old.rows).items() if batch_id in kept}
+        self.failed: dict[str, str] = {}
         self._made = self._old.metadata.get("made", "")
         self._photos: list[Photo] = []
         self._groups: dict[str, Grouped] = {}
@@ -171,12 +180,19 @@ class GroupsUpdate:
         self._compared = self._regrouped = 0
 
     def read(self, advance: Advance = _ignore) -> None:
-        """Read the batches that are new or were made again. Raises `StoreError`."""
+        """Read the batches that are new or were made again; those that cannot be read are skipped."""
         locations = Locations(self._settings.root)
         for batch_id in self.unread:
-            self._sources[batch_id] = read_versions(self._data_path, batch_id, self._sources[batch_id])
-            self._rows[batch_id] = list(read_photos(self._data_path, batch_id, locations))
+            source = self._sources.pop(batch_id)
+            try:
+                source = read_versions(self._data_path, batch_id, source)
+                self._rows[batch_id] = list(read_photos(self._data_path, batch_id, locations))
+                self._sources[batch_id] = source
+            except StoreError as error:
+                log.warning("Batch %s is not grouped: %s", batch_id, error)
+                self.failed[batch_id] = str(error)
             advance(1)
+        self._sources = dict(sorted(self._sources.items()))
 
     def group(self) -> None:
         """Compare the photos that were added or changed, and group those of the parts that changed.
@@ -281,6 +297,7 @@ class GroupsUpdate:
             is_new=made != self._made,
             made=made,
             path=groups_path(self._data_path),
+            failed=self.failed,
         )
 
     # Photos

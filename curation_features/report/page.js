@@ -11,8 +11,8 @@
   const STATUSES = ["failed", "degraded", "ok"];
   const {
     KINDS, SIGNALS, UNSEEN,
-    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, percent, pixels,
-    place, plain, precise, smallScore, svg, table, two, whole, words,
+    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, makeClosable, percent,
+    pixels, place, plain, precise, redraw, smallScore, svg, table, two, whole, words,
   } = PARTS;
   const UNPRINTABLE = new RegExp(`${UNSEEN.source}|\\p{Cs}`, "u"); // also bytes that are not UTF-8
 
@@ -536,10 +536,7 @@
     });
     on("open-help", "click", () => $("help").showModal());
     on("open-export", "click", openExport);
-    for (const dialog of document.querySelectorAll("dialog"))
-      dialog.addEventListener("click", (event) => {
-        if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
-      });
+    makeClosable();
     window.addEventListener("hashchange", () => (readView(), update()));
     const changedElsewhere = () => (readKept(), marksChanged());
     for (const event of ["storage", "pageshow"]) window.addEventListener(event, changedElsewhere);
@@ -940,14 +937,7 @@
   }
 
   function listenToGrid() {
-    let waiting = false;
-    const soon = () => {
-      if (waiting) return;
-      waiting = true;
-      requestAnimationFrame(() => ((waiting = false), draw()));
-    };
-    window.addEventListener("scroll", soon, { passive: true });
-    new ResizeObserver(soon).observe(document.body);
+    redraw(draw);
     window.addEventListener("beforeprint", () => ((printing = true), draw()));
     window.addEventListener("afterprint", () => ((printing = false), draw()));
     grid.addEventListener("keydown", pressedInGrid);

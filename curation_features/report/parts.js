@@ -71,6 +71,27 @@ const PARTS = (() => {
     if (focused !== document.activeElement && box.contains(focused)) focused.focus({ preventScroll: true });
   }
 
+  /** Call `draw` before the next frame after the page was scrolled or its size has changed, once for all of that. */
+  function redraw(draw) {
+    let waiting = false;
+    const soon = () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => ((waiting = false), draw()));
+    };
+    window.addEventListener("scroll", soon, { passive: true });
+    new ResizeObserver(soon).observe(document.body);
+  }
+
+  /** Give each dialog a button that closes it; a click beside a dialog does, too. */
+  function makeClosable() {
+    for (const dialog of document.querySelectorAll("dialog")) {
+      const button = make("button", { type: "button", "aria-label": "Close", textContent: "\u00d7" });
+      dialog.querySelector("header").append(button);
+      dialog.addEventListener("click", ({ target }) => (target === dialog || target === button) && dialog.close());
+    }
+  }
+
   /** A button that selects a value, with a count. */
   function facet(value, title) {
     return make(
@@ -143,7 +164,7 @@ const PARTS = (() => {
 
   return {
     KINDS, SIGNALS, UNSEEN,
-    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, percent, pixels,
-    place, plain, precise, reasonLines, smallScore, svg, table, two, whole, words,
+    cell, count, facet, factList, flagBadges, flagsOf, groupWords, kindOf, labelLines, labelTable, make, makeClosable, percent,
+    pixels, place, plain, precise, reasonLines, redraw, smallScore, svg, table, two, whole, words,
   };
 })();

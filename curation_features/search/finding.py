@@ -107,8 +107,13 @@ class Finder:
         where: str | None = None,
         batches: Collection[str] = (),
         top: int = 50,
+        seconds: float | None = None,
     ) -> Found:
-        """See `Library.find`."""
+        """See `Library.find`.
+
+        Args:
+            seconds: a condition that takes longer is refused.
+        """
         query = Query.parse(texts, like, without)
         index, others = self._choose(self._refresh(), query, batches)
         own = find_rows(query, index)
@@ -120,7 +125,7 @@ class Finder:
         scores = score(self._cosines(index, parts, towards), towards.weights)
         standard = scores.standard
         if where and where.strip():
-            standard = np.where(self._meets(index, where, batches), standard, np.float32(-np.inf))
+            standard = np.where(self._meets(index, where, batches, seconds), standard, np.float32(-np.inf))
         hidden = index.keys(np.array([row for row in own if row is not None], np.int64))
         rows = _best(standard, index, parts, hidden, top)
         hits = _hits(index, rows, scores, towards)
@@ -218,11 +223,11 @@ class Finder:
         with ThreadPoolExecutor(threads) as pool:  # threads of SimSIMD spin when they have nothing to do
             return np.concatenate([*pool.map(compare, pieces)], axis=1)
 
-    def _meets(self, index: Index, where: str, batches: Collection[str]) -> NDArray[np.bool_]:
+    def _meets(self, index: Index, where: str, batches: Collection[str], seconds: float | None) -> NDArray[np.bool_]:
         """Return for each row of some batches whether it meets a condition."""
         from curation_features.search.tables import Tables
 
-        with Tables(self._data_path, batches) as tables:
+        with Tables(self._data_path, batches) as tables, tables.limited(seconds):
             return np.isin(index.keys_in_batches(batches), tables.keys_in_batches(where))
 
 

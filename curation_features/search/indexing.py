@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class IndexUpdate:
     Attributes:
         batches: number of finished batches.
         photos: number of photos with a vector, of all versions; one in two batches counts twice.
-        read: number of batches that were new or had changed.
+        read: number of batches that were new or had changed; one that cannot be read is reported as a warning.
         added: number of rows that were written for them.
         versions: number of photos by version.
         contents: digest of the rows of each batch.
@@ -90,7 +90,7 @@ def update_index(data_path: Path, reading_batches: Reading | None = None, *, wai
 
     Raises:
         BusyError: another process updates it (without `wait`).
-        StoreError: a file cannot be read or written; the old index stays.
+        StoreError: a file cannot be written; the old index stays.
     """
     with locked(data_path, wait=wait):
         return _Update(data_path).run(reading_batches)
@@ -132,11 +132,11 @@ def list_finished(data_path: Path) -> dict[str, Footprint]:
 
 
 def _groups_footprint(data_path: Path) -> Footprint:
-    if not has_groups(data_path):
-        return ()
-    return tuple(
-        (status.st_size, status.st_mtime_ns) for status in (groups_path(data_path).stat(), state_path(data_path).stat())
-    )
+    with suppress(FileNotFoundError):  # deleted in the meantime
+        if has_groups(data_path):
+            found = groups_path(data_path).stat(), state_path(data_path).stat()
+            return tuple((status.st_size, status.st_mtime_ns) for status in found)
+    return ()
 
 
 def locked(data_path: Path, *, wait: bool = True) -> AbstractContextManager[None]:
@@ -178,7 +178,13 @@ class _Update:
         self._batches = {name: batch for name, batch in self._batches.items() if name in finished}
         with reading_batches(len(unread)) if reading_batches else nullcontext(_ignore) as advance:
             for batch_id in unread:
-                self._add(batch_id, finished[batch_id])
+                try:
+                    version, model, rows = _read_batch(self._data_path, batch_id)
+                    self._check_dimension(batch_id, version, rows)
+                except StoreError as error:  # its former rows stay; the next update tries again
+                    log.warning("Batch %s is not added to the index: %s", batch_id, error)
+                else:
+                    self._add(batch_id, finished[batch_id], version, model, rows)
                 advance(1)
         self._compact()
         self._publish()
@@ -207,8 +213,14 @@ class _Update:
 
     # Rows
 
-    def _add(self, batch_id: str, files: Footprint) -> None:
-        version, model, rows = _read_batch(self._data_path, batch_id)
+    def _check_dimension(self, batch_id: str, version: str, rows: _Rows | None) -> None:
+        files = self._versions.get(version)
+        if rows and files and rows.vectors.shape[1] != files.dimension:
+            path, numbers = places.EMBEDDINGS.path(self._data_path, batch_id), rows.vectors.shape[1]
+            cause = f"has vectors of {numbers} numbers, others of its version {files.dimension}"
+            raise StoreError(f"{path}: {cause}: {FEATURES_AGAIN}")
+
+    def _add(self, batch_id: str, files: Footprint, version: str, model: str, rows: _Rows | None) -> None:
         old = self._batches.get(batch_id)
         content = rows.digest() if rows else ""
         if rows is None:
@@ -223,8 +235,6 @@ class _Update:
         """Write rows behind the valid ones of a version, and return the number of the first."""
         dimension = rows.vectors.shape[1]
         files = self._versions.get(version) or VersionFiles(_stem(version), model, dimension)
-        if files.dimension != dimension:
-            raise StoreError(f"{self._folder}: one version has vectors of {files.dimension} and of {dimension} numbers")
         lengths = [len(line) for line in rows.lines]
         table = np.zeros(len(lengths), ROW)
         table["key"], table["photo"], table["picture"] = rows.keys, rows.photos, rows.pictures
@@ -303,14 +313,22 @@ class _Update:
         """Bring the copies up to date; return the footprint of the groups and the name of the file of copies."""
         now = _groups_footprint(self._data_path)
         if now == self._old.groups and (not self._old.copies or (self._folder / self._old.copies).exists()):
-            grouped = {name for name, batch in self._old.batches.items() if batch.is_grouped}
+            grouped = frozenset(name for name, batch in self._old.batches.items() if batch.is_grouped)
             copies = self._old.copies
         else:
-            grouped = set(grouped_batches(self._data_path)) if now else set()
-            copies = _write_copies(self._data_path) if now else ""
+            grouped, copies = self._read_groups() if now else (frozenset(), "")
         for name, batch in self._batches.items():
             self._batches[name] = replace(batch, is_grouped=name in grouped)
         return now, copies
+
+    def _read_groups(self) -> tuple[frozenset[str], str]:
+        """Return the batches that were grouped, and the name of the new file of copies; none if they are damaged."""
+        try:
+            grouped, rows = grouped_batches(self._data_path), read_groups(self._data_path)
+        except StoreError as error:
+            log.warning("The groups over all batches are not used: %s", error)
+            return frozenset(), ""
+        return grouped, _write_copies(self._data_path, rows)
 
     # Files
 
@@ -415,9 +433,9 @@ def _pictures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
     return found
 
 
-def _write_copies(data_path: Path) -> str:
+def _write_copies(data_path: Path, groups: list[dict[str, Any]]) -> str:
     """Write the copies of the groups over all batches, and return the name of the file."""
-    pictures = {key_of(*photo): picture for photo, picture in _pictures(read_groups(data_path)).items()}
+    pictures = {key_of(*photo): picture for photo, picture in _pictures(groups).items()}
     table = np.array(sorted(pictures.items()), COPY) if pictures else np.empty(0, COPY)
     name = f"{secrets.token_hex(8)}.copies"
     with writing(data_path / FOLDER / name):

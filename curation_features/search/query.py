@@ -46,6 +46,8 @@ class Query:
     def parse(cls, texts: Iterable[str], like: Iterable[Picture] = (), without: Iterable[str] = ()) -> Query:
         """Return the query of some texts and pictures. Each may begin with a weight: `2:golden hour`.
 
+        The name of an existing file has no weight in it.
+
         Raises:
             QueryError: a term is empty, a weight is 0, or no term is wanted.
         """
@@ -63,7 +65,8 @@ def _parse(given: Picture, *, is_picture: bool = False, is_wanted: bool = True) 
     if isinstance(given, tuple):
         return Term(given[0], is_picture=True, is_wanted=is_wanted, sha256=given[1])
     text, weight = str(given), 1.0
-    if isinstance(given, str) and (found := _WEIGHT.fullmatch(given)):
+    is_name = is_picture and Path(given).is_file()  # `12:30.jpg`
+    if isinstance(given, str) and not is_name and (found := _WEIGHT.fullmatch(given)):
         weight, text = float(found[1]), found[2]
     text = text if is_picture else " ".join(text.split())
     if not text.strip():

@@ -6,34 +6,66 @@ other files, to the network or to extensions, and its configuration is locked.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from curation_features.atomic_files import FEATURES_AGAIN
 from curation_features.errors import QueryError, StoreError, require_extra
 from curation_features.search.index import KEY_IN_BATCH_SQL
 from curation_features.settings import nearest
 from curation_features.storage.artifacts import ArtifactStore
-from curation_features.storage.groups import grouped_batches, groups_path, has_groups
+from curation_features.storage.groups import GROUPS_AGAIN, grouped_batches, groups_path, has_groups
 from curation_features.storage.tables import FEATURE_COLUMNS, GROUP_COLUMNS, Row
 
 if TYPE_CHECKING:
     import duckdb
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 _TYPES = {"string": "VARCHAR", "double": "DOUBLE", "float": "FLOAT", "int32": "INTEGER", "bool": "BOOLEAN"}
 _SLICE = 25  # batches that are loaded at once
 _GROUP = re.compile(r"\bgroup_", re.IGNORECASE)
+_DEEPEST = 200  # DuckDB's parser takes a time that is the square of it, and cannot be interrupted
+_NO_GROUPS = "The groups over all batches are not used: %s"
 _LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "temp_directory": "",
 }
+
+
+def _dictionaries(found: duckdb.DuckDBPyConnection) -> list[Row]:
+    """Return the rows of a result as dictionaries."""
+    names = [name for name, *_ in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def _tuples(found: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    """Return the rows of a result."""
+    return list(found.fetchall())
+
+
+def _keys(found: duckdb.DuckDBPyConnection) -> NDArray[np.uint64]:
+    return np.asarray(found.fetchnumpy()["key"], np.uint64)
+
+
+def _is_of_file(error: Exception) -> bool:
+    """Whether an error of DuckDB comes from reading a file: it quotes the call then."""
+    import duckdb
+
+    return isinstance(error, duckdb.IOException) or (isinstance(error, duckdb.Error) and "read_parquet(" in str(error))
 
 
 class Tables:
@@ -45,13 +77,16 @@ class Tables:
     Columns are those of `read_features`. A column that a table of an earlier release lacks is null. The columns
     `group_*` are those of the groups over all batches, for batches that were grouped.
 
+    A table that cannot be read is skipped with a warning, and so is that of the groups. A batch that is named must be
+    readable.
+
     Args:
         data_path: the data folder.
         batch_ids: batches to read; by default all finished ones.
 
     Raises:
         MissingExtraError: DuckDB is not installed.
-        StoreError: a batch is not finished, or the folder cannot be listed.
+        StoreError: a batch is not finished, or the folder cannot be listed. All methods: a named batch cannot be read.
     """
 
     def __init__(self, data_path: Path, batch_ids: Collection[str] = ()) -> None:
@@ -66,12 +101,12 @@ class Tables:
         self._data_path = data_path
         self.batch_ids = sorted(batch_ids) if batch_ids else finished
         self._database = duckdb.connect(":memory:", config=_LOCKED)
-        files = [store.feature_paths(batch_id)[1] for batch_id in self.batch_ids]
+        self._is_strict = bool(batch_ids)
         folders = [data_path / "features", data_path / "groups"]
-        self._database.execute(f"SET allowed_directories = [{', '.join(map(_text, folders))}]")
+        self._database.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
         self._database.execute("SET enable_external_access = false")
         self._database.execute("SET lock_configuration = true")
-        self._rows = _all_rows(files)
+        self._rows = self._rows_in(self.batch_ids)
         self._loaded = 0  # batches
 
     def __enter__(self) -> Tables:
@@ -82,8 +117,7 @@ class Tables:
 
     def count(self, where: str | None = None) -> int:
         """Return the number of rows that meet a filter. Raises like `rows`."""
-        with self._explained(where):
-            [(number,)] = self._database.sql(self._select(["count(*)"], where)).fetchall()
+        [(number,)] = self._ask(lambda: self._select(["count(*)"], where), where, _tuples)
         return int(number)
 
     def rows(
@@ -105,15 +139,16 @@ class Tables:
             QueryError: the filter is wrong; the message has the cause.
             StoreError: a table cannot be read.
         """
-        with self._explained(where):
-            rest = f"ORDER BY {order}" if order else ""
-            if limit is not None:
-                rest += f" LIMIT {int(limit)} OFFSET {int(offset)}"
-            return _dictionaries(self._database.execute(self._select(columns, where, rest=rest)))
+        rest = f"ORDER BY {order}" if order else ""
+        if limit is not None:
+            rest += f" LIMIT {int(limit)} OFFSET {int(offset)}"
+        return self._ask(lambda: self._select(columns, where, rest=rest), where)
 
     def check(self, where: str | None) -> None:
         """Raise `QueryError` unless a filter is one expression over the columns; reads no table."""
         if where and where.strip():
+            if max(accumulate((one == "(") - (one == ")") for one in where)) > _DEEPEST:
+                raise QueryError(f"the filter has more than {_DEEPEST} parentheses in each other: use a simpler one")
             with self._explained(where):
                 self._database.sql(_all_rows([])).filter(where)
 
@@ -130,9 +165,10 @@ class Tables:
         Returns:
             The number of rows. Raises like `rows`.
         """
-        with self._explained(where):
-            self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {self._select(columns, where, also, rest)}")
-            [(number,)] = self._database.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608 (a word)
+        self._ask(
+            lambda: f"CREATE OR REPLACE TABLE {name} AS {self._select(columns, where, also, rest)}", where, _tuples
+        )
+        [(number,)] = self._database.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608 (a word)
         return int(number)
 
     def kept(self, name: str, start: int, count: int) -> list[Row]:
@@ -159,11 +195,12 @@ class Tables:
         names = ", ".join(map(_name, values))
         sets = ", ".join(f"({_name(name)})" for name in values)
         counts: dict[str, dict[str | None, int]] = {name: {} for name in values}
-        with self._explained(where):
+
+        def query() -> str:
             inner = self._select(columns, where, also)
-            query = f"SELECT grouping_id({names}), {names}, count(*) FROM ({inner}) GROUP BY GROUPING SETS ({sets})"  # noqa: S608
-            rows = self._database.execute(query).fetchall()
-        for mask, *of, number in rows:
+            return f"SELECT grouping_id({names}), {names}, count(*) FROM ({inner}) GROUP BY GROUPING SETS ({sets})"  # noqa: S608
+
+        for mask, *of, number in self._ask(query, where, _tuples):
             place = next(i for i in range(len(of)) if not mask >> (len(of) - 1 - i) & 1)
             counts[list(values)[place]][of[place]] = int(number)
         return counts
@@ -183,11 +220,14 @@ class Tables:
         if not wanted:
             return []
         key, kind = ("position", "INTEGER") if isinstance(wanted[0][1], int) else ("photo_id", "VARCHAR")
-        pairs = ", ".join(f"({_text(batch_id)}, {_text(photo)}::{kind})" for batch_id, photo in wanted)
-        chosen = f"SELECT * FROM ({self._rows_in({one for one, _ in wanted})}) WHERE (batch_id, {key}) IN ({pairs})"  # noqa: S608
-        query = self._with_groups(chosen) if any(map(_GROUP.search, columns)) else chosen
-        with self._explained(None):
-            return _dictionaries(self._database.execute(f"SELECT {', '.join(columns)} FROM ({query})"))  # noqa: S608
+        pairs = ", ".join(f"({literal(batch_id)}, {literal(photo)}::{kind})" for batch_id, photo in wanted)
+
+        def query() -> str:
+            chosen = f"SELECT * FROM ({self._rows_in({one for one, _ in wanted})}) WHERE (batch_id, {key}) IN ({pairs})"  # noqa: S608
+            rows = self._with_groups(chosen) if any(map(_GROUP.search, columns)) else chosen
+            return f"SELECT {', '.join(columns)} FROM ({rows})"  # noqa: S608
+
+        return self._ask(query)
 
     def members(self, batch_id: str, group_id: str) -> list[tuple[str, str]]:
         """Return the photos of a group, each as batch and `photo_id`. Raises `StoreError`.
@@ -195,13 +235,13 @@ class Tables:
         Args:
             batch_id: the batch of one of them: a batch that was not grouped with all others has separate groups.
         """
-        if batch_id in self._grouped_batches:
-            rows = f"SELECT * FROM read_parquet({_text(groups_path(self._data_path))})"  # noqa: S608
-        else:
-            rows = self._rows_in({batch_id})
-        query = f"SELECT batch_id, photo_id FROM ({rows}) WHERE group_id = ?"  # noqa: S608
-        with self._explained(None):
-            found = self._database.execute(query, [group_id]).fetchall()
+
+        def query() -> str:
+            groups = f"SELECT * FROM {_read([groups_path(self._data_path)])}"  # noqa: S608 (paths are quoted)
+            rows = groups if batch_id in self._grouped_batches else self._rows_in({batch_id})
+            return f"SELECT batch_id, photo_id FROM ({rows}) WHERE group_id = {literal(group_id)}"  # noqa: S608
+
+        found = self._ask(query, None, _tuples)
         return [(one, photo_id) for one, photo_id in found if one in set(self.batch_ids)]
 
     def keys_in_batches(self, where: str) -> NDArray[np.uint64]:
@@ -210,9 +250,9 @@ class Tables:
         Raises:
             QueryError, StoreError: see `rows`.
         """
-        with self._explained(where):
-            query = self._select([f"{KEY_IN_BATCH_SQL} AS key"], where, "sha256 IS NOT NULL")
-            return np.asarray(self._database.execute(query).fetchnumpy()["key"], np.uint64)
+        return self._ask(
+            lambda: self._select([f"{KEY_IN_BATCH_SQL} AS key"], where, "sha256 IS NOT NULL"), where, _keys
+        )
 
     def load(self, columns: Sequence[str], most: int = _SLICE) -> float:
         """Load columns of some more batches into memory, and return the share of all batches that are loaded.
@@ -227,27 +267,31 @@ class Tables:
             StoreError: a table cannot be read.
         """
         names = ", ".join(columns)
+        if not self._loaded:
+            self._database.execute(f"CREATE OR REPLACE TABLE loaded AS SELECT {names} FROM ({_all_rows([])})")  # noqa: S608
         batch_ids = self.batch_ids[self._loaded : self._loaded + most]
+        if not batch_ids:
+            return 1.0
         with self._explained(None):
-            if not self._loaded:
-                self._database.execute(f"CREATE OR REPLACE TABLE loaded AS SELECT {names} FROM ({_all_rows([])})")  # noqa: S608
-            if batch_ids:
+            try:
                 self._load(names, batch_ids)
+            except Exception as error:
+                if not (_is_of_file(error) and self._skip_unreadable()):
+                    raise
+                return 0.0
         self._loaded += len(batch_ids)
-        return self._loaded / len(self.batch_ids) if self.batch_ids else 1.0
+        return self._loaded / len(self.batch_ids)
 
     def _load(self, names: str, batch_ids: Sequence[str]) -> None:
         """Load columns of some batches; a quarter faster if no table lacks one of them."""
         import duckdb
-
-        files = ", ".join(_text(self._store.feature_paths(batch_id)[1]) for batch_id in batch_ids)
 
         def load(rows: str) -> None:
             rows = self._with_groups(rows, batch_ids)
             self._database.execute(f"INSERT INTO loaded SELECT {names} FROM ({rows})")  # noqa: S608
 
         try:
-            load(f"SELECT * FROM read_parquet([{files}])")  # noqa: S608 (paths are quoted)
+            load(f"SELECT * FROM {_read(map(self._path, batch_ids))}")  # noqa: S608 (paths are quoted)
         except (duckdb.BinderException, duckdb.InvalidInputException):
             load(self._rows_in(batch_ids))
 
@@ -259,6 +303,80 @@ class Tables:
     def interrupt(self) -> None:
         """Stop the query that another thread runs; it raises `QueryError`."""
         self._database.interrupt()
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Stop a query of the block that runs after some seconds; it raises `QueryError`. None: no limit."""
+        is_late = threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            self.interrupt()
+
+        timer = threading.Timer(0 if seconds is None else seconds, stop)
+        timer.daemon = True
+        if seconds is not None:
+            timer.start()
+        try:
+            yield
+        except QueryError as error:
+            if is_late.is_set():
+                raise QueryError(f"the filter takes longer than {seconds:g} s: use a simpler one") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _ask(
+        self,
+        query: Callable[[], str],
+        where: str | None = None,
+        read: Callable[[duckdb.DuckDBPyConnection], T] = _dictionaries,  # type: ignore[assignment]
+    ) -> T:
+        """Return the result of a query, as `read` gives it; without the tables that cannot be read."""
+        with self._explained(where):
+            text = query()
+            try:
+                return read(self._database.execute(text))
+            except Exception as error:
+                if not (_is_of_file(error) and self._skip_unreadable()):
+                    raise
+            return read(self._database.execute(query()))
+
+    def _skip_unreadable(self) -> bool:
+        """Skip tables that cannot be read from now on; return whether there are any. Raises `StoreError`."""
+        found = {one: problem for one in self.batch_ids if (problem := self._find_problem(self._path(one)))}
+        groups = groups_path(self._data_path)
+        groups_problem = self._grouped_batches and self._find_problem(groups)
+        for batch_id, problem in found.items():
+            path = self._path(batch_id)
+            message = f"{path}: cannot be read ({problem}): {FEATURES_AGAIN}"
+            if self._is_strict:
+                raise StoreError(message)
+            if path.exists():  # it was not deleted in the meantime
+                log.warning("Batch %s is skipped: %s", batch_id, message)
+        if groups_problem:
+            log.warning(_NO_GROUPS, f"{groups}: cannot be read ({groups_problem}): {GROUPS_AGAIN}")
+            vars(self)["_grouped_batches"] = frozenset()
+        if found or groups_problem:
+            self.batch_ids = [one for one in self.batch_ids if one not in found]
+            self._rows, self._loaded = self._rows_in(self.batch_ids), 0
+            vars(self).pop("_grouped", None)
+        return bool(found or groups_problem)
+
+    def _find_problem(self, path: Path) -> str:
+        """Return why a table cannot be read; empty if it can. All of it is read: only the damaged part may be wrong."""
+        import duckdb
+
+        try:
+            self._database.execute(f"SELECT count(COLUMNS(*)) FROM {_read([path])}").fetchall()  # noqa: S608
+        except duckdb.InterruptException:
+            raise
+        except duckdb.Error as error:
+            return _cause(error)
+        return ""
+
+    def _path(self, batch_id: str) -> Path:
+        return self._store.feature_paths(batch_id)[1]
 
     def _select(self, columns: Sequence[str], where: str | None, also: str = "", rest: str = "") -> str:
         """Return a query as one text.
@@ -283,7 +401,8 @@ class Tables:
 
     def _rows_in(self, batch_ids: Collection[str]) -> str:
         """Return the query of all rows of some batches."""
-        return _all_rows([self._store.feature_paths(batch_id)[1] for batch_id in sorted(batch_ids)])
+        known = sorted(set(batch_ids).intersection(self.batch_ids))
+        return _all_rows([self._path(batch_id) for batch_id in known])
 
     @cached_property
     def _grouped(self) -> str:
@@ -295,22 +414,26 @@ class Tables:
         grouped = self._grouped_batches & set(self.batch_ids if batch_ids is None else batch_ids)
         if not grouped:
             return rows
-        batches = f"photos.batch_id IN ({', '.join(map(_text, sorted(grouped)))})"
+        batches = f"photos.batch_id IN ({', '.join(map(literal, sorted(grouped)))})"
         columns = ", ".join(
             f"CASE WHEN {batches} THEN groups.{name} ELSE photos.{name} END AS {name}" for name in GROUP_COLUMNS
         )
         return f"""
             SELECT photos.* REPLACE ({columns}) FROM ({rows}) AS photos
-            LEFT JOIN (
-                SELECT * FROM read_parquet({_text(groups_path(self._data_path))}) AS photos WHERE {batches}
-            ) AS groups
+            LEFT JOIN (SELECT * FROM {_read([groups_path(self._data_path)])} AS photos WHERE {batches}) AS groups
             ON (photos.batch_id, photos.photo_id, photos.sha256, coalesce(photos.original_uri, photos.image_uri))
                 = (groups.batch_id, groups.photo_id, groups.sha256, groups.path)
         """  # noqa: S608 (all texts are quoted)
 
     @cached_property
     def _grouped_batches(self) -> frozenset[str]:
-        return grouped_batches(self._data_path) & set(self.batch_ids) if has_groups(self._data_path) else frozenset()
+        try:
+            return (
+                grouped_batches(self._data_path) & set(self.batch_ids) if has_groups(self._data_path) else frozenset()
+            )
+        except StoreError as error:
+            log.warning(_NO_GROUPS, error)
+            return frozenset()
 
     @contextmanager
     def _explained(self, where: str | None) -> Iterator[None]:
@@ -319,21 +442,20 @@ class Tables:
 
         try:
             yield
-        except (duckdb.IOException, duckdb.HTTPException) as error:
-            raise StoreError(f"{self._data_path / 'features'}: {_cause(error)}") from error
         except duckdb.Error as error:
-            raise QueryError(f"the filter {where!r} cannot be used: {_cause(error)}") from error
+            if _is_of_file(error):
+                raise StoreError(f"{self._data_path / 'features'}: {_cause(error)}") from error
+            of = "the query" if where is None else f"the filter {where!r}"
+            raise QueryError(f"{of} cannot be used: {_cause(error)}") from error
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":  # by Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _name(word: str) -> str:
     """Return a name of SQL."""
     return '"' + word.replace('"', '""') + '"'
-
-
-def _dictionaries(found: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Return the rows of a result as dictionaries."""
-    names = [name for name, *_ in found.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def _all_rows(files: Sequence[Path]) -> str:
@@ -342,14 +464,18 @@ def _all_rows(files: Sequence[Path]) -> str:
     query = f"SELECT {empty} WHERE false"
     if not files:
         return query
-    paths = ", ".join(map(_text, files))
-    read = f"read_parquet([{paths}], union_by_name = true)"
-    return f"{query} UNION ALL BY NAME SELECT * FROM {read}"  # noqa: S608 (paths are quoted)
+    return f"{query} UNION ALL BY NAME SELECT * FROM {_read(files, 'union_by_name = true')}"  # noqa: S608 (paths are quoted)
 
 
-def _text(value: object) -> str:
-    """Return a text literal of SQL."""
-    return "'" + str(value).replace("'", "''") + "'"
+def _read(files: Iterable[Path], *options: str) -> str:
+    """Return the call that reads tables; names of folders are no columns."""
+    paths = f"[{', '.join(map(literal, files))}]"
+    return f"read_parquet({', '.join((paths, *options, 'hive_partitioning = false'))})"
+
+
+def literal(value: object) -> str:
+    """Return a text literal of SQL; NUL, which DuckDB's parser does not accept, becomes another character."""
+    return "'" + str(value).replace("\0", "\ufffd").replace("'", "''") + "'"
 
 
 def _type(arrow: str) -> str:

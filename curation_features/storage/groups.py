@@ -69,7 +69,8 @@ FileId = tuple[str, str, str, str]
 
 _FILES = {"photos": STATE_COLUMNS, "edges": EDGE_COLUMNS, "parts": PART_COLUMNS}
 
-_REMEDY = "delete it, then run: curation-features groups"
+GROUPS_AGAIN = "make the groups again: curation-features groups"
+"""A remedy for `reading`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def groups_metadata(data_path: Path) -> dict[str, Any]:
     path = groups_path(data_path)
     if not path.is_file():
         return {}
-    with reading(path, _REMEDY):
+    with reading(path, GROUPS_AGAIN):
         open_regular(path).close()
         return read_metadata(path)
 
@@ -131,10 +132,10 @@ def read_state(data_path: Path) -> State:
     found = {name: _read(_path(data_path, name), columns) for name, columns in _FILES.items()}
     facts = []
     for name in _FILES:
-        with reading(_path(data_path, name), _REMEDY):
+        with reading(_path(data_path, name), GROUPS_AGAIN):
             facts.append(read_metadata(_path(data_path, name)))
     if len({one.get("update") for one in facts}) > 1:
-        raise StoreError(f"{data_path / FOLDER}: its files are of different updates")
+        raise StoreError(f"{data_path / FOLDER}: its files are of different updates: {GROUPS_AGAIN}")
     return State(found["photos"], found["edges"], found["parts"], facts[0])
 
 
@@ -143,7 +144,7 @@ def grouped_batches(data_path: Path) -> frozenset[str]:
     import pyarrow.parquet as pq
 
     path = state_path(data_path)
-    with reading(path, _REMEDY):
+    with reading(path, GROUPS_AGAIN):
         metadata = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
         return frozenset(metadata["batches"])
 
@@ -177,8 +178,8 @@ def write_groups(data_path: Path, groups: Iterable[Row], metadata: Mapping[str, 
 
 
 def _read(path: Path, columns: Columns) -> list[Row]:
-    with reading(path, _REMEDY):
+    with reading(path, GROUPS_AGAIN):
         open_regular(path).close()  # pyarrow would block on a FIFO
         if column_names(path) != [*columns]:
-            raise StoreError(f"{path}: has the columns of another release: {_REMEDY}")
+            raise StoreError(f"{path}: has the columns of another release: {GROUPS_AGAIN}")
         return list(read_rows(path))

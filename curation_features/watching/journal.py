@@ -100,6 +100,10 @@ class PlannedBatch:
     due: float
     problem: str
 
+    def is_due(self, now: float) -> bool:
+        """Whether the next attempt is due. No pause is longer than an hour: the clock was set back since."""
+        return not 0 < self.due - now <= _RETRY_AT_MOST_S
+
 
 class Journal:
     """The journal in one file. Safe for use by several processes, not by several threads.

@@ -157,7 +157,7 @@ class Watch:
         return [
             batch
             for batch in self.planned()
-            if os.fsdecode(batch.root) not in looked.problems and (batch.due <= looked.now or not is_patient)
+            if os.fsdecode(batch.root) not in looked.problems and (batch.is_due(looked.now) or not is_patient)
         ]
 
     def planned(self) -> list[PlannedBatch]:

@@ -13,6 +13,7 @@ import pytest
 from finished_batches import unit, write_batch
 
 from curation_features.cli import main
+from curation_features.cli.searches import _print_paths
 from curation_features.settings import Settings
 from curation_features.versions import part_version
 from curation_features.weights import locate
@@ -95,6 +96,16 @@ def test_a_filter_a_batch_and_a_page(command: Command, tmp_path: Path) -> None:
     assert "2 x dog, not cage" in page
     places = [page.index(json.dumps(hit["path"]).strip('"').removeprefix("photos/")) for hit in hits]
     assert places == sorted(places)
+
+
+def test_a_line_of_paths_is_one_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _print_paths(["a b.jpg", "a\n/etc/passwd", "s3://bucket/c.jpg"], Settings(root=tmp_path))
+    output, errors = capsysbinary.readouterr()
+    assert output == b"a b.jpg\ns3://bucket/c.jpg\n"
+    assert errors.count(b"line break") == errors.count(b"\n") == 1
 
 
 def test_a_filter_alone_lists_all_that_meet_it(command: Command) -> None:

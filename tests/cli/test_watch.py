@@ -15,6 +15,7 @@ from PIL import Image
 from projects import Project, project_at
 
 from curation_features.cli import main
+from curation_features.watching.journal import Journal
 
 pytestmark = pytest.mark.long
 
@@ -65,6 +66,34 @@ def test_once_processes_what_is_there_and_ends(project: Project) -> None:
     assert (fields["waiting"], fields["failed"], fields["problems"]) == (0, {}, {})
     features = json.loads((project.settings.data_path / "features" / "card-2.json").read_bytes())
     assert [artifact["original_uri"] for artifact in features["artifacts"]] == ["./card/b.png"]
+
+
+def test_a_journal_that_cannot_be_written_stops_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(project.root / "card" / "a.png", 1)
+    pauses: list[float] = []
+    opened: list[Journal] = []
+    real = Journal.__init__
+
+    def read_only(self: Journal, path: Path) -> None:
+        real(self, path)
+        opened.append(self)
+        self.db.execute("PRAGMA query_only = 1")
+
+    def sleep(seconds: float) -> None:
+        """Pass, and make the journal writable in the third pause; end when the batch is finished."""
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            opened[-1].db.execute("PRAGMA query_only = 0")
+        elif "finished card" in project.terminal.getvalue() or len(pauses) > 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "__init__", read_only)
+    monkeypatch.setattr("curation_features.cli.watch.time.sleep", sleep)
+    assert project.command("watch", "card", "--every", "5") == 0
+    text = project.terminal.getvalue()
+    assert text.count("readonly") == 1
+    assert "finished card" in text
+    assert pauses[:3] == [10, 20, 40]
 
 
 def test_a_batch_that_fails_is_reported_and_retried(project: Project) -> None:

@@ -24,7 +24,7 @@ from curation_features.errors import MissingWeightsError
 from curation_features.gallery import app
 from curation_features.gallery.app import LibraryApp
 from curation_features.gallery.asking import Asked, parse
-from curation_features.gallery.current import CurrentTables
+from curation_features.gallery.current import QUERY_S, CurrentTables
 from curation_features.search.finding import Found, Hit
 from curation_features.search.query import Query
 from curation_features.search.tables import Tables
@@ -261,7 +261,11 @@ def test_batches_have_their_state(page: Page) -> None:
         (" beach ,2:golden  hour, -people,- dog,, ", ["beach", "2:golden hour"], ["people", "dog"]),
         ('"salt, pepper", 2:"a, b", -"x, y"', ["salt, pepper", "2:a, b"], ["x, y"]),
         ("a well-known place, -0.5:x", ["a well-known place"], ["0.5:x"]),
+        ('a "red, blue" kite, 5" lens, "-5 degrees"', ["a red, blue kite", '5" lens', "-5 degrees"], []),
+        ('beach, "sand', ["beach", '"sand'], []),
         (",", [], []),
+        (" " * 50_000 + '"a', ['"a'], []),
+        ('a"' * 20_001, ['a"' * 20_001], []),
     ],
 )
 def test_the_search_box_is_parsed(text: str, texts: list[str], without: list[str]) -> None:
@@ -275,6 +279,7 @@ def test_results_keep_their_order_and_line(page: Page) -> None:
     assert found["likely"] == 2
     [(texts, more)] = page.searching.asked
     assert (texts, more["without"], more["like"], more["top"]) == (("beach",), ("dog",), [], 9)
+    assert more["seconds"] == QUERY_S
     assert "iso > 1" in more["where"]
     assert "status IN ('ok')" in more["where"]
     page.ask("api/search", of="one", photo="one-3")

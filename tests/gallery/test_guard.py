@@ -93,6 +93,19 @@ def test_requests_from_elsewhere_are_refused(
         assert request(guard, "/", {"token": guard.token}, headers, **more).status == status
 
 
+def test_the_default_port_is_not_in_the_address() -> None:
+    guard = Guard(page, 80, "/secret")
+    assert request(guard, "/", {"token": guard.token}, [("host", "127.0.0.1")]).status == 303
+    assert request(guard, "/", {"token": guard.token}, [HOST]).status == 403
+
+
+@pytest.mark.parametrize("other", ["theme", "expires=x", "a b=c", 'x="', "=", "\u00e9=1", ""])
+def test_cookies_of_other_servers_change_nothing(guard: Guard, other: str) -> None:
+    name, own = cookie(guard)
+    for sent in (f"{own}; {other}", f"{other}; {own}", f"library=x; {other};{own}"):
+        assert request(guard, "/secret/", None, [HOST, (name, sent)]).status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "given", "status"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -153,7 +154,7 @@ def row_of(number: int) -> dict[str, Any]:
         "photo_id": f"p{number}",
         "original_uri": "a.jpg" if number < 250 else f"missing/{HOSTILE}",
         "image_uri": "a.jpg" if number < 250 else f"missing/{HOSTILE}",
-        "taken": datetime(2024, 12, 1) - timedelta(days=number),
+        "taken": datetime(2024, 12, 1) - timedelta(days=number) if number < 299 else datetime(1, 1, 1),
         "label": label,
         "camera": HOSTILE,
         "clip_labels": [{"label": label, "confidence": 0.5, "cosine_score": 0.2}],
@@ -175,6 +176,9 @@ def test_the_page_is_used_with_mouse_and_keyboard(page: Page) -> None:
     assert card.count() < 100  # only those in the window are built
     assert Axe().run(page).response["violations"] == []
 
+    expect(page.locator("#months button").last).to_have_attribute("title", "December 2024: 1 photo")
+    page.evaluate("location.hash = '#photos?sort=__proto__&page=1e400'")
+    expect(page).to_have_url(re.compile("#photos$"))
     page.locator("#cloud button", has_text="beach").click()  # facets and the address
     expect(page.locator("#count")).to_have_text("200 photos")
     assert page.url.endswith("#photos?label=beach")
@@ -190,6 +194,7 @@ def test_the_page_is_used_with_mouse_and_keyboard(page: Page) -> None:
     page.locator(".chip").first.click()
     expect(page.locator("#count")).to_have_text("300 photos")
 
+    page.route("**/api/photos?*start=240*", lambda route: route.abort(), times=1)  # it is asked again
     card.first.focus()  # keys
     page.keyboard.press("End")
     last = page.locator("[aria-posinset='300']")
@@ -217,6 +222,21 @@ def test_the_page_is_used_with_mouse_and_keyboard(page: Page) -> None:
     page.keyboard.type("beach, -dog")
     page.keyboard.press("Enter")
     expect(page.locator("#chips")).to_contain_text("search: beach, -dog")
+
+    expect(page.locator("#grid:not(.loading)")).to_be_visible()
+    card.nth(2).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("s")
+    expect(page.locator("#chips")).to_contain_text("similar to a.jpg")
+    expect(page.locator("#grid:not(.loading)")).to_be_visible()
+    assert page.locator(".card[tabindex='0']").count() == 1
+    page.go_back()
+    expect(page.locator("#chips")).to_contain_text("search: beach, -dog")
+    expect(page.locator("#grid:not(.loading)")).to_be_visible()
+    card.first.click()
+    expect(page.locator("#detail")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#detail")).not_to_be_visible()
 
     page.locator("[data-view=batches]").click()
     expect(page.locator("#batches tbody tr")).to_have_count(1)

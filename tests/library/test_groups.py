@@ -188,6 +188,42 @@ def test_a_damaged_state_costs_time_only(world: World, photos: list[Artifact], d
     assert by_photo(world) == before
 
 
+@pytest.mark.parametrize("file", ["features/b.parquet", "features/embeddings/b.parquet", "stage"])
+def test_a_damaged_batch_affects_no_other(
+    world: World, photos: list[Artifact], file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = world.settings.data_path
+    finish(world, "a", photos[:4])
+    finish(world, "b", photos[4:])
+    path = data / file.replace("stage", "stages/technical_metrics/b.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    made = update_groups(world.settings)
+    assert (made.batches, made.photos, [*made.failed]) == (1, 4, ["b"])
+    assert str(path) in made.failed["b"]
+    assert str(path) in caplog.text
+    assert not is_due(world.settings)  # nothing to launch until the batch changes
+    path.write_bytes(whole)
+    made = update_groups(world.settings)
+    assert (made.batches, made.photos, made.failed) == (2, 7, {})
+
+
+@pytest.mark.parametrize("file", ["groups", "photos", "edges"])
+def test_damaged_groups_do_not_keep_a_batch(
+    world: World, photos: list[Artifact], file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = world.settings.data_path
+    finish(world, "a", photos)
+    update_groups(world.settings)
+    path = data / "groups" / f"{file}.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert file != "groups" or is_due(world.settings)
+    forget_batch(data, "a")
+    assert not [*path.parent.glob("*.parquet")]
+    assert str(path) in caplog.text
+    assert is_due(world.settings)
+
+
 def test_a_deleted_photo_or_batch_leaves_no_trace(world: World, photos: list[Artifact]) -> None:
     data = world.settings.data_path
     finish(world, "a", photos[:4])

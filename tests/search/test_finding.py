@@ -17,6 +17,7 @@ from curation_features.clip.vocabulary import load_vocabulary
 from curation_features.errors import MissingWeightsError, QueryError, StoreError
 from curation_features.search import finding
 from curation_features.search.cutoff import count_likely, noise_limit
+from curation_features.search.finding import Finder
 from curation_features.search.library import Library
 from curation_features.search.query import Query, Term
 from curation_features.search.ranking import best_places, directions
@@ -137,6 +138,14 @@ def test_only_rows_that_meet_the_condition_are_found(library: Library, vectors: 
     assert library.search("dog", where="height < 0").empty
 
 
+def test_a_slow_condition_is_stopped_if_wanted(settings: Settings, vectors: dict[str, Vector]) -> None:
+    slow = "(SELECT max(a.range * b.range) FROM range(100000) AS a, range(100000) AS b) > 1"
+    finder = Finder(settings, engine())
+    with pytest.raises(QueryError, match=r"takes longer than 0\.2 s"):
+        finder.find(["two parrots"], where=slow, seconds=0.2)
+    assert finder.find(["two parrots"], where="camera = 'one'", seconds=60).hits
+
+
 def test_copies_are_folded_and_counted(settings: Settings, library: Library) -> None:
     near = encoded("dog")[0]
     same = {name: unit(near + 0.01 * np.eye(DIMENSION)[place]) for place, name in enumerate(("a", "b", "c", "far"))}
@@ -241,6 +250,16 @@ def test_an_unknown_batch_is_refused(library: Library) -> None:
 
 def test_a_time_is_not_a_weight_without_words_after_it() -> None:
     assert Query.parse(["2:golden hour", "at 10:30"]).terms == (Term("golden hour", 2.0), Term("at 10:30"))
+
+
+def test_a_file_named_like_a_weight_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "12:30.jpg").touch()
+    like = ["12:30.jpg", "2:12:30.jpg", "2:30.jpg"]
+    assert Query.parse([], like).terms == (
+        Term("12:30.jpg", 1.0, is_picture=True), Term("12:30.jpg", 2.0, is_picture=True),
+        Term("30.jpg", 2.0, is_picture=True),
+    )  # fmt: skip
 
 
 def test_unwanted_words_alone_count_against_a_picture() -> None:

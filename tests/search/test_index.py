@@ -138,6 +138,37 @@ def test_a_damaged_index_is_made_again(settings: Settings, damage: str) -> None:
     assert indexed(settings) == expected(one=photos("a", "b"), two=photos("c"))
 
 
+@pytest.mark.parametrize("file", ["two.parquet", "embeddings/two.parquet", "dimension"])
+def test_a_damaged_batch_affects_no_other(settings: Settings, file: str, caplog: pytest.LogCaptureFixture) -> None:
+    write_batch(settings, "one", photos("a"))
+    update_index(settings.data_path)
+    write_batch(settings, "two", photos("b"))
+    if file == "dimension":
+        file = "embeddings/two.parquet"
+        write_batch(settings, "two", {"b": np.ones(3, np.float32)})
+    else:
+        (settings.data_path / "features" / file).write_bytes(b"PAR1")
+    write_batch(settings, "three", photos("c"))
+    found = update_index(settings.data_path)
+    assert indexed(settings) == expected(one=photos("a"), three=photos("c"))
+    assert (found.batches, found.photos) == (3, 2)
+    assert str(settings.data_path / "features" / file) in caplog.text
+    write_batch(settings, "two", photos("b"))
+    update_index(settings.data_path)
+    assert indexed(settings) == expected(one=photos("a"), two=photos("b"), three=photos("c"))
+
+
+def test_damaged_groups_are_ignored(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    write_batch(settings, "one", photos("a"))
+    folder = settings.data_path / "groups"
+    folder.mkdir()
+    for name in ("groups", "photos", "edges", "parts"):
+        (folder / f"{name}.parquet").write_bytes(b"PAR1")
+    update_index(settings.data_path)
+    assert indexed(settings) == expected(one=photos("a"))
+    assert "curation-features groups" in caplog.text
+
+
 def test_a_full_disk_keeps_the_old_index(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     write_batch(settings, "one", photos("a"))
     update_index(settings.data_path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from worlds import World
 
 from curation_features.build import build_assets
 from curation_features.errors import QueryError, StoreError
+from curation_features.library import update_groups
 from curation_features.schema import ASSETS
 from curation_features.search.tables import Tables
 from curation_features.storage.artifacts import ArtifactStore
@@ -55,6 +60,7 @@ def test_a_column_that_no_table_has_is_null(world: World) -> None:
         ("height >", "syntax error"),
         ("1 = 1) UNION SELECT 1 --", "syntax error"),
         ("1 = 1; DROP TABLE x", "filter"),
+        ("(" * 20_000, "parentheses"),
         ("photo_id IN (SELECT content FROM read_text('{file}'))", "disabled"),
         ("photo_id IN (SELECT * FROM '{file}')", "filter"),
     ],
@@ -76,8 +82,7 @@ def test_loaded_columns_are_read_from_memory(tables: Tables, world: World) -> No
     for path in (world.settings.data_path / "features").glob("*.parquet"):
         path.unlink()
     assert tables.rows(names, "height > 40", "batch_id, position") == rows
-    with pytest.raises(StoreError):
-        tables.rows(names, "width > 40")
+    assert tables.rows(names, "width > 40") == []  # from the files
 
 
 @pytest.mark.parametrize("earlier", ["one", "two"])
@@ -114,3 +119,80 @@ def test_values_are_tallied_like_pandas(tables: Tables, world: World) -> None:
     found = tables.tally({"batch": "batch_id", "lens": "lens"}, "height > 40", "true")
     assert found["batch"] == frame[frame.height > 40].batch_id.astype(object).value_counts().to_dict()
     assert found["lens"].keys() <= {None}
+
+
+def damage(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    middle = len(data) // 2
+    damaged = {"short": b"x", "cut": data[:-9], "page": data[:4] + bytes([255]) * (middle - 4) + data[middle:]}
+    path.write_bytes(damaged[how])
+
+
+@pytest.mark.parametrize("how", ["short", "cut", "page"])
+def test_a_damaged_table_affects_no_other(
+    tables: Tables, world: World, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = world.settings.data_path / "features" / "two.parquet"
+    damage(path, how)
+    assert [row["batch_id"] for row in tables.rows(["*"], "height > 40")] == ["one", "one"]
+    assert str(path) in caplog.text
+    assert tables.count() == 3
+    with Tables(world.settings.data_path) as others:
+        assert others.tally({"of": "batch_id"}, "height > 0") == {"of": {"one": 3}}
+    with Tables(world.settings.data_path, ["one"]) as named:
+        assert named.count() == 3
+    with Tables(world.settings.data_path, ["two"]) as named, pytest.raises(StoreError, match=r"two\.parquet"):
+        named.rows(["*"], "height > 40")
+
+
+@pytest.mark.parametrize("how", ["short", "cut", "page"])
+def test_a_damaged_table_is_not_loaded(tables: Tables, world: World, how: str) -> None:
+    names = ["batch_id", "height"]
+    assert tables.load(names, 1) == 0.5
+    damage(world.settings.data_path / "features" / "two.parquet", how)
+    assert tables.load(names, 1) == 0  # from the beginning
+    assert (tables.load(names, 1), tables.is_loaded) == (1, True)
+    assert tables.tally({"of": "batch_id"}, "height > 0") == {"of": {"one": 3}}
+
+
+def test_a_value_that_cannot_be_converted_is_named(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        with pytest.raises(QueryError, match=r"'original_uri::INT > 3'.*Could not convert"):
+            tables.rows(["photo_id"], "original_uri::INT > 3")
+        tables.load(["photo_id", "original_uri"])
+    assert not caplog.text  # of tables
+
+
+@pytest.mark.parametrize(("file", "how"), [("groups", "short"), ("groups", "page"), ("photos", "short")])
+def test_damaged_groups_are_not_used(
+    tables: Tables, world: World, file: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    update_groups(world.settings)
+    damage(world.settings.data_path / "groups" / f"{file}.parquet", how)
+    assert tables.count("group_id IS NULL OR group_rank > 0") == 5
+    assert f"{file}.parquet" in caplog.text
+    assert "curation-features groups" in caplog.text
+
+
+def test_names_of_folders_have_no_meaning(tables: Tables, world: World, tmp_path: Path) -> None:
+    data = shutil.copytree(world.settings.data_path, tmp_path / "camera=X100" / "[a] *?'b" / "data")
+    with Tables(data) as copied:
+        assert copied.rows(["camera", "photo_id"]) == tables.rows(["camera", "photo_id"])
+        assert copied.count("camera IS NULL") == 5
+
+
+SLOW = "(SELECT max(a.range * b.range) FROM range(100000) AS a, range(100000) AS b) > 1"
+
+
+def test_an_interrupt_ends_a_query(tables: Tables) -> None:
+    timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        tables.count(SLOW)
+    assert tables.count() == 5
+
+
+def test_a_slow_filter_is_stopped(tables: Tables) -> None:
+    with pytest.raises(QueryError, match=r"takes longer than 0\.2 s"), tables.limited(0.2):
+        tables.count(SLOW)
+    assert tables.count() == 5

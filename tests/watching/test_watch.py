@@ -262,6 +262,15 @@ def test_a_failed_batch_is_due_after_growing_pauses(card: Card) -> None:
         assert found.problem == "disk full"
 
 
+@pytest.mark.parametrize("years", [-1, 20])
+def test_a_clock_that_was_wrong_delays_no_batch(card: Card, years: int) -> None:
+    card.photo("a.jpg", 1)
+    card.look()
+    [batch] = card.watch.due(card.look())
+    card.now -= years * 365 * 24 * 3600
+    assert card.watch.due(card.look()) == [batch]
+
+
 def test_only_one_process_watches(card: Card) -> None:
     with closing(Watch(card.settings)) as other, card.watch.exclusive(), pytest.raises(BusyError, match="stop it"):
         other.exclusive().__enter__()
