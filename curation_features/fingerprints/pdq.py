@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation_features.fingerprints.fingerprint import ORIENTATIONS
+from curation_features.fingerprints.products import product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +50,9 @@ def pdq(luma: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
         hexadecimal are PDQ's text form. A flat photo has no bit set; the reference gives it bits of its rounding.
     """
     rows, columns = (np.stack([matrix, matrix[:, ::-1]]) for matrix in map(_sampling, luma.shape))
-    along = luma.astype(np.float32) @ columns.reshape(2 * SAMPLES, -1).T
-    sampled = (rows.reshape(2 * SAMPLES, -1) @ along).reshape(2, SAMPLES, 2, SAMPLES)  # upside down?, y, mirrored?, x
-    turned = [
+    across = product(columns.reshape(2 * SAMPLES, -1), luma.astype(np.float32))
+    sampled = product(rows.reshape(2 * SAMPLES, -1), across).reshape(2, SAMPLES, 2, SAMPLES)
+    turned = [  # axes: upside down?, y, mirrored?, x
         sampled[flip_y, :, flip_x].T if transposed else sampled[flip_y, :, flip_x]
         for flip_y, flip_x, transposed in _TURNS
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation_features.groups.products import product
+from curation_features.fingerprints.products import product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,8 @@ import numpy as np
 
 from curation_features.fingerprints.fingerprint import ORIENTATIONS
 from curation_features.fingerprints.pdq import FREQUENCIES
+from curation_features.fingerprints.products import product
 from curation_features.groups.candidates import AnyPair, Rule, Scored, blocks, search
-from curation_features.groups.products import product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

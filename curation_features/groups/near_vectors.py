@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from curation_features.fingerprints.products import TERMS, product
 from curation_features.groups.candidates import AnyPair, Rule, Scored, blocks, search
-from curation_features.groups.products import TERMS, product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -468,7 +468,7 @@ def _all_rows(files: Sequence[Path]) -> str:
 
 
 def _read(files: Iterable[Path], *options: str) -> str:
-    """Return the call that reads tables; names of folders are no columns."""
+    """Return the call that reads tables; names of folders do not become columns."""
     paths = f"[{', '.join(map(literal, files))}]"
     return f"read_parquet({', '.join((paths, *options, 'hive_partitioning = false'))})"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from interpreters import run_python
 from skimage import data
 
 from curation_features.fingerprints.pdq import oriented, pdq
@@ -73,3 +74,24 @@ def test_orientations_are_those_of_the_turned_photo():
     turned = [pdq(oriented(luma, orientation))[0][0] for orientation in range(8)]
     assert max(map(differing_bits, hashes, turned)) <= 2
     assert min(differing_bits(hashes[0], other) for other in hashes[1:]) > 80
+
+
+ELSEWHERE = """
+import time
+import numpy as np
+from curation_features.fingerprints.pdq import pdq
+
+luma = np.random.default_rng(0).integers(0, 256, (384, 512), dtype=np.uint8)
+pdq(luma)
+time.sleep(0.3)
+before = time.process_time() - time.thread_time()
+for _ in range(30):
+    pdq(luma)
+    time.sleep(0.005)
+print(time.process_time() - time.thread_time() - before)
+"""
+
+
+def test_no_other_thread_works_on_a_hash():
+    """Threads of the BLAS wait in a loop after each product: 20 ms of CPU time per hash."""
+    assert float(run_python("-c", ELSEWHERE)) < 0.01

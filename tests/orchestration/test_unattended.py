@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty project, the current one, with fake models and a Dagster instance that looks often."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "data" / "dagster"))
+    monkeypatch.setenv("CURATION_FEATURES_DEVICE", "cpu")  # to look for others, a run would import torch
     project(tmp_path, with_fakes=True, poll_interval_seconds="3")
     with launch.project_instance(load_settings(tmp_path)):
         pass
@@ -127,7 +129,7 @@ def events(root: Path) -> list[str]:
 
 
 DIES_ONCE = """
-import gc, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 
 def dies(owner, name, moment_of):
@@ -141,7 +143,9 @@ def dies(owner, name, moment_of):
         return result
     setattr(owner, name, outer)
 
-gc.set_threshold(100_000)  # as in tests/impatient
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["sitecustomize"]
+import sitecustomize  # of tests/impatient
 command = " ".join(sys.orig_argv)
 if "_daemon" in command:
     import dagster._daemon.sensor as sensor
@@ -168,7 +172,8 @@ def dying(root: Path, *moments: str) -> dict[str, str]:
     (root / "die").mkdir()
     for moment in moments:
         (root / "die" / moment).touch()
-    return {"PYTHONPATH": str(root / "patch"), "DIE_ONCE": str(root / "die")}
+    path = os.pathsep.join((str(root / "patch"), os.environ["PYTHONPATH"]))
+    return {"PYTHONPATH": path, "DIE_ONCE": str(root / "die")}
 
 
 MOMENTS = ("artifacts", "features", "event")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation_features.groups.products import product
+from curation_features.fingerprints.products import product
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
