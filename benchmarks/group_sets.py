@@ -50,14 +50,14 @@ FEW = "coffee", "astronaut", "chelsea", "rocket"
 
 
 def scenes(held_out: bool, folder: Path | None) -> dict[str, Scene]:
-    """Scenes by name; of a photo of more than 10 megapixels also its quarters."""
+    """Scenes by name, with all photos of a folder; of a photo of more than 10 megapixels also its quarters."""
     sources: dict[str, Any] = {n: getattr(skimage.data, n)() for n in BUNDLED if n not in NO_CAMERA}
     sources["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     sources |= {path.stem: path for path in shared_photos()}
     further = {path.stem: path for path in photos_in(folder)} if folder else {}
     found: dict[str, Scene] = {}
     for name, source in {**sources, **further}.items():
-        if held_out == (name in TUNING):
+        if name not in further and held_out == (name in TUNING):
             continue
         rgb = reduced(rgb_of(source), 4200)
         large = rgb.shape[0] * rgb.shape[1] > LARGE
@@ -313,7 +313,7 @@ def fields(photo: Any) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--tuning", action="store_true", help="shoot the photos on which limits were chosen")
-    parser.add_argument("--folder", type=Path, help="further photos, held out")
+    parser.add_argument("--folder", type=Path, help="further photos")
     parser.add_argument("--only", default="", help="kinds of sequences whose names contain this")
     parser.add_argument("--missed", action="store_true", help="print each sequence that is not found")
     parser.add_argument("--kept", type=Path, help="file that keeps the sequences, to judge them again")

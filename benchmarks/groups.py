@@ -312,11 +312,13 @@ def synthetic(number: int, timed: float) -> PhotoSet:
         for index, (time, known) in enumerate(zip(seconds, has_time, strict=True))
     ]
 
+    blank, miniature = np.zeros((16, 16, 3), np.uint8), np.zeros((64, 64), np.uint8)
+
     def fingerprint(index: int) -> Fingerprint:
         """Keypoints of a copy are those of the first."""
         own = np.random.default_rng(index - (number - copies) if index >= number - copies else index)
         points = Keypoints(own.random((256, 2), np.float32), own.integers(0, 256, (256, 32), np.uint8))
-        return Fingerprint(hashes[index], 100, np.zeros((16, 16, 3), np.uint8), np.zeros((8, 8), np.float32), points)
+        return Fingerprint(hashes[index], 100, blank, miniature, np.zeros((8, 8), np.float32), points)
 
     return PhotoSet(photos, hashes, np.ones(number, bool), vectors, fingerprint)
 

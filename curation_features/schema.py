@@ -186,7 +186,7 @@ SIGNALS: tuple[Signal, ...] = (
 FINGERPRINT = "fingerprint"
 """The part that holds what is compared of two photos (`fingerprints`)."""
 
-GROUPS_VERSION = 2
+GROUPS_VERSION = 3
 """Version of the groups of photos; increment it when a change of `groups` alters them."""
 
 FOCUS_VERSION = 1

@@ -17,7 +17,7 @@ from typing import Any
 from curation_features.schema import FINGERPRINT, GROUPS_VERSION, PARTS, SIGNAL_PARTS
 from curation_features.settings import Settings
 
-ALGORITHMS: Mapping[str, int] = {**dict.fromkeys(PARTS, 1), FINGERPRINT: 2}
+ALGORITHMS: Mapping[str, int] = {**dict.fromkeys(PARTS, 1), FINGERPRINT: 3}
 """Version of our implementation of each part; increment it when a change alters the part's numbers."""
 
 _DECODE = ("pillow", "simplejpeg", "opencv-python", "numpy")

@@ -13,7 +13,7 @@ from curation_features.fingerprints.fingerprint import ORIENTATIONS, Fingerprint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAGIC = b"FPR1"
+MAGIC = b"FPR2"
 """The digit is the version of the encoding."""
 
 HEADER = struct.Struct("<4sIBxH")
@@ -21,14 +21,15 @@ HEADER = struct.Struct("<4sIBxH")
 
 _HASHES = slice(HEADER.size, HEADER.size + ORIENTATIONS * 32)
 _THUMBNAIL = slice(_HASHES.stop, _HASHES.stop + 16 * 16 * 3)
-_SHARPNESS = slice(_THUMBNAIL.stop, _THUMBNAIL.stop + 8 * 8 * 4)
+_MINIATURE = slice(_THUMBNAIL.stop, _THUMBNAIL.stop + 64 * 64)
+_SHARPNESS = slice(_MINIATURE.stop, _MINIATURE.stop + 8 * 8 * 4)
 _KEYPOINT = 2 * 2 + 32
 _UNIT = 65535
 """Positions are kept in steps of 1 / 65535 of the longer side."""
 
 
 def to_bytes(fingerprint: Fingerprint) -> bytes:
-    """Encode a fingerprint; at most 11 kB."""
+    """Encode a fingerprint; at most 15 kB."""
     points = fingerprint.keypoints
     positions = np.round(np.clip(points.positions, 0, 1) * _UNIT).astype("<u2")
     body = b"".join(
@@ -36,6 +37,7 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
             struct.pack("<BxH", fingerprint.quality, len(positions)),
             np.ascontiguousarray(fingerprint.hashes, np.uint8).tobytes(),
             np.ascontiguousarray(fingerprint.thumbnail, np.uint8).tobytes(),
+            np.ascontiguousarray(fingerprint.miniature, np.uint8).tobytes(),
             np.ascontiguousarray(fingerprint.sharpness, "<f4").tobytes(),
             positions.tobytes(),
             np.ascontiguousarray(points.descriptors, np.uint8).tobytes(),
@@ -54,6 +56,7 @@ def from_bytes(data: bytes) -> Fingerprint:
         _hashes(data),
         quality,
         np.frombuffer(data[_THUMBNAIL], np.uint8).reshape(16, 16, 3),
+        np.frombuffer(data[_MINIATURE], np.uint8).reshape(64, 64),
         np.frombuffer(data[_SHARPNESS], "<f4").reshape(8, 8).astype(np.float32),
         Keypoints(shares, descriptors),
     )

@@ -34,6 +34,7 @@ class Fingerprint:
         hashes: (`ORIENTATIONS`, 32) of uint8: PDQ, 256 bits, of the photo in each orientation; the first is upright.
         quality: PDQ's quality in 0..100; a photo without detail has a low one, and its hash says little.
         thumbnail: (16, 16, 3) of uint8: the photo stretched to a square, RGB.
+        miniature: (64, 64) of uint8: its luma, stretched to a square.
         sharpness: (8, 8) of float32: energy of the gradient in each tile, relative to its contrast.
         keypoints: for the geometry of two photos.
     """
@@ -41,5 +42,6 @@ class Fingerprint:
     hashes: NDArray[np.uint8]
     quality: int
     thumbnail: NDArray[np.uint8]
+    miniature: NDArray[np.uint8]
     sharpness: NDArray[np.float32]
     keypoints: Keypoints

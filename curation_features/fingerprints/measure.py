@@ -22,7 +22,8 @@ PREVIEW_SIDE = 512
 LEAST_SIDE = 96
 """Long side from which a photo is enlarged, px: less has no detail to be found again."""
 
-THUMBNAIL_SIDE = 16
+THUMBNAIL_SIDE, MINIATURE_SIDE = 16, 64
+"""Sides of the photo in colour and of its luma, stretched to a square, px."""
 
 DETAIL_SIDE = 1024
 """Long side at which sharpness is measured, px, if the photo has as many: two frames of a landscape at f/11, focused on
@@ -52,9 +53,8 @@ def measure(rgb: NDArray[np.uint8], detail: NDArray[np.uint8] | None = None) -> 
     reduced = _resized(rgb)
     luma = np.asarray(cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY), np.uint8)
     hashes, quality = pdq(without_borders(luma))
-    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    thumbnail = np.asarray(cv2.resize(reduced, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Fingerprint(hashes, quality, thumbnail, tile_sharpness(detail), keypoints(luma))
+    thumbnail, miniature = _square(reduced, THUMBNAIL_SIDE), _square(luma, MINIATURE_SIDE)
+    return Fingerprint(hashes, quality, thumbnail, miniature, tile_sharpness(detail), keypoints(luma))
 
 
 def tile_sharpness(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -82,6 +82,10 @@ def _energy_and_variance(tile: NDArray[np.uint8]) -> tuple[float, float]:
     pairs = (tile[1:], tile[:-1]), (tile[:, 1:], tile[:, :-1])
     energy = sum(cv2.norm(one, other, cv2.NORM_L2SQR) / one.size for one, other in pairs)
     return energy, float(cv2.meanStdDev(tile)[1][0, 0]) ** 2
+
+
+def _square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _at_most(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

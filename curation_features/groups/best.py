@@ -8,13 +8,14 @@ Each value has a margin, and frames within it share a rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from curation_features.groups.photos import Photo
 from curation_features.signals.ranking import sharpest
 
 NO_WINNER = "no clear winner"
+_ELSEWHERE = "sharp in different places"
 _HIGHLIGHTS = "highlights kept"
 _WHITE = 0.01
 """Difference in the share of clipped pixels up to which two frames are equal."""
@@ -102,24 +103,39 @@ _IQA = _Criterion(
 )
 
 
-def rank_frames(photos: Sequence[Photo]) -> list[Ranked]:
+def rank_frames(
+    photos: Sequence[Photo], is_needed: Callable[[int, int], bool] = lambda sharpest, other: False
+) -> list[Ranked]:
     """Rank the frames of one moment; the rank of a frame does not depend on their order.
+
+    Args:
+        photos: the frames.
+        is_needed: whether the frame of the second index is sharp where that of the first one, the sharpest, is not:
+            then sharpness does not rank it.
 
     Returns:
         For each photo, in the given order, its rank and the reason: why it is the best, or why it is not.
     """
     ranks, losses = [1] * len(photos), [""] * len(photos)
     decisive: list[_Criterion] = []
+    spared: list[int] = []
     for criterion in (_sharpness(photos), _CLIPPED, _DARK, _IQA):
+        if spared and criterion is _IQA:  # it rates sharpness, too
+            break
         costs = [criterion.cost(photo) for photo in photos]
         top = [index for index, rank in enumerate(ranks) if rank == 1]
         best = min(costs[index] for index in top)
         ranks = _refine(ranks, costs, criterion)
+        if criterion.margin is None:
+            first = min(top, key=lambda index: (costs[index], photos[index].key))
+            spared = [index for index in top if ranks[index] > 1 and is_needed(first, index)]
+            ranks = _spare(ranks, spared)
         lost = [index for index in top if ranks[index] > 1]
         decisive += [criterion] if lost else []
         for index in lost:
             losses[index] = criterion.loss(costs[index], best)
-    praise = _praise(photos, ranks, decisive)
+    is_shared = bool(spared) and ranks.count(1) > 1
+    praise = _elsewhere(ranks) if is_shared else _praise(photos, ranks, decisive)
     return [Ranked(rank, praise if rank == 1 else loss) for rank, loss in zip(ranks, losses, strict=True)]
 
 
@@ -137,6 +153,18 @@ def _refine(ranks: Sequence[int], costs: Sequence[float], criterion: _Criterion)
         for index, place in zip(peers, criterion.places([costs[i] for i in peers]), strict=True):
             refined[index] = rank + place - 1
     return refined
+
+
+def _spare(ranks: Sequence[int], spared: Sequence[int]) -> list[int]:
+    """Give some photos the first rank; the others keep their order."""
+    raised = [1 if index in spared else rank for index, rank in enumerate(ranks)]
+    return [1 + sum(other < rank for other in raised) for rank in raised]
+
+
+def _elsewhere(ranks: Sequence[int]) -> str:
+    """Return why frames share the first rank that are sharp in different places."""
+    among = f" among {ranks.count(1)}" if max(ranks) > 1 else ""
+    return f"{NO_WINNER}{among}: {_ELSEWHERE}"
 
 
 def _praise(photos: Sequence[Photo], ranks: Sequence[int], decisive: Sequence[_Criterion]) -> str:

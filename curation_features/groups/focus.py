@@ -22,24 +22,31 @@ _CHANGED = 1.15
 _LEAST_TILES = 8
 """Tiles that take part at least."""
 
+_SHARPER, _FEW = 1.05, 0.1
+"""Ratio from which a tile is sharper, as for the rank of a frame, and the share of such tiles in a softer frame."""
+
+
+_CLEARLY_SOFTER, _SCATTERED = 0.9, 0.3
+"""Ratio of most tiles in a clearly softer frame, and least agreement of neighbouring tiles that is not by chance."""
+
 
 class Travel(NamedTuple):
     """How the sharp region moves from the first to the last frame.
 
     Attributes:
         distance: part of the way through all depths, in [-1, 1]; in a burst about 0.
-        least_step: least movement between two neighbours, as a share of the distance; negative for a step backwards.
-        largest_step: likewise; 1 if the focus moves once.
+        order: correlation of the focused depth with the number of the frame, in [-1, 1].
+        largest_step: largest movement between two neighbours, as a share of the distance; 1 if the focus moves once.
         agreement: correlation of the depths of tiles with those of the tiles around them.
     """
 
     distance: float
-    least_step: float
+    order: float
     largest_step: float
     agreement: float
 
 
-_NO_TRAVEL = Travel(0.0, -1.0, 1.0, 0.0)
+_NO_TRAVEL = Travel(0.0, 0.0, 1.0, 0.0)
 
 
 def travel(sharpness: NDArray[np.float32]) -> Travel:
@@ -67,8 +74,9 @@ def travel(sharpness: NDArray[np.float32]) -> Travel:
     weights = weights * has_depth
     focused = (weights * expected).sum((1, 2)) / np.maximum(weights.sum((1, 2)), 1e-9)
     distance = float(focused[-1] - focused[0])
-    steps = np.diff(focused) / (distance or 1e-9)
-    return Travel(distance, float(steps.min()), float(steps.max()), _correlation(depth[has_depth], expected[has_depth]))
+    largest = float(np.diff(focused).max()) / (distance or 1e-9)
+    order = _correlation(focused, np.arange(len(focused), dtype=np.float64))
+    return Travel(distance, order, largest, _correlation(depth[has_depth], expected[has_depth]))
 
 
 class Change(NamedTuple):
@@ -86,30 +94,44 @@ class Change(NamedTuple):
     agreement: float
 
 
+_NO_CHANGE = Change(1.0, 1.0, 0.0)
+
+
 def change(first: NDArray[np.float32], second: NDArray[np.float32]) -> Change:
-    """Return how the sharpness of two frames differs, (8, 8) each."""
-    ratio = np.log(np.maximum(second, _FLOOR)) - np.log(np.maximum(first, _FLOOR))
-    deviation = ratio - ratio.mean()
-    products = np.concatenate(
-        [(deviation[1:] * deviation[:-1]).ravel(), (deviation[:, 1:] * deviation[:, :-1]).ravel()]
-    )
-    agreement = float(products.mean() / max(float(np.square(deviation).mean()), 1e-9))
-    low, high = np.quantile(ratio, (0.1, 0.9))
+    """Return how the sharpness of two frames differs, (8, 8) each. Tiles that are plain in both do not count."""
+    ratio, is_plain = _ratios(first, second)
+    if ratio.size - is_plain.sum() < _LEAST_TILES:
+        return _NO_CHANGE
+    deviation = np.where(is_plain, 0, ratio - ratio[~is_plain].mean())
+    products = deviation[1:] * deviation[:-1], deviation[:, 1:] * deviation[:, :-1]
+    count = (~is_plain[1:] & ~is_plain[:-1]).sum() + (~is_plain[:, 1:] & ~is_plain[:, :-1]).sum()
+    covariance = sum(float(product.sum()) for product in products) / max(int(count), 1)
+    agreement = covariance / max(float(np.square(deviation[~is_plain]).mean()), 1e-9)
+    low, high = np.quantile(ratio[~is_plain], (0.1, 0.9))
     return Change(float(np.exp(high)), float(np.exp(-low)), agreement)
 
 
-def most_different(sharpness: NDArray[np.float32]) -> tuple[int, int]:
-    """Return the two of at least two frames whose sharp places differ most: the ends of their principal component.
+def is_softer(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
+    """Return whether the second of two frames of one view is softer everywhere, so that no place needs it.
+
+    Hardly any place is sharper than in the first; or most are clearly softer, and the others are scattered: a shake
+    moves details between tiles, and blurs edges in one direction only.
 
     Args:
-        sharpness: (frames, 8, 8).
+        first: (8, 8).
+        second: likewise.
     """
-    values = np.log(np.maximum(sharpness, _FLOOR)).reshape(len(sharpness), -1)
-    deviations = values - values.mean(0)
-    deviations -= deviations.mean(1, keepdims=True)  # a frame that is softer everywhere
-    component = np.linalg.svd(deviations, full_matrices=False)[0][:, 0]
-    one, other = sorted((int(component.argmin()), int(component.argmax())))
-    return one, other
+    ratio, is_plain = _ratios(first, second)
+    if is_plain.all() or (ratio[~is_plain] > np.log(_SHARPER)).mean() <= _FEW:
+        return True
+    is_scattered = change(first, second).agreement < _SCATTERED
+    return is_scattered and bool(np.median(ratio[~is_plain]) < np.log(_CLEARLY_SOFTER))
+
+
+def _ratios(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the logarithm of the ratio of sharpness in each tile, and which tiles are plain in both frames."""
+    ratio = np.log(np.maximum(second, _FLOOR)) - np.log(np.maximum(first, _FLOOR))
+    return ratio, np.maximum(first, second) <= _FLOOR
 
 
 def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:

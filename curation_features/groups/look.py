@@ -9,7 +9,7 @@ import numpy as np
 
 from curation_features.groups.geometry import Match, match
 from curation_features.groups.photos import PhotoSet
-from curation_features.groups.shifts import find_shift
+from curation_features.groups.views import UNLIKE, Displacement, details, displacement, unexplained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +25,16 @@ CERTAIN = 20
 _CLEAR = 0.9
 """Correlation of thumbnails from which geometry is not asked."""
 
+_UNMOVED = 0.6
+"""Correlation of details from which two frames certainly show one view; two neighbours of a panorama have less."""
+
 _VISIBLE = 0.1
 """Share of a thumbnail that must be neither, in both photos, to compare their framing."""
 
+
+ONE_VIEW = 0.6
+"""Largest share of details that one of two frames of one view does not explain of the other, where most: 0.35 in a
+focus stack, 1.5 if a subject moves."""
 
 GRAY = 3.0
 """Mean difference between the channels of a thumbnail, in gray levels, under which a photo has no colour."""
@@ -41,7 +48,10 @@ class Look:
         self._photos = photos.photos
         self._vectors = photos.vectors
         self._gray = cache(self._read_gray)
+        self._details = cache(self._read_details)
+        self.displacement = cache(self._displacement)
         self.match = cache(self._match)
+        self.unexplained = cache(self._unexplained)
 
     @property
     def has_vectors(self) -> bool:
@@ -83,20 +93,30 @@ class Look:
             return None
         return match(first.keypoints, second.keypoints, mirrored=False)
 
-    def shift(self, one: int, other: int) -> Match | None:
-        """Return the transform to the next frame of a panorama, if a strip of one is in the other; else None."""
+    def shows_another_view(self, one: int, other: int) -> bool:
+        """Return whether two frames of one moment show two views: they share a strip only, or no details at all."""
+        first, second = self._details(one), self._details(other)
+        if first is None or second is None or (correlate(first, second) or 0.0) >= _UNMOVED:
+            return False
+        found = self.displacement(one, other)
+        return found is not None and (found.is_moved_on or found.unmoved < UNLIKE)
+
+    def _read_details(self, index: int) -> NDArray[np.float32] | None:
+        fingerprint = self.fingerprint(index)
+        return None if fingerprint is None else details(fingerprint.miniature)
+
+    def _displacement(self, one: int, other: int) -> Displacement | None:
+        """Return where a photo is relative to an earlier one, by the details of both; see `views.displacement`."""
+        first, second = self._details(one), self._details(other)
+        return None if first is None or second is None else displacement(first, second)
+
+    def is_one_view(self, one: int, other: int, most: float = ONE_VIEW) -> bool:
+        """Return whether two photos show one view: only a shake, the focus and the light are different."""
+        return self.unexplained(*sorted((one, other))) <= most
+
+    def _unexplained(self, one: int, other: int) -> float:
         first, second = self.fingerprint(one), self.fingerprint(other)
-        if first is None or second is None:
-            return None
-        return find_shift(first.keypoints, second.keypoints, self.sides(one))
-
-    def steadiness(self, one: int, other: int, least_variance: float = 1.0) -> float:
-        """Return which share of a photo's tones another one explains: a frame of one view, sharp elsewhere, all.
-
-        A hand may move the frame a little, and the lens enlarge it: see `steadiness`.
-        """
-        first, second = self._gray(one), self._gray(other)
-        return 0.0 if first is None or second is None else steadiness(first, second, least_variance)
+        return float("inf") if first is None or second is None else unexplained(first.miniature, second.miniature)
 
     def correlation(self, one: int, other: int) -> float | None:
         """Return the correlation of the gray levels of two thumbnails."""
@@ -129,31 +149,6 @@ def to_gray(fingerprint: Fingerprint) -> NDArray[np.float32]:
 def colour_of(thumbnail: NDArray[np.uint8]) -> float:
     """Return the mean difference between the largest and the smallest channel of a thumbnail, in gray levels."""
     return float(np.ptp(thumbnail.astype(np.int16), axis=2).mean())
-
-
-def steadiness(first: NDArray[np.float32], second: NDArray[np.float32], least_variance: float) -> float:
-    """Return the share of a thumbnail's variance that another one explains after a small movement, in [0, 1].
-
-    The movement is a shift, a turn and a change of size, to the first order (B. Lucas and T. Kanade, "An iterative
-    image registration technique", IJCAI 1981), with gain and offset of the tones, and blur. A subject that moves is
-    not explained.
-
-    Args:
-        first: gray levels, (16, 16).
-        second: likewise.
-        least_variance: squared gray levels; a thumbnail with less counts as one with so much.
-    """
-    mean = (first + second) / 2
-    down, across = np.gradient(mean, axis=0), np.gradient(mean, axis=1)
-    place = (np.arange(len(first)) + 0.5) / len(first) - 0.5
-    x, y = np.meshgrid(place, place)
-    blur = np.gradient(np.gradient(first, axis=0), axis=0) + np.gradient(np.gradient(first, axis=1), axis=1)
-    terms = first, np.ones_like(first), across, down, x * across + y * down, y * across - x * down, blur
-    inner = np.s_[1:-1, 1:-1]
-    causes, effect = np.stack([term[inner].ravel() for term in terms], axis=1), second[inner].ravel()
-    weights, *_ = np.linalg.lstsq(causes.astype(np.float64), effect.astype(np.float64), rcond=None)
-    variance = max(float(np.square(effect - effect.mean()).mean()), least_variance)
-    return _share(1 - float(np.square(effect - causes @ weights).mean()) / variance)
 
 
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.float32]:

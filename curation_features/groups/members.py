@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from curation_features.groups.best import NO_WINNER, Ranked, rank_frames
 from curation_features.groups.keeper import rank_copies
 from curation_features.groups.look import Look
 from curation_features.groups.photos import Group, Member, Photo
 from curation_features.groups.pictures import Found, Picture
-from curation_features.groups.stacks import is_sharp_elsewhere
+from curation_features.groups.stacks import is_needed
 
 RAW_AND_RENDERED = "raw and rendered"
 _OF_SHOT = "raw file of the same shot"
-_ELSEWHERE = f"{NO_WINNER}: sharp in different places"
+
+_OTHER_VIEWS = f"{NO_WINNER}: not of one view"
 
 
 def to_group(found: Found, photos: Sequence[Photo], look: Look) -> Group:
@@ -55,10 +57,11 @@ def _members(found: Found, photos: Sequence[Photo], look: Look) -> Iterator[list
 
 
 def _ranked(found: Found, frames: Sequence[Photo], look: Look) -> list[Ranked]:
-    """Rank the frames of a burst. If they are sharp in different places, it may be a focus stack: none is worse."""
-    if is_sharp_elsewhere([picture.best for picture in found.pictures], look):
-        return [Ranked(1, _ELSEWHERE)] * len(frames)
-    return rank_frames(frames)
+    """Rank the frames of a burst. Those that are sharp in different places may be a focus stack: none is worse."""
+    indices = [picture.best for picture in found.pictures]
+    if any(look.shows_another_view(*pair) for pair in pairwise(indices)):
+        return [Ranked(1, _OTHER_VIEWS)] * len(frames)
+    return rank_frames(frames, lambda sharpest, other: is_needed(indices[sharpest], indices[other], look))
 
 
 def _reason(found: Found) -> str:

@@ -12,7 +12,6 @@ from itertools import pairwise
 from curation_features.groups.brackets import light
 from curation_features.groups.look import Look
 from curation_features.groups.pictures import Frame, gap
-from curation_features.groups.shifts import is_shift, shift_of
 
 GAP = 60.0
 """Seconds between two frames, at most."""
@@ -31,6 +30,10 @@ TURN = math.radians(30)
 LENGTHS = 2.0
 """Largest ratio of two steps of one panorama."""
 
+WIDTH = 0.6
+"""Way from the first to the last frame at least, in shares of the frame's sides: a subject that is framed again is in
+all frames."""
+
 
 def find_panoramas(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
     """Return begin and end of each panorama in a row of frames, which are in order of time."""
@@ -46,7 +49,7 @@ def find_panoramas(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
             continue
         if heading is not None and end + 1 < len(row) and _is_bridged(row[end - 1 : end + 2], heading, steps[end]):
             continue
-        if end - begin >= LEAST_FRAMES:
+        if end - begin >= LEAST_FRAMES and _is_wide(steps[begin : end - 1]):
             spans.append((begin, end))
         # The frame at which a row turns may be the first of another one.
         begin, heading = (end - 1, step) if step is not None and end - begin < LEAST_FRAMES else (end, None)
@@ -68,8 +71,14 @@ def _step(one: Frame, other: Frame, look: Look) -> complex | None:
     sides = look.sides(one.picture.best)
     if sides != look.sides(other.picture.best):
         return None
-    found = look.shift(one.picture.best, other.picture.best)
-    return shift_of(found, sides) if found is not None and is_shift(found, sides) else None
+    found = look.displacement(one.picture.best, other.picture.best)
+    return found.shift if found is not None and found.is_moved_on else None
+
+
+def _is_wide(steps: Sequence[complex | None]) -> bool:
+    """Return whether all frames together are much larger than one; a step without detail is as long as the others."""
+    known = [step for step in steps if step is not None]
+    return abs(sum(known)) * len(steps) / len(known) >= WIDTH
 
 
 def _is_onward(heading: complex, step: complex) -> bool:
@@ -83,6 +92,6 @@ def _is_bridged(frames: Sequence[Frame], heading: complex, after: complex | None
 
 
 def common_strip(look: Look, one: int, other: int) -> float:
-    """Return the share of its keypoints that a frame has in common with the next one; 0 if no strip is found."""
-    found = look.shift(one, other)
-    return min(found.overlaps) if found is not None else 0.0
+    """Return the share that a frame has in common with the next one; 0 if no strip is found."""
+    found = look.displacement(one, other)
+    return found.overlap if found is not None and found.is_moved_on else 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curation_features.groups.focus import Travel, change, most_different, travel
+from curation_features.groups.focus import Travel, change, is_softer, travel
 from curation_features.groups.look import Look
 from curation_features.groups.pictures import Frame, gap, is_apart, is_uniform
 
@@ -28,30 +28,25 @@ LEAST_FRAMES = 3
 DISTANCE, AGREEMENT = 0.1, 0.55
 """Least travel of the focus through all depths, and least correlation of a tile's depth with the tiles around it."""
 
-BACK = -0.12
-"""Least step of the focus, as a share of its travel: frames far from the focus hardly differ."""
+ORDER = 0.9
+"""Least correlation of the focused depth with the number of the frame: a single step may be backwards, as between two
+frames that are far from the focus. In a burst the focus moves once (0.9 at most), or comes back."""
 
-LARGEST_STEP = 0.6
-"""Largest step of four frames or more: in a burst the focus moves once."""
+LARGEST_STEP = 0.75
+"""Largest step of four frames or more, as a share of the way."""
 
-OF_THREE = 0.2, 0.55, 0.1
-"""`DISTANCE`, `AGREEMENT` and least step of three frames: noise puts them in order in a third of the cases."""
+OF_THREE = 0.2
+"""`DISTANCE` of three frames: noise puts them in order in a third of the cases."""
 
-SHARPER = 1.12
-"""Ratio by which a tenth of the tiles is sharper at least in the first frame, and another tenth in the last one."""
+SHARPER = 1.12, 1.05
+"""Ratio by which a tenth of the tiles is sharper at least in the first frame, and another tenth in the last one: of
+three frames, and of more."""
 
 SAME_PLACES = 0.35
 """Least agreement of tiles next to each other about which of the two is sharper."""
 
-STEADY = 0.85
-"""Least share of tones that one frame explains of the next, and the first of the last one."""
-
-TEXTURE = 150.0
-"""Least variance of a thumbnail in the comparison of two such frames, squared gray levels: a wall of bricks has less,
-and each shake changes it. A set asks for more."""
-
-ELSEWHERE, IN_PLACES = 1.15, 0.5
-"""`SHARPER` and `SAME_PLACES` of two frames of a burst that are sharp in different places."""
+ENDS = 1.0
+"""Largest share of details that the first frame does not explain of the last one: much defocus changes details."""
 
 
 def find_stacks(row: Sequence[Frame], look: Look) -> list[tuple[int, int]]:
@@ -86,34 +81,25 @@ def _is_stack(photos: Sequence[int], look: Look) -> bool:
     if not _is_onward(travel(sharpness), len(photos)):
         return False
     changed = change(sharpness[0], sharpness[-1])
-    if min(changed.sharper, changed.softer) < SHARPER or changed.agreement < SAME_PLACES:
+    least = SHARPER[len(photos) > LEAST_FRAMES]
+    if min(changed.sharper, changed.softer) < least or changed.agreement < SAME_PLACES:
         return False
-    return all(look.steadiness(*pair) >= STEADY for pair in (*pairwise(photos), (photos[0], photos[-1])))
+    return all(look.is_one_view(*pair) for pair in pairwise(photos)) and look.is_one_view(photos[0], photos[-1], ENDS)
 
 
 def _is_onward(way: Travel, frames: int) -> bool:
     """Return whether the focus travels through the depths, step by step."""
     if frames == LEAST_FRAMES:
-        distance, agreement, least = OF_THREE
-        return way.distance >= distance and way.agreement >= agreement and way.least_step >= least
-    return (
-        way.distance >= DISTANCE
-        and way.agreement >= AGREEMENT
-        and way.least_step >= BACK
-        and way.largest_step <= LARGEST_STEP
-    )
+        is_stepwise, distance = True, OF_THREE  # two steps in order are of one length, nearly
+    else:
+        is_stepwise, distance = way.largest_step <= LARGEST_STEP, DISTANCE
+    return is_stepwise and way.distance >= distance and way.order >= ORDER and way.agreement >= AGREEMENT
 
 
-def is_sharp_elsewhere(photos: Sequence[int], look: Look) -> bool:
-    """Return whether two frames of a burst are sharp in different places of one view: each may be needed."""
-    sharpness = _sharpness(photos, look)
-    if sharpness is None:
-        return False
-    one, other = most_different(sharpness)
-    found = change(sharpness[one], sharpness[other])
-    if min(found.sharper, found.softer) < ELSEWHERE or found.agreement < IN_PLACES:
-        return False
-    return look.steadiness(photos[one], photos[other], TEXTURE) >= STEADY
+def is_needed(sharpest: int, other: int, look: Look) -> bool:
+    """Return whether a frame shows the view of a sharper one, and is sharp in places where that one is not."""
+    sharpness = _sharpness((sharpest, other), look)
+    return sharpness is not None and not is_softer(*sharpness) and look.is_one_view(sharpest, other)
 
 
 def _sharpness(photos: Sequence[int], look: Look) -> NDArray[np.float32] | None:

@@ -116,6 +116,7 @@ def read_photos(data_path: Path, batch_id: str, locations: Locations) -> Iterato
     vectors = dict(_read_column(places.EMBEDDINGS.path(data_path, batch_id), "embedding"))
     path = places.TABLE.path(data_path, batch_id)
     seen: set[str] = set()
+    problems: list[str] = []
     with reading(path, FEATURES_AGAIN):
         for row in read_rows(path, _COLUMNS):
             record = record_of(row)
@@ -125,7 +126,7 @@ def read_photos(data_path: Path, batch_id: str, locations: Locations) -> Iterato
             if photo is None or photo.key in seen:
                 continue
             seen.add(photo.key)
-            hashes = _hashes(stored.get((row["photo_id"], row["sha256"])), batch_id)
+            hashes = _hashes(stored.get((row["photo_id"], row["sha256"])), problems)
             vector = vectors.get((row["photo_id"], row["sha256"]))
             text = encode(photo)
             compared = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
@@ -142,13 +143,16 @@ def read_photos(data_path: Path, batch_id: str, locations: Locations) -> Iterato
                 "photo": text,
                 "hashes": hashes,
             }
+    if problems:
+        log.warning("Fingerprints of batch %s are not used, of %d photos: %s", batch_id, len(problems), problems[0])
 
 
-def _hashes(data: bytes | None, batch_id: str) -> bytes | None:
+def _hashes(data: bytes | None, problems: list[str]) -> bytes | None:
+    """Return the hashes of a fingerprint; None, and the reason in `problems`, if it cannot be decoded."""
     try:
         return None if data is None else hashes_of(data).tobytes()
     except ValueError as error:
-        log.warning("A fingerprint of batch %s is not used: %s", batch_id, error)
+        problems.append(str(error))
         return None
 
 

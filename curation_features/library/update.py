@@ -314,7 +314,8 @@ class GroupsUpdate:
         chosen = [by_key[key] for key in sorted(by_key)]
         self._chosen = [row for _, row, _ in chosen]
         self._photos = [photo for *_, photo in chosen]
-        self._fingerprints = _most([self._sources[row["batch_id"]].fingerprints for row in self._chosen])
+        readable = [row for row in self._chosen if row["hashes"] is not None]  # not those of an earlier encoding
+        self._fingerprints = _most([self._sources[row["batch_id"]].fingerprints for row in readable])
         self._embeddings = _most([self._sources[row["batch_id"]].vectors for row in self._chosen])
         self._of_batch: dict[str, list[int]] = {}
         for number, row in enumerate(self._chosen):

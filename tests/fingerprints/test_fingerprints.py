@@ -29,6 +29,14 @@ def test_flat_photos_have_no_quality_and_no_keypoints(size, value):
     assert (found.quality, len(found.keypoints.positions), float(found.sharpness.max())) == (0, 0, 0)
     assert not found.hashes.any()
     assert (found.thumbnail == value).all()
+    assert (found.miniature == value).all()
+
+
+def test_a_miniature_has_the_mean_luma_of_parts():
+    """Parts of 8 x 6 px of a photo of 512 x 384 px."""
+    luma = np.random.default_rng(0).integers(0, 256, (384, 512)).astype(np.uint8)
+    expected = luma.reshape(64, 6, 64, 8).mean((1, 3))
+    np.testing.assert_allclose(measure(rgb_of(luma)).miniature, expected, atol=0.5)
 
 
 def test_gray_ramps_have_no_keypoints():
@@ -125,9 +133,9 @@ def test_borders_are_cut_on_opposite_sides_only(gray):
 def test_bytes_keep_a_fingerprint(coffee):
     data_of = to_bytes(coffee)
     found = from_bytes(data_of)
-    assert len(data_of) < 11_000
+    assert len(data_of) < 15_000
     assert to_bytes(found) == data_of
-    for name in ("hashes", "thumbnail", "sharpness"):
+    for name in ("hashes", "thumbnail", "miniature", "sharpness"):
         np.testing.assert_array_equal(getattr(found, name), getattr(coffee, name))
     assert found.quality == coffee.quality
     np.testing.assert_array_equal(found.keypoints.descriptors, coffee.keypoints.descriptors)

@@ -72,6 +72,27 @@ def test_sizes_that_differ_are_compared_at_one_size() -> None:
     assert [ranked.rank for ranked in rank_frames(photos)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("needed", "more", "ranks", "words"),
+    [
+        ({3}, {}, [1, 3, 4, 1], f"{NO_WINNER} among 2: sharp in different places"),
+        ({1, 2, 3}, {}, [1, 1, 1, 1], f"{NO_WINNER}: sharp in different places"),
+        ({3}, {"clip_iqa": 0.1}, [1, 3, 4, 1], f"{NO_WINNER} among 2: sharp in different places"),  # it rates sharpness
+        ({3}, {"clipped_centre": 0.3}, [1, 3, 4, 2], "as sharp as the sharpest; highlights kept"),
+    ],
+)
+def test_sharpness_does_not_rank_a_needed_frame(
+    needed: set[int], more: dict[str, float], ranks: list[int], words: str
+) -> None:
+    """The first frame is the sharpest, and the last one the softest but for a place that no other frame has."""
+    measures = {"clipped_centre": 0.0, "clip_iqa": 0.9}
+    photos = [frame(**{**measures, "blur_px": blur}) for blur in (1.0, 1.5, 2.0)]
+    photos.append(frame(**{**measures, "blur_px": 3.0, **more}))
+    found = rank_frames(photos, lambda sharpest, other: sharpest == 0 and other in needed)
+    assert [ranked.rank for ranked in found] == ranks
+    assert found[0].reason == words
+
+
 BLOCKY, SMOOTH = {"blocks": 1.9}, {"blocks": 1.0}
 FRAMED = {f"border_{side}": 0.1 for side in ("top", "bottom", "left", "right")}
 BY_NAME = "equal to the others, and first by name"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -259,6 +260,27 @@ def test_vectors_and_fingerprints_of_one_version_are_compared(world: World, phot
     assert found.grouped >= 2
     versions = json.loads(pq.read_schema(groups_path(data)).metadata[b"curation_features"])["versions"]
     assert versions["embedding"] != "another"
+    assert versions["fingerprint"].startswith(f"{ALGORITHMS[FINGERPRINT]}-")
+
+
+def test_fingerprints_of_an_earlier_encoding_do_not_count(
+    world: World, photos: list[Artifact], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of three photos have them: the third one is compared all the same."""
+    finish(world, "a", photos[:2])
+    finish(world, "b", photos[2:3])
+    data = world.settings.data_path
+    path = data / "stages/technical_metrics/a.parquet"
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[b"curation_features"])
+    facts["versions"][FINGERPRINT] = "2-earlier"
+    rows = [{**row, FINGERPRINT: b"FPR1" + row[FINGERPRINT][4:]} for row in table.to_pylist()]
+    earlier = pa.Table.from_pylist(rows, table.schema)
+    pq.write_table(earlier.replace_schema_metadata({b"curation_features": json.dumps(facts).encode()}), path)
+    update_groups(world.settings)
+    [warning] = caplog.records  # one for the batch
+    assert "batch a are not used, of 2 photos: The bytes begin with b'FPR1'" in warning.getMessage()
+    versions = json.loads(pq.read_schema(groups_path(data)).metadata[b"curation_features"])["versions"]
     assert versions["fingerprint"].startswith(f"{ALGORITHMS[FINGERPRINT]}-")
 
 
