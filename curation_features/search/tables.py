@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import accumulate
@@ -105,6 +106,7 @@ class Tables:
         folders = [data_path / "features", data_path / "groups"]
         self._database.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
         self._database.execute("SET enable_external_access = false")
+        self._database.execute("SET enable_progress_bar = false")  # it is printed on standard output, even into a pipe
         self._database.execute("SET lock_configuration = true")
         self._rows = self._rows_in(self.batch_ids)
         self._loaded = 0  # batches
@@ -336,11 +338,23 @@ class Tables:
         with self._explained(where):
             text = query()
             try:
-                return read(self._database.execute(text))
+                return self._run(text, read)
             except Exception as error:
                 if not (_is_of_file(error) and self._skip_unreadable()):
                     raise
-            return read(self._database.execute(query()))
+            return self._run(query(), read)
+
+    def _run(self, text: str, read: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run a query in another thread: in the main thread, Ctrl-C would wait for the end of a task, maybe hours."""
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(lambda: read(self._database.execute(text)))
+            try:
+                return running.result()
+            except KeyboardInterrupt:
+                while not running.done():  # not at once, if it had not begun
+                    self.interrupt()
+                    wait([running], 0.1)
+                raise
 
     def _skip_unreadable(self) -> bool:
         """Skip tables that cannot be read from now on; return whether there are any. Raises `StoreError`."""
@@ -368,7 +382,7 @@ class Tables:
         import duckdb
 
         try:
-            self._database.execute(f"SELECT count(COLUMNS(*)) FROM {_read([path])}").fetchall()  # noqa: S608
+            self._run(f"SELECT count(COLUMNS(*)) FROM {_read([path])}", _tuples)  # noqa: S608
         except duckdb.InterruptException:
             raise
         except duckdb.Error as error:
@@ -447,10 +461,6 @@ class Tables:
                 raise StoreError(f"{self._data_path / 'features'}: {_cause(error)}") from error
             of = "the query" if where is None else f"the filter {where!r}"
             raise QueryError(f"{of} cannot be used: {_cause(error)}") from error
-        except RuntimeError as error:
-            if str(error) == "Query interrupted":  # by Ctrl-C
-                raise KeyboardInterrupt from error
-            raise
 
 
 def _name(word: str) -> str:

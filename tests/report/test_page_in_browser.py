@@ -1270,7 +1270,7 @@ def test_a_phone_does_not_scroll_sideways(view: Open) -> None:
     card(page, 1).tap()
     expect(page.locator("#detail")).to_be_visible()
     assert page.evaluate("document.querySelector('#detail').scrollWidth <= 360")
-    page.tap("#detail [data-close]")
+    page.locator("#detail").get_by_role("button", name="Close").tap()
     page.tap("#mark-shown")
     assert page.evaluate(fits)
     assert page.evaluate("document.querySelector('#toast').getBoundingClientRect().right <= 360")

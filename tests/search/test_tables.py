@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from interpreters import run_python
 from worlds import World
 
 from curation_features.build import build_assets
@@ -181,15 +182,27 @@ def test_names_of_folders_have_no_meaning(tables: Tables, world: World, tmp_path
         assert copied.count("camera IS NULL") == 5
 
 
-SLOW = "(SELECT max(a.range * b.range) FROM range(100000) AS a, range(100000) AS b) > 1"
+SLOW = "(SELECT max(a.range * b.range) FROM range(1000000) AS a, range(1000000) AS b) > 1"  # an hour
 
 
 def test_an_interrupt_ends_a_query(tables: Tables) -> None:
-    timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         tables.count(SLOW)
     assert tables.count() == 5
+
+
+def test_no_progress_is_printed_among_the_results(tables: Tables, world: World) -> None:
+    """DuckDB prints a bar on standard output, also into a pipe, in a process without a main file: `python -c`."""
+    code = """
+import sys
+from pathlib import Path
+from curation_features.search.tables import Tables
+
+print(Tables(Path(sys.argv[1])).count("NOT current_setting('enable_progress_bar')"))
+"""
+    assert run_python("-c", code, world.settings.data_path) == f"{tables.count()}\n"
 
 
 def test_a_slow_filter_is_stopped(tables: Tables) -> None:
