@@ -218,9 +218,8 @@ class Finder:
             found = simsimd.cdist(vectors, index.vectors[piece], metric="dot", out_dtype="float32", threads=1)
             return np.asarray(found)
 
-        if len(pieces) < 2 or threads < 2:
-            return np.concatenate([*map(compare, pieces)], axis=1)
-        with ThreadPoolExecutor(threads) as pool:  # threads of SimSIMD spin when they have nothing to do
+        # SimSIMD's own threads spin. Not in the caller's thread: it sets OpenMP's number of threads there, torch's too.
+        with ThreadPoolExecutor(threads) as pool:
             return np.concatenate([*pool.map(compare, pieces)], axis=1)
 
     def _meets(self, index: Index, where: str, batches: Collection[str], seconds: float | None) -> NDArray[np.bool_]:

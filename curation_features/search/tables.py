@@ -350,7 +350,7 @@ class Tables:
             running = pool.submit(lambda: read(self._database.execute(text)))
             try:
                 return running.result()
-            except KeyboardInterrupt:
+            except BaseException:  # Ctrl-C, or of another signal's handler
                 while not running.done():  # not at once, if it had not begun
                     self.interrupt()
                     wait([running], 0.1)

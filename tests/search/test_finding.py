@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from finished_batches import DIMENSION, engine, unit, write_batch
 from numpy.typing import NDArray
 
@@ -90,6 +91,17 @@ def test_threads_share_the_rows(
     assert [hit.photo_id for hit in found.hits[:20]] == nearest(vectors, encoded("two parrots")[0])
     assert found == alone.find(["two parrots"], top=2 * COUNT)
     assert shared.find(["dog"], batches=["two"]) == alone.find(["dog"], batches=["two"])
+
+
+@pytest.mark.usefixtures("vectors")
+def test_a_search_leaves_the_threads_of_torch(settings: Settings) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Library(settings.replace(workers=1), engine=engine()).find(["dog"])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 7, 700])
